@@ -1,0 +1,97 @@
+"""Every bound and window of the runtime, by name (R7), with what happens at the bound.
+
+Values are read once per process. A test or an operator overrides one through ``SHOAL_<NAME>`` in
+the environment, or ``init(_system_config={"name": value})`` for the cluster that init starts.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+@dataclass(frozen=True)
+class Config:
+    """Limits of one process; sizes in bytes, times in the unit that the name ends with."""
+
+    # A value up to this size stays in its owner's memory and rides in messages; beyond, the store.
+    inline_bytes_max: int = 100 * KIB
+    # Inline arguments of one task together; beyond, the largest go to the store.
+    inline_args_bytes_max: int = 8 * MIB
+    # A longer frame closes the connection: nothing in the protocol needs one.
+    frame_bytes_max: int = 256 * MIB
+    # Outgoing bytes that may wait for one peer before submitters of more are made to wait.
+    outbox_bytes_max: int = 64 * MIB
+    # How long a waiting thread polls before it blocks.
+    poll_us: int = 50
+    # Backup thread and watchdog tick while there is activity; parked otherwise.
+    tick_ms: float = 2.0
+    # A worker holds finished replies at most this long while more tasks follow.
+    reply_delay_us: int = 500
+    # Tasks sent ahead to one worker, at most; the window follows the function's measured time.
+    window_tasks_max: int = 512
+    # Work sent ahead to one worker, as time.
+    window_ms: float = 5.0
+    # A lease without work goes back to the daemon after this time (or at once when recalled).
+    lease_idle_ms: float = 500.0
+    # In-place execution of own unstarted children inside a blocked get: nesting in one process.
+    inline_depth_max: int = 40
+    # Processes of one node above its CPUs, for tasks whose parents are blocked; beyond, PlacementError.
+    blocked_workers_max: int = 256
+    # A get that waits longer than this says once what it waits for.
+    get_warning_s: float = 10.0
+    # Finished tasks remembered per process for `list tasks`; older ones are forgotten.
+    finished_tasks_max: int = 1000
+    # Unread items of a streaming generator before its producer waits.
+    generator_backlog_max: int = 64
+    # Client extents: smallest and largest slab leased ahead of need.
+    slab_bytes_min: int = 1 * MIB
+    slab_bytes_max: int = 64 * MIB
+    # Store pages populated ahead of demand, at most.
+    populate_ahead_bytes_max: int = 1 * GIB
+    # A creator waits this long for room before ObjectStoreFullError.
+    store_full_wait_ms: float = 3000.0
+    # Handshakes in progress, and how long one may take.
+    handshake_ms_max: float = 5000.0
+    connections_max: int = 4096
+    # Log files: size of one, and how many are kept.
+    log_file_bytes_max: int = 16 * MIB
+    log_files_max: int = 4
+    # Node health: how often it reports to the head, and after which silence it is declared dead.
+    heartbeat_ms: float = 1000.0
+    node_dead_ms: float = 10000.0
+    # Workers kept warm beyond the CPUs in use, and how long an idle extra one lives.
+    idle_worker_ms: float = 5000.0
+    # Unmap writer windows at the seal (costs half of the put bandwidth).
+    strict_seal: bool = False
+
+
+def load(overrides: dict[str, Any] | None = None) -> Config:
+    """The configuration of this process: defaults, then ``SHOAL_*`` variables, then ``overrides``.
+
+    Raises ValueError for a name that does not exist or a value of the wrong type.
+    """
+    base = Config()
+    known = {field.name: type(getattr(base, field.name)) for field in fields(base)}
+    values: dict[str, Any] = {}
+    for name, kind in known.items():
+        text = os.environ.get(f"SHOAL_{name.upper()}")
+        if text is not None:
+            values[name] = _convert(name, kind, text)
+    for name, value in (overrides or {}).items():
+        if name not in known:
+            raise ValueError(f"unknown setting {name!r}; known are {', '.join(sorted(known))}")
+        values[name] = _convert(name, known[name], value)
+    return replace(base, **values)
+
+
+def _convert(name: str, kind: type, value: object) -> object:
+    if kind is bool and isinstance(value, str):
+        return value.lower() in {"1", "true", "yes"}
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"setting {name!r} needs {kind.__name__}, not {value!r}") from None

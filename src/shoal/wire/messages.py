@@ -1,0 +1,102 @@
+"""The messages, as tags. A message is a list (msgpack) or tuple (pickle) that starts with its tag.
+
+Conventions: `proc` is the 8-byte id of a client process; `ids` is a concatenation of 16-byte object ids;
+sizes and offsets are bytes within the region; `req` is a number the asker chose, repeated in the answer.
+
+**Order.** Messages from one client to the daemon are numbered from 1 (HELLO is 1). What travels another way
+and depends on them carries a *stamp* `(proc, number)`: the daemon parks it until it has processed that
+stream so far, or that stream has ended.
+
+**Holds.** The daemon counts holds per (object, holder); a holder is a process (8 bytes) or a container object
+(16 bytes). Whoever hands a ref over registers the receiver's hold in its own stream *before* it releases
+its own: so nothing can be freed on the way, whatever the order between streams. The receiver's release may
+therefore arrive first, and a count may be negative for a moment; an object is freed when its holds sum
+up to nothing, per holder, and no process pins it.
+"""
+
+# --- client → node daemon (msgpack) -------------------------------------------------------------
+
+HELLO = 1  # [proc, kind "driver"|"worker"|"cli", pid, info: dict]   → WELCOME
+# info of a driver: {"namespace", "sys_path", "cwd", "argv0", "log_to_driver"}; of a worker: {"worker_id"}
+
+# Store
+ALLOC = 10  # [req, size_min, size_wanted] → EXTENT | ALLOC_FAILED. Leases an extent to the client.
+EXTENT_RETURN = 11  # [offset, size]: a leased (part of an) extent that will not be used
+SEAL = 12  # [id, offset, size, contained ids, flags, holder proc, callsite: str, content hash: 16 B or b""]
+#   The object takes [offset, offset+size rounded up to 64) out of the sender's leased extent. One hold for `holder`.
+HOLD = 13  # [holder proc, ids]: one more hold each, for that process (unknown or dead process: ignored)
+RELEASE = 14  # [ids]: the sender drops one hold each (an id may be repeated)
+PIN = 15  # [req, id, stamp proc, stamp number, priority] → PINNED | PIN_FAILED (parked while the object is pending)
+UNPIN = 16  # [ids]: the sender has no views into them any more
+WATCH = 17  # [id, stamp proc, stamp number] → AVAILABLE, once, when it is sealed, failed or lost
+EXPECT = 18  # [ids]: the sender will seal these later (a pending ref that escaped); dies with the sender
+DEDUP = 19  # [req, content hash, size] → DEDUP_FOUND; takes a hold for the sender in the same step
+FORK = 20  # [] + descriptor: the sender forks; its live pins stay until the read end of this pipe closes
+
+# Tasks
+DEMAND = 30  # [shape_id, resources: {name: units of 1/10,000}, backlog, options: dict]: how many leases the sender
+#   could use now for this shape. Declarative: the newest counts; backlog 0 withdraws. options: {"name": function name,
+#   "strategy": …, "depth": nesting depth}
+RETURN = 31  # [lease_id, state RETURN_*]
+BLOCKED = 32  # [bool]: a worker's task waits (its resources are lent out), or goes on
+KILL_WORKER = 33  # [lease_id, reason]: cancel with force
+WORKER_NOTE = 34  # [dict]: what a worker is doing, for people (task name, since)
+
+# Questions
+REQUEST = 40  # [req, method, params: dict] → RESPONSE. Methods: see shoald.node.requests
+ANSWER = 41  # [req, data]: the answer to a QUERY
+GOODBYE = 42  # []: a driver leaves in order; the daemon answers GOODBYE_OK after its worker output is forwarded
+
+RETURN_OK = 0
+RETURN_RECYCLE = 1  # the worker is used up (max_calls) and ends
+RETURN_BROKEN = 2  # the connection to the worker broke
+
+SEAL_PINNED = 1  # the sender keeps a (cached) pin
+SEAL_ERROR = 2  # the value is an exception
+SEAL_PRIMARY = 4  # the first copy (not one that was pulled)
+
+# --- node daemon → client (msgpack) -------------------------------------------------------------
+
+WELCOME = 101  # [info: dict] + descriptors (region read-only, region writable)
+#   {"node_id", "session_dir", "capacity", "job_id", "address", "resources", "session", "namespace", "head"}
+EXTENT = 110  # [req, offset, size]
+ALLOC_FAILED = 111  # [req, kind "full"|"never", message]
+PINNED = 115  # [req, id, offset, size, flags]
+PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died", message]
+UNPIN_RECALL = 117  # [ids]: unpin them as soon as no view lives (at once for cached pins)
+EXTENT_RECALL = 118  # []: return unused leased extents
+AVAILABLE = 119  # [id, size, flags, error message or ""]
+DEDUP_FOUND = 120  # [req, id or b"", offset, size]
+
+GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources] + descriptor of the task connection
+RECALL_LEASE = 131  # [lease_id]: return it when its tasks are done, send no new ones
+WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message]: confirmed; the lease is gone
+DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible", message]
+PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind] + descriptor of the task connection
+EXIT = 135  # to a worker: finish nothing more, end
+
+RESPONSE = 140  # [req, ok: bool, data or error message]
+QUERY = 141  # [req, what, params] → ANSWER
+LOG = 142  # to a driver: [[task name, pid, node, stream "stdout"|"stderr", lines: list[str]], …]
+GOODBYE_OK = 143
+JOB_ENDED = 144  # to a worker: its driver is gone
+
+# --- submitter → worker (one pickle per frame: a list of tuples) --------------------------------
+
+JOB = 200  # (job: dict) first on every connection: {"job_id", "namespace", "sys_path", "cwd", "caller"}
+FUNCTION = 201  # (function id, blob, name) before its first TASK on this connection
+TASK = 202  # (task id, function id, args payload, arg refs, options or None); see shoal.owner.spec
+CANCEL = 203  # (task id, force, recursive)
+TAKE_BACK = 204  # (how many): give back that many unstarted tasks, newest first
+CONSUMED = 205  # (task id, count): items of a generator the reader has taken
+
+# --- worker → submitter -------------------------------------------------------------------------
+
+DONE = 220  # (task id, results, kept ids, run time µs)
+FAILED = 221  # (task id, error blob, contained ids, kept ids, retriable kind)
+GIVEN_BACK = 222  # ([task ids]) not started, and never will be here
+ITEM = 223  # (task id, index, result): a streaming generator yielded
+RUNNING = 224  # (task id) it has started and takes long
+
+RESULT_INLINE = 0  # (RESULT_INLINE, bytes, contained ids)
+RESULT_STORED = 1  # (RESULT_STORED, size, stamp proc, stamp number)
