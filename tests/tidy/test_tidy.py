@@ -1,0 +1,102 @@
+"""The habits of the code hold in every file, and each rule is shown to catch what it is for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tidy import rules
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("src", "daemons", "tools", "benchmarks", "examples", "tests")
+GENERATED = ("_pb2.py", "_pb2_grpc.py")
+
+
+def sources() -> dict[str, str]:
+    """Every checked file: path relative to the repository → text."""
+    paths = (path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))
+    return {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+        for path in paths
+        if not path.name.endswith(GENERATED) and "__pycache__" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
+def test_rule_holds(rule):
+    found = [problem for path, source in sources().items() for problem in rule(path, source)]
+    assert not found, "\n" + "\n".join(found)
+
+
+LONG_FUNCTION = "def f():\n" + "    g()\n" * rules.FUNCTION_LINES_MAX
+CANARIES = [
+    (rules.file_length, "src/shoal/x.py", "\n" * (rules.FILE_LINES_MAX + 1)),
+    (rules.function_length, "src/shoal/x.py", LONG_FUNCTION),
+    (rules.function_length, "src/shoal/x.py", "async " + LONG_FUNCTION),
+    (rules.opening, "src/shoal/x.py", "import os\n"),
+    (rules.pure_core, "src/shoal/owner/x.py", "import time\n"),
+    (rules.pure_core, "daemons/shoald/head/core.py", "def f():\n    from asyncio import sleep\n"),
+    (rules.pure_core, "daemons/shoald/store/core.py", "import concurrent.futures\n"),
+    (rules.one_direction, "src/shoal/x.py", "def f():\n    import shoald.node\n"),
+    (rules.one_direction, "src/shoal/x.py", "from shoald import node\n"),
+    (rules.no_swallowed_error, "src/shoal/x.py", "try:\n    f()\nexcept:\n    raise\n"),
+    (rules.no_swallowed_error, "src/shoal/x.py", "try:\n    f()\nexcept Exception:\n    pass\n"),
+    (rules.no_swallowed_error, "src/shoal/x.py", "try:\n    f()\nexcept (OSError, BaseException):\n    ...\n"),
+    (rules.no_later, "src/shoal/x.py", "# TO" + "DO: later\n"),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), CANARIES)
+def test_rule_catches_its_canary(rule, path, source):
+    ast.parse(source)
+    assert list(rule(path, source))
+
+
+INNOCENT = '''"""What this is."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+
+try:
+    os.getpid()
+except OSError:
+    pass
+'''
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
+def test_rule_accepts_what_is_right(rule):
+    assert not list(rule("src/shoal/owner/x.py", INNOCENT))
+
+
+def test_every_rule_has_a_canary():
+    assert {rule for rule, _, _ in CANARIES} == set(rules.RULES)
+
+
+def test_cores_are_where_the_rule_looks():
+    paths = list(sources())
+    for folder in ("src/shoal/owner/", "daemons/shoald/store/", "daemons/shoald/head/", "daemons/shoald/node/"):
+        assert any(path.startswith(folder) and rules.is_core(path) for path in paths), folder
+
+
+# What a process must not load by `import shoal` alone: it would cost its start, and grpc the forks of workers.
+HEAVY = ("grpc", "pandas", "pyarrow", "rich", "click", "torch", "polars", "asyncio", "sqlite3", "shoald")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has loaded after `statement`, beyond those of numpy."""
+    script = f"import sys, numpy; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    return {name.partition(".")[0] for name in output.split()}
+
+
+def test_import_is_light():
+    assert not loaded_by("import shoal") & set(HEAVY)
+
+
+def test_import_canary():
+    assert "sqlite3" in loaded_by("import sqlite3")
