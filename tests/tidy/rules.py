@@ -33,7 +33,18 @@ CORES = (
     "daemons/shoald/head/directory.py",
 )
 IMPURE = frozenset(
-    {"asyncio", "grpc", "mmap", "multiprocessing", "queue", "random", "secrets", "select", "selectors", "signal"}
+    {
+        "asyncio",
+        "grpc",
+        "mmap",
+        "multiprocessing",
+        "queue",
+        "random",
+        "secrets",
+        "select",
+        "selectors",
+        "signal",
+    }
     | {"socket", "socketserver", "subprocess", "threading", "time", "uvloop", "concurrent", "ssl"}
 )
 

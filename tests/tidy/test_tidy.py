@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tidy import rules
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,11 @@ CANARIES = [
     (rules.one_direction, "src/shoal/x.py", "from shoald import node\n"),
     (rules.no_swallowed_error, "src/shoal/x.py", "try:\n    f()\nexcept:\n    raise\n"),
     (rules.no_swallowed_error, "src/shoal/x.py", "try:\n    f()\nexcept Exception:\n    pass\n"),
-    (rules.no_swallowed_error, "src/shoal/x.py", "try:\n    f()\nexcept (OSError, BaseException):\n    ...\n"),
+    (
+        rules.no_swallowed_error,
+        "src/shoal/x.py",
+        "try:\n    f()\nexcept (OSError, BaseException):\n    ...\n",
+    ),
     (rules.no_later, "src/shoal/x.py", "# TO" + "DO: later\n"),
 ]
 
@@ -79,11 +84,16 @@ def test_every_rule_has_a_canary():
 
 def test_cores_are_where_the_rule_looks():
     paths = list(sources())
-    for folder in ("src/shoal/owner/", "daemons/shoald/store/", "daemons/shoald/head/", "daemons/shoald/node/"):
+    for folder in (
+        "src/shoal/owner/",
+        "daemons/shoald/store/",
+        "daemons/shoald/head/",
+        "daemons/shoald/node/",
+    ):
         assert any(path.startswith(folder) and rules.is_core(path) for path in paths), folder
 
 
-# What a process must not load by `import shoal` alone: it would cost its start, and grpc the forks of workers.
+# What `import shoal` alone must not load: it would cost every start, and grpc the forks of workers.
 HEAVY = ("grpc", "pandas", "pyarrow", "rich", "click", "torch", "polars", "asyncio", "sqlite3", "shoald")
 
 

@@ -1,0 +1,87 @@
+"""What all tests share: deterministic hypothesis, a cluster to run on, the check that nothing is left behind.
+
+Every process that a test starts inherits `SHOAL_TEST_RUN`, so the check finds what belongs to this run, and
+only that, even after it was detached or adopted. Temporary files of the run lie in one folder of a short name
+(a path to a Unix socket has room for about 100 bytes).
+"""
+
+import gc
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from leaks import Snapshot, difference_after_wait
+
+RUN = os.environ["SHOAL_TEST_RUN"] = uuid.uuid4().hex
+LEAK_WAIT_S = 10.0
+# Folders whose tests start processes.
+CHECKED_FOLDERS = frozenset({"integration", "fuzz", "chaos"})
+
+# The same examples in every run: a failure is the change's, not the seed's.
+settings.register_profile(
+    "shoal", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shoal")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run its own temporary folder, before anything asks where that is."""
+    folder = tempfile.mkdtemp(prefix="st-", dir="/tmp" if Path("/tmp").is_dir() else None)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def _is_checked(request: pytest.FixtureRequest) -> bool:
+    return bool(CHECKED_FOLDERS.intersection(request.path.parts))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module_leaves_nothing(request):
+    """After the last test of a module (and its shared cluster), nothing of it is left."""
+    yield from _check(request)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request, module_leaves_nothing):
+    """After each test nothing of it is left, unless it runs on a cluster that its module shares."""
+    if "shoal_session" in request.fixturenames:
+        yield
+    else:
+        yield from _check(request)
+
+
+def _check(request):
+    if not _is_checked(request):
+        yield
+        return
+    before = Snapshot.take(RUN)
+    yield
+    gc.collect()
+    leaked = difference_after_wait(before, RUN, LEAK_WAIT_S)
+    if leaked:
+        pytest.fail(f"left behind after {LEAK_WAIT_S:.0f} s:\n" + "\n".join(leaked))
+
+
+@pytest.fixture
+def cluster(no_leaks):
+    """A cluster of this machine with 2 CPUs, of the test's own; yields what `init` returned."""
+    import shoal
+
+    context = shoal.init(num_cpus=2)
+    yield context
+    shoal.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shoal_session(module_leaves_nothing):
+    """The module `shoal`, initialized with 2 CPUs once for all tests of a module that ask for it."""
+    import shoal
+
+    shoal.init(num_cpus=2)
+    yield shoal
+    shoal.shutdown()
