@@ -57,14 +57,77 @@ class Config:
     # Handshakes in progress, and how long one may take.
     handshake_ms_max: float = 5000.0
     connections_max: int = 4096
+    # Unproved connections at once; beyond, the oldest is closed.
+    handshakes_max: int = 256
     # Log files: size of one, and how many are kept.
     log_file_bytes_max: int = 16 * MIB
     log_files_max: int = 4
     # Node health: how often it reports to the head, and after which silence it is declared dead.
     heartbeat_ms: float = 1000.0
     node_dead_ms: float = 10000.0
+    # Silence after which the head suspects a node (nothing new is placed there).
+    node_suspect_ms: float = 3000.0
+    # Dead nodes that the head remembers and refuses; beyond, the longest dead is forgotten.
+    dead_nodes_max: int = 1000
+    # Nodes of one cluster; beyond, one that registers is refused.
+    nodes_max: int = 10000
+    # Jobs that the head remembers; beyond, the ones that ended first are forgotten.
+    jobs_max: int = 10000
+    # A durable value at the head, and how many there may be; beyond, the request fails.
+    key_bytes_max: int = 1024
+    value_bytes_max: int = 1 * MIB
+    keys_max: int = 100000
+    # One message between node and head; a longer one breaks the stream.
+    head_message_bytes_max: int = 16 * MIB
+    # Ids per kind in one report to the head; more are split over several reports.
+    head_batch_ids_max: int = 65536
+    # Messages waiting for one node at the head, or for the head at a node; beyond, the stream is
+    # broken, and the node's next snapshot makes good for it.
+    head_outbox_max: int = 10000
+    # How far clocks may differ, and how long a ticket for the head is good.
+    ticket_ms_max: float = 60000.0
+    # Tickets remembered against replay while they are good; beyond, calls are refused.
+    tickets_max: int = 65536
+    # A call to the head that gets no answer for this long fails.
+    head_call_ms_max: float = 10000.0
+    # Pauses between attempts to reach the head: first, and where doubling ends. Attempts never end:
+    # running jobs do not need the head, and it may come back.
+    reconnect_ms_min: float = 50.0
+    reconnect_ms_max: float = 2000.0
+    # How long a daemon may take to start, to stop when asked (then it is killed), and to answer a question.
+    start_ms_max: float = 20000.0
+    stop_ms_max: float = 8000.0
+    control_ms_max: float = 10000.0
     # Workers kept warm beyond the CPUs in use, and how long an idle extra one lives.
     idle_worker_ms: float = 5000.0
+    # Worker processes of one node, whatever the reason for them; beyond, demands wait.
+    workers_max: int = 4096
+    # A forked worker that has not said hello after this time is killed; failures to start in a row before demands are
+    # told about it, and the pause between further attempts.
+    worker_start_ms_max: float = 20000.0
+    worker_start_failures_max: int = 5
+    worker_restart_ms: float = 1000.0
+    # Unblocked tasks that ask for no CPU, at once on one node; beyond, they queue.
+    zero_cpu_leases_max: int = 64
+    # While demands wait, the scheduler looks again this often (time slices, reservations, recalls).
+    scheduler_tick_ms: float = 50.0
+    # A client that has held a lease this long gives way to an equal one that waits.
+    lease_slice_ms: float = 100.0
+    # A recalled lease that did not come back for this long no longer counts as about to.
+    recall_again_ms: float = 250.0
+    # A demand that waits this long reserves what it needs, for reservation_hold_ms at a time, with as long a pause between.
+    reservation_after_ms: float = 500.0
+    reservation_hold_ms: float = 2000.0
+    # A demand that this node can never meet says so after this time.
+    infeasible_ms: float = 1000.0
+    # Shapes of one client that the scheduler remembers; one more closes the connection.
+    shapes_max: int = 10000
+    # A question to all processes (list, why) waits this long for their answers.
+    query_ms_max: float = 2000.0
+    # After the driver's goodbye, its workers' last output is waited for this long.
+    goodbye_ms_max: float = 2000.0
+    # Rows of one answer to people; beyond, the answer says how many were left out.
+    rows_max: int = 100000
     # Unmap writer windows at the seal (costs half of the put bandwidth).
     strict_seal: bool = False
 
