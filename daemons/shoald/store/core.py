@@ -1,0 +1,189 @@
+"""The store's core: messages of clients in, messages to clients out. No I/O, no clock.
+
+What happens to a byte of the region: free → leased to a client (ALLOC, EXTENT) → an object (SEAL) → free
+again when the object has no holder and no pin, or straight back (EXTENT_RETURN, death). What may not happen:
+an object that somebody holds or pins is freed; one that nobody does is kept; a byte has two users.
+The nouns are in modules of their own: extents, seals, holds, pins, readers, all over one ledger.
+
+The core never touches the region's bytes, and trusts no client: a message that breaks the
+protocol raises ProtocolError, the shell closes that connection and calls `drop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from shoal.config import Config
+from shoal.wire import messages as m
+from shoald.store.errors import ProtocolError
+from shoald.store.extents import Extents
+from shoald.store.holds import Holds
+from shoald.store.ledger import Ledger, fields
+from shoald.store.objects import Client
+from shoald.store.pins import Pins
+from shoald.store.readers import Readers
+from shoald.store.report import rows, totals
+from shoald.store.seals import Seals
+
+_Handler = Callable[[Client, list[Any], float], None]
+
+
+class StoreCore:
+    """The objects of one node, who holds and pins them, and the memory they lie in.
+
+    Attributes:
+        outbox: (proc, message) for clients; the shell sends and clears it after each call.
+    """
+
+    __slots__ = ("_extents", "_handlers", "_holds", "_ledger", "_pins", "_readers", "outbox")
+
+    def __init__(self, capacity: int, config: Config) -> None:
+        self._ledger = ledger = Ledger(capacity, config)
+        self.outbox = ledger.outbox
+        self._holds = Holds(ledger)
+        self._pins = Pins(ledger)
+        self._readers = Readers(ledger, self._pins)
+        self._extents = Extents(ledger)
+        seals = Seals(ledger, self._holds, self._pins, self._readers)
+        self._handlers: dict[int, _Handler] = {
+            m.ALLOC: self._extents.alloc,
+            m.EXTENT_RETURN: self._extents.give_back,
+            m.SEAL: seals.seal,
+            m.HOLD: self._holds.hold,
+            m.RELEASE: self._holds.release,
+            m.PIN: self._readers.pin,
+            m.UNPIN: self._pins.unpin,
+            m.WATCH: self._readers.watch,
+            m.EXPECT: self._readers.expect,
+            m.DEDUP: seals.dedup,
+            m.FORK: _fork,
+        }
+
+    def register(self, proc: bytes, info: dict[str, Any]) -> None:
+        """A client said HELLO. ``info``: pid, kind, job_id. A second time only replaces ``info``."""
+        client = self._ledger.clients.get(proc)
+        if client is None:
+            self._ledger.clients[proc] = Client(proc, dict(info))
+        else:
+            client.info = dict(info)
+
+    def handle(self, proc: bytes, message: list[Any], now: float) -> None:
+        """One message with a tag of 10 to 20; raises ProtocolError, after which the client must be dropped.
+
+        FORK is only checked here: the child is known by the descriptor that came with it, so the shell
+        calls `forked`.
+        """
+        ledger = self._ledger
+        client = ledger.clients.get(proc)
+        handler = self._handlers.get(message[0])
+        if client is None or handler is None:
+            raise ProtocolError(f"message {message[0]!r} is not for the store, or came before HELLO")
+        handler(client, message, now)
+        if ledger.recalls or self._extents.waiting:
+            self._settle()
+
+    def advanced(self, proc: bytes, number: int, now: float) -> None:  # noqa: ARG002 - every event carries the time
+        """The client's stream is processed up to message ``number``: release what waited for that."""
+        client = self._ledger.clients.get(proc)
+        if client is None:
+            return
+        if client.stamped:
+            self._readers.advanced(client, number)
+        else:
+            client.processed = max(client.processed, number)
+
+    def drop(self, proc: bytes, now: float) -> None:  # noqa: ARG002 - every event carries the time
+        """Confirmed death or orderly end: everything of this client goes. Unknown clients are ignored."""
+        client = self._ledger.clients.pop(proc, None)
+        if client is None:
+            return
+        self._ledger.dead.add(proc)
+        self._extents.drop(client)
+        self._readers.drop(client)
+        self._pins.drop(client)
+        self._holds.drop(client)
+        self._ledger.recalls.pop(proc, None)
+        self._settle()
+
+    def forked(self, proc: bytes, token: bytes | int) -> None:
+        """A child of ``proc`` keeps what that pins now, until `fork_ended`. Raises ProtocolError."""
+        client = self._ledger.clients.get(proc)
+        if client is None:
+            raise ProtocolError(f"fork of {proc.hex()} before HELLO")
+        self._pins.forked(client, token)
+
+    def fork_ended(self, token: bytes | int) -> None:
+        """The forked child is gone; unknown tokens are ignored."""
+        self._pins.fork_ended(token)
+        self._settle()
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do; None if there is nothing."""
+        waiting = self._extents.waiting
+        return waiting[0].deadline if waiting else None
+
+    def tick(self, now: float) -> None:
+        """Time has passed: refuse requests that waited for room too long."""
+        self._extents.expire(now)
+
+    @property
+    def high_water(self) -> int:
+        """No byte at or beyond this offset was ever leased; pages are populated from here on."""
+        return self._ledger.allocator.high_water
+
+    def rows(self, now: float) -> list[dict[str, Any]]:
+        """One row per stored object, for `shoal memory`.
+
+        Keys: id (hex), size_bytes, allocated_bytes, state ("sealed", "error", "unreferenced": only pins keep
+        it, "duplicate": a second copy that its writer still looks at), holders, callsite, age_s, flags.
+        A holder has proc (hex), pid, role, kind ("hold", "pin" or "container") and count. The allocated
+        bytes of all rows and `stats()["leased"]` add up to `stats()["used"]`.
+        """
+        return rows(self._ledger, now)
+
+    def stats(self) -> dict[str, Any]:
+        """Bytes: capacity, used = sealed + leased + duplicates, free, largest_free, high_water.
+
+        Of sealed: primary and secondary copies, pinned (by anybody), cached (kept by pins alone). Also
+        fragmentation (0 to 1), the number of objects, and counters since the start: allocs, seals, frees,
+        pins, dedups, evictions, spilled, restored, fetches.
+        """
+        return totals(self._ledger)
+
+    def validate(self) -> None:
+        """Check every invariant; raises AssertionError."""
+        ledger = self._ledger
+        ledger.allocator.validate()
+        ledger.check_accounts()
+        self._pins.validate()
+        self._readers.validate()
+        counts: dict[bytes, int] = {}
+        for client in ledger.clients.values():
+            assert 0 not in client.holds.values(), client
+            assert sum(1 for n in client.holds.values() if n < 0) <= client.debts, client
+            for object_id, count in client.holds.items():
+                counts[object_id] = counts.get(object_id, 0) + (count > 0)
+        for obj in ledger.objects.values():
+            for inner in obj.contained:
+                counts[inner] = counts.get(inner, 0) + 1
+        for obj in ledger.objects.values():
+            assert obj.holders == counts.pop(obj.id, 0), obj
+            assert obj.holders or obj.pins, f"{obj} is kept by nobody"
+            assert obj.recalled == (not obj.holders), obj
+        assert {i: n for i, n in counts.items() if n} == ledger.early, "holds of objects to come"
+        for content_hash, object_id in ledger.by_hash.items():
+            assert ledger.objects[object_id].content_hash == content_hash
+        assert not ledger.recalls, "recalls that were not sent"
+
+    def _settle(self) -> None:
+        """What every call ends with: recalls go out, and freed memory to whoever waits for it."""
+        ledger = self._ledger
+        if ledger.recalls:
+            ledger.flush_recalls()
+        if self._extents.waiting:
+            self._extents.serve()
+
+
+def _fork(_client: Client, message: list[Any], _now: float) -> None:
+    fields(message, 0)

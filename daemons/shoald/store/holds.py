@@ -1,0 +1,105 @@
+"""Holds: counted references of processes to objects, sealed or not.
+
+A count per (holder, id) may be negative for a moment, because a release can overtake the registration of what
+it releases. Only a positive count keeps an object: the object counts its positive holders (or `early` does
+until it is sealed). So a release that came too early takes nothing from anybody else, and when the late
+registration has arrived the two are gone without a trace. A negative count whose registration never comes
+(its giver died) is dropped with its client; how many one client may have is bounded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoald.store.errors import ProtocolError
+from shoald.store.ledger import Ledger, checked_ids, fields
+from shoald.store.objects import Client
+
+
+class Holds:
+    """Registers, releases and drops the holds of clients."""
+
+    __slots__ = ("_ledger",)
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def hold(self, _client: Client, message: list[Any], _now: float) -> None:
+        """HOLD: one more for each id; nothing happens if the holder is not registered."""
+        holder, ids = fields(message, 2)
+        checked_ids(ids)
+        target = self._ledger.clients.get(holder) if type(holder) is bytes else None
+        if target is None:
+            return
+        for start in range(0, len(ids), 16):
+            self.add(target, ids[start : start + 16])
+
+    def add(self, holder: Client, object_id: bytes) -> None:
+        """One more hold."""
+        ledger = self._ledger
+        count = holder.holds.get(object_id, 0) + 1
+        if not count:
+            del holder.holds[object_id]
+            return
+        holder.holds[object_id] = count
+        if count == 1:
+            obj = ledger.objects.get(object_id)
+            if obj is None:
+                ledger.early[object_id] = ledger.early.get(object_id, 0) + 1
+                return
+            obj.holders += 1
+            if obj.recalled:
+                ledger.held_again(obj)
+
+    def release(self, client: Client, message: list[Any], _now: float) -> None:
+        """RELEASE: one less for each id; frees what has no holder and no pin left."""
+        if len(message) != 2:
+            fields(message, 1)
+        ids = checked_ids(message[1])
+        ledger = self._ledger
+        holds, objects = client.holds, ledger.objects
+        for start in range(0, len(ids), 16):
+            object_id = ids[start : start + 16]
+            count = holds.pop(object_id, 0) - 1
+            if not count:
+                obj = objects.get(object_id)
+                if obj is None:
+                    ledger.early_less(object_id)
+                    continue
+                obj.holders -= 1
+                if not obj.holders:
+                    ledger.unheld(obj)
+            elif count > 0:
+                holds[object_id] = count
+            else:
+                self._owe(client, object_id, count)
+
+    def drop(self, client: Client) -> None:
+        """The client is gone, and its holds with it."""
+        ledger = self._ledger
+        holds, client.holds = client.holds, {}
+        for object_id, count in holds.items():
+            if count < 0:
+                continue
+            obj = ledger.objects.get(object_id)
+            if obj is None:
+                ledger.early_less(object_id)
+                continue
+            obj.holders -= 1
+            if not obj.holders:
+                ledger.unheld(obj)
+
+    def _owe(self, client: Client, object_id: bytes, count: int) -> None:
+        """Remember a release whose hold has not been registered yet."""
+        ledger = self._ledger
+        if object_id not in ledger.objects and object_id in ledger.freed:
+            return  # freed by the death of whoever would have registered the hold: it never comes
+        client.holds[object_id] = count
+        client.debts += 1
+        limit = ledger.config.store_debts_max
+        if client.debts > limit:
+            for owed in [i for i, n in client.holds.items() if n < 0 and i not in ledger.objects]:
+                del client.holds[owed]
+            client.debts = sum(1 for n in client.holds.values() if n < 0)
+            if client.debts > limit // 2:
+                raise ProtocolError(f"{client.debts} objects released that were never held")

@@ -1,0 +1,210 @@
+"""What the store knows, and the one way out of it: the state that holds, pins, readers and extents share.
+
+Every byte of the region that the allocator calls used is in exactly one of: a stored object, a duplicate
+(an extent sealed for an object that existed already, still pinned), or the unused part of a leased
+extent. `check_accounts` adds them up.
+
+An object is freed here and nowhere else, when its last holder is gone and nobody pins it; what it
+contained follows, iteratively, however deep. Objects that contain each other in a circle are not found: a
+value can only contain refs that existed before it, so a circle takes refs of pending results, nested into
+each other on purpose.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.config import Config
+from shoal.ids import OBJECT_ID_SIZE
+from shoal.wire import messages as m
+from shoald.store.allocator import Allocator
+from shoald.store.errors import ProtocolError
+from shoald.store.objects import Client, StoredObject, Tombstones
+
+COUNTERS = ("allocs", "seals", "frees", "pins", "dedups", "evictions", "spilled", "restored", "fetches")
+
+
+class Ledger:
+    """State, accounts and freeing; decisions are in the modules around it.
+
+    Attributes:
+        objects: the sealed objects by id.
+        clients: registered processes by their 8 bytes.
+        forks: forked children by the shell's token; they only pin.
+        early: id → how many holders an object has that is not sealed yet.
+        by_hash: content hash → id of an object with that content.
+        freed: ids of objects that were freed recently.
+        dead: processes that ended recently.
+        outbox: messages for clients, in order: (proc, message).
+        recalls: proc → ids whose pins are wanted back; becomes one message per call of the core.
+        secondary_bytes, pinned_bytes, cached_bytes, duplicate_bytes: see `StoreCore.stats`.
+    """
+
+    __slots__ = (
+        "allocator",
+        "by_hash",
+        "cached_bytes",
+        "clients",
+        "config",
+        "counters",
+        "dead",
+        "duplicate_bytes",
+        "early",
+        "forks",
+        "freed",
+        "objects",
+        "outbox",
+        "pinned_bytes",
+        "recalls",
+        "sealed_bytes",
+        "secondary_bytes",
+    )
+
+    def __init__(self, capacity: int, config: Config) -> None:
+        self.allocator = Allocator(capacity)
+        self.config = config
+        self.objects: dict[bytes, StoredObject] = {}
+        self.clients: dict[bytes, Client] = {}
+        self.forks: dict[bytes | int, Client] = {}
+        self.early: dict[bytes, int] = {}
+        self.by_hash: dict[bytes, bytes] = {}
+        self.freed = Tombstones(config.store_freed_ids_max)
+        self.dead = Tombstones(config.store_freed_ids_max)
+        self.outbox: list[tuple[bytes, list[Any]]] = []
+        self.recalls: dict[bytes, list[bytes]] = {}
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.sealed_bytes = 0
+        self.secondary_bytes = 0
+        self.pinned_bytes = 0
+        self.cached_bytes = 0
+        self.duplicate_bytes = 0
+
+    def send(self, client: Client, message: list[Any]) -> None:
+        """Queue a message to a connected client."""
+        assert client.connected, client
+        self.outbox.append((client.proc, message))
+
+    def flush_recalls(self) -> None:
+        """Turn the collected recalls into one message per client."""
+        for proc, ids in self.recalls.items():
+            self.outbox.append((proc, [m.UNPIN_RECALL, b"".join(ids)]))
+        self.recalls.clear()
+
+    def unheld(self, obj: StoredObject) -> None:
+        """The object has no holder any more: free it, or ask for the pins that keep it."""
+        if obj.pins is None:
+            self.free(obj)
+        else:
+            self.recall(obj)
+
+    def recall(self, obj: StoredObject) -> None:
+        """Ask every process that pins an unheld object to let go of it."""
+        if not obj.recalled:
+            obj.recalled = True
+            self.cached_bytes += obj.allocated
+        for client in obj.pins or ():
+            if client.connected:
+                self.recalls.setdefault(client.proc, []).append(obj.id)
+
+    def held_again(self, obj: StoredObject) -> None:
+        """An object that only pins kept has a holder once more."""
+        obj.recalled = False
+        self.cached_bytes -= obj.allocated
+
+    def early_less(self, object_id: bytes) -> None:
+        """One holder less for an object that is not sealed yet."""
+        count = self.early[object_id] - 1
+        if count:
+            self.early[object_id] = count
+        else:
+            del self.early[object_id]
+
+    def free(self, obj: StoredObject) -> None:
+        """Free an object that nobody holds or pins, and whatever only it held."""
+        objects, freed, by_hash = self.objects, self.freed, self.by_hash
+        todo = [obj]
+        count = 0
+        while todo:
+            obj = todo.pop()
+            assert not obj.holders and obj.pins is None, obj
+            del objects[obj.id]
+            freed.add(obj.id)
+            self.allocator.free(obj.offset, obj.allocated)
+            self.sealed_bytes -= obj.allocated
+            count += 1
+            if obj.recalled:
+                self.cached_bytes -= obj.allocated
+            if not obj.flags & m.SEAL_PRIMARY:
+                self.secondary_bytes -= obj.allocated
+            if obj.content_hash and by_hash.get(obj.content_hash) == obj.id:
+                del by_hash[obj.content_hash]
+            for inner_id in obj.contained:
+                inner = objects.get(inner_id)
+                if inner is None:
+                    self.early_less(inner_id)
+                    continue
+                inner.holders -= 1
+                if inner.holders:
+                    continue
+                if inner.pins is None:
+                    todo.append(inner)
+                else:
+                    self.recall(inner)
+        self.counters["frees"] += count
+
+    def leased_bytes(self) -> int:
+        """Bytes that clients have leased and not used yet."""
+        return sum(client.leased.size for client in self.clients.values())
+
+    def check_accounts(self) -> None:
+        """Raises AssertionError unless objects, duplicates and leased parts tile exactly the used bytes."""
+        duplicates = {
+            id(dup): dup
+            for client in (*self.clients.values(), *self.forks.values())
+            for dups in client.duplicates.values()
+            for dup in dups
+        }
+        taken = [(obj.offset, obj.allocated) for obj in (*self.objects.values(), *duplicates.values())]
+        for client in self.clients.values():
+            assert client.leased.size == sum(size for _, size in client.leased.ranges()), client
+            taken += client.leased.ranges()
+        end = 0
+        for offset, size in sorted(taken + self.allocator.free_extents()):
+            assert offset == end, f"[{min(offset, end)}, {max(offset, end)}) has two users, or none"
+            end = offset + size
+        assert end == self.allocator.capacity, "the end of the region has no user"
+        stored = self.objects.values()
+        assert self.sealed_bytes == sum(obj.allocated for obj in stored)
+        assert self.duplicate_bytes == sum(dup.allocated for dup in duplicates.values())
+        assert self.cached_bytes == sum(obj.allocated for obj in stored if obj.recalled)
+        assert self.pinned_bytes == sum(obj.allocated for obj in stored if obj.pins)
+        assert self.secondary_bytes == sum(o.allocated for o in stored if not o.flags & m.SEAL_PRIMARY)
+        assert self.allocator.used_bytes == self.sealed_bytes + self.duplicate_bytes + self.leased_bytes()
+
+
+def checked_ids(joined: object) -> bytes:
+    """``joined`` if it is a concatenation of object ids; raises ProtocolError otherwise."""
+    if type(joined) is not bytes or len(joined) % OBJECT_ID_SIZE:
+        raise ProtocolError("ids are not a whole number of 16-byte ids")
+    return joined
+
+
+def checked_id(object_id: object) -> bytes:
+    """``object_id`` if it is one; raises ProtocolError otherwise."""
+    if type(object_id) is not bytes or len(object_id) != OBJECT_ID_SIZE:
+        raise ProtocolError("an object id has 16 bytes")
+    return object_id
+
+
+def checked_size(number: object) -> int:
+    """``number`` if it is an int of at least 0 (a size, an offset, a number); else ProtocolError."""
+    if type(number) is not int or number < 0:
+        raise ProtocolError(f"{number!r:.40} is no size, offset or number")
+    return number
+
+
+def fields(message: list[Any], count: int) -> list[Any]:
+    """The fields after the tag; raises ProtocolError unless there are ``count`` of them."""
+    if len(message) != count + 1:
+        raise ProtocolError(f"message {message[0]} has {len(message) - 1} fields, not {count}")
+    return message[1:]

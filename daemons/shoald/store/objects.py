@@ -1,0 +1,160 @@
+"""The records of the store: a stored object, and a client (or forked child) that holds and pins objects.
+
+Plain slots without behaviour: who may change what is written in the modules that do it. Each fact is
+kept once where the hot path needs it. A hold lives in its holder's `holds`, and the object only counts its
+holders; a pin lives with its object, and the client only remembers which objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoald.store.leases import Leased
+
+
+class StoredObject:
+    """A sealed object.
+
+    Attributes:
+        id: its 16 bytes.
+        offset, size: where it lies and how long it is, bytes.
+        allocated: what it takes from the region, bytes: ``size`` rounded up to 64.
+        flags: SEAL_* bits.
+        holders: how many clients hold it at least once, plus how many containers do.
+        pins: how often each client (or forked child) pins it; None when nobody does.
+        recalled: nobody holds it, only pins keep it, and they have been asked for.
+        contained: the distinct ids it holds in turn.
+        content_hash: 16 bytes, or b"" when it cannot be found by content.
+        callsite: where the user's code made it, for people.
+        sealed_at: when, in the clock of the shell, seconds.
+    """
+
+    __slots__ = (
+        "allocated",
+        "callsite",
+        "contained",
+        "content_hash",
+        "flags",
+        "holders",
+        "id",
+        "offset",
+        "pins",
+        "recalled",
+        "sealed_at",
+        "size",
+    )
+
+    def __init__(
+        self,
+        object_id: bytes,
+        offset: int,
+        size: int,
+        allocated: int,
+        contained: tuple[bytes, ...],
+        flags: int,
+        callsite: str,
+        content_hash: bytes,
+        sealed_at: float,
+    ) -> None:
+        self.id = object_id
+        self.offset = offset
+        self.size = size
+        self.allocated = allocated
+        self.contained = contained
+        self.flags = flags
+        self.callsite = callsite
+        self.content_hash = content_hash
+        self.sealed_at = sealed_at
+        self.holders = 0
+        self.pins: dict[Client, int] | None = None
+        self.recalled = False
+
+    def __repr__(self) -> str:
+        where = f"{self.size} B at {self.offset}"
+        return f"<object {self.id.hex()}, {where}, {self.holders} holders, pins {self.pins}>"
+
+
+class Client:
+    """A process that is connected, or (kind "fork") a child that only keeps its parent's pins.
+
+    Attributes:
+        proc: its 8-byte id; for a forked child b"".
+        connected: whether it can be sent messages; a forked child cannot.
+        info: what it said of itself: pid, kind, job_id.
+        holds: id → count of its holds; negative while a release has overtaken its hold, never 0.
+        debts: upper bound of how many counts are negative.
+        pins: ids of the objects it pins.
+        duplicates: id → extents it sealed and pinned for an object that existed already.
+        leased: the parts of its leased extents that no object took yet.
+        expects: ids that it announced it will seal.
+        reads: its parked PIN and WATCH requests.
+        processed: number of the last message of its stream that was processed.
+        stamped: heap of (number, sequence, read) of whoever waits for its stream.
+    """
+
+    __slots__ = (
+        "connected",
+        "debts",
+        "duplicates",
+        "expects",
+        "holds",
+        "info",
+        "leased",
+        "pins",
+        "proc",
+        "processed",
+        "reads",
+        "stamped",
+    )
+
+    def __init__(self, proc: bytes, info: dict[str, Any]) -> None:
+        self.proc = proc
+        self.connected = bool(proc)
+        self.info = info
+        self.holds: dict[bytes, int] = {}
+        self.debts = 0
+        self.pins: set[bytes] = set()
+        self.duplicates: dict[bytes, list[StoredObject]] = {}
+        self.leased = Leased()
+        self.expects: set[bytes] = set()
+        self.reads: dict[Read, None] = {}
+        self.processed = 0
+        self.stamped: list[tuple[int, int, Read]] = []
+
+    @property
+    def name(self) -> str:
+        """For messages to people: "worker 4711"."""
+        return f"{self.info.get('kind', 'process')} {self.info.get('pid', '?')}"
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {self.proc.hex()}>"
+
+
+class Read:
+    """A parked PIN (``req`` is its number) or WATCH (``req`` is None)."""
+
+    __slots__ = ("client", "id", "req")
+
+    def __init__(self, client: Client, req: int | None, object_id: bytes) -> None:
+        self.client = client
+        self.req = req
+        self.id = object_id
+
+
+class Tombstones:
+    """The ids of what is gone since recently, for better error messages: two generations, each bounded."""
+
+    __slots__ = ("_limit", "_newer", "_older")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._newer: set[bytes] = set()
+        self._older: set[bytes] = set()
+
+    def add(self, gone: bytes) -> None:
+        self._newer.add(gone)
+        if len(self._newer) > self._limit:
+            self._older, self._newer = self._newer, set()
+
+    def __contains__(self, gone: bytes) -> bool:
+        return gone in self._newer or gone in self._older

@@ -1,0 +1,142 @@
+"""Pins: what processes have mapped views into. A pinned object stays where it is, whoever else lets go.
+
+Pins are counted per (object, process), one for every PINNED, DEDUP_FOUND and SEAL_PINNED; an UNPIN names
+the id once for each that it gives back. So an answer that is still on its way to the client stays a pin when
+an older one is given back. A pin goes by UNPIN or by the confirmed death of its process, never by a timeout.
+
+A forked child has its parent's mappings: it pins the same objects, under a token, until its end is seen.
+
+A *duplicate* is an extent that a client sealed and pinned for an object that existed already (a task that
+ran twice). The first copy is the object; the second stays, unseen by others, while the client has views
+into it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.wire import messages as m
+from shoald.store.errors import ProtocolError
+from shoald.store.ledger import Ledger, checked_ids, fields
+from shoald.store.objects import Client, StoredObject
+
+
+class Pins:
+    """Adds pins, takes them back, and frees what only they kept."""
+
+    __slots__ = ("_ledger",)
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def add(self, client: Client, obj: StoredObject) -> None:
+        """One more pin of an object by a client."""
+        pins = obj.pins
+        if pins is None:
+            obj.pins = {client: 1}
+            self._ledger.pinned_bytes += obj.allocated
+        else:
+            pins[client] = pins.get(client, 0) + 1
+        client.pins.add(obj.id)
+
+    def answer(self, client: Client, req: int, obj: StoredObject) -> None:
+        """Pin for a PIN request and say so; an object that nobody holds is asked back at once."""
+        ledger = self._ledger
+        self.add(client, obj)
+        ledger.counters["pins"] += 1
+        ledger.send(client, [m.PINNED, req, obj.id, obj.offset, obj.size, obj.flags])
+        if obj.recalled:
+            ledger.recalls.setdefault(client.proc, []).append(obj.id)
+
+    def unpin(self, client: Client, message: list[Any], _now: float) -> None:
+        """UNPIN: one pin less for each id (an id may be repeated); unknown ones are ignored."""
+        ids = checked_ids(*fields(message, 1))
+        objects = self._ledger.objects
+        for start in range(0, len(ids), 16):
+            object_id = ids[start : start + 16]
+            if client.duplicates and object_id in client.duplicates:
+                self._unpin_duplicate(client, object_id)
+                continue
+            obj = objects.get(object_id)
+            if obj is not None and obj.pins is not None and client in obj.pins:
+                self._less(client, obj)
+
+    def add_duplicate(self, client: Client, obj: StoredObject) -> None:
+        """Keep the second copy that a client sealed and pinned, and ask for it."""
+        obj.pins = {client: 1}
+        client.duplicates.setdefault(obj.id, []).append(obj)
+        self._ledger.duplicate_bytes += obj.allocated
+        self._ledger.recalls.setdefault(client.proc, []).append(obj.id)
+
+    def forked(self, client: Client, token: bytes | int) -> None:
+        """A child of the client pins what the client pins now.
+
+        Raises ProtocolError for a token in use.
+        """
+        ledger = self._ledger
+        if token in ledger.forks:
+            raise ProtocolError(f"fork token {token!r} is in use")
+        child = Client(b"", {**client.info, "kind": "fork of"})
+        ledger.forks[token] = child
+        for object_id in client.pins:
+            self.add(child, ledger.objects[object_id])
+        for object_id, dups in client.duplicates.items():
+            child.duplicates[object_id] = list(dups)
+            for dup in dups:
+                assert dup.pins is not None
+                dup.pins[child] = 1
+
+    def fork_ended(self, token: bytes | int) -> None:
+        """The child is gone. Unknown tokens are ignored: the end may be seen twice."""
+        child = self._ledger.forks.pop(token, None)
+        if child is not None:
+            self.drop(child)
+
+    def drop(self, client: Client) -> None:
+        """The client is gone, and its pins with it."""
+        for object_id in list(client.duplicates):
+            while object_id in client.duplicates:
+                self._unpin_duplicate(client, object_id)
+        for object_id in list(client.pins):
+            obj = self._ledger.objects[object_id]
+            assert obj.pins is not None
+            obj.pins[client] = 1
+            self._less(client, obj)
+
+    def _less(self, client: Client, obj: StoredObject) -> None:
+        pins = obj.pins
+        assert pins is not None
+        if pins[client] > 1:
+            pins[client] -= 1
+            return
+        del pins[client]
+        client.pins.discard(obj.id)
+        if not pins:
+            obj.pins = None
+            self._ledger.pinned_bytes -= obj.allocated
+            if not obj.holders:
+                self._ledger.free(obj)
+
+    def _unpin_duplicate(self, client: Client, object_id: bytes) -> None:
+        dups = client.duplicates[object_id]
+        dup = dups.pop()
+        if not dups:
+            del client.duplicates[object_id]
+        assert dup.pins is not None
+        del dup.pins[client]
+        if not dup.pins:
+            self._ledger.duplicate_bytes -= dup.allocated
+            self._ledger.allocator.free(dup.offset, dup.allocated)
+
+    def validate(self) -> None:
+        """Raises AssertionError unless objects and clients agree about who pins what."""
+        ledger = self._ledger
+        pinned = {(client, obj.id) for obj in ledger.objects.values() for client in obj.pins or ()}
+        everyone = [*ledger.clients.values(), *ledger.forks.values()]
+        assert pinned == {(client, object_id) for client in everyone for object_id in client.pins}
+        for obj in ledger.objects.values():
+            assert obj.pins is None or (obj.pins and min(obj.pins.values()) > 0), obj
+        for client in everyone:
+            for dups in client.duplicates.values():
+                assert dups, f"empty list of duplicates at {client}"
+                assert all(dup.pins and dup.pins[client] == 1 for dup in dups), client

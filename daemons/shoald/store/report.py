@@ -1,0 +1,124 @@
+"""The store, told to people: rows, totals, and who fills it. Reads the ledger and changes nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from shoal.wire import messages as m
+from shoald.store.ledger import Ledger
+from shoald.store.objects import Client, StoredObject
+
+_NAMED_MAX = 3  # processes named in an error message
+
+
+def human(size: int) -> str:
+    """Bytes with a unit: "1.5 GiB"."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
+    """One row per stored object and per duplicate; see `StoreCore.rows`."""
+    holders = _holders(ledger)
+    result = [_row(obj, _state(obj), holders.get(obj.id, []), now) for obj in ledger.objects.values()]
+    seen: set[int] = set()
+    for client in (*ledger.clients.values(), *ledger.forks.values()):
+        for dups in client.duplicates.values():
+            for dup in dups:
+                if id(dup) not in seen:
+                    seen.add(id(dup))
+                    result.append(_row(dup, "duplicate", [], now))
+    return result
+
+
+def totals(ledger: Ledger) -> dict[str, Any]:
+    """Figures of the whole store; see `StoreCore.stats`."""
+    allocator = ledger.allocator
+    return {
+        "capacity": allocator.capacity,
+        "used": allocator.used_bytes,
+        "sealed": ledger.sealed_bytes,
+        "leased": ledger.leased_bytes(),
+        "duplicates": ledger.duplicate_bytes,
+        "primary": ledger.sealed_bytes - ledger.secondary_bytes,
+        "secondary": ledger.secondary_bytes,
+        "pinned": ledger.pinned_bytes,
+        "cached": ledger.cached_bytes,
+        "free": allocator.free_bytes,
+        "largest_free": allocator.largest_free,
+        "fragmentation": allocator.fragmentation,
+        "high_water": allocator.high_water,
+        "objects": len(ledger.objects),
+        **ledger.counters,
+    }
+
+
+def full_message(ledger: Ledger, size: int) -> str:
+    """Why there was no room for ``size`` bytes: who keeps what, and what to do."""
+    allocator = ledger.allocator
+    by_client: dict[Client, list[int]] = defaultdict(lambda: [0, 0, 0, 0])  # pinned, held: objects and bytes
+    for client in (*ledger.clients.values(), *ledger.forks.values()):
+        tally = by_client[client]
+        for column, ids in ((0, client.pins), (2, client.holds)):
+            stored = [ledger.objects[i].allocated for i in ids if i in ledger.objects]
+            tally[column] = len(stored)
+            tally[column + 1] = sum(stored)
+    largest = sorted(by_client.items(), key=lambda item: max(item[1][1], item[1][3]), reverse=True)
+    named = [
+        f"{client.name} holds {held} objects ({human(held_bytes)}) and pins {pinned} ({human(pinned_bytes)})"
+        for client, (pinned, pinned_bytes, held, held_bytes) in largest[:_NAMED_MAX]
+        if held or pinned
+    ]
+    return (
+        f"no room for {human(size)} in the object store: of {human(allocator.capacity)}, "
+        f"{human(ledger.sealed_bytes)} are objects, {human(ledger.leased_bytes())} leased to writers, "
+        f"{human(allocator.free_bytes)} free (longest piece {human(allocator.largest_free)}). "
+        + ("; ".join(named) + ". " if named else "")
+        + "Drop references and arrays that are no longer needed (`shoal memory` lists them with their "
+        "call sites), or start the node with a larger --object-store-memory."
+    )
+
+
+def _holders(ledger: Ledger) -> dict[bytes, list[dict[str, Any]]]:
+    holders: dict[bytes, list[dict[str, Any]]] = defaultdict(list)
+    for client in ledger.clients.values():
+        who = _who(client)
+        for object_id, count in client.holds.items():
+            if count > 0:
+                holders[object_id].append({**who, "kind": "hold", "count": count})
+    for obj in ledger.objects.values():
+        for client, count in (obj.pins or {}).items():
+            holders[obj.id].append({**_who(client), "kind": "pin", "count": count})
+        container = {"proc": obj.id.hex(), "pid": None, "role": "object", "kind": "container", "count": 1}
+        for inner in obj.contained:
+            holders[inner].append(container)
+    return holders
+
+
+def _who(client: Client) -> dict[str, Any]:
+    get = client.info.get
+    return {"proc": client.proc.hex(), "pid": get("pid"), "role": get("kind"), "job_id": get("job_id")}
+
+
+def _state(obj: StoredObject) -> str:
+    if obj.recalled:
+        return "unreferenced"
+    return "error" if obj.flags & m.SEAL_ERROR else "sealed"
+
+
+def _row(obj: StoredObject, state: str, holders: list[dict[str, Any]], now: float) -> dict[str, Any]:
+    return {
+        "id": obj.id.hex(),
+        "size_bytes": obj.size,
+        "allocated_bytes": obj.allocated,
+        "state": state,
+        "holders": holders,
+        "callsite": obj.callsite,
+        "age_s": max(0.0, now - obj.sealed_at),
+        "flags": obj.flags,
+    }

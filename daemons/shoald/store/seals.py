@@ -1,0 +1,137 @@
+"""Seals: an extent becomes an object; and finding an object by its content.
+
+A second seal of an id changes nothing: the first copy stays, the second's extent is freed, and the holder is
+not counted again (its task ran twice, it holds one ref).
+"""
+
+from __future__ import annotations
+
+from sys import intern
+from typing import Any
+
+from shoal.wire import messages as m
+from shoald.store.errors import ProtocolError
+from shoald.store.holds import Holds
+from shoald.store.ledger import Ledger, checked_size, fields
+from shoald.store.objects import Client, StoredObject
+from shoald.store.pins import Pins
+from shoald.store.readers import Readers
+
+_HASH_SIZE = 16
+
+
+class Seals:
+    """Turns leased memory into objects."""
+
+    __slots__ = ("_holds", "_ledger", "_pins", "_readers")
+
+    def __init__(self, ledger: Ledger, holds: Holds, pins: Pins, readers: Readers) -> None:
+        self._ledger = ledger
+        self._holds = holds
+        self._pins = pins
+        self._readers = readers
+
+    def seal(self, client: Client, message: list[Any], now: float) -> None:
+        """SEAL: the object is there, and whoever waited for it is answered."""
+        ledger = self._ledger
+        obj, holder_proc = _parse(message, now)
+        object_id = obj.id
+        if not client.leased.take(obj.offset, obj.allocated):
+            raise ProtocolError(f"[{obj.offset}, {obj.offset + obj.allocated}) is not leased to this client")
+        ledger.counters["seals"] += 1
+        if object_id in ledger.objects:
+            self._duplicate(client, obj)
+            return
+        obj.holders = ledger.early.pop(object_id, 0) if ledger.early else 0
+        holder = ledger.clients.get(holder_proc)
+        if holder is not None:
+            count = holder.holds.get(object_id, 0) + 1
+            if count:
+                holder.holds[object_id] = count
+                if count == 1:
+                    obj.holders += 1
+            else:
+                del holder.holds[object_id]
+        ledger.objects[object_id] = obj
+        ledger.sealed_bytes += obj.allocated
+        if not obj.flags & m.SEAL_PRIMARY:
+            ledger.secondary_bytes += obj.allocated
+        if obj.content_hash and not obj.flags & m.SEAL_ERROR:
+            ledger.by_hash.setdefault(obj.content_hash, object_id)
+        for inner in obj.contained:
+            self._contain(inner)
+        if obj.flags & m.SEAL_PINNED:
+            obj.pins = {client: 1}
+            client.pins.add(object_id)
+            ledger.pinned_bytes += obj.allocated
+        self._readers.sealed(obj)
+        if not obj.holders:
+            ledger.unheld(obj)
+
+    def dedup(self, client: Client, message: list[Any], _now: float) -> None:
+        """DEDUP: answer DEDUP_FOUND, with a hold and a pin for the sender if there is such an object."""
+        ledger = self._ledger
+        req, content_hash, size = fields(message, 3)
+        checked_size(req)
+        checked_size(size)
+        if type(content_hash) is not bytes or len(content_hash) != _HASH_SIZE:
+            raise ProtocolError(f"a content hash has {_HASH_SIZE} bytes")
+        obj = ledger.objects.get(ledger.by_hash.get(content_hash, b""))
+        if obj is None or obj.size != size:
+            ledger.send(client, [m.DEDUP_FOUND, req, b"", 0, 0])
+            return
+        self._holds.add(client, obj.id)
+        self._pins.add(client, obj)
+        ledger.counters["dedups"] += 1
+        ledger.send(client, [m.DEDUP_FOUND, req, obj.id, obj.offset, obj.size])
+
+    def _contain(self, inner_id: bytes) -> None:
+        """A container's hold on what it contains, sealed or not."""
+        ledger = self._ledger
+        inner = ledger.objects.get(inner_id)
+        if inner is None:
+            ledger.early[inner_id] = ledger.early.get(inner_id, 0) + 1
+            return
+        inner.holders += 1
+        if inner.recalled:
+            ledger.held_again(inner)
+
+    def _duplicate(self, client: Client, obj: StoredObject) -> None:
+        if obj.flags & m.SEAL_PINNED:
+            self._pins.add_duplicate(client, obj)
+        else:
+            self._ledger.allocator.free(obj.offset, obj.allocated)
+
+
+def _parse(message: list[Any], now: float) -> tuple[StoredObject, bytes]:
+    """The object that a SEAL describes and the holder it names; raises ProtocolError if it makes no sense."""
+    if len(message) != 9:
+        fields(message, 8)
+    _, object_id, offset, size, contained, flags, holder, callsite, content_hash = message
+    if not (
+        type(object_id) is bytes
+        and len(object_id) == 16
+        and type(offset) is int
+        and offset >= 0
+        and not offset & 63
+        and type(size) is int
+        and size >= 0
+        and type(flags) is int
+        and type(holder) is bytes
+        and type(callsite) is str
+        and type(content_hash) is bytes
+        and type(contained) is bytes
+    ):
+        raise ProtocolError("malformed SEAL")
+    inner: tuple[bytes, ...] = ()
+    if contained:
+        if len(contained) % 16:
+            raise ProtocolError("contained ids are not a whole number of ids")
+        ids = dict.fromkeys([contained[i : i + 16] for i in range(0, len(contained), 16)])
+        ids.pop(object_id, None)  # a hold on itself would keep it for ever
+        inner = tuple(ids)
+    if content_hash and len(content_hash) != _HASH_SIZE:
+        raise ProtocolError(f"a content hash has {_HASH_SIZE} bytes")
+    allocated = (size + 63) & -64 or 64
+    obj = StoredObject(object_id, offset, size, allocated, inner, flags, intern(callsite), content_hash, now)
+    return obj, holder
