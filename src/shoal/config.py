@@ -54,6 +54,21 @@ class Config:
     populate_ahead_bytes_max: int = 1 * GIB
     # A creator waits this long for room before ObjectStoreFullError.
     store_full_wait_ms: float = 3000.0
+    # Creators that wait for room at one store; the next is refused at once.
+    store_waiters_max: int = 10_000
+    # Ids of freed objects a store remembers to say "freed" instead of "lost"; twice that for a moment.
+    store_freed_ids_max: int = 16_384
+    # Releases of one client that have overtaken their holds; beyond, its connection is closed.
+    store_debts_max: int = 1_000_000
+    # Reads of one client that wait for objects, and objects it announced; beyond, its connection is closed.
+    parked_reads_max: int = 1_000_000
+    # Pins a client keeps without a live view; beyond, the oldest are given back.
+    cached_pins_max: int = 65_536
+    # Partly used slabs a client keeps; beyond, the smallest rest is given back.
+    leased_slabs_max: int = 8
+    # A copy this large is split over threads.
+    copy_split_bytes_min: int = 64 * MIB
+    copy_threads_max: int = 4
     # Handshakes in progress, and how long one may take.
     handshake_ms_max: float = 5000.0
     connections_max: int = 4096
@@ -81,6 +96,10 @@ class Config:
     head_message_bytes_max: int = 16 * MIB
     # Ids per kind in one report to the head; more are split over several reports.
     head_batch_ids_max: int = 65536
+    # Parts of one batch; a node that sends more is refused.
+    report_parts_max: int = 4096
+    # A node's reports to the head are at least this far apart; what happens in between is merged.
+    report_ms_min: float = 20.0
     # Messages waiting for one node at the head, or for the head at a node; beyond, the stream is
     # broken, and the node's next snapshot makes good for it.
     head_outbox_max: int = 10000
@@ -102,6 +121,8 @@ class Config:
     idle_worker_ms: float = 5000.0
     # Worker processes of one node, whatever the reason for them; beyond, demands wait.
     workers_max: int = 4096
+    # A worker that was told to end, or closed its connection, is killed if it has not ended by itself after this time.
+    worker_exit_ms_max: float = 1000.0
     # A forked worker that has not said hello after this time is killed; failures to start in a row before demands are
     # told about it, and the pause between further attempts.
     worker_start_ms_max: float = 20000.0
@@ -111,6 +132,8 @@ class Config:
     zero_cpu_leases_max: int = 64
     # While demands wait, the scheduler looks again this often (time slices, reservations, recalls).
     scheduler_tick_ms: float = 50.0
+    # A lease that may be idle is not recalled before it was held this long: handing over costs as much as short tasks.
+    lease_hold_ms: float = 10.0
     # A client that has held a lease this long gives way to an equal one that waits.
     lease_slice_ms: float = 100.0
     # A recalled lease that did not come back for this long no longer counts as about to.

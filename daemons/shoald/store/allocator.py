@@ -167,8 +167,7 @@ class Allocator:
                 found = start, length
                 break
             skipped.append((start, length))
-        for start, length in reversed(skipped):
-            bin_[start] = length
+        bin_.update(reversed(skipped))
         return None if found is None else self._carve(*found, size)
 
     def _from_top(self, size: int) -> int | None:
@@ -196,7 +195,7 @@ class Allocator:
         return None
 
     def _largest_binned(self, least: int, most: int) -> tuple[int, int] | None:
-        """As much as there is, up to ``most``, from the class of the longest extents; None below ``least``."""
+        """As much as there is, up to ``most``, from the class of the longest; None below ``least``."""
         while self._bits:
             index = self._bits.bit_length() - 1
             bin_ = self._bins[index]
@@ -279,7 +278,8 @@ class Allocator:
             assert all(_class_of(n) == index for n in bin_.values()), f"bin {index} holds another class"
         previous = -1
         for start, length in self.free_extents():
-            assert length > 0 and start % ALIGNMENT == 0 and length % ALIGNMENT == 0, (start, length)
+            assert length > 0, (start, length)
+            assert start % ALIGNMENT == length % ALIGNMENT == 0, (start, length)
             assert start > previous, f"free extents touch or overlap at {start}"
             previous = start + length
         assert previous <= self.capacity, "free beyond the end"

@@ -126,7 +126,7 @@ class Ledger:
         count = 0
         while todo:
             obj = todo.pop()
-            assert not obj.holders and obj.pins is None, obj
+            assert obj.pins is None, obj
             del objects[obj.id]
             freed.add(obj.id)
             self.allocator.free(obj.offset, obj.allocated)

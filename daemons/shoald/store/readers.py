@@ -156,12 +156,14 @@ class Readers:
         for client in clients:
             assert all(entry[0] > client.processed for entry in client.stamped), f"{client} was not heard"
         for object_id, waiting in self._parked.items():
-            assert waiting and object_id not in self._ledger.objects, object_id.hex()
+            assert waiting, object_id.hex()
+            assert object_id not in self._ledger.objects, object_id.hex()
             for read in waiting:
                 assert read in read.client.reads
                 assert read in stamped or object_id in self._expected, f"{object_id.hex()} waits for nothing"
         assert sum(len(w) for w in self._parked.values()) == sum(len(c.reads) for c in clients)
         for object_id, promisers in self._expected.items():
-            assert promisers and object_id not in self._ledger.objects, object_id.hex()
+            assert promisers, object_id.hex()
+            assert object_id not in self._ledger.objects, object_id.hex()
             assert all(object_id in client.expects for client in promisers)
         assert sum(len(p) for p in self._expected.values()) == sum(len(c.expects) for c in clients)
