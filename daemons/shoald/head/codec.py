@@ -1,0 +1,258 @@
+"""Between protobuf messages, the core's events and effects, and the plain dicts that nodes use.
+
+The dicts (keys are optional unless said otherwise; resources in units of 1/10,000; ids as hex for nodes
+and 16 raw bytes for objects):
+
+    node     {"node_id" (required), "incarnation" (required), "address", "hostname", "pid", "name",
+              "resources", "labels", "store_capacity_bytes"}
+    gauges   {"available", "store_used_bytes", "store_objects", "workers", "pending": [{"resources", "count",
+              "reason"}]}; a report adds deltas to them (reports.py)
+
+Whatever comes from the wire and makes no sense raises ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from shoal.ids import OBJECT_ID_SIZE, split_ids
+from shoald.head import events as ev
+from shoald.head.pb import head_pb2 as pb
+from shoald.head.reports import Part
+
+_INFO_KEYS = {"address", "hostname", "pid", "name", "resources", "labels", "store_capacity_bytes"}
+NODE_KEYS = frozenset({"node_id", "incarnation"} | _INFO_KEYS)
+_NAME_LENGTH_MAX = 128
+
+
+# --- node's side: dicts to messages ----------------------------------------------------------------
+
+
+def register_message(node: Mapping[str, Any], versions: ev.Versions) -> pb.NodeMessage:
+    """Raises ValueError for an unknown key, KeyError for a missing id."""
+    unknown = set(node) - NODE_KEYS
+    if unknown:
+        raise ValueError(f"a node has no {sorted(unknown)}; known are {sorted(NODE_KEYS)}")
+    info = pb.NodeInfo(**{key: node[key] for key in _INFO_KEYS & set(node)})
+    return pb.NodeMessage(
+        register=pb.Register(
+            node_id=node["node_id"],
+            incarnation=node["incarnation"],
+            info=info,
+            versions=pb.Versions(
+                protocol=versions.protocol,
+                python_major=versions.python_major,
+                python_minor=versions.python_minor,
+            ),
+        )
+    )
+
+
+def gauges_message(gauges: Mapping[str, Any]) -> pb.Gauges:
+    plain = {key: gauges[key] for key in gauges if key != "pending"}
+    return pb.Gauges(pending=[pb.Demand(**demand) for demand in gauges.get("pending", ())], **plain)
+
+
+def report_message(number: int, part: Part) -> pb.NodeMessage:
+    """One report of the stream, numbered from 1."""
+    batch = part.objects
+    objects = pb.ObjectBatch(
+        born=b"".join(object_id for object_id, _ in batch.born),
+        born_bytes=[size for _, size in batch.born],
+        hold=b"".join(batch.hold),
+        release=b"".join(batch.release),
+        freed=b"".join(batch.freed),
+    )
+    gauges = None if part.gauges is None else gauges_message(part.gauges)
+    report = pb.Report(number=number, gauges=gauges, objects=objects, snapshot=part.snapshot, more=part.more)
+    return pb.NodeMessage(report=report)
+
+
+# --- head's side: messages to events ---------------------------------------------------------------
+
+
+def registers_event(stream: int, message: pb.Register) -> ev.NodeRegisters:
+    versions = message.versions
+    return ev.NodeRegisters(
+        stream,
+        _node_id(message.node_id),
+        _node_id(message.incarnation),
+        _info(message.info),
+        ev.Versions(versions.protocol, versions.python_major, versions.python_minor),
+    )
+
+
+def reports_event(stream: int, message: pb.Report) -> ev.NodeReports:
+    return ev.NodeReports(
+        stream,
+        message.number,
+        _gauges(message.gauges) if message.HasField("gauges") else None,
+        _batch(message.objects),
+        message.snapshot,
+        message.more,
+    )
+
+
+def job_event(message: pb.Job) -> ev.JobStarts:
+    if not message.job_id:
+        raise ValueError("a job has an id")
+    return ev.JobStarts(
+        ev.Job(
+            message.job_id,
+            message.node_id,
+            message.name,
+            message.namespace,
+            message.pid,
+            started_s=message.started_s,
+        )
+    )
+
+
+def _node_id(text: str) -> str:
+    if len(text) > _NAME_LENGTH_MAX:
+        raise ValueError(f"an id of {len(text)} characters")
+    return text
+
+
+def _info(message: pb.NodeInfo) -> ev.NodeInfo:
+    if any(amount < 0 for amount in message.resources.values()):
+        raise ValueError("a node has less than nothing of a resource")
+    return ev.NodeInfo(
+        message.address,
+        message.hostname,
+        message.pid,
+        message.name,
+        dict(message.resources),
+        dict(message.labels),
+        message.store_capacity_bytes,
+    )
+
+
+def _gauges(message: pb.Gauges) -> ev.Gauges:
+    return ev.Gauges(
+        dict(message.available),
+        message.store_used_bytes,
+        message.store_objects,
+        message.workers,
+        tuple(ev.Demand(dict(demand.resources), demand.count, demand.reason) for demand in message.pending),
+    )
+
+
+def _batch(message: pb.ObjectBatch) -> ev.ObjectBatch:
+    if len(message.born) != len(message.born_bytes) * OBJECT_ID_SIZE:
+        raise ValueError(f"{len(message.born)} bytes of ids with {len(message.born_bytes)} sizes")
+    return ev.ObjectBatch(
+        tuple(zip(split_ids(message.born), message.born_bytes, strict=True)),
+        tuple(split_ids(message.hold)),
+        tuple(split_ids(message.release)),
+        tuple(split_ids(message.freed)),
+    )
+
+
+# --- head's side: effects to messages --------------------------------------------------------------
+
+
+def head_message(message: ev.Message, cluster_id: str, epoch: str) -> pb.HeadMessage:
+    """What the core sends, as it goes over the wire."""
+    match message:
+        case ev.Registered(nodes):
+            registered = pb.Registered(cluster_id=cluster_id, epoch=epoch, nodes=map(node_message, nodes))
+            return pb.HeadMessage(registered=registered)
+        case ev.Refused(reason, text):
+            return pb.HeadMessage(refused=pb.Refused(reason=pb.Refused.Reason.Name(reason), message=text))
+        case ev.NodesChanged(nodes):
+            return pb.HeadMessage(nodes=pb.NodesChanged(nodes=map(node_message, nodes)))
+        case ev.Acked(number):
+            return pb.HeadMessage(acked=pb.Acked(number=number))
+        case ev.FreeObjects(ids):
+            return pb.HeadMessage(free=pb.ObjectIds(ids=b"".join(ids)))
+        case ev.LostObjects(ids):
+            return pb.HeadMessage(lost=pb.ObjectIds(ids=b"".join(ids)))
+        case ev.DrainNode(reason):
+            return pb.HeadMessage(drain=pb.Drain(reason=reason))
+
+
+def node_message(view: ev.NodeView) -> pb.Node:
+    info, gauges = view.info, view.gauges
+    return pb.Node(
+        node_id=view.node_id,
+        incarnation=view.incarnation,
+        info=pb.NodeInfo(
+            address=info.address,
+            hostname=info.hostname,
+            pid=info.pid,
+            name=info.name,
+            resources=info.resources,
+            labels=info.labels,
+            store_capacity_bytes=info.store_capacity_bytes,
+        ),
+        state=view.state,
+        reason=view.reason,
+        draining=view.draining,
+        silent_ms=view.silent_ms,
+        gauges=pb.Gauges(
+            available=gauges.available,
+            store_used_bytes=gauges.store_used_bytes,
+            store_objects=gauges.store_objects,
+            workers=gauges.workers,
+            pending=[
+                pb.Demand(resources=demand.resources, count=demand.count, reason=demand.reason)
+                for demand in gauges.pending
+            ],
+        ),
+    )
+
+
+def job_message(job: ev.Job) -> pb.Job:
+    return pb.Job(**{name: getattr(job, name) for name in ev.Job.__slots__})
+
+
+# --- node's side: messages to dicts ----------------------------------------------------------------
+
+
+def node_dict(node: pb.Node) -> dict[str, Any]:
+    """A node of the cluster, flat: what `shoal status` and the scheduler's view need."""
+    info, gauges = node.info, node.gauges
+    return {
+        "node_id": node.node_id,
+        "incarnation": node.incarnation,
+        "state": node.state,
+        "reason": node.reason,
+        "draining": node.draining,
+        "silent_ms": node.silent_ms,
+        "address": info.address,
+        "hostname": info.hostname,
+        "pid": info.pid,
+        "name": info.name,
+        "resources": dict(info.resources),
+        "labels": dict(info.labels),
+        "store_capacity_bytes": info.store_capacity_bytes,
+        "available": dict(gauges.available),
+        "store_used_bytes": gauges.store_used_bytes,
+        "store_objects": gauges.store_objects,
+        "workers": gauges.workers,
+        "pending": [
+            {"resources": dict(demand.resources), "count": demand.count, "reason": demand.reason}
+            for demand in gauges.pending
+        ],
+    }
+
+
+def flat_dict(message: Any) -> dict[str, Any]:
+    """A message of scalar, node and job fields as a dict; nodes as `node_dict`."""
+    result: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is None:
+            result[field.name] = list(value) if field.is_repeated else value
+        elif field.message_type.name == "Node":
+            result[field.name] = nodes_list(value)
+        else:
+            repeated = field.is_repeated
+            result[field.name] = [flat_dict(item) for item in value] if repeated else flat_dict(value)
+    return result
+
+
+def nodes_list(nodes: Iterable[pb.Node]) -> list[dict[str, Any]]:
+    return [node_dict(node) for node in nodes]

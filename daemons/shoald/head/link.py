@@ -1,0 +1,391 @@
+"""HeadLink: a node's connection to the head, in a thread of its own (gRPC stays out of the node's loop).
+
+Keeps one stream: proves itself, checks the head's proof, registers, reports and hears; when the stream
+breaks it comes back with growing pauses, for ever, because what runs on the node does not need the
+head (R3). A refusal is final and told once. Decides nothing: what to tell is merged by `ReportBuffer`.
+
+Before the head has proven itself for the first time a failed proof, or an answer that we are not
+admitted, is final: the operator has the wrong secret. Later it is not: somebody may have taken the
+port of a head that is down, and learns nothing by that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from shoal.config import Config, load
+from shoal.ids import split_ids
+from shoald.head import codec, tickets
+from shoald.head.channel import (
+    METHODS,
+    channel_credentials,
+    channel_options,
+    metadata_value,
+    own_versions,
+    quiet_poller,
+)
+from shoald.head.pb import head_pb2 as pb
+from shoald.head.reports import ReportBuffer
+
+import grpc.aio  # isort: skip  (after channel.py, which silences it)
+
+log = logging.getLogger(__name__)
+OnMessage = Callable[[dict[str, Any]], None]
+
+
+class HeadRefusedError(Exception):
+    """The head does not admit this node, and will not; the message says why."""
+
+
+class HeadUnreachableError(Exception):
+    """The head did not answer in time; the message says what the last attempt met."""
+
+
+class HeadLink:
+    """The node's side of the stream.
+
+    Args:
+        address: the head's "host:port".
+        secret: of the cluster.
+        node: what to register; see codec.NODE_KEYS.
+        on_message: called in the link's thread with {"kind": …}, and must not block:
+            "registered" {"cluster_id", "epoch", "nodes"}: answer with a report that is a snapshot;
+            "nodes" {"nodes"}: these changed; "free" | "lost" {"ids"}; "drain" {"reason"};
+            "disconnected" {"reason"}: attempts go on (told again when the reason changes); "refused" {"reason"}: final, told once.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        secret: bytes,
+        node: Mapping[str, Any],
+        on_message: OnMessage,
+        config: Config | None = None,
+    ) -> None:
+        self._address = address
+        self._secret = secret
+        self._config = config or load()
+        self._register = codec.register_message(node, own_versions(sys.version_info[:2]))
+        self._on_message = on_message
+        self._lock = threading.Lock()  # guards the buffer and what starts and ends
+        self._buffer = ReportBuffer()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._attempt: asyncio.Future[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._goodbye = "left"
+        self._refused = ""
+        self._trouble = "no attempt was finished"
+        self._once_proven = False
+        self._settled = threading.Event()  # registered for the first time, or refused
+
+    # --- any thread ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start connecting; returns at once."""
+        assert self._thread is None, "started twice"
+        started = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(started,), name="shoal-head-link", daemon=True
+        )
+        self._thread.start()
+        started.wait()
+
+    def wait_registered(self, timeout_s: float) -> None:
+        """Block until the node has registered once.
+
+        Raises:
+            HeadRefusedError: final.
+            HeadUnreachableError: not within ``timeout_s``; attempts go on.
+        """
+        settled = self._settled.wait(timeout_s)
+        if self._refused:
+            raise HeadRefusedError(self._refused)
+        if not settled:
+            raise HeadUnreachableError(f"no head answers at {self._address}: {self._trouble}")
+
+    def report(self, report: Mapping[str, Any]) -> None:
+        """Tell the head something, soon and merged with other reports (see ReportBuffer.add).
+
+        Raises ValueError for an unknown key.
+        """
+        with self._lock:
+            self._buffer.add(report)
+        self._wake_up()
+
+    def call(self, method: str, params: Mapping[str, Any] | None = None) -> Future[dict[str, Any]]:
+        """Ask the head, for example ``call("GetCluster")``; waits for a head that is down, in bounds.
+
+        Returns:
+            A future of the answer's fields; it fails with HeadUnreachableError after config.head_call_ms_max,
+            HeadRefusedError, or ValueError for what the head does not accept.
+        """
+        if self._loop is None or self._stopping:
+            failed: Future[dict[str, Any]] = Future()
+            failed.set_exception(HeadUnreachableError("the link to the head is closed"))
+            return failed
+        return asyncio.run_coroutine_threadsafe(self._call(method, dict(params or {})), self._loop)
+
+    def stop(self, reason: str = "left") -> None:
+        """Say goodbye, so that the head declares this node gone at once, and end. Idempotent, bounded."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._goodbye = reason
+        self._stopping = True
+        self._wake_up()
+        thread.join(self._config.stop_ms_max / 1000)
+        if thread.is_alive():
+            log.error("the link to the head did not end in %d ms", self._config.stop_ms_max)
+        self._thread = None
+
+    def _wake_up(self) -> None:
+        loop = self._loop
+        if loop is None:
+            return
+        try:
+            loop.call_soon_threadsafe(self._on_wake)
+        except RuntimeError:
+            log.debug("the link to the head has ended already")
+
+    # --- the link's thread -----------------------------------------------------------------------
+
+    def _run(self, started: threading.Event) -> None:
+        try:
+            asyncio.run(self._live(started))
+        except Exception:
+            log.exception("the link to the head ends because of a fault of its own")
+            self._refuse("the link to the head failed; the log has the reason")
+        finally:
+            self._settled.set()
+
+    async def _live(self, started: threading.Event) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(quiet_poller)
+        self._wake = asyncio.Event()
+        self._registered = asyncio.Event()
+        self._loop = loop
+        started.set()
+        pause_ms = self._config.reconnect_ms_min
+        while not self._stopping and not self._refused:
+            began = time.monotonic()
+            self._attempt = asyncio.ensure_future(self._session())
+            await asyncio.wait([self._attempt])
+            self._registered.clear()
+            self._judge(self._attempt)
+            if time.monotonic() - began > self._config.reconnect_ms_max / 1000:
+                pause_ms = self._config.reconnect_ms_min  # it had lasted
+            await self._pause(pause_ms)
+            pause_ms = min(2 * pause_ms, self._config.reconnect_ms_max)
+
+    def _judge(self, attempt: asyncio.Future[None]) -> None:
+        """Take in how a session ended; raises what is no trouble of the network but a fault of ours."""
+        error = None if attempt.cancelled() else attempt.exception()
+        if isinstance(error, HeadRefusedError):
+            self._refuse(str(error))
+        elif isinstance(error, grpc.RpcError | TimeoutError | tickets.HeadNotProven | ConnectionError):
+            self._lose(error)
+        elif error is not None:
+            raise error
+
+    def _on_wake(self) -> None:
+        self._wake.set()
+        if self._stopping and self._attempt is not None and not self._registered.is_set():
+            self._attempt.cancel()
+
+    async def _pause(self, pause_ms: float) -> None:
+        until = time.monotonic() + pause_ms / 1000
+        while not self._stopping and not self._refused and (left := until - time.monotonic()) > 0:
+            self._wake.clear()
+            await _wait(self._wake, left)
+
+    async def _session(self) -> None:
+        credentials, options = channel_credentials(), channel_options(self._config)
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(self._address, options=options)
+        else:
+            channel = grpc.aio.secure_channel(self._address, credentials, options=options)
+        self._channel = channel
+        try:
+            stream = await self._open(channel)
+            with self._lock:
+                self._buffer.start_over()
+            await stream.write(self._register)
+            listener = asyncio.ensure_future(self._listen(stream))
+            try:
+                await self._speak(stream, listener)
+            finally:
+                listener.cancel()
+                stream.cancel()
+        finally:
+            await channel.close()
+
+    async def _open(self, channel: grpc.aio.Channel) -> Any:
+        method = METHODS["Connect"]
+        timeout_s = self._config.handshake_ms_max / 1000
+        ticket = self._ticket(method.path)
+        opener = channel.stream_stream(
+            method.path, method.request.SerializeToString, method.response.FromString
+        )
+        stream = opener(metadata=((tickets.TICKET_KEY, ticket),))
+        try:
+            metadata = await asyncio.wait_for(stream.initial_metadata(), timeout_s)
+            proof = metadata_value(metadata, tickets.PROOF_KEY)
+            if proof is None:
+                await self._explain(stream, timeout_s)
+            tickets.check_proof(self._secret, method.path, ticket, proof)
+        except BaseException:
+            stream.cancel()
+            raise
+        self._once_proven = True
+        return stream
+
+    async def _explain(self, stream: Any, timeout_s: float) -> None:
+        """Raise what an answer without a proof means."""
+        code = await asyncio.wait_for(stream.code(), timeout_s)
+        details = await stream.details()
+        if code == grpc.StatusCode.UNAUTHENTICATED and not self._once_proven:
+            raise HeadRefusedError(f"the head at {self._address} refuses: {details}")
+        raise ConnectionError(details or str(code))
+
+    async def _listen(self, stream: Any) -> None:
+        silence_s = self._config.node_dead_ms / 1000
+        while True:
+            message = await asyncio.wait_for(stream.read(), silence_s)
+            if message is grpc.aio.EOF:
+                raise ConnectionError("the head closed the connection")
+            self._take(message)
+
+    def _take(self, message: pb.HeadMessage) -> None:
+        kind = message.WhichOneof("kind")
+        if kind == "registered":
+            self._registered.set()
+            self._trouble = ""
+            self._tell({"kind": kind, **codec.flat_dict(message.registered)})
+            self._settled.set()
+        elif kind == "refused":
+            raise HeadRefusedError(message.refused.message)
+        elif kind == "nodes":
+            self._tell({"kind": kind, "nodes": codec.nodes_list(message.nodes.nodes)})
+        elif kind in {"free", "lost"}:
+            self._tell({"kind": kind, "ids": split_ids(getattr(message, kind).ids)})
+        elif kind == "drain":
+            self._tell({"kind": kind, "reason": message.drain.reason})
+
+    async def _speak(self, stream: Any, listener: asyncio.Future[None]) -> None:
+        """Send reports as they come, and a heartbeat when none came; ends with the listener or at stop."""
+        number = 0
+        config = self._config
+        while not self._stopping:
+            if listener.done():
+                listener.result()
+            with self._lock:
+                parts = self._buffer.take(config.head_batch_ids_max)
+            self._wake.clear()
+            for part in parts:
+                number += 1
+                await stream.write(codec.report_message(number, part))
+            await _wait_any(self._wake, listener, config.report_ms_min / 1000, config.heartbeat_ms / 1000)
+        await stream.write(pb.NodeMessage(goodbye=pb.Goodbye(reason=self._goodbye)))
+        await stream.done_writing()
+        await asyncio.wait([listener], timeout=config.handshake_ms_max / 1000)
+
+    async def _call(self, name: str, params: dict[str, Any]) -> dict[str, Any]:
+        method = METHODS.get(name)
+        if method is None or method.streaming:
+            raise ValueError(f"the head has no method {name!r}")
+        request = method.request(**params)
+        until = time.monotonic() + self._config.head_call_ms_max / 1000
+        trouble = self._trouble
+        while (left := until - time.monotonic()) > 0 and not self._stopping:
+            if self._refused:
+                raise HeadRefusedError(self._refused)
+            if not await _wait(self._registered, min(left, self._config.heartbeat_ms / 1000)):
+                trouble = self._trouble
+                continue
+            try:
+                return await self._ask(method.path, request, method.response, left)
+            except grpc.RpcError as error:
+                code, trouble = _code(error), _one_line(error)
+                if code == grpc.StatusCode.INVALID_ARGUMENT:
+                    raise ValueError(trouble) from None
+                # The stream breaks with the channel; give it the time to notice.
+                await asyncio.sleep(self._config.reconnect_ms_min / 1000)
+        raise HeadUnreachableError(f"the head at {self._address} did not answer {name}: {trouble}")
+
+    async def _ask(self, path: str, request: Any, response: Any, timeout_s: float) -> dict[str, Any]:
+        ticket = self._ticket(path)
+        caller = self._channel.unary_unary(path, type(request).SerializeToString, response.FromString)
+        call = caller(request, metadata=((tickets.TICKET_KEY, ticket),), timeout=timeout_s)
+        answer = await call
+        proof = metadata_value(await call.initial_metadata(), tickets.PROOF_KEY)
+        tickets.check_proof(self._secret, path, ticket, proof)
+        return codec.flat_dict(answer)
+
+    def _ticket(self, path: str) -> bytes:
+        return tickets.make_ticket(
+            self._secret, path, int(time.time() * 1000), os.urandom(tickets.NONCE_SIZE)
+        )
+
+    def _lose(self, error: BaseException) -> None:
+        if self._stopping:
+            return
+        trouble, self._trouble = self._trouble, _one_line(error)
+        if isinstance(error, tickets.HeadNotProven) and not self._once_proven:
+            self._refuse(f"{self._address}: {self._trouble}")
+            return
+        if self._trouble != trouble:  # a head that stays down is told of once, not at every attempt
+            log.warning("no connection to the head at %s: %s", self._address, self._trouble)
+            self._tell({"kind": "disconnected", "reason": self._trouble})
+
+    def _refuse(self, reason: str) -> None:
+        self._refused = reason
+        log.error("the head refuses this node: %s", reason)
+        self._tell({"kind": "refused", "reason": reason})
+        self._settled.set()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            self._on_message(message)
+        except Exception:
+            log.exception("a message of the head (%s) was not taken", message.get("kind"))
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _wait_any(
+    wake: asyncio.Event, listener: asyncio.Future[Any], pause_s: float, timeout_s: float
+) -> None:
+    """Return when ``wake`` is set (but not before ``pause_s``), the listener ends, or after ``timeout_s``."""
+    woken: asyncio.Future[Any] = asyncio.ensure_future(wake.wait())
+    try:
+        await asyncio.wait([listener], timeout=pause_s)
+        await asyncio.wait([woken, listener], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        woken.cancel()
+
+
+def _code(error: BaseException) -> grpc.StatusCode | None:
+    return error.code() if isinstance(error, grpc.aio.AioRpcError) else None
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return " ".join((error.details() or str(error.code())).split())
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,124 @@
+"""ReportBuffer: what a node has to tell the head, merged until it is sent. Pure; the link is its shell.
+
+Gauges: the newest counts. Objects: the last word per object counts, and what came and went between two
+reports is never mentioned. After every registration the head wants a snapshot: until the node has given
+one, changes are dropped, since the snapshot contains them.
+
+Invariant: an object is in each table at most once, with what the head believes if it was not told yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shoald.head.events import ObjectBatch
+
+GAUGE_KEYS = frozenset({"available", "store_used_bytes", "store_objects", "workers", "pending"})
+DELTA_KEYS = frozenset({"born", "hold", "release", "freed"})
+_GONE = -1  # instead of a size: no copy; instead of 1: no hold
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One report: `gauges` None if nothing changed, `more` if the batch goes on in the next part."""
+
+    gauges: Mapping[str, Any] | None
+    objects: ObjectBatch
+    snapshot: bool
+    more: bool
+
+
+class ReportBuffer:
+    """Merges reports.
+
+    Attributes:
+        wants_snapshot: changes are dropped until a report with `snapshot` comes.
+    """
+
+    def __init__(self) -> None:
+        self.wants_snapshot = True
+        self._gauges: dict[str, Any] = {}
+        self._gauges_new = False
+        self._snapshot = False
+        # Per object: (what was the first change since the last report, what is the last one).
+        self._copies: dict[bytes, tuple[int, int]] = {}
+        self._holds: dict[bytes, tuple[int, int]] = {}
+
+    def add(self, report: Mapping[str, Any]) -> None:
+        """Take a report in.
+
+        Args:
+            report: any of the gauges "available" {name: units}, "store_used_bytes", "store_objects",
+                "workers", "pending" [{"resources", "count", "reason"}]; of the changes "born" [(id, size)],
+                "hold" [id], "release" [id], "freed" [id]; and "snapshot": True if these are all there is.
+
+        Raises:
+            ValueError: an unknown key; nothing of the report is taken.
+        """
+        unknown = set(report) - GAUGE_KEYS - DELTA_KEYS - {"snapshot"}
+        if unknown:
+            known = ", ".join(sorted(GAUGE_KEYS | DELTA_KEYS | {"snapshot"}))
+            raise ValueError(f"a report has no {sorted(unknown)}; known are {known}")
+        for key in GAUGE_KEYS & set(report):
+            self._gauges[key] = report[key]
+            self._gauges_new = True
+        if report.get("snapshot"):
+            self._copies.clear()
+            self._holds.clear()
+            self._snapshot, self.wants_snapshot = True, False
+        if self.wants_snapshot:
+            return
+        for object_id, size in report.get("born", ()):
+            self._change(self._copies, object_id, size)
+        for object_id in report.get("hold", ()):
+            self._change(self._holds, object_id, 1)
+        for object_id in report.get("release", ()):
+            self._change(self._holds, object_id, _GONE)
+        for object_id in report.get("freed", ()):
+            self._change(self._copies, object_id, _GONE)
+
+    def start_over(self) -> None:
+        """A new registration: the head knows nothing of this node yet."""
+        self.wants_snapshot = True
+        self._snapshot = False
+        self._copies.clear()
+        self._holds.clear()
+        self._gauges_new = bool(self._gauges)
+
+    @property
+    def empty(self) -> bool:
+        return not (self._gauges_new or self._snapshot or self._copies or self._holds)
+
+    def take(self, ids_max: int) -> list[Part]:
+        """Everything there is to tell, in parts of at most ``ids_max`` ids per kind; it is forgotten here."""
+        born = [(object_id, last) for object_id, (_, last) in self._copies.items() if last != _GONE]
+        freed = [object_id for object_id, (_, last) in self._copies.items() if last == _GONE]
+        hold = [object_id for object_id, (_, last) in self._holds.items() if last != _GONE]
+        release = [object_id for object_id, (_, last) in self._holds.items() if last == _GONE]
+        longest = max(len(born), len(freed), len(hold), len(release), 1)
+        parts: list[Part] = []
+        for start in range(0, longest, ids_max):
+            cut = slice(start, start + ids_max)
+            objects = ObjectBatch(tuple(born[cut]), tuple(hold[cut]), tuple(release[cut]), tuple(freed[cut]))
+            gauges = dict(self._gauges) if self._gauges_new and not parts else None
+            parts.append(Part(gauges, objects, self._snapshot, start + ids_max < longest))
+        self._copies.clear()
+        self._holds.clear()
+        self._gauges_new = self._snapshot = False
+        return parts
+
+    def _change(self, table: dict[bytes, tuple[int, int]], object_id: bytes, value: int) -> None:
+        known = table.get(object_id)
+        if known is None and self._snapshot and value == _GONE:
+            return  # in a snapshot, not to be mentioned is to be gone
+        first = value if known is None else known[0]
+        table[object_id] = (first, value)
+        if table is self._copies and value == _GONE and first != _GONE:
+            # It came and went between two reports. A hold alone is never passed over: it may have
+            # answered a proposal to free the object, and its release is what brings the next one.
+            del table[object_id]
+            hold = self._holds.get(object_id)
+            if hold is not None and hold[0] != _GONE and hold[1] == _GONE:
+                del self._holds[object_id]
