@@ -96,7 +96,9 @@ DONE = 220  # (task id, results, kept ids, run time µs)
 FAILED = 221  # (task id, error blob, contained ids, kept ids, retriable kind)
 GIVEN_BACK = 222  # ([task ids]) not started, and never will be here
 ITEM = 223  # (task id, index, result): a streaming generator yielded
-RUNNING = 224  # (task id) it has started and takes long
+RUNNING = 224  # (task id) it has started and takes long: send nothing more meanwhile
+USED_UP = 225  # () the worker has run its last task (max_calls)
 
-RESULT_INLINE = 0  # (RESULT_INLINE, bytes, contained ids)
-RESULT_STORED = 1  # (RESULT_STORED, size, stamp proc, stamp number)
+RESULT_INLINE = 0  # (RESULT_INLINE, bytes, contained ids, stamp or None): holds on contained ones are registered for the submitter
+RESULT_STORED = 1  # (RESULT_STORED, size, stamp): sealed with a hold for the submitter
+# stamp: (proc, number). The one result of a streaming generator has the number of items as a fifth field.

@@ -1,0 +1,158 @@
+"""A task's arguments: from its message and from the store, and which of the refs among them outlive it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.client.packing import EMPTY
+from shoal.client.values import as_raised
+from shoal.exceptions import ObjectLostError
+from shoal.ids import split_ids
+from shoal.owner.objects import BORROWED, Waiter
+from shoal.refs import ObjectRef
+from shoal.serialization import contained_ids, deserialize
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from shoal.client.runtime import Runtime
+    from shoal.owner.objects import Entry, Stamp
+
+_PLAIN_PICKLE = 0x80
+
+
+class Loaded:
+    """What one task has been given.
+
+    Attributes:
+        riders: refs inside its arguments; those still in use at its end are kept.
+        values: the values of arguments that were refs (`get` on them returns them).
+    """
+
+    __slots__ = ("riders", "values")
+
+    def __init__(self) -> None:
+        self.riders: list[list[ObjectRef[Any]]] = []
+        self.values: tuple[Any, ...] = ()
+
+
+class Arguments:
+    """Loads arguments in one worker."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def load(
+        self, loaded: Loaded, submitter: bytes, payload: bytes, lifted: tuple[Any, ...], details: dict[str, Any] | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs). Raises the error of an argument that failed, or ObjectLostError."""
+        if payload == EMPTY:
+            args: tuple[Any, ...] = ()
+            kwargs: dict[str, Any] = {}
+        elif payload[0] == _PLAIN_PICKLE:
+            args, kwargs = deserialize(payload)
+        else:
+            stamp = details["stamp"] if details else None
+            riders = self._riders(loaded, payload, stamp, (details and details["stamps"]) or {})
+            args, kwargs = deserialize(payload, riders)
+        if not lifted:
+            return args, kwargs
+        positional = list(args)
+        stored = [part for part in lifted if part[2] is None]
+        if stored:
+            self._pin(stored)
+        values = []
+        for where, object_id, content, stamp in lifted:
+            if content is None:
+                value = self._read(object_id)
+            elif content[0] == _PLAIN_PICKLE:
+                value = deserialize(content)
+            else:
+                value = deserialize(content, self._riders(loaded, content, (submitter, 0), {}))
+            values.append(value)
+            if type(where) is int:
+                positional[where] = value
+            else:
+                kwargs[where] = value
+        loaded.values = tuple(values)
+        return tuple(positional), kwargs
+
+    def _riders(
+        self, loaded: Loaded, content: bytes, stamp: Stamp | None, stamps: dict[bytes, Stamp]
+    ) -> list[ObjectRef[Any]]:
+        """Refs for the ids in ``content``; readers quote the stamps, so that they do not overtake seals."""
+        ids = contained_ids(content)
+        if not ids:
+            return []
+        table = self._runtime.table
+        riders = []
+        with self._runtime.lock:
+            for object_id in split_ids(ids):
+                entry = table.borrow(object_id)
+                if entry.state == BORROWED and entry.stamp is None:
+                    entry.stamp = stamps.get(object_id, stamp)
+                entry.count += 1
+                riders.append(ObjectRef(object_id, entry))
+        loaded.riders.append(riders)
+        return riders
+
+    def _pin(self, stored: list[Any]) -> None:
+        """Pin the stored arguments that are not pinned here, all in one round trip."""
+        runtime = self._runtime
+        store, table = runtime.store, runtime.table
+        waiter = Waiter(0)
+        waiter.ready = False
+        entries: list[Entry] = []
+        with runtime.lock:
+            for _, object_id, _, stamp in stored:
+                if store.pins.lookup(object_id) is None:
+                    entry = table.borrow(object_id)
+                    entry.count += 1
+                    if entry.stamp is None:
+                        entry.stamp = stamp
+                    entries.append(entry)
+                    if store.request(entry, waiter):
+                        waiter.missing += 1
+        try:
+            if waiter.missing:
+                runtime.wait_for_objects(waiter, entries, None)
+        finally:
+            if entries:
+                with runtime.lock:
+                    table.drop_uses(entries)
+
+    def _read(self, object_id: bytes) -> Any:
+        store = self._runtime.store
+        found = store.view(object_id)
+        if found is None:
+            problem = store.pin_errors.pop(object_id, None)
+            if problem is None:  # recalled between the wait and the read
+                self._pin([(0, object_id, None, None)])
+                found = store.view(object_id)
+                problem = store.pin_errors.pop(object_id, ("lost", "it was freed while its task was starting"))
+            if found is None:
+                raise ObjectLostError(f"argument {object_id.hex()} is lost: {problem[1]}")
+        view, flags = found
+        ids = contained_ids(view)
+        # Refs read out of a stored container are held by it, and it is held by the submitter until the task ends.
+        riders = self._stored_riders(object_id, ids) if ids else ()
+        value = deserialize(view, riders)
+        if flags & m.SEAL_ERROR:
+            raise as_raised(value)
+        return value
+
+    def _stored_riders(self, object_id: bytes, ids: bytes) -> list[ObjectRef[Any]]:
+        return [ObjectRef(each) for each in split_ids(ids)]
+
+    def kept(self, loaded: Loaded) -> bytes:
+        """Ids of refs that the process still uses after the task; the submitter registers holds for them."""
+        if not loaded.riders:
+            return b""
+        table = self._runtime.table
+        kept = []
+        with self._runtime.lock:
+            table.drain_released()
+            for riders in loaded.riders:
+                for ref in table.riders_in_use(riders):
+                    table.entry_of(ref).holds += 1
+                    kept.append(ref.id)
+        return b"".join(kept)

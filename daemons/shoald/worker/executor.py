@@ -1,0 +1,400 @@
+"""Runs tasks: one main thread that executes, replies in batches, and a watchdog (the runtime's backup thread).
+
+The main thread takes tasks from the inbox in order. Before each it writes the task's id into its status word, which tells the
+daemon after a death how far it came. Replies go out when the inbox is empty, after half a millisecond, or before a task that
+is not known to be short. The watchdog sends finished replies and gives unstarted tasks back when a task runs long.
+
+Not responsible for who sends tasks and why (the submitter's Dispatcher), nor for what a task means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from shoal.client.connection import Connection
+from shoal.context import TaskContext, current_task
+from shoal.exceptions import TaskCancelledError
+from shoal.wire import messages as m
+from shoal.wire.frames import BrokenFrame, frame
+from shoald.worker.arguments import Arguments, Loaded
+from shoald.worker.functions import FunctionCache
+from shoald.worker.results import Results
+from shoald.worker.streaming import Producer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from shoal.client.runtime import Runtime
+    from shoal.owner.objects import Entry
+    from shoal.owner.tasks import TaskRecord
+
+_MAIN = threading.main_thread()
+
+
+class Peer:
+    """A submitter that this worker is leased to."""
+
+    __slots__ = ("connection", "lease_id", "proc", "replies", "resources", "since")
+
+    def __init__(self, lease_id: int, proc: bytes, resources: dict[str, float]) -> None:
+        self.lease_id = lease_id
+        self.proc = proc
+        self.resources = resources
+        self.connection: Connection | None = None
+        self.replies: list[Any] = []
+        self.since = 0.0
+
+
+class _Inbox:
+    """Tasks that wait here (an `Awaited` of the reactor)."""
+
+    __slots__ = ("tasks", "wake")
+
+    def __init__(self) -> None:
+        self.tasks: deque[tuple[Peer, tuple[Any, ...]]] = deque()
+        self.wake: object = None
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.tasks)
+
+
+class Executor:
+    """The tasks of one worker process.
+
+    Args:
+        status: 64 writable bytes shared with the daemon; the first 16 name the task that was started last.
+        set_task_name: tells the output writers whose lines come now.
+    """
+
+    def __init__(self, runtime: Runtime, status: memoryview, set_task_name: Callable[[str], None]) -> None:
+        self.runtime = runtime
+        self._status = status
+        self._set_task_name = set_task_name
+        self._inbox = _Inbox()
+        self._peers: list[Peer] = []
+        self._arguments = Arguments(runtime)
+        self.results = Results(runtime)
+        self._functions = FunctionCache(runtime)
+        self._producers: dict[bytes, Producer] = {}
+        self._running: list[bytes] = []  # the current task, and those that wait for it in place
+        self._cancelled: set[bytes] = set()
+        self._in_user_code = False
+        self._serial = 0
+        self._watched = (0, 0.0)
+        self._long_serial = 0
+        self._reply_delay_s = runtime.config.reply_delay_us / 1e6
+        self._blocked = 0
+        runtime.peer_handler = self._on_peer
+        runtime.tick_hook = self._watch
+        runtime.blocking_hook = self._on_block
+        runtime.unblocked_hook = self._on_unblocked
+        runtime.run_here = self.run_here
+        runtime.may_nest = self.may_nest
+
+    # --- the loop ---
+
+    def run(self) -> None:
+        """Execute tasks until the process ends."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        inbox = self._inbox
+        tasks = inbox.tasks
+        wait = self.runtime.wait
+        while True:
+            try:
+                peer, message = tasks.popleft()
+            except IndexError:
+                self._send_replies()
+                wait(inbox, None)
+                continue
+            self._execute(peer, message)
+
+    def _execute(self, peer: Peer, message: tuple[Any, ...]) -> None:
+        task_id, function_id = message[1], message[2]
+        function = self._functions.known.get(function_id)
+        if peer.replies and (function is None or not function.short or perf_counter() - peer.since > self._reply_delay_s):
+            self._send_replies()
+        started = perf_counter()
+        reply = self._run(peer.proc, peer.resources, message)
+        now = perf_counter()
+        if reply[0] == m.DONE:
+            run_us = (now - started) * 1e6
+            function = self._functions.known[function_id]
+            function.short = run_us < 500
+            reply = (*reply, run_us)
+        if not peer.replies:
+            peer.since = now
+        peer.replies.append(reply)
+        details = message[5]
+        if details is not None and details["max_calls"]:
+            self._count_call(peer, function_id, details["max_calls"])
+        if task_id in self._cancelled:
+            self._cancelled.discard(task_id)
+
+    def _run(self, submitter: bytes, resources: dict[str, float], message: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Run one task; (DONE, id, results, kept) or a whole FAILED message."""
+        _, task_id, function_id, payload, lifted, details = message
+        loaded = Loaded()
+        name = "task"
+        self._running.append(task_id)
+        self._serial += 1
+        self._status[:16] = task_id
+        try:
+            if details is not None and details["name"]:
+                name = details["name"]
+                function = self._functions.get(function_id, loaded)
+            else:
+                function = self._functions.get(function_id, loaded)
+                name = function.name
+            self._set_task_name(name)
+            args, kwargs = self._arguments.load(loaded, submitter, payload, lifted, details)
+            context = TaskContext(task_id, name, details["depth"] if details else 0, resources)
+            context.arguments = loaded.values
+            try:
+                value = self._call(context, function.call, args, kwargs)
+                if details is None or not details["stream"]:
+                    results = self.results.encode(task_id, value, details["returns"] if details else 1, submitter, name)
+                else:
+                    results = self._stream(context, value, submitter, details["backlog"])
+            finally:
+                args = kwargs = value = None
+                context.arguments = ()
+            return (m.DONE, task_id, results, self._arguments.kept(loaded))
+        except BaseException as error:  # everything a task raises goes to its submitter
+            if isinstance(error, SystemExit):
+                self._leave(error)
+            failed = self.results.failure(task_id, error, name, submitter)
+            error.__traceback__ = None
+            del error
+            return (*failed[:4], self._arguments.kept(loaded), failed[4])
+        finally:
+            self._running.pop()
+
+    def _call(self, context: TaskContext, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        token = current_task.set(context)
+        try:
+            if self._cancelled and context.task_id in self._cancelled:
+                raise TaskCancelledError(task_name=context.name)
+            self._in_user_code = True
+            return function(*args, **kwargs)
+        finally:
+            self._in_user_code = len(self._running) > 1
+            current_task.reset(token)
+
+    def _stream(self, context: TaskContext, iterator: Any, submitter: bytes, backlog: int | None) -> list[Any]:
+        producer = Producer(self, context, submitter, backlog or self.runtime.config.generator_backlog_max)
+        self._producers[context.task_id] = producer
+        try:
+            return producer.run(iterator, self._call)
+        finally:
+            del self._producers[context.task_id]
+
+    def _leave(self, error: SystemExit) -> None:
+        """The task called sys.exit: the process ends; the submitter learns it from the daemon."""
+        self._send_replies()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # user code may have replaced or closed them
+                stream.flush()
+        os._exit(error.code if isinstance(error.code, int) else 1)
+
+    def _count_call(self, peer: Peer, function_id: bytes, max_calls: int) -> None:
+        function = self._functions.known.get(function_id)
+        if function is None:
+            return
+        function.calls += 1
+        if function.calls >= max_calls and not self.runtime.dispatch.tasks:
+            with self.runtime.lock:
+                self._give_back()
+            peer.replies.append((m.USED_UP,))
+            self._send_replies()
+
+    # --- in place ---
+
+    def run_here(self, task: TaskRecord) -> None:
+        """Run an own unstarted child on this thread, inside the blocked get of its parent."""
+        runtime = self.runtime
+        with runtime.lock:
+            message = runtime.dispatch.encode(task)
+        self._functions.add_local(task.function)
+        proc = runtime.table.proc
+        outer = current_task.get()
+        reply = self._run(proc, outer.resources if outer is not None else {}, message)
+        with runtime.lock:
+            if reply[0] == m.DONE:
+                if reply[3]:
+                    runtime.table.hand_over(proc, reply[3])
+                runtime.dispatch.complete(task, reply[2])
+            else:
+                runtime.dispatch.failed_here(task, reply)
+            runtime.flush()
+        if outer is not None:
+            self._set_task_name(outer.name)
+            self._status[:16] = self._running[0]
+            if self._cancelled and self._cancelled.intersection(self._running):
+                raise TaskCancelledError(task_name=outer.name)
+
+    def may_nest(self) -> bool:
+        """Whether another task may run in place (bounded nesting)."""
+        return len(self._running) < self.runtime.config.inline_depth_max
+
+    # --- replies ---
+
+    def _send_replies(self) -> None:
+        with self.runtime.lock:
+            self._send_replies_locked()
+
+    def _send_replies_locked(self) -> None:
+        self.runtime.flush()  # seals and holds that the replies speak of go first
+        for peer in self._peers:
+            replies = peer.replies
+            if replies and peer.connection is not None:
+                peer.replies = []
+                peer.connection.send(frame(pickle.dumps(replies, 5)))
+
+    def reply_now(self, proc: bytes, message: tuple[Any, ...], urgent: bool) -> None:
+        """Queue a message for submitter ``proc`` outside of the usual replies (items of generators)."""
+        for peer in self._peers:
+            if peer.proc == proc:
+                if not peer.replies:
+                    peer.since = perf_counter()
+                peer.replies.append(message)
+                if urgent or perf_counter() - peer.since > self._reply_delay_s:
+                    self._send_replies()
+                return
+
+    def _give_back(self) -> None:
+        """Return every unstarted task to its submitter (lock held)."""
+        tasks = self._inbox.tasks
+        given: dict[int, tuple[Peer, list[bytes]]] = {}
+        while tasks:
+            peer, message = tasks.pop()
+            given.setdefault(id(peer), (peer, []))[1].append(message[1])
+        for peer, ids in given.values():
+            ids.reverse()
+            peer.replies.append((m.GIVEN_BACK, ids))
+
+    # --- watchdog (lock held; on the backup thread, or on the main thread before it sleeps) ---
+
+    def _watch(self, now: float) -> float | None:
+        if not self._running or threading.current_thread() is _MAIN:
+            return None
+        serial, since = self._watched
+        if serial != self._serial:
+            self._watched = (self._serial, now)
+            return self.runtime.config.tick_ms / 1000
+        if now - since < 0.0015:
+            return self.runtime.config.tick_ms / 1000
+        if self._long_serial != serial:
+            self._long_serial = serial
+            self._give_back()
+            for peer in self._peers:
+                peer.replies.append((m.RUNNING, self._running[0]))
+            self._send_replies_locked()
+        elif any(peer.replies for peer in self._peers):
+            self._send_replies_locked()
+        return None if not self._producers else self.runtime.config.tick_ms / 1000
+
+    def _on_block(self, entries: list[Entry]) -> bool:
+        """The main thread is about to sleep inside a task: lend out the resources, give tasks back."""
+        if not self._running or threading.current_thread() is not _MAIN:
+            return False
+        with self.runtime.lock:
+            self._give_back()
+            self.runtime.table.to_node([m.BLOCKED, True])
+            self._send_replies_locked()
+        self._blocked += 1
+        return True
+
+    def _on_unblocked(self) -> None:
+        with self.runtime.lock:
+            self._blocked -= 1
+            self.runtime.table.to_node([m.BLOCKED, False])
+            self.runtime.flush()
+
+    # --- messages of submitters (lock held) ---
+
+    def _on_peer(self, message: list[Any], sock: socket.socket) -> None:
+        _, lease_id, proc, job_id, resources, _ = message
+        runtime = self.runtime
+        runtime.identity.job_id = job_id
+        peer = Peer(lease_id, proc, {name: units / 10_000 for name, units in resources.items()})
+        peer.connection = Connection(
+            sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_frames, self._on_peer_closed
+        )
+        peer.connection.owner = peer
+        self._peers.append(peer)
+
+    def _on_peer_closed(self, connection: Connection) -> None:
+        peer: Any = connection.owner
+        if peer in self._peers:
+            self._peers.remove(peer)
+        tasks = self._inbox.tasks
+        for item in [item for item in tasks if item[0] is peer]:
+            tasks.remove(item)
+
+    def _on_frames(self, connection: Connection, bodies: list[bytes]) -> None:
+        peer: Any = connection.owner
+        tasks = self._inbox.tasks
+        for body in bodies:
+            for message in pickle.loads(body):
+                tag = message[0]
+                if tag == m.TASK:
+                    tasks.append((peer, message))
+                elif tag == m.FUNCTION:
+                    self._functions.exported(message[1], message[2], message[3])
+                elif tag == m.CANCEL:
+                    self._cancel(peer, message[1], message[2], message[3])
+                elif tag == m.TAKE_BACK:
+                    self._take_back(peer, message[1])
+                elif tag == m.CONSUMED:
+                    self._consumed(message[1], message[2])
+                elif tag == m.JOB:
+                    self._functions.enter_job(message[1])
+                else:
+                    raise BrokenFrame(f"unknown message {tag} from a submitter")
+        if tasks and self._running and (self._long_serial == self._serial or self._blocked):
+            self._give_back()
+            self._send_replies_locked()
+
+    def _take_back(self, peer: Peer, count: int) -> None:
+        tasks = self._inbox.tasks
+        given: list[bytes] = []
+        for item in [item for item in tasks if item[0] is peer][-count:]:
+            tasks.remove(item)
+            given.append(item[1][1])
+        peer.replies.append((m.GIVEN_BACK, given))
+        self._send_replies_locked()
+
+    def _consumed(self, task_id: bytes, count: int) -> None:
+        producer = self._producers.get(task_id)
+        if producer is not None:
+            producer.consumed(count)
+
+    def _cancel(self, peer: Peer, task_id: bytes, force: bool, recursive: bool) -> None:
+        tasks = self._inbox.tasks
+        for item in tasks:
+            if item[1][1] == task_id:
+                tasks.remove(item)
+                peer.replies.append((*self.results.cancelled(task_id), b"", True))
+                self._send_replies_locked()
+                return
+        if task_id in self._running:
+            self._cancelled.add(task_id)
+            if recursive:
+                self.runtime.dispatch.cancel_children(task_id, force)
+            if _MAIN.ident is not None:
+                signal.pthread_kill(_MAIN.ident, signal.SIGINT)
+
+    def _on_signal(self, number: int, stack: Any) -> None:
+        """SIGINT means: look whether the running task was cancelled."""
+        if self._in_user_code and self._cancelled and self._cancelled.intersection(self._running):
+            raise TaskCancelledError

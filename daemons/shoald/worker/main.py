@@ -1,0 +1,45 @@
+"""A worker process, from the fork to its end: joins the daemon, then runs tasks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from shoal import session
+from shoal.client.runtime import Runtime
+from shoald.worker import output
+from shoald.worker.executor import Executor
+
+if TYPE_CHECKING:
+    from shoal.config import Config
+    from shoal.store.region import Region
+
+_RECURSION_LIMIT = 10_000  # tasks that run in place inside their parents' get nest deeply
+_SWITCH_INTERVAL_S = 0.0005
+
+
+def run_worker(
+    worker_id: bytes, socket_path: str, secret: bytes, region: Region, status: memoryview, config: Config
+) -> None:
+    """Run tasks until the daemon says so or is gone; does not return.
+
+    Args:
+        worker_id: what the daemon calls this process.
+        region: the store's mapping, inherited from the fork server.
+        status: 64 bytes shared with the daemon (see Executor).
+    """
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    sys.setrecursionlimit(_RECURSION_LIMIT)
+    output.install(config)
+    runtime = Runtime(socket_path, secret, "worker", {"worker_id": worker_id}, config, region)
+    runtime.on_exit = _leave
+    session.adopt(runtime)
+    gc.freeze()
+    Executor(runtime, status, output.set_task).run()
+
+
+def _leave() -> None:
+    output.flush()
+    os._exit(0)

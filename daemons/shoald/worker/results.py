@@ -1,0 +1,106 @@
+"""What a task made, on its way to the submitter: small values in the reply, large ones sealed in the store.
+
+Refs inside a result escape, and the submitter's hold on them is registered before the reply is sent.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import ShoalError, TaskCancelledError, TaskError, format_remote_traceback
+from shoal.ids import return_id
+from shoal.serialization import Serialized, dumps_small, serialize
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from shoal.client.runtime import Runtime
+
+
+class Results:
+    """Encodes results and failures in one worker."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._limit = runtime.config.inline_bytes_max
+        self._budget = runtime.config.inline_args_bytes_max
+
+    def encode(self, task_id: bytes, value: Any, count: int, submitter: bytes, name: str) -> list[Any]:
+        """The results field of DONE for ``count`` returns.
+
+        Raises ValueError if ``value`` is not a sequence of that length.
+        """
+        if count == 1:
+            content = dumps_small(value)
+            if content is not None and len(content) <= self._limit:
+                return [(m.RESULT_INLINE, content, (), None)]
+            return [self.one(task_id, value, submitter, name, self._limit)]
+        if count == 0:
+            return []
+        try:
+            values = list(value)
+        except TypeError:
+            raise ValueError(f"num_returns={count}, but the task returned {type(value).__name__}") from None
+        if len(values) != count:
+            raise ValueError(f"num_returns={count}, but the task returned {len(values)} value(s)")
+        budget = self._budget
+        results = []
+        for index, each in enumerate(values):
+            result = self.one(return_id(task_id, index), each, submitter, name, min(self._limit, budget))
+            if result[0] == m.RESULT_INLINE:
+                budget -= len(result[1])
+            results.append(result)
+        return results
+
+    def one(self, object_id: bytes, value: Any, submitter: bytes, name: str, limit: int | None = None) -> tuple[Any, ...]:
+        """One result, inline up to ``limit`` bytes."""
+        limit = self._limit if limit is None else limit
+        content = dumps_small(value)
+        if content is not None and len(content) <= limit:
+            return (m.RESULT_INLINE, content, (), None)
+        packed = serialize(value)
+        if packed.size <= limit:
+            contained, stamp = self._give_refs(packed, submitter)
+            return (m.RESULT_INLINE, packed.to_bytes(), contained, stamp)
+        runtime = self._runtime
+        runtime.values.escape_all(packed.refs)
+        runtime.store.seal(object_id, packed, m.SEAL_PRIMARY, submitter, name)
+        with runtime.lock:
+            return (m.RESULT_STORED, packed.size, (runtime.table.proc, runtime.table.node_sequence))
+
+    def _give_refs(self, packed: Serialized, submitter: bytes) -> tuple[list[bytes], Any]:
+        if not packed.refs:
+            return [], None
+        runtime = self._runtime
+        runtime.values.escape_all(packed.refs)
+        ids = [ref.id for ref in packed.refs]
+        with runtime.lock:
+            runtime.table.hand_over(submitter, b"".join(ids))
+            return ids, (runtime.table.proc, runtime.table.node_sequence)
+
+    def failure(self, task_id: bytes, error: BaseException, name: str, submitter: bytes) -> tuple[Any, ...]:
+        """(FAILED, id, error bytes, contained ids, cancelled)."""
+        if isinstance(error, TaskCancelledError):
+            return self.cancelled(task_id, name) + (True,)
+        if isinstance(error, TaskError):
+            wrapped: BaseException = error.with_dependent(name)
+        elif isinstance(error, ShoalError):
+            wrapped = error
+        else:
+            node = self._runtime.identity.node_id
+            wrapped = TaskError.from_exception(error, name, os.getpid(), node, format_remote_traceback(error))
+        try:
+            packed = serialize(wrapped)
+        except Exception as problem:  # the exception holds something that cannot travel
+            text = f"{type(error).__name__}: {error} (it could not be sent as it is: {problem})"
+            packed = serialize(
+                TaskError.from_exception(
+                    RuntimeError(text), name, os.getpid(), self._runtime.identity.node_id, format_remote_traceback(error)
+                )
+            )
+        contained, _ = self._give_refs(packed, submitter)
+        return (m.FAILED, task_id, packed.to_bytes(), contained, False)
+
+    def cancelled(self, task_id: bytes, name: str = "") -> tuple[Any, ...]:
+        """(FAILED, id, error bytes, no contained ids) of a cancelled task."""
+        return (m.FAILED, task_id, serialize(TaskCancelledError(task_name=name)).to_bytes(), [])

@@ -1,0 +1,69 @@
+"""shoal: a distributed task runtime for Python.
+
+    import shoal
+
+    @shoal.remote
+    def square(x):
+        return x * x
+
+    print(shoal.get([square.remote(i) for i in range(4)]))
+"""
+
+import cloudpickle
+
+from shoal import exceptions
+from shoal.api import (
+    ClientContext,
+    available_resources,
+    cancel,
+    cluster_resources,
+    get,
+    get_runtime_context,
+    init,
+    is_initialized,
+    memory_summary,
+    nodes,
+    put,
+    remote,
+    shutdown,
+    wait,
+)
+from shoal.context import RuntimeContext
+from shoal.generator import ObjectRefGenerator
+from shoal.refs import ObjectRef
+from shoal.remote_function import RemoteFunction
+from shoal.serialization import (
+    deregister_serializer,
+    inspect_serializability,
+    register_custom_serializer,
+    register_serializer,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClientContext",
+    "ObjectRef",
+    "ObjectRefGenerator",
+    "RemoteFunction",
+    "RuntimeContext",
+    "available_resources",
+    "cancel",
+    "cloudpickle",
+    "cluster_resources",
+    "deregister_serializer",
+    "exceptions",
+    "get",
+    "get_runtime_context",
+    "init",
+    "inspect_serializability",
+    "is_initialized",
+    "memory_summary",
+    "nodes",
+    "put",
+    "register_custom_serializer",
+    "register_serializer",
+    "remote",
+    "shutdown",
+    "wait",
+]

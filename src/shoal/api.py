@@ -1,0 +1,315 @@
+"""init, get, put, wait, cancel and remote: the functions users call.
+
+They check arguments, find the session, and leave the rest to `shoal.client`. Names, defaults and semantics follow Ray 2.x.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from shoal import config, session
+from shoal.arguments import InitArguments
+from shoal.bootstrap import DaemonOptions, resolve_address, start_daemon
+from shoal.client.driver_output import DriverOutput
+from shoal.client.futures import close_loaders
+from shoal.client.runtime import Runtime
+from shoal.context import RuntimeContext, current_task
+from shoal.generator import ObjectRefGenerator
+from shoal.options import TaskOptions
+from shoal.refs import ObjectRef
+from shoal.remote_function import RemoteFunction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+_SWITCH_INTERVAL_S = 0.0005
+_lock = threading.RLock()
+_owned_daemon: Any = None
+_output: DriverOutput | None = None
+
+
+class ClientContext:
+    """What `init` returns: where the cluster is; as a context manager it shuts down at the end."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.node_id = runtime.identity.node_id
+        self.dashboard_url: str | None = None
+        self.address_info = {
+            "node_id": self.node_id,
+            "address": runtime.identity.address,
+            "session_dir": runtime.identity.session_dir,
+            "job_id": runtime.identity.job_id,
+        }
+
+    def __getitem__(self, key: str) -> Any:
+        return self.address_info[key]
+
+    def __enter__(self) -> ClientContext:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutdown()
+
+    def disconnect(self) -> None:
+        """The same as `shutdown()`."""
+        shutdown()
+
+    def __repr__(self) -> str:
+        return f"ClientContext(node_id={self.node_id!r}, session_dir={self.address_info['session_dir']!r})"
+
+
+def init(address: str | None = None, **kwargs: Any) -> ClientContext:
+    """Join a cluster, or start one for this process.
+
+    Args:
+        address: None: a local cluster, stopped at exit; "auto": the one running on this machine; "host:port": that one.
+        num_cpus, num_gpus, resources, object_store_memory (bytes), labels, …: of a local cluster; see docs.
+
+    Raises RuntimeError if there is a session already (unless `ignore_reinit_error`), ValueError for bad arguments,
+    ConnectionError if the cluster cannot be reached. After a failure there is no session and no process is left.
+    """
+    with _lock:
+        arguments = InitArguments.parse(address, **kwargs)
+        running = session.current()
+        if running is not None and not running.closed:
+            if running.kind == "worker" or arguments.ignore_reinit_error:
+                return ClientContext(running)
+            raise RuntimeError(
+                "shoal.init() was called a second time; call shoal.shutdown() first, or pass ignore_reinit_error=True"
+            )
+        if running is not None:
+            shutdown()
+        return ClientContext(_start_session(arguments))
+
+
+def _start_session(arguments: InitArguments) -> Runtime:
+    global _owned_daemon, _output
+    settings = config.load(arguments.system_config)
+    if arguments.address is None:
+        daemon = start_daemon(DaemonOptions.for_driver(arguments))
+        _owned_daemon = daemon
+    else:
+        daemon = resolve_address(arguments.address)
+    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
+    info = {
+        "namespace": arguments.namespace or "",
+        "sys_path": _import_path(),
+        "cwd": os.getcwd(),
+        "argv0": sys.argv[0] if sys.argv else "",
+        "log_to_driver": arguments.log_to_driver,
+    }
+    try:
+        runtime = Runtime(daemon.socket, daemon.secret, "driver", info, settings)
+    except BaseException:
+        _stop_owned()
+        raise
+    runtime.job = {"job_id": runtime.identity.job_id, **info}
+    runtime.identity.namespace = arguments.namespace or runtime.identity.job_id
+    if arguments.log_to_driver:
+        _output = DriverOutput(runtime.identity.node_id)
+        runtime.log_handler = _output.entries
+    session.adopt(runtime)
+    return runtime
+
+
+def _import_path() -> list[str]:
+    """Where the driver imports from, so that workers find its modules."""
+    return [os.path.abspath(path) if path else os.getcwd() for path in sys.path]
+
+
+def shutdown() -> None:
+    """Leave the cluster, and stop it if `init` started it. Nothing is left behind; may be called any number of times."""
+    global _output
+    with _lock:
+        runtime = session.current()
+        if runtime is None or runtime.kind == "worker":
+            return
+        session.adopt(None)
+        try:
+            runtime.close()
+        finally:
+            close_loaders()
+            if _output is not None:
+                _output.close()
+                _output = None
+            _stop_owned()
+
+
+def _stop_owned() -> None:
+    global _owned_daemon
+    daemon, _owned_daemon = _owned_daemon, None
+    if daemon is not None:
+        daemon.stop()
+
+
+atexit.register(shutdown)
+session.on_first_use(init)
+
+
+def is_initialized() -> bool:
+    """Whether this process has a session."""
+    runtime = session.current()
+    return runtime is not None and not runtime.closed
+
+
+# --- objects ---
+
+
+def put(value: T) -> ObjectRef[T]:
+    """Store ``value`` and return a ref to it; later changes to the original are not seen.
+
+    Raises TypeError for a ref, or naming the part that cannot be serialized; ObjectStoreFullError if there is no room.
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError("put needs a value, not an ObjectRef; to pass the ref on, use it as it is, or inside a list")
+    return session.runtime().values.put(value)
+
+
+@overload
+def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+
+
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of a ref, or the values of a list of refs, in order.
+
+    Arrays come back read-only, and over 100 KiB they are views into shared memory. ``timeout`` in seconds; 0 polls.
+
+    Raises the task's exception (also an instance of `TaskError`), the first one of a list at once; GetTimeoutError; ValueError
+    for what is no ref. A get of an argument of the running task that was a ref when it was passed returns it as it is.
+    """
+    if type(refs) is ObjectRef:
+        runtime = session.current() or session.runtime()
+        return runtime.values.get(refs, timeout)
+    context = current_task.get()
+    if context is not None and any(refs is value for value in context.arguments):
+        return refs
+    if isinstance(refs, list | tuple):
+        arguments = context.arguments if context is not None else ()
+        for ref in refs:
+            if type(ref) is not ObjectRef and not any(ref is value for value in arguments):
+                raise TypeError(f"get needs ObjectRefs; the list contains {type(ref).__name__}")
+        runtime = session.runtime()
+        if not arguments or all(type(ref) is ObjectRef for ref in refs):
+            return runtime.values.get_all(refs, timeout)
+        return [runtime.values.get(ref, timeout) if type(ref) is ObjectRef else ref for ref in refs]
+    if isinstance(refs, ObjectRefGenerator):
+        raise ValueError("get needs ObjectRefs; iterate over the generator, and get each ref that it gives")
+    raise ValueError(f"get needs an ObjectRef or a list of them, not {type(refs).__name__}")
+
+
+def wait(
+    refs: list[ObjectRef[Any]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    """Split ``refs`` into (ready, not ready), both in input order; at most ``num_returns`` are in the first.
+
+    Returns when that many are ready, or after ``timeout`` seconds. Raises TypeError or ValueError for what cannot be waited for.
+    """
+    if not isinstance(refs, list):
+        raise TypeError(f"wait needs a list of ObjectRefs, not {type(refs).__name__}")
+    runtime = session.runtime()
+    if not runtime.values.is_continued(refs):
+        for ref in refs:
+            if type(ref) is not ObjectRef:
+                raise TypeError(f"wait needs ObjectRefs; the list contains {type(ref).__name__}")
+        if len(set(refs)) != len(refs):
+            raise ValueError("wait needs each ref once; the list contains duplicates")
+    if not refs:
+        return [], []
+    if num_returns <= 0 or num_returns > len(refs):
+        raise ValueError(f"num_returns={num_returns} with {len(refs)} ref(s); it must be between 1 and their number")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout={timeout}; it must be 0 or more seconds, or None")
+    return runtime.values.wait(refs, num_returns, timeout)
+
+
+def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task that makes ``ref``; its `get` raises TaskCancelledError.
+
+    A queued task never runs; a running one gets the exception at its next bytecode, or its worker is killed with ``force``. ``recursive``:
+    its children too. Does nothing if it has finished. Raises TypeError for what is no ref.
+    """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
+    if type(ref) is not ObjectRef:
+        raise TypeError(f"cancel needs an ObjectRef, not {type(ref).__name__}")
+    runtime = session.runtime()
+    with runtime.lock:
+        task = runtime.table.entry_of(ref).task
+        if task is not None:
+            runtime.dispatch.cancel(task, force, recursive)
+            runtime.flush()
+
+
+# --- tasks ---
+
+
+@overload
+def remote(function: Callable[..., T], /) -> RemoteFunction[..., T]: ...
+@overload
+def remote(**options: Any) -> Callable[[Callable[..., T]], RemoteFunction[..., T]]: ...
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function remote: `@remote`, or `@remote(num_cpus=2, …)`.
+
+    Raises TypeError or ValueError for bad options, at once.
+    """
+    if len(args) == 1 and not options:
+        return _make_remote(args[0], {})
+    if args:
+        raise TypeError("use @shoal.remote, or @shoal.remote(num_cpus=…, …) with keyword arguments")
+    return lambda function: _make_remote(function, options)
+
+
+def _make_remote(target: Any, options: dict[str, Any]) -> Any:
+    if inspect.isclass(target):
+        raise TypeError(f"{target.__name__} is a class: actors are not available yet, only functions can be remote")
+    if isinstance(target, RemoteFunction):
+        raise TypeError("the function is remote already; use .options(...) to change its options")
+    if not callable(target):
+        raise TypeError(f"@shoal.remote needs a function, not {type(target).__name__}")
+    if inspect.isgeneratorfunction(target) and "num_returns" not in options:
+        options = {**options, "num_returns": "streaming"}
+    return RemoteFunction(target, TaskOptions().merged(**options))
+
+
+# --- looking around ---
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Ids and assigned resources of the running code."""
+    return RuntimeContext(session.runtime().identity)
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster, with health and resources."""
+    rows: list[dict[str, Any]] = session.runtime().request("nodes", {})
+    return rows
+
+
+def cluster_resources() -> dict[str, float]:
+    """All resources of the cluster, in units of each."""
+    found: dict[str, float] = session.runtime().request("cluster_resources", {})
+    return found
+
+
+def available_resources() -> dict[str, float]:
+    """What no task holds at this moment."""
+    found: dict[str, float] = session.runtime().request("available_resources", {})
+    return found
+
+
+def memory_summary() -> dict[str, Any]:
+    """This node's store: capacity and used bytes, and the number of objects, among others."""
+    answer = session.runtime().request("memory", {})
+    stats: dict[str, Any] = dict(answer["stats"])
+    return stats

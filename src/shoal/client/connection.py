@@ -1,0 +1,146 @@
+"""A non-blocking Unix or TCP socket that speaks frames, read by whichever thread leads the reactor.
+
+Sending never blocks: what the kernel does not take waits in `_out`, and the reactor writes it when there is room
+(two peers that block in `sendall` to each other would never wake up). All methods are called with the
+runtime's lock held, except `receive`, which only the leader calls.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from shoal.wire.frames import FrameDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.client.reactor import Reactor
+
+_RECEIVE_BYTES = 256 * 1024
+_DESCRIPTORS_MAX = 64
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX)
+
+
+class Connection:
+    """One socket of a process.
+
+    Args:
+        on_frames: called by the leader, with the lock held, with every batch of complete frame bodies.
+        on_closed: called once, with the lock held, when the peer is gone or broke the protocol.
+        descriptors: the peer may send file descriptors; they are collected in `descriptors`.
+    """
+
+    __slots__ = ("_decoder", "_out", "_reactor", "closed", "closing", "descriptors", "fd", "on_closed", "on_frames",
+                 "out_bytes", "owner", "sock")  # fmt: skip
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        reactor: Reactor,
+        frame_bytes_max: int,
+        on_frames: Callable[[Connection, list[bytes]], None],
+        on_closed: Callable[[Connection], None],
+        descriptors: bool = False,
+    ) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.fd = sock.fileno()
+        self._reactor = reactor
+        self._decoder = FrameDecoder(frame_bytes_max)
+        self._out: deque[memoryview] = deque()
+        self.out_bytes = 0
+        self.on_frames = on_frames
+        self.on_closed = on_closed
+        self.descriptors: deque[int] | None = deque() if descriptors else None
+        self.closed = False
+        self.closing = False
+        self.owner: object = None
+        reactor.register(self)
+
+    def send(self, data: bytes) -> None:
+        """Send now what the kernel takes, and the rest when it can. A dead peer is noticed by the reader."""
+        if self.closed:
+            return
+        if self._out:
+            self._queue(memoryview(data))
+            return
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._reactor.lost(self)
+            return
+        if sent < len(data):
+            self._queue(memoryview(data)[sent:])
+            self._reactor.want_write(self, True)
+
+    def _queue(self, data: memoryview) -> None:
+        self._out.append(data)
+        self.out_bytes += len(data)
+
+    def writable(self) -> None:
+        """The kernel has room: go on sending (leader)."""
+        while self._out:
+            data = self._out[0]
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._reactor.lost(self)
+                return
+            self.out_bytes -= sent
+            if sent < len(data):
+                self._out[0] = data[sent:]
+                return
+            self._out.popleft()
+        self._reactor.want_write(self, False)
+        if self.closing:
+            self.close()
+
+    def receive(self) -> list[bytes] | None:
+        """Read what is there: complete frame bodies, or None when the peer is gone.
+
+        Raises `BrokenFrame` when the bytes are no frames of ours.
+        """
+        try:
+            if self.descriptors is None:
+                data = self.sock.recv(_RECEIVE_BYTES)
+            else:
+                data = self._receive_with_descriptors()
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        return self._decoder.feed(data)
+
+    def _receive_with_descriptors(self) -> bytes:
+        data, ancillary, _, _ = self.sock.recvmsg(_RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and self.descriptors is not None:
+                fds = array.array("i")
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                self.descriptors.extend(fds)
+        return data
+
+    def close_soon(self) -> None:
+        """Close after what is queued has been sent."""
+        if self._out:
+            self.closing = True
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close now; unsent bytes are dropped."""
+        if not self.closed:
+            self.closed = True
+            self._reactor.unregister(self)
+            self.sock.close()
+            self._out.clear()
+            self.out_bytes = 0

@@ -1,0 +1,61 @@
+"""Errors that the runtime makes on a task's behalf, as the bytes that an owner keeps.
+
+The cores know only that something went wrong and why; what users see is made here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import NodeDiedError, ObjectLostError, TaskCancelledError, TaskError, WorkerCrashedError
+from shoal.serialization import deserialize, serialize
+
+if TYPE_CHECKING:
+    from shoal.owner.tasks import TaskRecord
+
+
+def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes:
+    """The serialized exception for what happened to ``task``."""
+    name = task.name if task is not None else ""
+    if kind == "dependent":
+        return _dependent(name, details)
+    error: Exception
+    if kind == "cancelled":
+        error = TaskCancelledError(task_name=name)
+    elif kind == "crashed":
+        error = WorkerCrashedError(
+            details.get("message") or "",
+            task_name=name,
+            exit_code=details.get("exit_code"),
+            signal_number=details.get("signal"),
+        )
+    elif kind == "node_lost":
+        error = NodeDiedError(str(details))
+    else:
+        error = ObjectLostError(str(details))
+    return serialize(error).to_bytes()
+
+
+def _dependent(name: str, blob: bytes) -> bytes:
+    try:
+        error = deserialize(blob)
+    except Exception:  # the cause cannot be loaded here; whoever reads it will see why
+        return blob
+    if isinstance(error, TaskError):
+        return serialize(error.with_dependent(name)).to_bytes()
+    return blob
+
+
+def retriable(task: TaskRecord, blob: bytes) -> bool:
+    """Whether `retry_exceptions` of ``task`` covers the exception in ``blob``."""
+    wanted = task.options.retry_exceptions
+    if not wanted:
+        return False
+    if wanted is True:
+        return True
+    try:
+        error = deserialize(blob)
+    except Exception:  # a class that cannot be loaded is none of those listed
+        return False
+    cause = error.cause if isinstance(error, TaskError) else error
+    return isinstance(cause, tuple(wanted))

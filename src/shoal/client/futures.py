@@ -1,0 +1,70 @@
+"""concurrent.futures and await for refs: resolved by whichever thread reads the socket, loaded on a pool of one thread."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import TYPE_CHECKING, Any
+
+from shoal.owner.objects import INLINE, Entry
+
+if TYPE_CHECKING:
+    from shoal.client.runtime import Runtime
+    from shoal.refs import ObjectRef
+
+_loaders: dict[int, concurrent.futures.ThreadPoolExecutor] = {}
+
+
+class _Arrival:
+    """Resolves a future when its object arrives (EntryWaiter)."""
+
+    __slots__ = ("_future", "_ref", "_runtime")
+
+    def __init__(self, runtime: Runtime, ref: ObjectRef[Any], future: concurrent.futures.Future[Any]) -> None:
+        self._runtime = runtime
+        self._ref = ref
+        self._future = future
+
+    def entry_ready(self, entry: Entry) -> None:
+        """Called with the lock held: values are loaded, and callbacks run, elsewhere."""
+        _loader(self._runtime).submit(_resolve, self._runtime, self._ref, self._future)
+
+
+def _loader(runtime: Runtime) -> concurrent.futures.ThreadPoolExecutor:
+    loader = _loaders.get(id(runtime))
+    if loader is None:
+        _loaders.clear()  # of a session that ended
+        loader = _loaders[id(runtime)] = concurrent.futures.ThreadPoolExecutor(1, "shoal-futures")
+    return loader
+
+
+def close_loaders() -> None:
+    """End the threads that resolve futures (shutdown)."""
+    for loader in _loaders.values():
+        loader.shutdown(wait=False, cancel_futures=True)
+    _loaders.clear()
+
+
+def _resolve(runtime: Runtime, ref: ObjectRef[Any], future: concurrent.futures.Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(runtime.values.get(ref, None))
+    except BaseException as error:  # whatever the task raised belongs to whoever waits for the future
+        future.set_exception(error)
+
+
+def future_of(runtime: Runtime, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+    """A future for the value of ``ref``; it keeps the ref alive until it is resolved."""
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    with runtime.lock:
+        entry = runtime.table.entry_of(ref)
+        waits = runtime.table.wait_for(entry, _Arrival(runtime, ref, future))
+        runtime.flush()
+    if not waits:
+        if entry.state == INLINE:
+            _resolve(runtime, ref, future)
+        else:
+            _loader(runtime).submit(_resolve, runtime, ref, future)
+    else:
+        runtime.reactor.nudge()
+    return future

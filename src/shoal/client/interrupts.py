@@ -1,0 +1,58 @@
+"""Ctrl-C during a blocking wait: returned at once, with nothing left half done.
+
+A KeyboardInterrupt raised in the middle of handling a message would lose that message. So while the main thread waits,
+SIGINT only sets a flag and rings the bell; the wait ends at its next safe point, and then the handler that
+was there before gets the signal. Outside of waits nothing is installed.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+_main_thread = threading.main_thread()
+
+
+class Interruptible:
+    """Context of one blocking wait on the main thread; a no-op on other threads.
+
+    Args:
+        wake: called from the signal handler; must be safe there.
+    """
+
+    __slots__ = ("_previous", "_wake", "active", "hit")
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self.active = False
+        self._previous: Any = None
+        self.hit: tuple[int, FrameType | None] | None = None
+
+    def __enter__(self) -> Interruptible:
+        if threading.current_thread() is _main_thread:
+            previous = signal.getsignal(signal.SIGINT)
+            if callable(previous):  # ignored, default or foreign handlers stay as they are
+                self._previous = previous
+                self.active = True
+                signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.hit = (number, frame)
+        self._wake()
+
+    def __exit__(self, *_: object) -> None:
+        if self.active:
+            self.active = False
+            signal.signal(signal.SIGINT, self._previous)
+
+    def deliver(self) -> None:
+        """Give a caught signal to the previous handler, which usually raises KeyboardInterrupt."""
+        if self.hit is not None:
+            hit, self.hit = self.hit, None
+            self._previous(*hit)

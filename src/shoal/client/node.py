@@ -1,0 +1,141 @@
+"""The connection to this machine's node daemon: handshake, greeting, questions and answers.
+
+Not responsible for what the messages mean to objects and tasks: `Runtime` has a handler for each tag.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from shoal.client.connection import Connection
+from shoal.exceptions import AuthenticationError, ClusterNotFoundError
+from shoal.wire import auth, frames
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.client.reactor import Reactor
+    from shoal.config import Config
+
+
+def open_authenticated(socket_path: str, secret: bytes, kind: int, timeout_s: float) -> socket.socket:
+    """A Unix-socket connection to a daemon after the mutual handshake.
+
+    Raises ClusterNotFoundError if nobody listens, AuthenticationError if the secret is another one.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(socket_path)
+        preamble = auth.make_preamble(kind)
+        sock.sendall(preamble)
+        challenge = _read_exactly(sock, auth.CHALLENGE_SIZE)
+        sock.sendall(auth.answer_challenge(secret, preamble, challenge))
+    except auth.HandshakeFailed as error:
+        sock.close()
+        raise AuthenticationError(str(error)) from None
+    except OSError as error:
+        sock.close()
+        raise ClusterNotFoundError(f"no shoal daemon answers at {socket_path}: {error}") from None
+    return sock
+
+
+def _read_exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
+        if not piece:
+            raise ConnectionError("the daemon closed the connection during the handshake")
+        data += piece
+    return data
+
+
+class Answer:
+    """What a thread waits for after a question to the daemon (an `Awaited` of the reactor)."""
+
+    __slots__ = ("message", "ready", "wake")
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.message: list[Any] = []
+        self.wake: object = None
+
+    def set(self, message: list[Any]) -> None:
+        """The answer is there."""
+        self.message = message
+        self.ready = True
+
+
+class NodeLink:
+    """The daemon as this process sees it.
+
+    Args:
+        handlers: by tag, what to do with a message; called with the runtime's lock held.
+        on_lost: the daemon is gone.
+    """
+
+    def __init__(
+        self,
+        socket_path: str,
+        secret: bytes,
+        reactor: Reactor,
+        config: Config,
+        handlers: dict[int, Callable[[list[Any]], None]],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._handlers = handlers
+        self._on_lost = on_lost
+        self.answers: dict[int, Answer] = {}
+        self._next_request = 2  # lower ones are the store's, for requests that nobody waits for
+        sock = open_authenticated(socket_path, secret, auth.KIND_CLIENT, config.handshake_ms_max / 1000)
+        self.connection = Connection(
+            sock, reactor, config.frame_bytes_max, self._on_frames, self._on_closed, descriptors=True
+        )
+
+    def hello(self, proc: bytes, kind: str, info: dict[str, Any]) -> list[Any]:
+        """The first message of the stream."""
+        return [m.HELLO, proc, kind, os.getpid(), info]
+
+    def ask(self) -> tuple[int, Answer]:
+        """A number for a question, and what to wait on (lock held)."""
+        number = self._next_request
+        self._next_request += 1
+        answer = self.answers[number] = Answer()
+        return number, answer
+
+    def answered(self, number: int, message: list[Any]) -> bool:
+        """Deliver an answer; False if nobody waits for it (any more)."""
+        answer = self.answers.pop(number, None)
+        if answer is None:
+            return False
+        answer.set(message)
+        return True
+
+    def send(self, batch: list[list[Any]]) -> None:
+        """Send a batch (lock held); what the kernel does not take is sent later."""
+        self.connection.send(frames.encode_batch(batch))
+
+    def take_descriptor(self) -> int:
+        """The next file descriptor that came with the stream."""
+        descriptors = self.connection.descriptors
+        if not descriptors:
+            raise frames.BrokenFrame("a message without the descriptor that belongs to it")
+        return descriptors.popleft()
+
+    def _on_frames(self, connection: Connection, bodies: list[bytes]) -> None:
+        handlers = self._handlers
+        for body in bodies:
+            for message in frames.decode_batch(body):
+                handler = handlers.get(message[0])
+                if handler is None:
+                    raise frames.BrokenFrame(f"unknown message {message[0]} from the daemon")
+                handler(message)
+
+    def _on_closed(self, connection: Connection) -> None:
+        answers, self.answers = self.answers, {}
+        for answer in answers.values():
+            answer.set([])
+        self._on_lost()

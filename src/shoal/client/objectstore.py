@@ -1,0 +1,217 @@
+"""This process's side of the node's store: writing values into leased extents, and reading pinned objects in place.
+
+A put costs no round trip while a leased slab has room: carve, copy, and a one-way SEAL. A read costs one round trip the
+first time (PIN), and none while the pin is cached. Pins go back when the daemon recalls them, or with the object.
+
+Everything that touches tables runs with the runtime's lock held; the copying itself does not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import ObjectStoreFullError
+from shoal.store.extents import ExtentLeases
+from shoal.store.pins import PinTable
+from shoal.store.region import Region
+from shoal.store.views import make_view
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from shoal.client.node import NodeLink
+    from shoal.client.runtime import Runtime
+    from shoal.owner.objects import Entry, Waiter
+    from shoal.serialization import Serialized
+
+# Requests that no thread waits for; numbers of `NodeLink.ask` start above.
+_AHEAD = 0
+_FOR_PROMOTION = 1
+
+
+class ClientStore:
+    """Reads and writes of one process in the node's region."""
+
+    def __init__(self, runtime: Runtime, node: NodeLink, region: Region) -> None:
+        self._runtime = runtime
+        self._table = runtime.table
+        self._node = node
+        self.region = region
+        config = runtime.config
+        self.pins = PinTable(config.cached_pins_max)
+        self.extents = ExtentLeases(config.slab_bytes_min, config.slab_bytes_max, config.leased_slabs_max)
+        self.closed_views: deque[bytes] = deque()
+        self.pin_waiters: dict[bytes, list[Waiter]] = {}
+        self.pin_errors: dict[bytes, tuple[str, str]] = {}
+        self._asked_for_promotion = False
+
+    # --- writing ---
+
+    def seal(
+        self, object_id: bytes, value: Serialized, flags: int, holder: bytes, callsite: str, content_hash: bytes = b""
+    ) -> None:
+        """Write ``value`` and tell the daemon; without the lock. Contained refs must have escaped before.
+
+        Raises ObjectStoreFullError when there is no room within the configured time; nothing is left behind then.
+        """
+        size = value.size
+        offset = self._room_for(size)
+        try:
+            value.write_into(self.region.window(offset, size))
+        except BaseException:
+            with self._runtime.lock:
+                self._return(self.extents.give_back(offset, size))
+            raise
+        contained = b"".join([ref.id for ref in value.refs])
+        with self._runtime.lock:
+            self._table.to_node([m.SEAL, object_id, offset, size, contained, flags, holder, callsite, content_hash])
+            if flags & m.SEAL_PINNED:
+                self._unpin(self.pins.pinned(object_id, offset, size, flags))
+
+    def _room_for(self, size: int) -> int:
+        runtime = self._runtime
+        with runtime.lock:
+            offset = self.extents.carve(size)
+            if offset is not None:
+                self._ask_ahead()
+                return offset
+            self.drain()
+            self._table.drain_released()
+            self.release_freed()
+            number, answer = self._node.ask()
+            self._table.to_node([m.ALLOC, number, *self.extents.want(size)])
+        runtime.wait(answer, None)
+        message = answer.message
+        if not message:
+            raise runtime.connection_lost()
+        with runtime.lock:
+            if message[0] == m.ALLOC_FAILED:
+                self.extents.refused()
+                raise ObjectStoreFullError(message[3])
+            self._return(self.extents.add(message[2], message[3]))
+            offset = self.extents.carve(size)
+        if offset is None:  # another thread was faster
+            return self._room_for(size)
+        return offset
+
+    def _ask_ahead(self) -> None:
+        wanted = self.extents.want_ahead()
+        if wanted is not None:
+            self._table.to_node([m.ALLOC, _AHEAD, *wanted])
+
+    def extent_granted(self, message: list[Any]) -> None:
+        """EXTENT: room was leased."""
+        if message[1] == _AHEAD:
+            self._return(self.extents.add(message[2], message[3], ahead=True))
+        elif message[1] == _FOR_PROMOTION:
+            self._asked_for_promotion = False
+            self._return(self.extents.add(message[2], message[3]))
+        elif not self._node.answered(message[1], message):
+            self._table.to_node([m.EXTENT_RETURN, message[2], message[3]])
+
+    def extent_refused(self, message: list[Any]) -> None:
+        """ALLOC_FAILED: there is no room."""
+        if message[1] == _AHEAD:
+            self.extents.refused(ahead=True)
+        elif message[1] == _FOR_PROMOTION:
+            self._asked_for_promotion = False
+            self._runtime.promotions_failed(message[3])
+        else:
+            self._node.answered(message[1], message)
+
+    def return_unused(self) -> None:
+        """EXTENT_RECALL: give unused leased extents back."""
+        self._return(self.extents.unused())
+
+    def _return(self, ranges: list[tuple[int, int]]) -> None:
+        for offset, size in ranges:
+            self._table.to_node([m.EXTENT_RETURN, offset, size])
+
+    def promote_now(self, entry: Entry, content: bytes, contained: bytes, flags: int) -> bool:
+        """Seal the inline value of ``entry`` if there is room at hand (lock held); otherwise ask, and say False."""
+        size = len(content)
+        offset = self.extents.carve(size)
+        if offset is None:
+            if not self._asked_for_promotion:
+                self._asked_for_promotion = True
+                self._table.to_node([m.ALLOC, _FOR_PROMOTION, *self.extents.want(size)])
+            return False
+        self.region.window(offset, size)[:] = memoryview(content)
+        proc = self._table.proc
+        self._table.to_node([m.SEAL, entry.id, offset, size, contained, flags, proc, entry.callsite or "", b""])
+        return True
+
+    # --- reading ---
+
+    def request(self, entry: Entry, waiter: Waiter) -> bool:
+        """Pin ``entry`` for reading (lock held); whether ``waiter`` has to wait for it."""
+        if self.pins.lookup(entry.id) is not None:
+            return False
+        waiters = self.pin_waiters.get(entry.id)
+        if waiters is not None:
+            waiters.append(waiter)
+            return True
+        self.pin_waiters[entry.id] = [waiter]
+        self.pin_errors.pop(entry.id, None)
+        proc, number = self._table.stamp_of(entry)
+        self._table.to_node([m.PIN, 0, entry.id, proc, number, 0])
+        return True
+
+    def pinned(self, message: list[Any]) -> None:
+        """PINNED: an object can be read."""
+        _, _, object_id, offset, size, flags = message
+        self._unpin(self.pins.pinned(object_id, offset, size, flags))
+        entry = self._table.entries.get(object_id)
+        if entry is None:
+            self._unpin(self.pins.recall([object_id]))
+        self._tell(object_id)
+        if entry is not None:
+            self._table.available(object_id, size, None)
+
+    def pin_failed(self, message: list[Any]) -> None:
+        """PIN_FAILED: nobody will ever be able to read it."""
+        _, _, object_id, kind, text = message
+        self.pin_errors[object_id] = (kind, text)
+        self._tell(object_id)
+
+    def _tell(self, object_id: bytes) -> None:
+        for waiter in self.pin_waiters.pop(object_id, ()):
+            waiter.missing -= 1
+            if waiter.missing <= 0:
+                waiter.ready = True
+
+    def view(self, object_id: bytes) -> tuple[np.ndarray[Any, Any], int] | None:
+        """(read-only bytes, flags) of a pinned object, pinned while any part of the view lives; None if not pinned."""
+        with self._runtime.lock:
+            pin = self.pins.lookup(object_id)
+            if pin is None:
+                return None
+            self.pins.view_opened(object_id)
+        return make_view(self.region, pin.offset, pin.size, object_id, self.closed_views), pin.flags
+
+    # --- giving back (lock held) ---
+
+    def drain(self) -> None:
+        """Count views that died since the last call; unpin what was recalled."""
+        closed = self.closed_views
+        if closed:
+            ids = [closed.popleft() for _ in range(len(closed))]
+            self._unpin(self.pins.views_closed(ids))
+
+    def release_freed(self) -> None:
+        """Unpin objects that this process has no more use for."""
+        freed = self._table.freed
+        if freed:
+            self._table.freed = []
+            self._unpin(self.pins.recall(freed))
+
+    def recalled(self, object_ids: list[bytes]) -> None:
+        """UNPIN_RECALL: unpin as soon as no view lives."""
+        self.drain()
+        self._unpin(self.pins.recall(object_ids))
+
+    def _unpin(self, object_ids: list[bytes]) -> None:
+        if object_ids:
+            self._table.to_node([m.UNPIN, b"".join(object_ids)])

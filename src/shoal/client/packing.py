@@ -1,0 +1,136 @@
+"""Arguments of a task on their way out: top-level refs lifted, large values stored once, the rest pickled small.
+
+The same large value passed to many tasks is stored once: a content hash finds the candidate, and comparing the bytes
+confirms it, so a change between two calls is seen. The stored copy lives as long as a task (or a ref) uses it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shoal.owner.objects import STORED, Entry
+from shoal.refs import ObjectRef
+from shoal.serialization import Serialized, dumps_small, serialize
+
+if TYPE_CHECKING:
+    from shoal.client.runtime import Runtime
+
+Where = int | str
+Lifted = tuple[tuple[Where, Entry], ...]
+_KNOWN_MAX = 4096  # content hashes remembered; beyond, all are forgotten (only sharing is lost)
+
+EMPTY = dumps_small(((), {})) or b""
+
+
+class Packer:
+    """Packs arguments for one process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._limit = runtime.config.inline_bytes_max
+        self._known: dict[tuple[bytes, int], bytes] = {}
+
+    def pack(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], callsite: str
+    ) -> tuple[bytes, Lifted, list[Entry] | None]:
+        """(payload, lifted refs, entries of nested refs); all are counted for the task, nested ones have escaped."""
+        lifted: list[tuple[Where, ObjectRef[Any]]] = []
+        for position, value in enumerate(args):
+            if type(value) is ObjectRef:
+                lifted.append((position, value))
+            elif type(value) is np.ndarray and value.nbytes > self._limit:
+                lifted.append((position, self.store_shared(serialize(value), callsite)))
+        if kwargs:
+            for name, value in kwargs.items():
+                if type(value) is ObjectRef:
+                    lifted.append((name, value))
+        if lifted:
+            args, kwargs = _blanked(args, kwargs, lifted)
+        payload = dumps_small((args, kwargs))
+        nested = None
+        if payload is None:
+            packed = serialize((args, kwargs))
+            if packed.size > self._limit:
+                args, kwargs = self._store_large(args, kwargs, lifted, callsite)
+                packed = serialize((args, kwargs))
+            payload = packed.to_bytes()
+            if packed.refs:
+                nested = self._escape(packed.refs)
+        if not lifted:
+            return payload, (), nested
+        with self._runtime.lock:
+            entry_of = self._runtime.table.entry_of
+            counted = tuple([(where, entry_of(ref)) for where, ref in lifted])
+            for _, entry in counted:
+                entry.count += 1
+        return payload, counted, nested
+
+    def _store_large(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], lifted: list[tuple[Where, ObjectRef[Any]]], callsite: str
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Store the arguments that are large by themselves; the rest stays in the payload, whatever its size."""
+        large: list[tuple[Where, ObjectRef[Any]]] = []
+        budget = self._runtime.config.inline_args_bytes_max
+        everything: list[tuple[Where, Any]] = [*enumerate(args), *kwargs.items()]
+        for where, value in everything:
+            if value is None or type(value) in (int, float, bool):
+                continue
+            packed = serialize(value)
+            if packed.size > self._limit or packed.size > budget:
+                large.append((where, self.store_shared(packed, callsite)))
+            else:
+                budget -= packed.size
+        if not large:
+            return args, kwargs
+        lifted.extend(large)
+        return _blanked(args, kwargs, large)
+
+    def _escape(self, refs: list[ObjectRef[Any]]) -> list[Entry]:
+        table = self._runtime.table
+        with self._runtime.lock:
+            entries = [table.entry_of(ref) for ref in refs]
+            for entry in entries:
+                entry.count += 1
+                table.escape(entry)
+        return entries
+
+    def store_shared(self, packed: Serialized, callsite: str) -> ObjectRef[Any]:
+        """A ref to a stored copy of these bytes, made now or found."""
+        runtime = self._runtime
+        key = (packed.content_hash(), packed.size)
+        known = self._known.get(key)
+        if known is not None:
+            with runtime.lock:
+                entry = runtime.table.entries.get(known)
+                ref = self._share(entry) if entry is not None and entry.state == STORED else None
+            if ref is not None:
+                found = runtime.store.view(known)
+                if found is not None and packed.equals(found[0]):
+                    return ref
+        ref = runtime.values.put_stored(packed, callsite, key[0])
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
+        self._known[key] = ref.id
+        return ref
+
+    @staticmethod
+    def _share(entry: Entry) -> ObjectRef[Any]:
+        entry.count += 1
+        return ObjectRef(entry.id, entry)
+
+
+def _blanked(
+    args: tuple[Any, ...], kwargs: dict[str, Any], lifted: list[tuple[Where, ObjectRef[Any]]]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with None in the places of lifted ones."""
+    positional = list(args)
+    named = dict(kwargs)
+    for where, _ in lifted:
+        if type(where) is int:
+            positional[where] = None
+        else:
+            named[str(where)] = None
+    return tuple(positional), named
+

@@ -1,0 +1,350 @@
+"""Whoever waits, reads: leader and followers around one epoll.
+
+A thread that waits for something takes the lead if nobody has it: it polls for some tens of microseconds, yielding the
+processor between looks, and only then blocks. Other waiting threads sleep on a lock of their own and are woken
+when their condition holds, or to take the lead over. A backup thread leads when nobody waits (results and
+questions arrive while user code runs), a tick after the last leader has left.
+
+A thread that takes the lead from the sleeping backup rings the bell, an eventfd: one system call, safe in signal
+handlers and in `__del__`. Wake-ups are idempotent.
+
+Not responsible for what messages mean: connections hand frames to their owners with the runtime's lock held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import traceback
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from shoal.wire.frames import BrokenFrame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.client.connection import Connection
+
+_EVENTS_MAX = 32
+_QUIET_TICKS = 5  # ticks without activity before the backup thread parks
+_PARK_S = 5.0
+_sched_yield = os.sched_yield
+
+
+class Awaited(Protocol):
+    """What a thread waits for. `ready` is set with the runtime's lock held; `wake` belongs to the reactor."""
+
+    ready: bool
+    wake: object
+
+
+class Reactor:
+    """The sockets of one process, and the threads that take turns at reading them.
+
+    Args:
+        lock: the runtime's lock; held while frames are handled and outboxes are flushed.
+        flush: writes out what is queued; called with the lock held.
+        tick: periodic work (with the lock held): given the time in s, says after how many s it wants to run again.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        flush: Callable[[], None],
+        tick: Callable[[float], float | None],
+        poll_s: float,
+        tick_s: float,
+        report: Callable[[str], None],
+    ) -> None:
+        self._lock = lock
+        self._flush = flush
+        self._tick = tick
+        self._poll_s = poll_s
+        self._tick_s = tick_s
+        self._report = report
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._connections: dict[int, Connection] = {}
+        self._lost: list[Connection] = []
+        self._lead = threading.Lock()
+        self._followers: list[Awaited] = []
+        self._turns = 0  # how often somebody led; the backup compares
+        self._backup_leads = False
+        self._asleep = False  # the backup is parked, or blocks as the leader
+        self._yield_to = 0  # threads that want the lead from the backup
+        self._stopping = False
+        self._nap = threading.Lock()
+        self._nap.acquire()
+        self._backup = threading.Thread(target=self._run_backup, name="shoal-backup", daemon=True)
+
+    # --- connections (lock held) ---
+
+    def register(self, connection: Connection) -> None:
+        """Read ``connection`` from now on."""
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, select.EPOLLIN)
+
+    def unregister(self, connection: Connection) -> None:
+        """Stop reading it; before its socket is closed."""
+        if self._connections.get(connection.fd) is connection:
+            del self._connections[connection.fd]
+            with contextlib.suppress(OSError, ValueError):  # the epoll may be closed already, at shutdown
+                self._epoll.unregister(connection.fd)
+
+    def want_write(self, connection: Connection, wanted: bool) -> None:
+        """Tell when ``connection`` can be written."""
+        self._epoll.modify(connection.fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+        if wanted and self._backup_leads:
+            self.ring()
+
+    def lost(self, connection: Connection) -> None:
+        """A send failed: the leader will report the loss."""
+        self._lost.append(connection)
+        self.ring()
+
+    # --- bell ---
+
+    def ring(self) -> None:
+        """Wake whoever sleeps in the epoll. Safe anywhere."""
+        with contextlib.suppress(OSError):  # closed at shutdown, or already ringing
+            os.eventfd_write(self._bell, 1)
+
+    def nudge(self) -> None:
+        """Something is queued: have the backup look soon, if it sleeps and nobody leads."""
+        if self._asleep:
+            self._asleep = False
+            if self._backup_leads:
+                self.ring()
+            else:
+                self._wake_nap()
+
+    def _wake_nap(self) -> None:
+        with contextlib.suppress(RuntimeError):  # awake already
+            self._nap.release()
+
+    # --- waiting ---
+
+    def wait(self, awaited: Awaited, timeout_s: float | None, on_block: Callable[[], bool] | None = None) -> bool:
+        """Read until ``awaited`` is ready; whether it is (False: time is up).
+
+        ``on_block`` runs once before the thread sleeps instead of polling; if it returns True, the wait ends (the caller
+        found other work). A KeyboardInterrupt leaves everything consistent.
+        """
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while not awaited.ready:
+            if self._lead.acquire(blocking=False):
+                try:
+                    stop = self._lead_until(awaited, deadline, on_block)
+                finally:
+                    self._lead.release()
+                    self._pass_on()
+                if stop:
+                    break
+            elif self._backup_leads:
+                self._take_over()
+            elif not self._follow(awaited, deadline):
+                break
+        return awaited.ready
+
+    def _take_over(self) -> None:
+        self._yield_to += 1
+        try:
+            self.ring()
+            if self._lead.acquire(timeout=0.05):
+                self._lead.release()
+        finally:
+            self._yield_to -= 1
+
+    def _lead_until(self, awaited: Awaited, deadline: float | None, on_block: Callable[[], bool] | None) -> bool:
+        """Lead; True: stop waiting (ready, time is up, or other work)."""
+        poll = self._epoll.poll
+        with self._lock:
+            self._flush()
+        now = monotonic()
+        poll_until = now + self._poll_s
+        while not awaited.ready:
+            events = poll(0, _EVENTS_MAX)
+            if events:
+                self._handle(events)
+                poll_until = 0.0
+                continue
+            _sched_yield()
+            now = monotonic()
+            if poll_until == 0.0:
+                poll_until = now + self._poll_s
+            if deadline is not None and now >= deadline:
+                return True
+            if now < poll_until:
+                continue
+            if on_block is not None:
+                block, on_block = on_block, None
+                if block():
+                    return True
+                with self._lock:
+                    self._flush()
+                continue
+            self._sleep(deadline, now)
+        return True
+
+    def _sleep(self, deadline: float | None, now: float) -> None:
+        with self._lock:
+            delay = self._tick(now)
+            self._flush()
+        if deadline is not None and (delay is None or deadline - now < delay):
+            delay = deadline - now
+        events = self._epoll.poll(-1 if delay is None else max(delay, 0.0), _EVENTS_MAX)
+        if events:
+            self._handle(events)
+
+    def _handle(self, events: list[tuple[int, int]]) -> None:
+        """Read the sockets that have something, hand frames to their owners, write what that caused."""
+        self._turns += 1
+        with self._lock:
+            for fd, mask in events:
+                connection = self._connections.get(fd)
+                if connection is None:
+                    if fd == self._bell:
+                        with contextlib.suppress(BlockingIOError):
+                            os.eventfd_read(fd)
+                    continue
+                if mask & select.EPOLLOUT:
+                    connection.writable()
+                if mask & ~select.EPOLLOUT:
+                    self._read(connection)
+            while self._lost:
+                self._drop(self._lost.pop())
+            self._flush()
+        if self._followers:
+            self._wake_followers()
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            bodies = connection.receive()
+            if bodies:
+                connection.on_frames(connection, bodies)
+        except BrokenFrame as error:
+            self._report(f"closing a connection: {error}")
+            bodies = None
+        except Exception:  # a boundary that must go on: one peer's message must not end the process
+            self._report(f"closing a connection, its message failed:\n{traceback.format_exc()}")
+            bodies = None
+        if bodies is None:
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        if not connection.closed:
+            connection.close()
+            connection.on_closed(connection)
+
+    def _follow(self, awaited: Awaited, deadline: float | None) -> bool:
+        """Sleep until woken: ready, or to take the lead. False: time is up."""
+        lock = threading.Lock()
+        lock.acquire()
+        awaited.wake = lock
+        self._followers.append(awaited)
+        try:
+            if awaited.ready or not self._lead.locked():
+                return True
+            timeout = -1.0 if deadline is None else max(deadline - monotonic(), 0.0)
+            woken = lock.acquire(timeout=timeout)
+            return woken or awaited.ready
+        finally:
+            self._followers.remove(awaited)
+            awaited.wake = None
+
+    def _wake_followers(self) -> None:
+        for follower in list(self._followers):
+            if follower.ready:
+                self._wake(follower)
+
+    @staticmethod
+    def _wake(follower: Awaited) -> None:
+        lock = follower.wake
+        if lock is not None:
+            with contextlib.suppress(RuntimeError):  # woken already
+                lock.release()  # type: ignore[attr-defined]
+
+    def wake_ready(self) -> None:
+        """Somebody became ready by other means than a message: wake followers and a sleeping leader."""
+        self._wake_followers()
+        self.ring()
+
+    def _pass_on(self) -> None:
+        """The lead is free: give it to a follower, or make sure that the backup notices."""
+        self._turns += 1
+        followers = self._followers
+        if followers:
+            self._wake_followers()
+            for follower in list(followers):
+                if not follower.ready:
+                    self._wake(follower)
+                    return
+        self.nudge()
+
+    # --- backup ---
+
+    def start(self) -> None:
+        """Start the backup thread."""
+        self._backup.start()
+
+    def _run_backup(self) -> None:
+        quiet = 0
+        while not self._stopping:
+            seen = self._turns
+            if quiet >= _QUIET_TICKS and self._lead.locked():
+                self._asleep = True
+                self._nap.acquire(timeout=_PARK_S)
+                self._asleep = False
+                quiet = 0
+                continue
+            self._nap.acquire(timeout=self._tick_s)
+            if self._lead.locked() or self._turns != seen:
+                quiet = 0 if self._turns != seen else quiet + 1
+                self._backup_look()
+                continue
+            if self._yield_to == 0 and self._lead.acquire(blocking=False):
+                quiet = 0
+                try:
+                    self._backup_leads = True
+                    self._lead_as_backup()
+                finally:
+                    self._backup_leads = False
+                    self._lead.release()
+                    if self._followers:
+                        self._pass_on()
+
+    def _backup_look(self) -> None:
+        """Somebody else leads, or is about to: only see to work that runs long, and to queued messages."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._tick(monotonic())
+                self._flush()
+            finally:
+                self._lock.release()
+
+    def _lead_as_backup(self) -> None:
+        while not self._stopping and not self._yield_to and not self._followers:
+            with self._lock:
+                delay = self._tick(monotonic())
+                self._flush()
+            if self._yield_to:
+                return
+            self._asleep = True
+            events = self._epoll.poll(-1 if delay is None else max(delay, 0.0), _EVENTS_MAX)
+            self._asleep = False
+            if events:
+                self._handle(events)
+
+    def stop(self) -> None:
+        """End the backup thread and close the epoll; connections must be closed before."""
+        self._stopping = True
+        self.ring()
+        self._wake_nap()
+        if self._backup.is_alive() and threading.current_thread() is not self._backup:
+            self._backup.join()
+        self._epoll.close()
+        os.close(self._bell)

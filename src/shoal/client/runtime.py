@@ -1,0 +1,553 @@
+"""One process's part in a cluster: the owner core with its sockets, store and threads.
+
+A driver has one between init and shutdown, a worker for its life. It routes messages of the daemon to the cores,
+flushes outboxes, and offers what the API and the executor build on: submit, values, wait.
+
+Lock order: `lock` is the only lock; it is never held while user code runs, values are pickled, or large data is copied.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pickle
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from shoal.client.connection import Connection
+from shoal.client.errors import make_error, retriable
+from shoal.client.explain import Explain
+from shoal.client.interrupts import Interruptible
+from shoal.client.node import NodeLink
+from shoal.client.objectstore import ClientStore
+from shoal.client.packing import EMPTY, Packer
+from shoal.client.reactor import Awaited, Reactor
+from shoal.client.values import Values, callsite
+from shoal.context import Identity, current_task
+from shoal.exceptions import NodeDiedError
+from shoal.generator import ObjectRefGenerator, abandoned, drop_abandoned
+from shoal.ids import IdSource, return_id, split_ids
+from shoal.owner.dispatch import Dispatcher
+from shoal.owner.objects import FAILED, PENDING, Entry
+from shoal.owner.table import ObjectTable
+from shoal.owner.tasks import FunctionExport, Stream, TaskRecord
+from shoal.refs import ObjectRef, released
+from shoal.serialization import contained_ids
+from shoal.store.region import Region
+from shoal.wire import messages as m
+from shoal.wire.frames import BrokenFrame, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.config import Config
+    from shoal.options import TaskOptions
+
+_IDLE_TICK_S = 0.2  # refs that die while a process is idle are noticed this soon
+_FRAME_MESSAGES = 32  # task messages in one frame; keeps frames far below their limit
+
+
+class Runtime:
+    """This process in the cluster.
+
+    Args:
+        socket_path, secret: where and with what the node daemon is reached.
+        kind: "driver" or "worker".
+        info: the rest of HELLO, see wire.messages.
+        region: the store's mapping, if this process has it already (workers inherit it from the fork server).
+
+    Raises ClusterNotFoundError or AuthenticationError if it cannot join.
+    """
+
+    def __init__(
+        self,
+        socket_path: str,
+        secret: bytes,
+        kind: str,
+        info: dict[str, Any],
+        config: Config,
+        region: Region | None = None,
+    ) -> None:
+        self.config = config
+        self._region = region
+        self.kind = kind
+        self.lock = threading.Lock()
+        self.ids = IdSource()
+        self.table = ObjectTable(self.ids.process_id)
+        self.dispatch = Dispatcher(self.table, config, make_error)
+        self.dispatch.is_retriable = retriable
+        self.closed = False
+        self.lost_reason = ""
+        self.identity = Identity(kind=kind)
+        self.welcome: dict[str, Any] = {}
+        self.job: dict[str, Any] = {}
+        self.peer_handler: Callable[[list[Any], socket.socket], None] | None = None
+        self.log_handler: Callable[[list[Any]], None] | None = None
+        self.on_exit: Callable[[], None] | None = None
+        self.tick_hook: Callable[[float], float | None] | None = None
+        self.blocking_hook: Callable[[list[Entry]], bool] | None = None
+        self.unblocked_hook: Callable[[], None] | None = None
+        self.run_here: Callable[[TaskRecord], None] | None = None
+        self.may_nest: Callable[[], bool] = lambda: False
+        self.explain = Explain(self)
+        self.reactor = Reactor(
+            self.lock, self.flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
+        )
+        self.store: ClientStore = None  # type: ignore[assignment]  # set by the WELCOME that __init__ waits for
+        self.node = NodeLink(socket_path, secret, self.reactor, config, self._handlers(), self._node_lost)
+        self.values = Values(self)
+        self.packer = Packer(self)
+        self.pid = os.getpid()
+        self._join(kind, info)
+
+    # --- joining and leaving ---
+
+    def _join(self, kind: str, info: dict[str, Any]) -> None:
+        with self.lock:
+            _, self._welcomed = self.node.ask()
+            self.table.to_node(self.node.hello(self.ids.process_id, kind, info))
+        self.wait(self._welcomed, self.config.handshake_ms_max / 1000)
+        if not self.welcome:
+            self.node.connection.close()
+            raise self.connection_lost()
+        self.reactor.start()
+
+    def _on_welcome(self, message: list[Any]) -> None:
+        self.welcome = info = message[1]
+        readable, writable = self.node.take_descriptor(), self.node.take_descriptor()
+        if self._region is None:
+            region = Region(readable, writable, info["capacity"])
+        else:
+            region = self._region
+            os.close(readable)
+            os.close(writable)
+        self.store = ClientStore(self, self.node, region)
+        identity = self.identity
+        identity.node_id = info["node_id"]
+        identity.job_id = info.get("job_id") or ""
+        identity.session_dir = info["session_dir"]
+        identity.address = info.get("address") or ""
+        identity.namespace = info.get("namespace") or ""
+        identity.worker_id = self.table.proc.hex()
+        self._welcomed.set(message)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Leave in order: worker output that is under way is printed, then connections close. Idempotent."""
+        if self.closed:
+            return
+        with self.lock:
+            number, answer = self.node.ask()
+            self._goodbye = number
+            self.table.to_node([m.GOODBYE])
+        self.wait(answer, timeout_s)
+        self.closed = True
+        with self.lock:
+            for lease in list(self.dispatch.leases.values()):
+                if lease.connection is not None:
+                    lease.connection.close()
+            self.node.connection.close()
+        self.reactor.stop()
+        if self.store is not None:
+            self.store.region.close()
+
+    def _node_lost(self) -> None:
+        self.lost_reason = self.lost_reason or "the connection to the node daemon closed"
+        self.closed = True
+        if self.on_exit is not None:
+            self.on_exit()
+        error = make_error("node_lost", None, self.lost_reason)
+        for entry in list(self.table.entries.values()):
+            if entry.state == PENDING:
+                self.table.fail(entry, error)
+        for waiters in list(self.store.pin_waiters.values()) if self.store else ():
+            for waiter in waiters:
+                waiter.ready = True
+        self.reactor.wake_ready()
+
+    def connection_lost(self) -> Exception:
+        """The error for whoever needs the daemon when it is gone."""
+        reason = self.lost_reason or "the session has been shut down"
+        return NodeDiedError(f"{reason}; start again with shoal.shutdown() and shoal.init()")
+
+    def report(self, text: str) -> None:
+        """Something for people to read that is nobody's exception."""
+        print(f"[shoal] {text}", file=sys.__stderr__, flush=True)
+
+    # --- messages of the daemon (lock held) ---
+
+    def _handlers(self) -> dict[int, Callable[[list[Any]], None]]:
+        table, dispatch = self.table, self.dispatch
+        return {
+            m.WELCOME: self._on_welcome,
+            m.EXTENT: lambda message: self.store.extent_granted(message),
+            m.ALLOC_FAILED: lambda message: self.store.extent_refused(message),
+            m.PINNED: lambda message: self.store.pinned(message),
+            m.PIN_FAILED: lambda message: self.store.pin_failed(message),
+            m.UNPIN_RECALL: lambda message: self.store.recalled(split_ids(message[1])),
+            m.EXTENT_RECALL: lambda message: self.store.return_unused(),
+            m.AVAILABLE: self._on_available,
+            m.GRANT: self._on_grant,
+            m.RECALL_LEASE: lambda message: dispatch.recall(message[1]),
+            m.WORKER_DIED: self._on_worker_died,
+            m.DEMAND_STATUS: self._on_demand_status,
+            m.PEER: self._on_peer,
+            m.EXIT: lambda message: self.on_exit() if self.on_exit else None,
+            m.JOB_ENDED: lambda message: self.on_exit() if self.on_exit else None,
+            m.RESPONSE: lambda message: self.node.answered(message[1], message),
+            m.QUERY: lambda message: table.to_node([m.ANSWER, message[1], self.explain.answer(message[2], message[3])]),
+            m.LOG: lambda message: self.log_handler(message[1]) if self.log_handler else None,
+            m.GOODBYE_OK: lambda message: self.node.answered(self._goodbye, message),
+        }
+
+    def _on_available(self, message: list[Any]) -> None:
+        _, object_id, size, _, problem = message
+        error = make_error("lost", None, problem) if problem else None
+        self.table.available(object_id, size, error)
+
+    def _on_grant(self, message: list[Any]) -> None:
+        _, shape_id, lease_id, proc, pid, _ = message
+        sock = socket.socket(fileno=self.node.take_descriptor())
+        connection = Connection(
+            sock, self.reactor, self.config.frame_bytes_max, self._on_replies, self._on_worker_gone
+        )
+        connection.send(frame(pickle.dumps([(m.JOB, {**self.job, "caller": self.table.proc})], 5)))
+        lease = self.dispatch.granted(shape_id, lease_id, proc, pid, connection)
+        if lease is None:
+            connection.close()
+        else:
+            connection.owner = lease
+
+    def _on_worker_died(self, message: list[Any]) -> None:
+        _, lease_id, exit_code, signal_number, current, text = message
+        details = {"exit_code": exit_code, "signal": signal_number, "message": text}
+        self.dispatch.worker_died(lease_id, current, details)
+
+    def _on_demand_status(self, message: list[Any]) -> None:
+        queue = self.dispatch.by_shape_id.get(message[1])
+        if queue is None:
+            return
+        queue.infeasible = message[3] if message[2] != "ok" else None
+        if queue.infeasible and message[2] == "infeasible":
+            self.report(f"{len(queue.ready)} task(s) cannot run now: {message[3]}")
+
+    def _on_peer(self, message: list[Any]) -> None:
+        sock = socket.socket(fileno=self.node.take_descriptor())
+        if self.peer_handler is None:
+            sock.close()
+        else:
+            self.peer_handler(message, sock)
+
+    # --- messages of workers (lock held) ---
+
+    def _on_replies(self, connection: Connection, bodies: list[bytes]) -> None:
+        lease: Any = connection.owner
+        dispatch = self.dispatch
+        done = dispatch.done
+        for body in bodies:
+            for message in pickle.loads(body):
+                tag = message[0]
+                if tag == m.DONE:
+                    done(lease, message)
+                elif tag == m.FAILED:
+                    dispatch.failed(lease, message)
+                elif tag == m.ITEM:
+                    dispatch.item(lease, message[1], message[2], message[3])
+                elif tag == m.GIVEN_BACK:
+                    dispatch.given_back(lease, message[1])
+                elif tag == m.RUNNING:
+                    lease.stalled = True
+                elif tag == m.USED_UP:
+                    lease.used_up = True
+                else:
+                    raise BrokenFrame(f"unknown message {tag} from a worker")
+        dispatch.settle(lease)
+
+    def _on_worker_gone(self, connection: Connection) -> None:
+        lease: Any = connection.owner
+        if lease is not None and not lease.broken:
+            lease.broken = True  # its tasks wait for the confirmed death (WORKER_DIED)
+            if not lease.inflight:
+                self.dispatch.give_back(lease, m.RETURN_BROKEN)
+
+    # --- sending (lock held) ---
+
+    def flush(self) -> None:
+        """Write out what is queued; to the daemon first, since what goes to workers may refer to it."""
+        table, dispatch = self.table, self.dispatch
+        if released:
+            table.drain_released()
+        store = self.store
+        if store is not None:
+            if table.promotions:
+                self._promote()
+            if table.freed:
+                store.release_freed()
+        if table.node_out or table.has_node_messages():
+            self.node.send(table.take_node_messages())
+        if dispatch.dirty:
+            for lease in list(dispatch.dirty):
+                self._flush_lease(lease)
+            dispatch.dirty.clear()
+        dispatch.urgent = False
+
+    def _flush_lease(self, lease: Any) -> None:
+        outbox = lease.outbox
+        if not outbox or lease.broken:
+            return
+        lease.outbox = []
+        for start in range(0, len(outbox), _FRAME_MESSAGES):
+            lease.connection.send(frame(pickle.dumps(outbox[start : start + _FRAME_MESSAGES], 5)))
+
+    def _promote(self) -> None:
+        table = self.table
+        waiting, table.promotions = table.promotions, []
+        for position, entry in enumerate(waiting):
+            content = entry.value or b""
+            flags = m.SEAL_PRIMARY | (m.SEAL_ERROR if entry.state == FAILED else 0)
+            if not self.store.promote_now(entry, content, contained_ids(content), flags):
+                table.promotions = waiting[position:] + table.promotions
+                return
+            table.promoted(entry)
+
+    def promotions_failed(self, reason: str) -> None:
+        """There is no room for values whose refs were sent away: their readers get the error (lock held)."""
+        waiting, self.table.promotions = self.table.promotions, []
+        self.report(f"{len(waiting)} value(s) that tasks refer to could not be written to the store: {reason}")
+        for entry in waiting:
+            self.table.promoted(entry)
+
+    def node_backlog(self) -> bool:
+        """Whether enough waits for the daemon to be worth a system call."""
+        return len(self.table.node_out) >= 8
+
+    def _tick(self, now: float) -> float | None:
+        table = self.table
+        if released:
+            table.drain_released()
+        if abandoned:
+            drop_abandoned(self)
+        if self.store is not None:
+            self.store.drain()
+        delay = _IDLE_TICK_S
+        if self.dispatch.leases:
+            due = self.dispatch.return_idle(now, self.config.lease_idle_ms / 1000)
+            if due is not None:
+                delay = min(delay, max(due - now, 0.001))
+        if self.tick_hook is not None:
+            wanted = self.tick_hook(now)
+            if wanted is not None:
+                delay = min(delay, wanted)
+        return delay
+
+    # --- waiting ---
+
+    def wait(self, awaited: Awaited, timeout_s: float | None) -> bool:
+        """Wait for something that messages will make ready; whether it is."""
+        if awaited.ready:
+            return True
+        with Interruptible(self.reactor.ring) as interruptible:
+            return self._wait_interruptible(awaited, timeout_s, None, interruptible)
+
+    def _wait_interruptible(
+        self, awaited: Awaited, timeout_s: float | None, entries: list[Entry] | None, interruptible: Interruptible
+    ) -> bool:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        blocked = False
+
+        def on_block() -> bool:
+            nonlocal blocked
+            hook = self.blocking_hook
+            if hook is not None and entries is not None and not blocked:
+                blocked = hook(entries)
+            return False
+
+        proxy = _Interrupted(awaited, interruptible) if interruptible.active else awaited
+        try:
+            while True:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                done = self.reactor.wait(proxy, left, on_block)
+                if interruptible.hit is not None:
+                    interruptible.deliver()
+                    continue
+                return done and awaited.ready
+        finally:
+            if blocked and self.unblocked_hook is not None:
+                self.unblocked_hook()
+
+    def wait_for_objects(self, awaited: Awaited, entries: list[Entry], deadline: float | None) -> bool:
+        """Wait for objects: says after a while what it waits for; Ctrl-C cancels their tasks (main thread)."""
+        warn_s = self.config.get_warning_s
+        with Interruptible(self.reactor.ring) as interruptible:
+            try:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                if left is not None and left <= warn_s:
+                    return self._wait_interruptible(awaited, left, entries, interruptible)
+                if self._wait_interruptible(awaited, warn_s, entries, interruptible):
+                    return True
+                self.report(self.explain.waiting(entries))
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                return self._wait_interruptible(awaited, left, entries, interruptible)
+            except KeyboardInterrupt:
+                self.cancel_entries(entries)
+                raise
+
+    def poll(self) -> None:
+        """Look at the sockets once, without waiting."""
+        self.wait(_Never(), 0.0)
+
+    def cancel_entries(self, entries: list[Entry]) -> None:
+        """Cancel the tasks of pending entries (Ctrl-C)."""
+        with self.lock:
+            for entry in entries:
+                if entry.task is not None:
+                    self.dispatch.cancel(entry.task, force=False, recursive=True)
+            self.flush()
+
+    def run_in_place(self, missing: list[Entry], timeout: float | None) -> None:
+        """In a worker: run own unstarted children instead of waiting for them."""
+        run = self.run_here
+        context = current_task.get()
+        if run is None or timeout is not None or context is None or not self.may_nest():
+            return
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for entry in missing:
+            while entry.state == PENDING:
+                with self.lock:
+                    task = self._claimable(entry, 64)
+                    if task is None or not self.dispatch.take_for_here(task):
+                        break
+                run(task)
+
+    def _claimable(self, entry: Entry, depth: int) -> TaskRecord | None:
+        """The task of ``entry``, or one that it waits for, if it can run here."""
+        task = entry.task
+        if task is None or task.lease is not None:
+            return None
+        for _, needed in task.lifted if depth else ():
+            if needed.state == PENDING and needed.task is not None:
+                return self._claimable(needed, depth - 1)
+        return task
+
+    # --- submitting ---
+
+    def submit(
+        self, function: FunctionExport, options: TaskOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Queue a task; its ref, a list of refs, None, or a generator of refs, as `num_returns` says."""
+        if self.closed:
+            raise self.connection_lost()
+        lifted: Any = ()
+        nested = None
+        payload = EMPTY
+        if args or kwargs:
+            payload, lifted, nested = self.packer.pack(args, kwargs, function.name)
+        task_id = self.ids.next_id()
+        count = options.num_returns
+        dispatch, table = self.dispatch, self.table
+        context = current_task.get()
+        with self.lock:
+            if released:
+                table.drain_released()
+            queue = dispatch.queues.get(options.shape_key())
+            if queue is None:
+                queue = dispatch.queue_for(options.shape_key(), options.resource_units(), {"name": function.name})
+            task = TaskRecord(task_id, function, options, payload, queue)
+            if lifted:
+                task.lifted = lifted
+            if nested:
+                task.nested = nested
+            if context is not None:
+                task.parent = context.task_id
+                task.depth = context.depth + 1
+            entry = table.add(task_id, PENDING)
+            entry.task = task
+            if count == 1:
+                task.returns = (entry,)
+            else:
+                self._set_returns(task, entry, count)
+            returns = task.returns
+            dispatch.submit(task)
+            if dispatch.urgent or len(table.node_out) >= 8:
+                self.flush()
+        self.reactor.nudge()
+        if count == 1:
+            return ObjectRef(task_id, entry)
+        if task.stream is not None:
+            return ObjectRefGenerator(self, task, ObjectRef(task_id, entry))
+        return [ObjectRef(each.id, each) for each in returns] or None
+
+    def _set_returns(self, task: TaskRecord, first: Entry, count: int | str) -> None:
+        table = self.table
+        if isinstance(count, str):
+            task.stream = Stream()
+            task.returns = (first,)
+            return
+        if count == 0:
+            table.entries.pop(first.id)
+            return
+        others = [table.add(return_id(task.id, index), PENDING) for index in range(1, count)]
+        for entry in others:
+            entry.task = task
+        task.returns = (first, *others)
+
+    # --- other services ---
+
+    def request(self, method: str, params: dict[str, Any], timeout_s: float = 10.0) -> Any:
+        """Ask the daemon a question (REQUEST); raises RuntimeError with its answer if it cannot."""
+        with self.lock:
+            number, answer = self.node.ask()
+            self.table.to_node([m.REQUEST, number, method, params])
+        if not self.wait(answer, timeout_s):
+            raise TimeoutError(f"the node daemon did not answer {method!r} within {timeout_s} s")
+        if not answer.message:
+            raise self.connection_lost()
+        _, _, good, data = answer.message
+        if not good:
+            raise RuntimeError(data)
+        return data
+
+    def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+        """A future for the value of ``ref``."""
+        from shoal.client.futures import future_of
+
+        return future_of(self, ref)
+
+    def where(self) -> str:
+        """The call site of the user's code, for people."""
+        return callsite()
+
+
+class _Interrupted:
+    """An awaited that is also ready when a signal came."""
+
+    __slots__ = ("_awaited", "_interruptible")
+
+    def __init__(self, awaited: Awaited, interruptible: Interruptible) -> None:
+        self._awaited = awaited
+        self._interruptible = interruptible
+
+    @property
+    def ready(self) -> bool:
+        return self._awaited.ready or self._interruptible.hit is not None
+
+    @property
+    def wake(self) -> object:
+        return self._awaited.wake
+
+    @wake.setter
+    def wake(self, lock: object) -> None:
+        self._awaited.wake = lock
+
+
+class _Never:
+    """Never ready: a wait for the time only."""
+
+    __slots__ = ("wake",)
+    ready = False
+
+    def __init__(self) -> None:
+        self.wake: object = None

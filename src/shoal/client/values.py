@@ -1,0 +1,249 @@
+"""Values in and out: put, get and wait, on top of the object table and the store.
+
+`get` of a value in this process takes no lock. Otherwise it goes in two steps: until every object is somewhere, then until the
+stored ones are pinned here. Whoever waits here reads the sockets (reactor).
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from shoal.client.waiting import WaitState, local_wait_state
+from shoal.exceptions import GetTimeoutError, ObjectFreedError, ObjectLostError, OwnerDiedError, TaskError
+from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STORED, Entry, Waiter
+from shoal.refs import ObjectRef, released
+from shoal.serialization import Serialized, contained_ids, deserialize, dumps_small, serialize
+from shoal.ids import split_ids
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shoal.client.runtime import Runtime
+
+_LOST_ERRORS = {"freed": ObjectFreedError, "owner_died": OwnerDiedError}
+_PACKAGE = __name__.partition(".")[0]
+
+
+class Values:
+    """put, get and wait of one process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._table = runtime.table
+        self._lock = runtime.lock
+        self._inline_max = runtime.config.inline_bytes_max
+
+    # --- put ---
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store ``value``: small ones here, large ones in shared memory; later changes to the original are not seen."""
+        content = dumps_small(value)
+        table = self._table
+        if content is not None and len(content) <= self._inline_max:
+            object_id = self._runtime.ids.next_id()
+            with self._lock:
+                if len(released) > 64:
+                    table.drain_released()
+                return ObjectRef(object_id, table.add_inline(object_id, content))
+        packed = serialize(value)
+        if packed.size > self._inline_max:
+            return self.put_stored(packed, callsite())
+        object_id = self._runtime.ids.next_id()
+        with self._lock:
+            entries = [table.entry_of(ref) for ref in packed.refs]
+            for entry in entries:
+                table.escape(entry)
+            return ObjectRef(object_id, table.add_inline(object_id, packed.to_bytes(), entries))
+
+    def put_stored(self, packed: Serialized, where: str, content_hash: bytes = b"") -> ObjectRef[Any]:
+        """Write a value to the store, with a hold and a cached pin of this process."""
+        runtime = self._runtime
+        object_id = runtime.ids.next_id()
+        self.escape_all(packed.refs)
+        runtime.store.seal(
+            object_id, packed, m.SEAL_PINNED | m.SEAL_PRIMARY, runtime.table.proc, where, content_hash
+        )
+        with self._lock:
+            entry = self._table.add_stored(object_id, packed.size)
+            entry.callsite = where
+            if self._runtime.node_backlog():
+                self._runtime.flush()
+        runtime.reactor.nudge()
+        return ObjectRef(object_id, entry)
+
+    def escape_all(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        """The ids of ``refs`` go into a stored value."""
+        if refs:
+            table = self._table
+            with self._lock:
+                for ref in refs:
+                    table.escape(table.entry_of(ref))
+
+    # --- get ---
+
+    def get(self, ref: ObjectRef[Any], timeout: float | None) -> Any:
+        """The value of one ref; raises what its task raised, or GetTimeoutError."""
+        entry = ref._entry
+        if entry is not None and entry.state == INLINE:
+            return self.load(entry)
+        return self.get_all([ref], timeout)[0]
+
+    def get_all(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """The values, in order; the first failure raises at once."""
+        runtime = self._runtime
+        table = self._table
+        deadline = None if timeout is None else monotonic() + timeout
+        with self._lock:
+            if released:
+                table.drain_released()
+            entries = [ref._entry or table.entry_of(ref) for ref in refs]
+        missing = [entry for entry in entries if entry.state == PENDING]
+        if missing:
+            runtime.run_in_place(missing, timeout)
+            missing = [entry for entry in missing if entry.state == PENDING]
+        if missing:
+            self._wait_settled(missing, deadline)
+        for entry in entries:
+            if entry.state == FAILED:
+                raise self.error_of(entry)
+        stored = [entry for entry in entries if entry.state in (STORED, BORROWED)]
+        if stored:
+            self._wait_pinned(stored, deadline)
+        load = self.load
+        return [load(entry) for entry in entries]
+
+    def _wait_settled(self, missing: list[Entry], deadline: float | None) -> None:
+        waiter = Waiter(0)
+        waiter.ready = False
+        with self._lock:
+            for entry in missing:
+                if self._table.wait_for(entry, waiter):
+                    waiter.missing += 1
+            if waiter.missing == 0:
+                return
+        try:
+            done = self._runtime.wait_for_objects(waiter, missing, deadline)
+        finally:
+            if not waiter.ready or waiter.missing > 0:
+                self._forget_waiter(missing, waiter)
+        if not done:
+            raise GetTimeoutError(self._runtime.explain.timeout(missing))
+
+    def _forget_waiter(self, entries: list[Entry], waiter: Waiter) -> None:
+        with self._lock:
+            for entry in entries:
+                if entry.waiters and waiter in entry.waiters:
+                    entry.waiters.remove(waiter)
+
+    def _wait_pinned(self, entries: list[Entry], deadline: float | None) -> None:
+        store = self._runtime.store
+        waiter = Waiter(0)
+        waiter.ready = False
+        with self._lock:
+            for entry in entries:
+                if store.request(entry, waiter):
+                    waiter.missing += 1
+            if waiter.missing == 0:
+                return
+        if not self._runtime.wait_for_objects(waiter, entries, deadline):
+            with self._lock:
+                for waiters in store.pin_waiters.values():
+                    if waiter in waiters:
+                        waiters.remove(waiter)
+            raise GetTimeoutError(self._runtime.explain.timeout(entries))
+
+    def load(self, entry: Entry) -> Any:
+        """The value of an entry that is here; raises its error if it failed."""
+        state = entry.state
+        if state == INLINE:
+            if entry.contained is None:
+                return deserialize(entry.value)
+            return deserialize(entry.value, self._riders_inline(entry))
+        if state == FAILED:
+            raise self.error_of(entry)
+        found = self._runtime.store.view(entry.id)
+        if found is None:
+            return self._load_again(entry)
+        view, flags = found
+        ids = contained_ids(view)
+        value = deserialize(view, self._riders_stored(entry, ids) if ids else ())
+        if flags & m.SEAL_ERROR:
+            raise as_raised(value)
+        return value
+
+    def _load_again(self, entry: Entry) -> Any:
+        """The pin was recalled between the wait and the read, or could not be had."""
+        problem = self._runtime.store.pin_errors.pop(entry.id, None)
+        if problem is not None:
+            raise _LOST_ERRORS.get(problem[0], ObjectLostError)(problem[1])
+        if self._runtime.closed:
+            raise self._runtime.connection_lost()
+        self._wait_pinned([entry], None)
+        return self.load(entry)
+
+    def _riders_inline(self, entry: Entry) -> list[ObjectRef[Any]]:
+        riders = []
+        with self._lock:
+            for inner in entry.contained or ():
+                inner.count += 1
+                riders.append(ObjectRef(inner.id, inner))
+        return riders
+
+    def _riders_stored(self, entry: Entry, ids: bytes) -> list[ObjectRef[Any]]:
+        riders = entry.riders
+        if riders is None:
+            riders = entry.riders = [ObjectRef(object_id) for object_id in split_ids(ids)]
+        return riders
+
+    def error_of(self, entry: Entry) -> BaseException:
+        """The exception of a failed entry, to be raised."""
+        riders = self._riders_inline(entry) if entry.contained else ()
+        return as_raised(deserialize(entry.value, riders))
+
+    # --- wait ---
+
+    def is_continued(self, refs: list[ObjectRef[Any]]) -> bool:
+        """Whether ``refs`` is what this thread's last `wait` left, unchanged: it needs no checks."""
+        state = local_wait_state()
+        return state is not None and state.matches(refs, self._table)
+
+    def wait(
+        self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """(up to ``num_returns`` ready ones, the others), both in input order; arguments were checked."""
+        state = local_wait_state()
+        if state is None or not state.matches(refs, self._table):
+            state = WaitState(refs, self._table, self._lock)
+        if len(state.arrived) < num_returns:
+            deadline = None if timeout is None else monotonic() + timeout
+            with self._lock:
+                state.expect(num_returns)
+            if timeout == 0:
+                self._runtime.poll()
+            elif not state.ready:
+                self._runtime.wait_for_objects(state, [], deadline)
+        with self._lock:
+            arrived = state.arrived
+            positions = [heapq.heappop(arrived) for _ in range(min(num_returns, len(arrived)))]
+        return state.take(positions)
+
+
+def as_raised(value: Any) -> BaseException:
+    """The exception to raise for a stored error."""
+    if isinstance(value, TaskError):
+        return value.as_instanceof_cause()
+    if isinstance(value, BaseException):
+        return value
+    return TypeError(f"a failed task sent {type(value).__name__} instead of an exception")
+
+
+def callsite() -> str:
+    """file:line of the nearest caller outside of shoal."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (_PACKAGE, "shoald"):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

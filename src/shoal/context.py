@@ -1,0 +1,112 @@
+"""What the running code is part of: job, node, worker, task. Set by the executor, read by submission and by people."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class TaskContext:
+    """The task that this thread (or coroutine) runs."""
+
+    __slots__ = ("arguments", "children", "depth", "name", "resources", "task_id")
+
+    def __init__(self, task_id: bytes, name: str, depth: int, resources: dict[str, float]) -> None:
+        self.task_id = task_id
+        self.name = name
+        self.depth = depth
+        self.resources = resources
+        self.arguments: tuple[Any, ...] = ()
+        self.children = 0
+
+
+current_task: ContextVar[TaskContext | None] = ContextVar("shoal_task", default=None)
+
+
+@dataclass
+class Identity:
+    """Who this process is; filled in when it has joined a cluster."""
+
+    kind: str = "driver"
+    job_id: str = ""
+    node_id: str = ""
+    worker_id: str = ""
+    namespace: str = ""
+    session_dir: str = ""
+    address: str = ""
+    resources: dict[str, float] = field(default_factory=dict)
+
+
+class RuntimeContext:
+    """What `get_runtime_context()` returns: ids as hexadecimal strings, and what the task was given."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._task = current_task.get()
+
+    def get_job_id(self) -> str:
+        """The job: one driver and what it submitted."""
+        return self._identity.job_id
+
+    def get_node_id(self) -> str:
+        """The node this code runs on."""
+        return self._identity.node_id
+
+    def get_worker_id(self) -> str:
+        """The process this code runs in."""
+        return self._identity.worker_id
+
+    def get_task_id(self) -> str | None:
+        """The running task; None in a driver."""
+        return self._task.task_id.hex() if self._task else None
+
+    def get_task_name(self) -> str | None:
+        """Its name: the option `name`, or the function's."""
+        return self._task.name if self._task else None
+
+    def get_task_function_name(self) -> str | None:
+        """The function's name."""
+        return self._task.name if self._task else None
+
+    def get_actor_id(self) -> str | None:
+        """The actor whose method runs; None outside of actors."""
+        return None
+
+    def get_actor_name(self) -> str | None:
+        """The actor's name, if it has one."""
+        return None
+
+    def get_placement_group_id(self) -> str | None:
+        """The placement group the task runs in; None without."""
+        return None
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What the task was given, in units of each resource; empty in a driver."""
+        return dict(self._task.resources) if self._task else {}
+
+    def get_session_dir(self) -> str:
+        """The directory of this session's sockets and logs."""
+        return self._identity.session_dir
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of named actors."""
+        return self._identity.namespace
+
+    @property
+    def gcs_address(self) -> str:
+        """The head's address."""
+        return self._identity.address
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether the actor runs again after a death; False outside of actors."""
+        return False
+
+    job_id = property(get_job_id)
+    node_id = property(get_node_id)
+    worker_id = property(get_worker_id)
+    task_id = property(get_task_id)
+    actor_id = property(get_actor_id)
+    session_dir = property(get_session_dir)

@@ -1,0 +1,130 @@
+"""ObjectRefGenerator: the refs that a streaming generator task yields, as they come.
+
+The producer runs ahead of the reader by a bounded number of items (backpressure); dropping the generator cancels
+it. A failure of the task is the last item: its `get` raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from shoal.refs import ObjectRef
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from shoal.client.runtime import Runtime
+    from shoal.owner.objects import Entry
+    from shoal.owner.tasks import TaskRecord
+
+T = TypeVar("T")
+
+
+class _Next:
+    """Waits for the next item or the end (an `Awaited` of the reactor)."""
+
+    __slots__ = ("ready", "wake")
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.wake: object = None
+
+
+class ObjectRefGenerator(Generic[T]):
+    """Iterate (or `async for`) to get one `ObjectRef` per yielded item."""
+
+    def __init__(self, runtime: Runtime, task: TaskRecord, completion: ObjectRef[Any]) -> None:
+        self._runtime = runtime
+        self._task = task
+        self._stream: Any = task.stream
+        self._completion = completion
+
+    def __iter__(self) -> Iterator[ObjectRef[T]]:
+        return self
+
+    def __next__(self) -> ObjectRef[T]:
+        ref = self._next(None)
+        if ref is None:
+            raise StopIteration
+        return ref
+
+    def completed(self) -> ObjectRef[Any]:
+        """A ref that is ready when the generator has ended; its value is the number of items."""
+        return self._completion
+
+    def _next(self, timeout_s: float | None) -> ObjectRef[T] | None:
+        """The next ref; None at the end. Raises TimeoutError when time is up."""
+        runtime, stream = self._runtime, self._stream
+        while True:
+            waiter = _Next()
+            with runtime.lock:
+                entry = stream.items.pop(stream.taken, None)
+                if entry is not None:
+                    stream.taken += 1
+                    self._tell_consumed()
+                    return ObjectRef(entry.id, entry)
+                if stream.total is not None and stream.taken >= stream.total:
+                    return None
+                stream.waiters.append(waiter)
+            if not runtime.wait(waiter, timeout_s):
+                raise TimeoutError("the generator has not yielded its next item in time")
+
+    def _tell_consumed(self) -> None:
+        lease = self._task.lease
+        if lease is not None and not lease.broken:
+            lease.outbox.append((m.CONSUMED, self._task.id, self._stream.taken))
+            self._runtime.dispatch.dirty.add(lease)
+
+    def __aiter__(self) -> AsyncIterator[ObjectRef[T]]:
+        return self
+
+    async def __anext__(self) -> ObjectRef[T]:
+        ref = await asyncio.get_running_loop().run_in_executor(None, self._next, None)
+        if ref is None:
+            raise StopAsyncIteration
+        return ref
+
+    def close(self) -> None:
+        """Stop the producer; items that were not taken are released."""
+        runtime, stream = self._runtime, self._stream
+        if runtime.closed:
+            return
+        with runtime.lock:
+            stream.closed = True
+            untaken: list[Entry] = list(stream.items.values())
+            stream.items.clear()
+            if stream.total is None:
+                runtime.dispatch.cancel(self._task, force=False, recursive=True)
+            runtime.table.drop_uses(untaken)
+            runtime.flush()
+
+    def __del__(self) -> None:
+        # Runs anywhere, perhaps under the lock: the work is left to the completion ref's owner at the next tick.
+        stream = getattr(self, "_stream", None)
+        if stream is not None and not stream.closed:
+            abandoned.append(self._task)
+
+    def __repr__(self) -> str:
+        return f"ObjectRefGenerator({self._task.name}, {self._stream.taken} taken)"
+
+
+# Tasks whose generator was dropped; the runtime's tick cancels them and releases their items.
+abandoned: list[TaskRecord] = []
+
+
+def drop_abandoned(runtime: Runtime) -> None:
+    """Cancel the producers of dropped generators (lock held)."""
+    while abandoned:
+        task = abandoned.pop()
+        stream = task.stream
+        if stream is None or stream.closed:
+            continue
+        stream.closed = True
+        items = [entry for entry in stream.items.values() if runtime.table.entries.get(entry.id) is entry]
+        stream.items.clear()
+        if stream.total is None and runtime.dispatch.tasks.get(task.id) is task:
+            runtime.dispatch.cancel(task, force=False, recursive=True)
+        runtime.table.drop_uses(items)
+

@@ -1,0 +1,485 @@
+"""Tasks on their way: queued by shape, sent to leased workers, answered, tried again, cancelled.
+
+Events: submit, replies (`done`, `failed`, `given_back`, `item`), leases granted and lost, cancel.
+Effects: messages in the leases' outboxes and to the daemon, entries fulfilled or failed, children of cancelled tasks.
+
+Invariants: a task is in exactly one place: waiting for arguments, in its queue, in one lease's `inflight`, or done. Its
+arguments are counted as used until it is done. What a worker kept of the refs it was lent is registered for it before these uses end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from shoal.owner.leases import Lease, ShapeQueue
+from shoal.owner.objects import FAILED, GENERATED, INLINE, PENDING, Entry
+from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, FunctionExport, Stream, TaskRecord
+from shoal.ids import return_id
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.config import Config
+    from shoal.owner.table import ObjectTable
+
+OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
+
+
+class Dispatcher:
+    """The tasks that one process submitted.
+
+    Attributes:
+        dirty: leases whose outbox is not empty; `urgent` when that should not wait for the next flush.
+        errors: makes the bytes of an error: (kind, task, details) → bytes. Given by the shell, which may pickle.
+        finished: the last finished tasks, for people: (id, name, state).
+    """
+
+    def __init__(self, table: ObjectTable, config: Config, make_error: Callable[..., bytes]) -> None:
+        self.table = table
+        self.config = config
+        self.make_error = make_error
+        self.is_retriable: Callable[[TaskRecord, bytes], bool] = lambda task, error: bool(task.options.retry_exceptions)
+        self.queues: dict[Any, ShapeQueue] = {}
+        self.by_shape_id: dict[int, ShapeQueue] = {}
+        self.leases: dict[int, Lease] = {}
+        self.dirty: set[Lease] = set()
+        self.urgent = False
+        self.children: dict[bytes, set[bytes]] = {}
+        self.tasks: dict[bytes, TaskRecord] = {}
+        self.finished: deque[tuple[bytes, str, str]] = deque(maxlen=config.finished_tasks_max)
+        self.counters = {"submitted": 0, "finished": 0, "failed": 0, "retried": 0}
+        self._next_shape = 1
+
+    # --- submit ---
+
+    def queue_for(self, key: Any, resources: dict[str, int], options: dict[str, Any]) -> ShapeQueue:
+        """The queue of a shape, made at first use."""
+        queue = self.queues.get(key)
+        if queue is None:
+            queue = ShapeQueue(self._next_shape, key, resources, self.config, self.pump)
+            queue.options = options
+            self.queues[key] = self.by_shape_id[self._next_shape] = queue
+            self._next_shape += 1
+        return queue
+
+    def submit(self, task: TaskRecord) -> None:
+        """Take over ``task``, whose arguments are counted for it: it runs as soon as they and a worker are there."""
+        self.counters["submitted"] += 1
+        self.tasks[task.id] = task
+        if task.parent is not None:
+            self.children.setdefault(task.parent, set()).add(task.id)
+        if task.lifted:
+            wait_for = self.table.wait_for
+            for _, entry in task.lifted:
+                if wait_for(entry, task):
+                    task.unresolved += 1
+        if not task.unresolved:
+            task.state = QUEUED
+            task.queue.ready.append(task)
+            self.pump(task.queue)
+
+    # --- sending ---
+
+    def pump(self, queue: ShapeQueue) -> None:
+        """Send ready tasks to workers with room, and ask the daemon for as many more as would help."""
+        ready = queue.ready
+        while ready:
+            task = ready[0]
+            if task.state != QUEUED:  # cancelled, or run in place
+                ready.popleft()
+                continue
+            lease = queue.choose(task)
+            if lease is None:
+                break
+            ready.popleft()
+            self._send(lease, task)
+        wanted = queue.wanted() if ready else 0
+        told = queue.backlog_told
+        if wanted != told and (not wanted or not told or wanted > 2 * told or 2 * wanted < told):
+            queue.backlog_told = wanted
+            self.table.to_node([m.DEMAND, queue.shape_id, queue.resources, wanted, queue.options])
+
+    def _send(self, lease: Lease, task: TaskRecord) -> None:
+        failed = self._failed_argument(task)
+        if failed is not None:
+            self._fail_with(task, self.make_error("dependent", task, failed.value))
+            return
+        function = task.function
+        outbox = lease.outbox
+        if function.function_id not in lease.functions:
+            lease.functions.add(function.function_id)
+            outbox.append((m.FUNCTION, function.function_id, function.blob, function.name))
+        task.state = SENT
+        task.lease = lease
+        idle = not lease.inflight
+        lease.inflight[task.id] = task
+        lease.idle_since = None
+        outbox.append(self.encode(task))
+        self.dirty.add(lease)
+        if idle or len(outbox) >= OUTBOX_FLUSH:
+            self.urgent = True
+
+    def _failed_argument(self, task: TaskRecord) -> Entry | None:
+        for _, entry in task.lifted:
+            if entry.state == FAILED:
+                return entry
+        return None
+
+    def encode(self, task: TaskRecord) -> tuple[Any, ...]:
+        """The TASK message: (TASK, id, function id, payload, lifted arguments, options or None)."""
+        table = self.table
+        lifted: tuple[Any, ...] = ()
+        if task.lifted:
+            parts = []
+            for where, entry in task.lifted:
+                if entry.state == INLINE:
+                    parts.append((where, entry.id, entry.value, None))
+                else:
+                    parts.append((where, entry.id, None, table.stamp_of(entry)))
+            lifted = tuple(parts)
+        options = task.options
+        details: dict[str, Any] | None = None
+        if task.nested or len(task.returns) != 1 or task.depth or task.stream or options.max_calls or options.name:
+            details = {
+                "returns": len(task.returns),
+                "stream": task.stream is not None,
+                "depth": task.depth,
+                "max_calls": options.max_calls,
+                "name": options.name,
+                "stamp": (table.proc, table.node_sequence + 1) if task.nested else None,
+                "stamps": {e.id: e.stamp for e in task.nested if e.stamp} if task.nested else None,
+                "backlog": options.generator_backpressure_num_objects if task.stream else None,
+            }
+        return (m.TASK, task.id, task.function.function_id, task.payload, lifted, details)
+
+    # --- answers ---
+
+    def done(self, lease: Lease, message: tuple[Any, ...]) -> None:
+        """(DONE, task id, results, kept ids, run time µs) from a worker."""
+        _, task_id, results, kept, run_us = message
+        task = lease.inflight.pop(task_id, None)
+        if task is None:
+            return
+        lease.stalled = False
+        function = task.function
+        mean = function.mean_us
+        function.mean_us = run_us if mean is None else mean + (run_us - mean) * 0.2
+        table = self.table
+        if kept:
+            table.hand_over(lease.proc, kept)
+        self.complete(task, results)
+
+    def complete(self, task: TaskRecord, results: list[Any]) -> None:
+        """Fulfil the returns of a task that ran, here or elsewhere."""
+        table = self.table
+        if task.stream is not None:
+            self.stream_ended(task.stream, results[0][4])
+        for entry, result in zip(task.returns, results, strict=True):
+            if result[0] == m.RESULT_INLINE:
+                table.fulfil_inline(entry, result[1], result[2], result[3])
+            else:
+                table.fulfil_stored(entry, result[1], result[2])
+        self._finish(task, "FINISHED")
+
+    def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
+        """(FAILED, task id, error, contained ids, kept ids, cancelled) from a worker."""
+        _, task_id, error, contained, kept, cancelled = message
+        task = lease.inflight.pop(task_id, None)
+        if task is None:
+            return
+        lease.stalled = False
+        if kept:
+            self.table.hand_over(lease.proc, kept)
+        if not cancelled and task.retries and not task.cancelled and self.is_retriable(task, error):
+            self._retry(task)
+            return
+        self._fail_with(task, error, contained)
+
+    def failed_here(self, task: TaskRecord, message: tuple[Any, ...]) -> None:
+        """A task that ran in place failed; the same message as `failed`."""
+        _, _, error, contained, kept, cancelled = message
+        if kept:
+            self.table.hand_over(self.table.proc, kept)
+        if not cancelled and task.retries and not task.cancelled and self.is_retriable(task, error):
+            self._retry(task)
+        else:
+            self._fail_with(task, error, contained)
+
+    def given_back(self, lease: Lease, task_ids: list[bytes]) -> None:
+        """Tasks that the worker will not start; they go to the front of their queue."""
+        lease.stalled = True
+        for task_id in reversed(task_ids):
+            task = lease.inflight.pop(task_id, None)
+            if task is not None:
+                self._requeue(task, front=True)
+        self.pump(lease.queue)
+
+    def _requeue(self, task: TaskRecord, front: bool) -> None:
+        task.lease = None
+        if task.cancelled:
+            self._fail_with(task, self.make_error("cancelled", task))
+            return
+        task.state = QUEUED
+        if front:
+            task.queue.ready.appendleft(task)
+        else:
+            task.queue.ready.append(task)
+
+    def _retry(self, task: TaskRecord) -> None:
+        if task.retries > 0:
+            task.retries -= 1
+        self.counters["retried"] += 1
+        self._requeue(task, front=False)
+        self.pump(task.queue)
+
+    def _fail_with(self, task: TaskRecord, error: bytes, contained: list[bytes] | tuple[bytes, ...] = ()) -> None:
+        table = self.table
+        for entry in task.returns:
+            table.fail(entry, error, contained)
+        if task.stream is not None:
+            self._end_stream(task.stream, error_entry=task.returns[0] if task.returns else None)
+        self._finish(task, "FAILED")
+
+    def _finish(self, task: TaskRecord, outcome: str) -> None:
+        if task.state == DONE:
+            return
+        task.state = DONE
+        task.lease = None
+        self.tasks.pop(task.id, None)
+        self.counters["finished" if outcome == "FINISHED" else "failed"] += 1
+        self.finished.append((task.id, task.name, outcome))
+        if task.parent is not None:
+            siblings = self.children.get(task.parent)
+            if siblings is not None:
+                siblings.discard(task.id)
+                if not siblings:
+                    del self.children[task.parent]
+        table = self.table
+        if task.lifted:
+            table.drop_uses([entry for _, entry in task.lifted])
+        if task.nested:
+            table.drop_uses(task.nested)
+
+    # --- streaming generators ---
+
+    def item(self, lease: Lease | None, task_id: bytes, index: int, result: tuple[Any, ...]) -> None:
+        """A generator yielded; repeated items of a second attempt are dropped."""
+        task = self.tasks.get(task_id)
+        if task is None or task.stream is None:
+            return
+        stream = task.stream
+        entry = stream.items.get(index)
+        fresh = entry is None and index >= stream.taken
+        if entry is None:
+            entry = Entry(return_id(task_id, index + 1), PENDING, 1 if fresh and not stream.closed else 0)
+            self.table.entries[entry.id] = entry
+            entry.flags |= GENERATED
+            if fresh and not stream.closed:
+                stream.items[index] = entry
+        if result[0] == m.RESULT_INLINE:
+            self.table.fulfil_inline(entry, result[1], result[2], result[3])
+        else:
+            self.table.fulfil_stored(entry, result[1], result[2])
+        self._wake_stream(stream)
+
+    def stream_ended(self, stream: Stream, total: int) -> None:
+        """The generator has returned after ``total`` items."""
+        stream.total = total
+        self._wake_stream(stream)
+
+    def _end_stream(self, stream: Stream, error_entry: Entry | None) -> None:
+        stream.total = stream.taken + len(stream.items)
+        if error_entry is not None and not stream.closed:
+            error_entry.count += 1
+            stream.items[stream.total] = error_entry
+            stream.total += 1
+        self._wake_stream(stream)
+
+    def _wake_stream(self, stream: Stream) -> None:
+        waiters, stream.waiters = stream.waiters, []
+        for waiter in waiters:
+            waiter.ready = True
+
+    # --- leases ---
+
+    def granted(self, shape_id: int, lease_id: int, proc: bytes, pid: int, connection: Any) -> Lease | None:
+        """The daemon leased a worker; None (and it goes back) if the shape is unknown."""
+        queue = self.by_shape_id.get(shape_id)
+        if queue is None:
+            self.table.to_node([m.RETURN, lease_id, m.RETURN_OK])
+            return None
+        lease = Lease(lease_id, proc, pid, queue, connection)
+        self.leases[lease_id] = lease
+        queue.leases.append(lease)
+        queue.infeasible = None
+        if queue.backlog_told > 0:
+            queue.backlog_told -= 1
+        self.pump(queue)
+        if not lease.inflight and not queue.ready:
+            self._spread(queue, lease)
+        return lease
+
+    def _spread(self, queue: ShapeQueue, idle: Lease) -> None:
+        """A worker has nothing to do: take unstarted tasks back from the fullest one."""
+        fullest = max(queue.leases, key=lambda lease: len(lease.inflight), default=None)
+        if fullest is not None and fullest is not idle and len(fullest.inflight) > 2:
+            fullest.outbox.append((m.TAKE_BACK, len(fullest.inflight) // 2))
+            self.dirty.add(fullest)
+
+    def recall(self, lease_id: int) -> None:
+        """The daemon wants a lease back: no new tasks; unstarted ones are taken back."""
+        lease = self.leases.get(lease_id)
+        if lease is None:
+            return
+        lease.recalled = True
+        if len(lease.inflight) > 1:
+            lease.outbox.append((m.TAKE_BACK, len(lease.inflight)))
+            self.dirty.add(lease)
+        self.settle(lease)
+
+    def settle(self, lease: Lease) -> None:
+        """After answers from ``lease``: send more, or give it back if it was recalled or is used up."""
+        if lease.inflight:
+            if not lease.recalled and lease.queue.ready:
+                self.pump(lease.queue)
+            return
+        if lease.recalled or lease.used_up:
+            self.give_back(lease, m.RETURN_RECYCLE if lease.used_up else m.RETURN_OK)
+        if lease.queue.ready:
+            self.pump(lease.queue)
+        elif lease.queue.backlog_told:
+            self.pump(lease.queue)
+
+    def give_back(self, lease: Lease, state: int) -> None:
+        """Return a lease without tasks to the daemon."""
+        if self._forget(lease):
+            self.table.to_node([m.RETURN, lease.lease_id, state])
+
+    def _forget(self, lease: Lease) -> bool:
+        if self.leases.pop(lease.lease_id, None) is None:
+            return False
+        lease.queue.leases.remove(lease)
+        self.dirty.discard(lease)
+        lease.broken = True
+        if lease.connection is not None:
+            lease.connection.close_soon()
+        return True
+
+    def return_idle(self, now: float, idle_s: float) -> float | None:
+        """Give back leases that have been idle for ``idle_s`` seconds; when to look again."""
+        deadline: float | None = None
+        for lease in list(self.leases.values()):
+            if lease.inflight:
+                lease.idle_since = None
+                continue
+            if lease.idle_since is None:
+                lease.idle_since = now
+            due = lease.idle_since + idle_s
+            if due <= now:
+                self.give_back(lease, m.RETURN_OK)
+            elif deadline is None or due < deadline:
+                deadline = due
+        return deadline
+
+    def worker_died(self, lease_id: int, current: bytes, details: dict[str, Any]) -> None:
+        """A confirmed death: tasks up to ``current`` were started and count an attempt; later ones were not."""
+        lease = self.leases.get(lease_id)
+        if lease is None:
+            return
+        self._forget(lease)
+        tasks = list(lease.inflight.values())
+        lease.inflight.clear()
+        started = 0
+        for position, task in enumerate(tasks):
+            if task.id == current:
+                started = position + 1
+        for task in tasks[:started]:
+            self._crashed(task, details)
+        for task in reversed(tasks[started:]):
+            self._requeue(task, front=True)
+        self.pump(lease.queue)
+
+    def _crashed(self, task: TaskRecord, details: dict[str, Any]) -> None:
+        if task.cancelled:
+            self._fail_with(task, self.make_error("cancelled", task))
+        elif task.retries and not details.get("final"):
+            self._retry(task)
+        else:
+            self._fail_with(task, self.make_error("crashed", task, details))
+
+    # --- cancel, and running here ---
+
+    def cancel(self, task: TaskRecord, force: bool, recursive: bool) -> None:
+        """Stop ``task``: at once if it was not sent; otherwise its worker is told."""
+        if task.state == DONE or task.cancelled and not force:
+            return
+        task.cancelled = True
+        if task.state in (WAITING, QUEUED):
+            task.state = QUEUED
+            self._unqueue(task)
+            self._fail_with(task, self.make_error("cancelled", task))
+        elif task.lease is not None:
+            if force:
+                self.table.to_node([m.KILL_WORKER, task.lease.lease_id, "cancelled with force"])
+            else:
+                task.lease.outbox.append((m.CANCEL, task.id, force, recursive))
+                self.dirty.add(task.lease)
+
+    def _unqueue(self, task: TaskRecord) -> None:
+        for _, entry in task.lifted:
+            if entry.waiters and task in entry.waiters:
+                entry.waiters.remove(task)
+
+    def cancel_children(self, parent: bytes, force: bool) -> None:
+        """Cancel what a task submitted, and what that submitted in turn."""
+        for child in list(self.children.get(parent, ())):
+            task = self.tasks.get(child)
+            if task is not None:
+                self.cancel(task, force, recursive=True)
+
+    def take_for_here(self, task: TaskRecord) -> bool:
+        """Claim a queued task to run it in place; False if it is elsewhere or not ready."""
+        if task.state != QUEUED or self._failed_argument(task) is not None or task.stream is not None:
+            return False
+        task.state = SENT
+        ready = task.queue.ready
+        if ready and ready[0] is task:
+            ready.popleft()  # anywhere else it is skipped when the queue comes to it
+        if not task.queue.ready and task.queue.backlog_told:
+            self.pump(task.queue)
+        return True
+
+    # --- asked by people ---
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Unfinished tasks, then the last finished ones, for `list tasks`."""
+        rows = [
+            {
+                "id": task.id.hex(),
+                "name": task.name,
+                "state": STATE_NAMES[task.state],
+                "worker_pid": task.lease.pid if task.lease is not None else None,
+                "retries_left": task.retries,
+            }
+            for task in self.tasks.values()
+        ]
+        rows += [
+            {"id": task_id.hex(), "name": name, "state": outcome, "worker_pid": None, "retries_left": None}
+            for task_id, name, outcome in self.finished
+        ]
+        return rows
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        for lease in self.leases.values():
+            assert lease in lease.queue.leases, lease
+            for task in lease.inflight.values():
+                assert task.state == SENT, task
+                assert task.lease is lease, task
+        for task in self.tasks.values():
+            assert task.state != DONE, task
+            assert task.state != WAITING or task.unresolved > 0, task
+            assert task.state != QUEUED or task in task.queue.ready, task
+            assert not task.returns or all(self.table.entries.get(e.id) is e for e in task.returns), task

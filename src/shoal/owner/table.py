@@ -1,0 +1,332 @@
+"""The object table: every object that this process owns or borrows, and the counting of references.
+
+Events: a value was put or arrived, an id was sent away or received, a ref died, the daemon told of an object.
+Effects: messages to the daemon (`to_node`), inline values that must be written to the store (`promotions`),
+waiters that became ready (they are told directly).
+
+Invariants: an entry is in the table while it is counted, pending, or escaped and not yet promoted. A contained entry is counted by its container.
+Whoever hands a ref over registers the receiver's hold before it gives up its own (wire.messages).
+"""
+
+from __future__ import annotations
+
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any
+
+from shoal.owner.objects import (
+    BORROWED,
+    ESCAPED,
+    FAILED,
+    INLINE,
+    PENDING,
+    PROMOTED,
+    STATE_NAMES,
+    STORED,
+    WATCHED,
+    Entry,
+    EntryWaiter,
+    Stamp,
+)
+from shoal.refs import ObjectRef, released
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# References to a rider that are not its users': the list, the loop variable, the argument of getrefcount.
+_RIDER_BASELINE = 3
+
+
+class ObjectTable:
+    """The objects of one process.
+
+    Attributes:
+        proc: the 8-byte id of this process.
+        node_out: messages for the daemon, not sent yet; `node_sequence` numbers them all.
+        promotions: INLINE or FAILED entries to be written to the store by the shell.
+        freed: ids whose cached pins may go.
+    """
+
+    def __init__(self, proc: bytes) -> None:
+        self.proc = proc
+        self.entries: dict[bytes, Entry] = {}
+        self.node_out: list[list[Any]] = []
+        self.node_sequence = 0
+        self.promotions: list[Entry] = []
+        self.freed: list[bytes] = []
+        self._release_ids: list[bytes] = []
+
+    # --- messages to the daemon ---
+
+    def to_node(self, message: list[Any]) -> None:
+        """Queue a message for the daemon; releases that were decided before go first."""
+        if self._release_ids:
+            self._queue_releases()
+        self.node_out.append(message)
+        self.node_sequence += 1
+
+    def _queue_releases(self) -> None:
+        self.node_out.append([m.RELEASE, b"".join(self._release_ids)])
+        self._release_ids.clear()
+        self.node_sequence += 1
+
+    def take_node_messages(self) -> list[list[Any]]:
+        """Everything queued for the daemon; the queue is empty afterwards."""
+        if self._release_ids:
+            self._queue_releases()
+        batch = self.node_out
+        self.node_out = []
+        return batch
+
+    def has_node_messages(self) -> bool:
+        """Whether something waits to be sent to the daemon."""
+        return bool(self.node_out or self._release_ids)
+
+    def stamp_of(self, entry: Entry) -> Stamp:
+        """What a reader elsewhere must quote so that it does not overtake the seal of ``entry``."""
+        return entry.stamp or (self.proc, self.node_sequence + (1 if self._release_ids else 0))
+
+    # --- making entries ---
+
+    def add(self, object_id: bytes, state: int, count: int = 1) -> Entry:
+        """A new entry for an object that this process owns."""
+        entry = self.entries[object_id] = Entry(object_id, state, count)
+        return entry
+
+    def add_inline(self, object_id: bytes, value: bytes, contained: Iterable[Entry] = ()) -> Entry:
+        """A small value that was put; the entry has one use."""
+        entry = self.entries[object_id] = Entry(object_id, INLINE, 1)
+        entry.value = value
+        if contained:
+            entry.contained = list(contained)
+            for inner in entry.contained:
+                inner.count += 1
+        return entry
+
+    def add_stored(self, object_id: bytes, size: int) -> Entry:
+        """A value that this process has just sealed for itself; the entry has one use and one hold."""
+        entry = self.entries[object_id] = Entry(object_id, STORED, 1)
+        entry.size = size
+        entry.holds = 1
+        return entry
+
+    def entry_of(self, ref: ObjectRef[Any]) -> Entry:
+        """The entry of ``ref``; a ref that rode on a container gets one now."""
+        entry = ref._entry
+        if entry is None:
+            entry = self.borrow(ref.id)
+            entry.count += 1
+            ref._entry = entry
+        return entry
+
+    def borrow(self, object_id: bytes) -> Entry:
+        """The entry of an id that came from elsewhere; not counted by this call."""
+        entry = self.entries.get(object_id)
+        if entry is None:
+            entry = self.entries[object_id] = Entry(object_id, BORROWED, 0)
+        return entry
+
+    def received_held(self, object_ids: Iterable[bytes], stamp: Stamp | None) -> list[Entry]:
+        """Entries for refs that somebody handed over, each with one hold registered for this process; counted once."""
+        found = []
+        for object_id in object_ids:
+            entry = self.borrow(object_id)
+            if entry.state == BORROWED and entry.stamp is None:
+                entry.stamp = stamp
+            entry.holds += 1
+            entry.count += 1
+            found.append(entry)
+        return found
+
+    # --- values arrive ---
+
+    def fulfil_inline(
+        self, entry: Entry, value: bytes, contained_ids: Sequence[bytes], stamp: Stamp | None = None
+    ) -> None:
+        """A result arrived; its contained refs are held for this process by their sender's doing."""
+        if entry.state != PENDING:  # a second run of the task; the first result stands
+            if contained_ids:
+                self.drop_uses(self.received_held(contained_ids, stamp))
+            return
+        if contained_ids:
+            entry.contained = self.received_held(contained_ids, stamp)
+        entry.value = value
+        self._settled(entry, INLINE)
+
+    def fulfil_stored(self, entry: Entry, size: int, stamp: Stamp | None) -> None:
+        """A result was sealed in the store, with a hold for this process."""
+        entry.holds += 1
+        if entry.state == PENDING:
+            entry.size = size
+            entry.stamp = stamp
+            self._settled(entry, STORED)
+
+    def fail(
+        self, entry: Entry, error: bytes, contained_ids: Sequence[bytes] = (), stamp: Stamp | None = None
+    ) -> None:
+        """The object will never have a value; ``error`` says why."""
+        if entry.state not in (PENDING, BORROWED):
+            return
+        if contained_ids:
+            entry.contained = self.received_held(contained_ids, stamp)
+        entry.value = error
+        self._settled(entry, FAILED)
+
+    def available(self, object_id: bytes, size: int, error: bytes | None) -> None:
+        """The daemon has ``object_id`` (AVAILABLE), or knows that nobody will."""
+        entry = self.entries.get(object_id)
+        if entry is None or entry.state != BORROWED:
+            return
+        entry.flags &= ~WATCHED
+        if error is not None:
+            entry.value = error
+            self._settled(entry, FAILED)
+        else:
+            entry.size = size
+            self._settled(entry, STORED)
+
+    def _settled(self, entry: Entry, state: int) -> None:
+        entry.state = state
+        entry.task = None
+        if entry.flags & ESCAPED and state != STORED and not entry.flags & PROMOTED:
+            self.promote(entry)
+        waiters = entry.waiters
+        if waiters is not None:
+            entry.waiters = None
+            for waiter in waiters:
+                waiter.entry_ready(entry)
+        if entry.count <= 0:
+            self.drop(entry)
+
+    # --- waiting ---
+
+    def wait_for(self, entry: Entry, waiter: EntryWaiter) -> bool:
+        """Register ``waiter`` unless the value is there; whether it was registered."""
+        if entry.state in (INLINE, STORED, FAILED):
+            return False
+        if entry.state == BORROWED and not entry.flags & WATCHED:
+            entry.flags |= WATCHED
+            proc, number = self.stamp_of(entry)
+            self.to_node([m.WATCH, entry.id, proc, number])
+        if entry.waiters is None:
+            entry.waiters = [waiter]
+        else:
+            entry.waiters.append(waiter)
+        return True
+
+    # --- refs leave this process ---
+
+    def escape(self, entry: Entry) -> None:
+        """The id of ``entry`` is about to be sent inside a value: it must be findable through the node."""
+        if entry.flags & ESCAPED:
+            return
+        entry.flags |= ESCAPED
+        if entry.state in (INLINE, FAILED):
+            self.promote(entry)
+        elif entry.state == PENDING:
+            self.to_node([m.EXPECT, entry.id])
+
+    def promote(self, entry: Entry) -> None:
+        """Have the shell write an inline value (or an error) to the store, with a hold for this process."""
+        entry.flags |= PROMOTED | ESCAPED
+        entry.holds += 1
+        for inner in entry.contained or ():
+            self.escape(inner)
+        self.to_node([m.EXPECT, entry.id])
+        entry.count += 1  # until it is written
+        self.promotions.append(entry)
+
+    def promoted(self, entry: Entry) -> None:
+        """The shell has queued the seal of ``entry``."""
+        self.drop_uses((entry,))
+
+    def hand_over(self, proc: bytes, object_ids: bytes) -> None:
+        """Register holds of process ``proc``, which has received refs from this one."""
+        if object_ids:
+            self.to_node([m.HOLD, proc, object_ids])
+
+    # --- refs die ---
+
+    def drain_released(self) -> None:
+        """Count down the entries whose refs died since the last call."""
+        pop = released.popleft
+        entries = self.entries
+        for _ in range(len(released)):
+            entry = pop()
+            entry.count -= 1
+            if entry.count <= 0 and entries.get(entry.id) is entry:
+                self.drop(entry)
+
+    def drop_uses(self, entries: Iterable[Entry]) -> None:
+        """One use less of each."""
+        for entry in entries:
+            entry.count -= 1
+            if entry.count <= 0:
+                self.drop(entry)
+
+    def drop(self, entry: Entry) -> None:
+        """The last use is gone: forget the entry, and give back what it held."""
+        if entry.state == PENDING or entry.count > 0 or self.entries.get(entry.id) is not entry:
+            return  # a pending one goes when its result comes
+        if entry.waiters and entry.state == BORROWED:
+            return
+        if entry.riders is not None:
+            self._keep_riders(entry)
+        del self.entries[entry.id]
+        if entry.holds > 0:
+            self._release_ids.extend([entry.id] * entry.holds)
+            entry.holds = 0
+            if entry.state in (STORED, BORROWED) or entry.flags & PROMOTED:
+                self.freed.append(entry.id)  # a mere borrower's pin stays cached: the daemon recalls it when it matters
+        contained = entry.contained
+        if contained:
+            entry.contained = None
+            self.drop_uses(contained)
+
+    def _keep_riders(self, entry: Entry) -> None:
+        """The container goes: register holds for those of its refs that are still in use, first."""
+        survivors = self.riders_in_use(entry.riders or [])
+        entry.riders = None
+        missing = []
+        for ref in survivors:
+            inner = self.entry_of(ref)
+            if not inner.holds:
+                inner.holds = 1
+                missing.append(inner.id)
+        if missing:
+            self.to_node([m.HOLD, self.proc, b"".join(missing)])
+
+    def riders_in_use(self, riders: list[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
+        """Those of ``riders`` that somebody besides the list refers to, or whose entry is in use."""
+        kept = []
+        for ref in riders:
+            entry = ref._entry
+            if getrefcount(ref) > _RIDER_BASELINE or (entry is not None and entry.count > 1):
+                kept.append(ref)
+        return kept
+
+    # --- asked by people ---
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        """What `list objects` and `why` show of an object."""
+        return {
+            "id": entry.id.hex(),
+            "state": STATE_NAMES[entry.state],
+            "size_bytes": len(entry.value) if entry.value is not None else entry.size,
+            "references": entry.count,
+            "holds": entry.holds,
+            "task": entry.task.id.hex() if entry.task is not None else "",
+            "callsite": entry.callsite or "",
+        }
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        for object_id, entry in self.entries.items():
+            assert entry.id == object_id, entry
+            assert entry.holds >= 0, entry
+            assert entry.count > 0 or entry.state == PENDING or entry.waiters or entry.state == BORROWED, entry
+            assert entry.state != INLINE or entry.value is not None, entry
+            assert entry.waiters is None or entry.state in (PENDING, BORROWED), entry
+            for inner in entry.contained or ():
+                assert self.entries.get(inner.id) is inner, (entry, inner)
+                assert inner.count > 0, (entry, inner)

@@ -1,0 +1,109 @@
+"""A submitted task, from `.remote()` to its reply, as its submitter sees it.
+
+    WAITING (arguments) → QUEUED (in its shape's queue) → SENT (to a leased worker) → DONE
+    SENT → QUEUED when it was given back unstarted, or is tried again
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.options import TaskOptions
+    from shoal.owner.leases import Lease, ShapeQueue
+    from shoal.owner.objects import Entry
+
+WAITING, QUEUED, SENT, DONE = range(4)
+STATE_NAMES = ("PENDING_ARGS", "PENDING_NODE", "RUNNING", "FINISHED")
+
+
+class FunctionExport:
+    """A function as workers get it: content hash and pickled code, and what its runs showed.
+
+    Attributes:
+        mean_us: moving average of its run time in µs; None until it was measured.
+        held: entries of refs that the function captured, held as long as the function lives.
+    """
+
+    __slots__ = ("blob", "function_id", "held", "local", "mean_us", "name")
+
+    def __init__(self, function_id: bytes, blob: bytes, name: str, held: list[Entry]) -> None:
+        self.function_id = function_id
+        self.blob = blob
+        self.name = name
+        self.held = held
+        self.mean_us: float | None = None
+        self.local: Any = None
+
+
+class TaskRecord:
+    """One task.
+
+    Attributes:
+        payload: serialized (args, kwargs) with top-level refs lifted out.
+        lifted: (position or keyword, entry) of each top-level ref argument.
+        nested: entries of refs inside the payload.
+        returns: the entries of its results (a streaming generator: its completion first, then items as they come).
+        unresolved: top-level arguments that are not ready yet.
+        retries: how many more attempts are allowed; -1: any number.
+        parent: id of the task that submitted it, or None.
+    """
+
+    __slots__ = (
+        "cancelled", "depth", "function", "id", "lease", "lifted", "nested", "options", "parent", "payload", "queue",
+        "retries", "returns", "state", "stream", "unresolved",
+    )  # fmt: skip
+
+    def __init__(
+        self, task_id: bytes, function: FunctionExport, options: TaskOptions, payload: bytes, queue: ShapeQueue
+    ) -> None:
+        self.id = task_id
+        self.function = function
+        self.options = options
+        self.payload = payload
+        self.queue = queue
+        self.lifted: tuple[tuple[int | str, Entry], ...] = ()
+        self.nested: list[Entry] | None = None
+        self.returns: tuple[Entry, ...] = ()
+        self.state = WAITING
+        self.unresolved = 0
+        self.retries = options.max_retries
+        self.lease: Lease | None = None
+        self.cancelled = False
+        self.parent: bytes | None = None
+        self.depth = 0
+        self.stream: Stream | None = None
+
+    @property
+    def name(self) -> str:
+        """The name people see: the option, or the function's."""
+        return self.options.name or self.function.name
+
+    def entry_ready(self, entry: Entry) -> None:
+        """A top-level argument became ready (EntryWaiter)."""
+        self.unresolved -= 1
+        if self.unresolved == 0 and self.state == WAITING:
+            self.queue.arguments_ready(self)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name} {self.id.hex()} {STATE_NAMES[self.state]}>"
+
+
+class Stream:
+    """Items of a streaming generator that its owner has received.
+
+    Attributes:
+        items: entries in order of arrival, by index.
+        taken: how many the reader has taken.
+        total: how many there are, once the generator has ended.
+        waiter: what waits for the next item or the end.
+    """
+
+    __slots__ = ("closed", "items", "taken", "total", "waiters")
+
+    def __init__(self) -> None:
+        self.items: dict[int, Entry] = {}
+        self.taken = 0
+        self.total: int | None = None
+        self.closed = False
+        self.waiters: list[Any] = []
