@@ -1,0 +1,127 @@
+"""Runs scenarios on shoal and its peers in turn, in fresh processes, and keeps what they measured.
+
+    python benchmarks/run.py                        everything, into results.json and RESULTS.md
+    python benchmarks/run.py tasks_sync chain       some scenarios; the figures of the others stay
+    python benchmarks/run.py --rounds 5             more rounds (A B A B A B ...), default 3
+    python benchmarks/run.py --only shoal           one system; those of the others stay, but from another run
+    python benchmarks/run.py --no-write             print only
+
+Peers run in `.venv-peers` in the root of the repository, made from PyPI when it is missing. The machine
+should do nothing else: its figures drift, and only ratios of one run count.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+
+import report
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PEERS_VENV = ROOT / ".venv-peers"
+PEERS = ("ray==2.60.0", "dask==2026.8.0", "distributed==2026.8.0", "numpy", "psutil", "cloudpickle")
+SYSTEMS = ("ray", "shoal", "pool", "dask")
+SCENARIO_TIMEOUT_S = 300
+
+
+def load(name: str) -> ModuleType:
+    """The module of a scenario; it imports no system."""
+    return importlib.import_module(f"scenarios.{name}")
+
+
+def systems_of(scenario: ModuleType, only: list[str]) -> list[str]:
+    """The systems that the scenario can run on, of those asked for."""
+    able = {"ray", "shoal"}
+    able |= {system for system in ("pool", "dask") if hasattr(scenario, f"run_{system}")}
+    return [system for system in SYSTEMS if system in able and (not only or system in only)]
+
+
+def make_peers() -> None:
+    """Create the environment of the peers, if there is none."""
+    if (PEERS_VENV / "bin" / "python").exists():
+        return
+    print(f"making {PEERS_VENV.name} with {', '.join(PEERS)}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", str(PEERS_VENV)], check=True)
+    subprocess.run([PEERS_VENV / "bin" / "python", "-m", "pip", "install", "--quiet", *PEERS], check=True)
+
+
+def run_one(name: str, system: str) -> dict[str, float] | None:
+    """One scenario on one system in a fresh process: its figures, or None with the reason printed."""
+    python = sys.executable if system in {"shoal", "pool"} else str(PEERS_VENV / "bin" / "python")
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        # Files, not pipes: whatever outlives the process could keep a pipe open. A session: all of it can be ended.
+        process = subprocess.Popen(
+            [python, str(HERE / "one.py"), name, system], stdout=output, stderr=errors, start_new_session=True
+        )
+        try:
+            status = process.wait(SCENARIO_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            status = f"killed after {SCENARIO_TIMEOUT_S} s, {process.wait()}"
+        output.seek(0)
+        errors.seek(0)
+        if status == 0:
+            return json.loads(output.read().splitlines()[-1])
+        print(f"{name} on {system}: exit {status}\n{errors.read()[-2000:]}", file=sys.stderr, flush=True)
+        return None
+
+
+def run_scenario(name: str, only: list[str], rounds: int) -> tuple[dict[str, dict[str, list[float]]], int]:
+    """All rounds of one scenario: metric → system → figures; and how many runs failed."""
+    figures: dict[str, dict[str, list[float]]] = {}
+    failures = 0
+    systems = systems_of(load(name), only)
+    for number in range(rounds):
+        for system in systems:
+            result = run_one(name, system)
+            failures += result is None
+            for metric, figure in (result or {}).items():
+                figures.setdefault(metric, {}).setdefault(system, []).append(figure)
+            shown = {metric: float(f"{figure:.4g}") for metric, figure in (result or {}).items()}
+            print(f"{name:16} {number + 1}/{rounds} {system:6} {shown or 'failed'}", flush=True)
+    return figures, failures
+
+
+def main() -> int:
+    """Entry point; the exit status is 1 when a scenario failed to run (not when a target was missed)."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="scenarios to run (default: all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", default=[], choices=SYSTEMS)
+    parser.add_argument("--list", action="store_true", help="print the scenarios and end")
+    parser.add_argument("--no-write", action="store_true", help="print figures, change no file")
+    options = parser.parse_args()
+    known = report.scenario_names(HERE)
+    unknown = sorted(set(options.names) - set(known))
+    if unknown:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
+    if options.list:
+        for name in known:
+            print(f"{name:16} {(load(name).__doc__ or '').splitlines()[0]}")
+        return 0
+    if not options.only or {"ray", "dask"} & set(options.only):
+        make_peers()
+    origin = report.origin(ROOT, PEERS_VENV) | {"date": datetime.now(UTC).date().isoformat()}
+    failed = 0
+    for name in options.names or known:
+        figures, failures = run_scenario(name, options.only, options.rounds)
+        failed += failures
+        if not options.no_write:
+            # After each scenario: a run that is broken off has kept what it measured.
+            report.keep(HERE / "results.json", name, figures, origin)
+            report.write(HERE)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
