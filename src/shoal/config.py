@@ -65,9 +65,9 @@ class Config:
     # Pins a client keeps without a live view; beyond, the oldest are given back.
     cached_pins_max: int = 65_536
     # Partly used slabs a client keeps; beyond, the smallest rest is given back.
-    leased_slabs_max: int = 8
+    slabs_max: int = 8
     # A copy this large is split over threads.
-    copy_split_bytes_min: int = 64 * MIB
+    copy_split_bytes_min: int = 16 * MIB
     copy_threads_max: int = 4
     # Handshakes in progress, and how long one may take.
     handshake_ms_max: float = 5000.0
@@ -78,10 +78,10 @@ class Config:
     log_file_bytes_max: int = 16 * MIB
     log_files_max: int = 4
     # Node health: how often it reports to the head, and after which silence it is declared dead.
-    heartbeat_ms: float = 1000.0
+    heartbeat_ms: float = 2000.0
     node_dead_ms: float = 10000.0
     # Silence after which the head suspects a node (nothing new is placed there).
-    node_suspect_ms: float = 3000.0
+    node_suspect_ms: float = 5000.0
     # Dead nodes that the head remembers and refuses; beyond, the longest dead is forgotten.
     dead_nodes_max: int = 1000
     # Nodes of one cluster; beyond, one that registers is refused.
