@@ -151,6 +151,24 @@ class Config:
     goodbye_ms_max: float = 2000.0
     # Rows of one answer to people; beyond, the answer says how many were left out.
     rows_max: int = 100000
+    # Bytes of a worker's output without a newline: at the worker before they are written anyway, and at the daemon
+    # before they count as a line.
+    output_buffer_bytes_max: int = 8 * KIB
+    output_line_bytes_max: int = 64 * KIB
+    # The same line from several workers within this time is printed once, with how often it came; this many lines are
+    # remembered for that, then the oldest is printed early.
+    output_fold_ms: float = 1000.0
+    output_fold_lines_max: int = 1000
+    # Worker output waiting to be printed at a driver; beyond, the oldest is left to the log files, and that is said.
+    output_queue_lines_max: int = 100000
+    # A remote traceback in an error; of a longer one the middle is left out.
+    traceback_chars_max: int = 64 * KIB
+    # Classes made for `except` at get, one per class of cause; beyond, the oldest is forgotten.
+    error_classes_max: int = 256
+    # Results of `.options(...)` remembered per function; beyond, they are made anew.
+    options_cache_max: int = 64
+    # The smallest store that init accepts.
+    store_bytes_min: int = 8 * MIB
     # Unmap writer windows at the seal (costs half of the put bandwidth).
     strict_seal: bool = False
 
