@@ -1,0 +1,47 @@
+"""The hot path: plain values that fit a message, without setting up anything.
+
+An int takes 0.2 µs, where the general way takes 2. What is let through cannot contain a ref, an array or
+anything of a class that other processes lack, so plain pickle is right for it.
+"""
+
+from __future__ import annotations
+
+from pickle import dumps
+from typing import Any
+
+from .serialized import INLINE_BYTES
+
+# Items of a container that are looked at; a longer one takes the general way.
+ITEMS_MAX = 32
+# A longer text or bytes takes the general way, which does not copy it.
+LENGTH_MAX = 16 * 1024
+
+_NUMBERS = frozenset({int, float, bool, complex, type(None)})
+_TEXTS = frozenset({str, bytes})
+_PLAIN = _NUMBERS | _TEXTS
+_all_plain = _PLAIN.issuperset
+
+
+def dumps_small(value: Any) -> bytes | None:
+    """The inline bytes of a plain value, or None if it is another kind of value, or large.
+
+    Plain are exact numbers, None, short texts and bytes, and short tuples, lists and dicts of these.
+    """
+    kind = type(value)
+    if kind in _NUMBERS:
+        blob = dumps(value, 5)
+        return blob if len(blob) <= INLINE_BYTES else None
+    if kind in _TEXTS:
+        return dumps(value, 5) if len(value) <= LENGTH_MAX else None
+    if kind is tuple or kind is list:
+        plain = len(value) <= ITEMS_MAX and _all_plain(map(type, value))
+    elif kind is dict:
+        plain = (
+            len(value) <= ITEMS_MAX and _all_plain(map(type, value)) and _all_plain(map(type, value.values()))
+        )
+    else:
+        return None
+    if not plain:
+        return None
+    blob = dumps(value, 5)
+    return blob if len(blob) <= INLINE_BYTES else None

@@ -1,0 +1,188 @@
+"""Where the bytes of a buffer come from, and how they are copied, read in order, and compared.
+
+A source is an array of any layout (a plain buffer is an array of bytes), or the rows of a ragged array. Each
+is copied exactly once, straight to where it will be stored. Nothing here allocates as much as the data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from threading import Thread
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+# Beyond this a copy is split over threads (np.copyto releases the GIL; below it one thread saturates the
+# memory).
+PARALLEL_BYTES_MIN = 512 * 1024**2
+COPY_THREADS_MAX = 4
+# Hashing and comparing go in steps of this, which fit the cache.
+BLOCK_BYTES = 512 * 1024
+# Rows joined in one call: the GIL is held for one step only.
+BLOCK_ROWS = 8192
+
+
+class RaggedRows:
+    """Many one-dimensional arrays of one dtype, to be stored one after the other.
+
+    Attributes:
+        rows: the arrays, exact `numpy.ndarray`; the list is not changed by anybody.
+        dtype: of every row, without objects.
+        offsets: int64, one more than rows; row i takes items ``offsets[i]:offsets[i + 1]``.
+        nbytes: of all rows together.
+    """
+
+    __slots__ = ("dtype", "nbytes", "offsets", "rows")
+
+    def __init__(self, rows: list[Array], dtype: np.dtype[Any], offsets: Array) -> None:
+        self.rows = rows
+        self.dtype = dtype
+        self.offsets = offsets
+        self.nbytes = int(offsets[-1]) * dtype.itemsize
+
+    def write_into(self, target: Array) -> None:
+        """Copy the rows into ``target``, uint8 and ``nbytes`` long."""
+        flat: Array = np.ndarray((int(self.offsets[-1]),), self.dtype, target)
+        for start, stop in self._steps():
+            part = flat[int(self.offsets[start]) : int(self.offsets[stop])]
+            np.concatenate(self.rows[start:stop], out=part)
+
+    def blocks(self) -> Iterator[Array]:
+        """The stored bytes in order, in pieces."""
+        for start, stop in self._steps():
+            joined = np.concatenate(self.rows[start:stop])
+            if joined.size:
+                yield joined.view(np.uint8)
+
+    def tobytes(self) -> bytes:
+        """The stored bytes."""
+        return np.concatenate(self.rows).tobytes()
+
+    def _steps(self) -> Iterator[tuple[int, int]]:
+        count = len(self.rows)
+        return ((start, min(start + BLOCK_ROWS, count)) for start in range(0, count, BLOCK_ROWS))
+
+
+Source: TypeAlias = Array | RaggedRows
+
+
+def storage_order(array: Array) -> Literal["C", "F"]:
+    """``"F"`` when the array is stored column by column, else ``"C"``.
+
+    A view that is not contiguous is stored in the order that its own strides come closest to.
+    """
+    if array.ndim < 2 or array.flags.c_contiguous:
+        return "C"
+    if array.flags.f_contiguous or abs(array.strides[0]) < abs(array.strides[-1]):
+        return "F"
+    return "C"
+
+
+def array_bytes(array: Array) -> bytes:
+    """A copy of the items in `storage_order`."""
+    return array.tobytes(storage_order(array))
+
+
+def flat_view(array: Array) -> Array | None:
+    """The array as uint8 in one dimension without a copy, or None if it is not contiguous."""
+    flags = array.flags
+    if not (flags.c_contiguous or flags.f_contiguous):
+        return None
+    return np.asarray(array).ravel(order="K").view(np.uint8)
+
+
+def source_bytes(source: Source) -> bytes | memoryview:
+    """The stored bytes in one piece; without a copy where that is possible."""
+    if isinstance(source, RaggedRows):
+        return source.tobytes()
+    flat = flat_view(source)
+    return flat.data if flat is not None else array_bytes(source)
+
+
+def write_source(source: Source, target: Array) -> None:
+    """Copy a source into ``target``: uint8, one dimension, exactly as long as the source."""
+    if isinstance(source, RaggedRows):
+        source.write_into(target)
+        return
+    flat = flat_view(source)
+    if flat is not None:
+        _copy(target, flat, 0)
+        return
+    order = storage_order(source)
+    window: Array = np.ndarray(source.shape, source.dtype, target, order=order)
+    _copy(window, source, 0 if order == "C" else source.ndim - 1)
+
+
+def source_blocks(source: Source) -> Iterator[Array]:
+    """The stored bytes in order, as uint8 pieces of about `BLOCK_BYTES`."""
+    if isinstance(source, RaggedRows):
+        yield from source.blocks()
+        return
+    flat = flat_view(source)
+    if flat is not None:
+        for start in range(0, flat.size, BLOCK_BYTES):
+            yield flat[start : start + BLOCK_BYTES]
+        return
+    transposed = source if storage_order(source) == "C" else source.T
+    yield from _strided_blocks(np.asarray(transposed))
+
+
+def equal_bytes(piece: Array, stored: Array) -> bool:
+    """Whether two uint8 arrays of one length hold the same bytes; both fit the cache."""
+    words = piece.size & -8
+    if words and piece.ctypes.data % 8 == 0 and stored.ctypes.data % 8 == 0:
+        if not np.array_equal(piece[:words].view(np.uint64), stored[:words].view(np.uint64)):
+            return False
+        piece, stored = piece[words:], stored[words:]
+    return np.array_equal(piece, stored)
+
+
+def _strided_blocks(array: Array) -> Iterator[Array]:
+    """The items in C order as uint8 pieces, of an array of at least one dimension that is not contiguous."""
+    row_bytes = max(1, array.nbytes // max(1, len(array)))
+    if row_bytes > BLOCK_BYTES and array.ndim > 1:
+        for row in array:
+            yield from _strided_blocks(row)
+        return
+    step = max(1, BLOCK_BYTES // row_bytes)
+    for start in range(0, len(array), step):
+        yield np.ascontiguousarray(array[start : start + step]).ravel().view(np.uint8)
+
+
+def _copy(target: Array, source: Array, axis: int) -> None:
+    """``target[...] = source``, over threads along ``axis`` when that is worth it."""
+    length = source.shape[axis]
+    threads = min(COPY_THREADS_MAX, os.cpu_count() or 1, length)
+    if source.nbytes < PARALLEL_BYTES_MIN or threads < 2:
+        np.copyto(target, source)
+        return
+    bounds = [length * i // threads for i in range(threads + 1)]
+    lead = (slice(None),) * axis
+    cuts = [(*lead, slice(a, b)) for a, b in pairwise(bounds)]
+    _in_threads([lambda cut=cut: np.copyto(target[cut], source[cut]) for cut in cuts])  # type: ignore[misc]
+
+
+def _in_threads(jobs: list[Callable[[], None]]) -> None:
+    """Run the jobs at the same time, the last one here; returns when all ended, raises the first failure."""
+    failures: list[BaseException] = []
+
+    def run(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # noqa: BLE001 - handed to the caller below
+            failures.append(error)
+
+    helpers = [Thread(target=run, args=(job,), name="shoal-copy") for job in jobs[:-1]]
+    for helper in helpers:
+        helper.start()
+    try:
+        run(jobs[-1])
+    finally:
+        for helper in helpers:
+            helper.join()
+    if failures:
+        raise failures[0]
