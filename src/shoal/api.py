@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from shoal import config, session
 from shoal.arguments import InitArguments
-from shoal.bootstrap import DaemonOptions, resolve_address, start_daemon
+from shoal.bootstrap import DaemonInfo, DaemonOptions, resolve_address, start_daemon, stop_session
 from shoal.client.driver_output import DriverOutput
 from shoal.client.futures import close_loaders
 from shoal.client.runtime import Runtime
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 _SWITCH_INTERVAL_S = 0.0005
 _lock = threading.RLock()
-_owned_daemon: Any = None
+_owned_daemon: DaemonInfo | None = None
 _output: DriverOutput | None = None
 
 
@@ -93,10 +93,10 @@ def _start_session(arguments: InitArguments) -> Runtime:
     global _owned_daemon, _output
     settings = config.load(arguments.system_config)
     if arguments.address is None:
-        daemon = start_daemon(DaemonOptions.for_driver(arguments))
-        _owned_daemon = daemon
+        _owned_daemon = start_daemon(_local_cluster(arguments))
+        session_of = _owned_daemon.session
     else:
-        daemon = resolve_address(arguments.address)
+        session_of = resolve_address(arguments.address, arguments.temp_dir)
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
     info = {
         "namespace": arguments.namespace or "",
@@ -106,7 +106,7 @@ def _start_session(arguments: InitArguments) -> Runtime:
         "log_to_driver": arguments.log_to_driver,
     }
     try:
-        runtime = Runtime(daemon.socket, daemon.secret, "driver", info, settings)
+        runtime = Runtime(session_of.socket, session_of.secret, "driver", info, settings)
     except BaseException:
         _stop_owned()
         raise
@@ -117,6 +117,23 @@ def _start_session(arguments: InitArguments) -> Runtime:
         runtime.log_handler = _output.entries
     session.adopt(runtime)
     return runtime
+
+
+def _local_cluster(arguments: InitArguments) -> DaemonOptions:
+    resources = dict(arguments.resources or {})
+    if arguments.num_gpus:
+        resources["GPU"] = float(arguments.num_gpus)
+    return DaemonOptions(
+        head=True,
+        num_cpus=arguments.num_cpus,
+        resources=resources,
+        labels=arguments.labels or {},
+        object_store_memory=arguments.object_store_memory,
+        owner_pid=os.getpid(),
+        config=arguments.system_config or {},
+        kind="local",
+        temp_dir=arguments.temp_dir,
+    )
 
 
 def _import_path() -> list[str]:
@@ -146,7 +163,7 @@ def _stop_owned() -> None:
     global _owned_daemon
     daemon, _owned_daemon = _owned_daemon, None
     if daemon is not None:
-        daemon.stop()
+        stop_session(daemon.session)
 
 
 atexit.register(shutdown)

@@ -51,6 +51,8 @@ class Dispatcher:
         self.finished: deque[tuple[bytes, str, str]] = deque(maxlen=config.finished_tasks_max)
         self.counters = {"submitted": 0, "finished": 0, "failed": 0, "retried": 0}
         self._next_shape = 1
+        self._to_pump: deque[ShapeQueue] = deque()
+        self._pumping = False
 
     # --- submit ---
 
@@ -83,7 +85,21 @@ class Dispatcher:
     # --- sending ---
 
     def pump(self, queue: ShapeQueue) -> None:
-        """Send ready tasks to workers with room, and ask the daemon for as many more as would help."""
+        """Send ready tasks to workers with room, and ask the daemon for as many more as would help.
+
+        Failing a task makes its dependents ready, and so on: that is a loop here, not a recursion.
+        """
+        self._to_pump.append(queue)
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._to_pump:
+                self._pump(self._to_pump.popleft())
+        finally:
+            self._pumping = False
+
+    def _pump(self, queue: ShapeQueue) -> None:
         ready = queue.ready
         while ready:
             task = ready[0]

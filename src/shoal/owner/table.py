@@ -265,11 +265,21 @@ class ObjectTable:
                 self.drop(entry)
 
     def drop(self, entry: Entry) -> None:
-        """The last use is gone: forget the entry, and give back what it held."""
+        """The last use is gone: forget the entry, and give back what it held (containers of containers in a loop)."""
+        going = [entry]
+        while going:
+            contained = self._forget(going.pop())
+            for inner in contained or ():
+                inner.count -= 1
+                if inner.count <= 0:
+                    going.append(inner)
+
+    def _forget(self, entry: Entry) -> list[Entry] | None:
+        """Take ``entry`` out of the table unless it is still needed; the entries that it contained."""
         if entry.state == PENDING or entry.count > 0 or self.entries.get(entry.id) is not entry:
-            return  # a pending one goes when its result comes
+            return None  # a pending one goes when its result comes
         if entry.waiters and entry.state == BORROWED:
-            return
+            return None
         if entry.riders is not None:
             self._keep_riders(entry)
         del self.entries[entry.id]
@@ -278,10 +288,8 @@ class ObjectTable:
             entry.holds = 0
             if entry.state in (STORED, BORROWED) or entry.flags & PROMOTED:
                 self.freed.append(entry.id)  # a mere borrower's pin stays cached: the daemon recalls it when it matters
-        contained = entry.contained
-        if contained:
-            entry.contained = None
-            self.drop_uses(contained)
+        contained, entry.contained = entry.contained, None
+        return contained
 
     def _keep_riders(self, entry: Entry) -> None:
         """The container goes: register holds for those of its refs that are still in use, first."""
