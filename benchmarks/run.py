@@ -57,7 +57,7 @@ def run_one(name: str, system: str) -> dict[str, float] | None:
     """One scenario on one system in a fresh process: its figures, or None with the reason printed."""
     python = sys.executable if system in {"shoal", "pool"} else str(PEERS_VENV / "bin" / "python")
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        # Files, not pipes: whatever outlives the process could keep a pipe open. A session: all of it can be ended.
+        # Files, not pipes: what outlives the process could keep a pipe open. A session: all of it can end.
         process = subprocess.Popen(
             [python, str(HERE / "one.py"), name, system], stdout=output, stderr=errors, start_new_session=True
         )

@@ -1,0 +1,74 @@
+"""Each example gives the answer of the plain computation in one process, and runs as the script that it is."""
+
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Imports an example as the script would be, and ends the cluster that it started."""
+    import shoal
+
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    yield __import__
+    shoal.shutdown()
+
+
+def test_flights(example, capsys):
+    flights = example("flights")
+    table = flights.main()
+    plain = flights.load_flights().groupby(["carrier", "month"])["arr_delay"].mean().unstack()
+    assert table.shape == (16, 12)
+    assert ((table - plain).abs().fillna(0) < 1e-9).all(axis=None)
+    assert (table.isna() == plain.isna()).all(axis=None)
+    printed = capsys.readouterr().out
+    assert "336,776 flights" in printed
+    assert "Objects in the store: 1," in printed
+
+
+def test_random_walks(example):
+    import numpy as np
+
+    walks = example("random_walks")
+    names, neighbours = walks.load_graph()
+    plain = np.sum([walks.walk(neighbours, seed) for seed in range(walks.TASKS)], axis=0)
+    assert np.array_equal(walks.visits(neighbours), plain)
+    assert plain.sum() == walks.TASKS * walks.WALKS * walks.STEPS
+    assert walks.main()[0] == names[int(np.argmax(plain))]
+
+
+def test_random_walks_on_python_imports(example):
+    """What a machine without Debian's package list gets."""
+    import sysconfig
+
+    imports = example("random_walks").python_imports(Path(sysconfig.get_path("stdlib")))
+    assert "collections.abc" in imports["typing"]
+    assert len(imports) > 100
+
+
+def test_debian_alternatives_and_versions(example):
+    status = "Package: a\nDepends: b (>= 2), c | d:any,\nPre-Depends: e\n\nPackage: b\nStatus: ok\n"
+    assert example("random_walks").debian_dependencies(status) == {"a": ["b", "c", "d", "e"], "b": []}
+
+
+def test_hyperparameters(example):
+    search = example("hyperparameters")
+    search.FOLDS = 2
+    data = search.load_data()
+    grid = product(search.PENALTIES, search.GAMMAS)
+    plain = {settings: search.accuracy(data, *settings) for settings in grid}
+    assert search.search(data) == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("name", ["flights", "random_walks", "hyperparameters"])
+def test_runs_as_a_script(name):
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
