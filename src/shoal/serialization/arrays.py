@@ -29,12 +29,12 @@ PROTOCOL = 5
 # Kinds whose items are nothing but their bytes (no objects, no pointers into an arena as in StringDType).
 RAW_KINDS = frozenset("biufcmMSUV")
 # Short names for the common dtypes: pickled as a string, they take a quarter of the time of the dtype.
-_CODES = {np.dtype(code): np.dtype(code).str for code in "?bBhHiIlLqQefdgFDG"}
+CODES = {np.dtype(code): np.dtype(code).str for code in "?bBhHiIlLqQefdgFDG"}
 
 
 def dtype_code(dtype: np.dtype[Any]) -> str | np.dtype[Any] | None:
     """What stands for the dtype in a pickle; None if arrays of it are not just bytes."""
-    code = _CODES.get(dtype)
+    code = CODES.get(dtype)
     if code is not None:
         return code
     if dtype.kind not in RAW_KINDS or dtype.hasobject or not dtype.itemsize:
@@ -52,6 +52,28 @@ def array_arguments(array: Array, place: Placer) -> Reduced | None:
     if array.ndim < 2 or storage_order(array) == "C":
         return array.shape, code, data
     return array.shape, code, data, 0, None, "F"
+
+
+class InBand:
+    """Pickles as an array of which all bytes lie in the pickle."""
+
+    __slots__ = ("_arguments",)
+
+    def __init__(self, arguments: Reduced) -> None:
+        self._arguments = arguments
+
+    def __reduce__(self) -> Reduced:
+        return np.ndarray, self._arguments
+
+
+def in_band(array: Array) -> InBand | None:
+    """What to give to `pickle.dumps` for an array of a common dtype; 2 µs, where a `Dump` takes 6."""
+    code = CODES.get(array.dtype)
+    if code is None:
+        return None
+    if array.ndim < 2 or storage_order(array) == "C":
+        return InBand((array.shape, code, array.tobytes()))
+    return InBand((array.shape, code, array.tobytes("F"), 0, None, "F"))
 
 
 def subclass_reducer(cls: type, place: Placer) -> Reducer:

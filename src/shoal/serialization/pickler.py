@@ -27,7 +27,7 @@ import numpy as np
 from cloudpickle import cloudpickle as cloudpickle_module
 
 from . import custom
-from .arrays import PROTOCOL, Reduced, Reducer, array_arguments, reduce_own, subclass_reducer
+from .arrays import CODES, PROTOCOL, Reduced, Reducer, array_arguments, reduce_own, subclass_reducer
 from .format import ALL_RIDERS, NEXT_RIDER
 from .ragged import PackedSequence, pack, reduce_object_array, reduce_sequence
 from .sources import Array, RaggedRows, Source, array_bytes
@@ -70,6 +70,14 @@ class NextRider:
 
     def __call__(self) -> None:
         raise TypeError("only what is loaded in its place can be called")
+
+
+_ALL_RIDERS = Riders()
+_TAKE_NEXT = (NextRider(), ())
+
+
+def _no_write(_piece: Any) -> None:
+    """What a sink does before it is given the list of a dump."""
 
 
 def identity(value: Any) -> Any:
@@ -140,12 +148,17 @@ class Dump:
     """
 
     __slots__ = (
-        "_array_ids", "_cloud", "_generation", "_index", "_next", "_packing", "_plain", "_riders", "_row_ids",
-        "_sink", "_sources", "code", "entries", "in_band_bytes_max", "pieces", "refs",
+        "_array_ids", "_cloud", "_generation", "_index", "_packing", "_plain", "_row_ids", "_sink", "_sources",
+        "code", "entries", "in_band_bytes_max", "pieces", "refs",
     )  # fmt: skip
 
     def __init__(self, code: bool) -> None:
         self.code = code
+        self._sink = _Sink(_no_write)
+        self._sources: dict[int, tuple[Any, Source | int]] = {}
+        self._index: dict[bytes, int] = {}
+        self._array_ids: list[int] = []
+        self._row_ids: list[Array] = []
         self.clear()
         self._make_tables()
 
@@ -155,14 +168,16 @@ class Dump:
         self.entries: list[Source | int] = []
         self.refs: list[Any] = []
         self.in_band_bytes_max = IN_BAND_BYTES_MAX
-        self._sink = _Sink(self.pieces.append)
-        self._sources: dict[int, tuple[Any, Source | int]] = {}
-        self._index: dict[bytes, int] = {}
-        self._array_ids: list[int] = []
-        self._row_ids: list[Array] = []
-        self._next = NextRider()
-        self._riders = Riders()
+        self._sink.write = self.pieces.append
         self._packing = True
+        if self._sources:
+            self._sources.clear()
+        if self._index:
+            self._index.clear()
+        if self._array_ids:
+            self._array_ids.clear()
+        if self._row_ids:
+            self._row_ids.clear()
 
     def run(self, value: Any, packing: bool = True) -> None:
         """Pickle ``value``; afterwards the attributes have what came out.
@@ -218,15 +233,18 @@ class Dump:
         key = ref.id
         index = self._index
         if key in index:
-            return getitem, (self._riders, index[key])
+            return getitem, (_ALL_RIDERS, index[key])
         index[key] = len(index)
         self.refs.append(ref)
-        return self._next, ()
+        return _TAKE_NEXT
 
     def _reduce_array(self, array: Array) -> Reduced:
-        if array.dtype.hasobject:
+        dtype = array.dtype
+        if dtype.hasobject:
             return self._reduce_objects(array)
         self._array_ids.append(id(array))
+        if array.ndim == 1 and array.nbytes <= self.in_band_bytes_max and dtype in CODES:
+            return np.ndarray, (array.shape, CODES[dtype], array.tobytes())
         arguments = array_arguments(array, self.place)
         if arguments is None:
             return array.__reduce_ex__(PROTOCOL)  # type: ignore[return-value]

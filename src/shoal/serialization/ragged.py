@@ -12,7 +12,6 @@ known only when all of it was pickled; `Packed.row_ids` is for that check (see `
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -68,7 +67,8 @@ def pack(rows: list[Any]) -> Packed | None:
     if dtypes or dtype_code(dtype) is None or dtype.metadata is not None:
         return None
     offsets = np.zeros(count + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, rows), np.int64, count), out=offsets[1:])
+    # By way of a list: numpy.fromiter takes 155 ns a row for these, the list and its array 102.
+    np.cumsum(np.array(list(map(len, rows)), np.int64), out=offsets[1:])
     if int(offsets[-1]) * dtype.itemsize > count * MEAN_ROW_BYTES_MAX:
         return None
     row_ids = np.sort(np.fromiter(map(id, rows), np.uint64, count))
@@ -115,7 +115,13 @@ def _arguments(rows: RaggedRows, place: Placer) -> Reduced:
 def _views(dtype: Any, flat: Any, offsets: Any) -> list[Array]:
     bounds = memoryview(offsets).cast("B").cast("q").tolist()
     items: Array = np.ndarray((bounds[-1],), dtype, flat)
-    return [items[start:stop] for start, stop in pairwise(bounds)]
+    rows: list[Array] = []
+    append = rows.append
+    start = 0
+    for stop in bounds[1:]:  # 142 ns a row; with pairwise 184
+        append(items[start:stop])
+        start = stop
+    return rows
 
 
 def _may_be_rows(rows: list[Any]) -> bool:

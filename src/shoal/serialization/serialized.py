@@ -7,11 +7,12 @@ to the memory of the value, and a change to that shows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pickle import PickleBuffer
+from pickle import PickleBuffer, dumps
 from typing import Any
 
 import numpy as np
 
+from .arrays import PROTOCOL, in_band
 from .culprit import explain
 from .format import SLOT, aligned, head_size, make_head
 from .pickler import Dump, RowsAliasedError, return_dump, take_dump
@@ -135,10 +136,12 @@ def serialize(value: Any, inline_hint: int = INLINE_BYTES) -> Serialized:
     Raises:
         TypeError: it cannot be serialized; the message names the path to the part that cannot.
     """
+    if type(value) is np.ndarray and value.nbytes <= inline_hint:
+        reduced = in_band(value)
+        if reduced is not None:
+            return Serialized([dumps(reduced, PROTOCOL)], [], [])
     dump = take_dump()
     try:
-        if type(value) is np.ndarray and value.nbytes <= inline_hint and not value.dtype.hasobject:
-            dump.in_band_bytes_max = inline_hint
         _run(dump, value)
         return Serialized(dump.pieces, dump.entries, dump.refs)
     finally:
