@@ -1,5 +1,6 @@
-"""Each example gives the answer of the plain computation in one process, and runs as the script that it is."""
+"""Each example gives the answer of the plain computation in one process, and runs as a script."""
 
+import re
 import subprocess
 import sys
 from itertools import product
@@ -72,3 +73,14 @@ def test_runs_as_a_script(name):
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_first_script_of_the_readme(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    script = tmp_path / "first.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.5 < float(done.stdout) < 0.51
