@@ -67,10 +67,14 @@ def test_hyperparameters(example):
     assert search.search(data) == pytest.approx(plain)
 
 
+def run_script(path):
+    command = [sys.executable, str(path)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+
+
 @pytest.mark.parametrize("name", ["flights", "random_walks", "hyperparameters"])
 def test_runs_as_a_script(name):
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    done = run_script(ROOT / "examples" / f"{name}.py")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 

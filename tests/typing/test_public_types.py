@@ -9,15 +9,9 @@ ROOT = HERE.parents[1]
 
 
 def check(path: Path, cache: Path) -> tuple[str, int]:
-    """What mypy prints about one file, and its exit status; errors of the package itself are `make check`'s."""
-    arguments = [
-        "--config-file",
-        str(ROOT / "pyproject.toml"),
-        "--cache-dir",
-        str(cache),
-        "--follow-imports=silent",
-    ]
-    printed, problems, status = api.run([*arguments, str(path)])
+    """What mypy prints about one file, and its exit status; errors in the package are for `make check`."""
+    config = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(cache)]
+    printed, problems, status = api.run([*config, "--follow-imports=silent", str(path)])
     return printed + problems, status
 
 
