@@ -83,8 +83,6 @@ def test_first_script_of_the_readme(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     script = tmp_path / "first.py"
     script.write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=100
-    )
+    done = run_script(script)
     assert done.returncode == 0, done.stderr
     assert 0.5 < float(done.stdout) < 0.51
