@@ -211,48 +211,20 @@ def job_message(job: ev.Job) -> pb.Job:
 # --- node's side: messages to dicts ----------------------------------------------------------------
 
 
-def node_dict(node: pb.Node) -> dict[str, Any]:
-    """A node of the cluster, flat: what `shoal status` and the scheduler's view need."""
-    info, gauges = node.info, node.gauges
+def plain_dict(message: Any) -> dict[str, Any]:
+    """A message as a dict with all its fields, nested as in head.proto; enums are numbers."""
     return {
-        "node_id": node.node_id,
-        "incarnation": node.incarnation,
-        "state": node.state,
-        "reason": node.reason,
-        "draining": node.draining,
-        "silent_ms": node.silent_ms,
-        "address": info.address,
-        "hostname": info.hostname,
-        "pid": info.pid,
-        "name": info.name,
-        "resources": dict(info.resources),
-        "labels": dict(info.labels),
-        "store_capacity_bytes": info.store_capacity_bytes,
-        "available": dict(gauges.available),
-        "store_used_bytes": gauges.store_used_bytes,
-        "store_objects": gauges.store_objects,
-        "workers": gauges.workers,
-        "pending": [
-            {"resources": dict(demand.resources), "count": demand.count, "reason": demand.reason}
-            for demand in gauges.pending
-        ],
+        field.name: _plain_value(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields
     }
 
 
-def flat_dict(message: Any) -> dict[str, Any]:
-    """A message of scalar, node and job fields as a dict; nodes as `node_dict`."""
-    result: dict[str, Any] = {}
-    for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
-        if field.message_type is None:
-            result[field.name] = list(value) if field.is_repeated else value
-        elif field.message_type.name == "Node":
-            result[field.name] = nodes_list(value)
-        else:
-            repeated = field.is_repeated
-            result[field.name] = [flat_dict(item) for item in value] if repeated else flat_dict(value)
-    return result
+def plain_list(messages: Iterable[Any]) -> list[dict[str, Any]]:
+    return [plain_dict(message) for message in messages]
 
 
-def nodes_list(nodes: Iterable[pb.Node]) -> list[dict[str, Any]]:
-    return [node_dict(node) for node in nodes]
+def _plain_value(field: Any, value: Any) -> Any:
+    if field.message_type is None:
+        return list(value) if field.is_repeated else value
+    if field.message_type.GetOptions().map_entry:
+        return dict(value)
+    return plain_list(value) if field.is_repeated else plain_dict(value)

@@ -57,9 +57,11 @@ class HeadLink:
         secret: of the cluster.
         node: what to register; see codec.NODE_KEYS.
         on_message: called in the link's thread with {"kind": …}, and must not block:
-            "registered" {"cluster_id", "epoch", "nodes"}: answer with a report that is a snapshot;
+            "registered" {"cluster_id", "epoch", "nodes"}: answer with a report that is a snapshot (a node is
+            a dict of the fields of Node in head.proto, with "info" and "gauges" nested);
             "nodes" {"nodes"}: these changed; "free" | "lost" {"ids"}; "drain" {"reason"};
-            "disconnected" {"reason"}: attempts go on (told again when the reason changes); "refused" {"reason"}: final, told once.
+            "disconnected" {"reason"}: attempts go on (told again with another reason);
+            "refused" {"reason"}: final, told once.
     """
 
     def __init__(
@@ -269,12 +271,12 @@ class HeadLink:
         if kind == "registered":
             self._registered.set()
             self._trouble = ""
-            self._tell({"kind": kind, **codec.flat_dict(message.registered)})
+            self._tell({"kind": kind, **codec.plain_dict(message.registered)})
             self._settled.set()
         elif kind == "refused":
             raise HeadRefusedError(message.refused.message)
         elif kind == "nodes":
-            self._tell({"kind": kind, "nodes": codec.nodes_list(message.nodes.nodes)})
+            self._tell({"kind": kind, "nodes": codec.plain_list(message.nodes.nodes)})
         elif kind in {"free", "lost"}:
             self._tell({"kind": kind, "ids": split_ids(getattr(message, kind).ids)})
         elif kind == "drain":
@@ -328,7 +330,7 @@ class HeadLink:
         answer = await call
         proof = metadata_value(await call.initial_metadata(), tickets.PROOF_KEY)
         tickets.check_proof(self._secret, path, ticket, proof)
-        return codec.flat_dict(answer)
+        return codec.plain_dict(answer)
 
     def _ticket(self, path: str) -> bytes:
         return tickets.make_ticket(

@@ -1,0 +1,43 @@
+"""The command tree: names and one line each, and where a command is, imported only to run it."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+# Command: (module, one line for the list).
+_COMMANDS = {
+    "start-head": ("daemons", "Start a head and a node on this machine."),
+    "start-node": ("daemons", "Start a node on this machine and join a cluster."),
+    "stop": ("daemons", "Stop this user's daemons on this machine."),
+    "status": ("status", "Nodes, resources, and what waits for them."),
+    "health-check": ("status", "Exit with 0 if the node and the head answer."),
+    "memory": ("memory", "What is in the object store, and who holds it."),
+    "list": ("lists", "List nodes, workers, tasks, objects or jobs."),
+    "why": ("lists", "What a task or an object waits for."),
+    "logs": ("logs", "Show or follow the logs of a daemon and its workers."),
+}
+
+
+class _LazyCommands(click.Group):
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"shoal.cli.{_COMMANDS[name][0]}")
+        command = getattr(module, f"{name.replace('-', '_')}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.command(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shoal")
+def app() -> None:
+    """Run Python functions on a cluster, with large values in shared memory."""

@@ -1,0 +1,126 @@
+"""What commands share: their options, the connection to a daemon, and how failures reach the user.
+
+A failure that the user can do something about is one line on standard error and exit status 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from shoal.bootstrap import BootstrapError, resolve_address
+from shoal.control import ControlClient, ControlError, request
+from shoal.sessions import Session, SessionError, find_sessions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def temp_dir_option(command: F) -> F:
+    return click.option(
+        "--temp-dir",
+        envvar="SHOAL_TEMP_DIR",
+        metavar="DIR",
+        help="Where session directories are (default: the system's temporary directory).",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
+
+
+def asking_options(command: F) -> F:
+    """--address, --temp-dir and --json: for commands that ask a daemon."""
+    address = click.option(
+        "--address",
+        default="auto",
+        metavar="HOST:PORT",
+        help="The cluster's head (default: the one on this machine).",
+    )
+    return address(temp_dir_option(json_option(command)))
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turn errors that are the user's to solve into click's one line and exit status 1."""
+    try:
+        yield
+    except (BootstrapError, ControlError, SessionError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def asking(address: str, temp_dir: str | None) -> Iterator[ControlClient]:
+    """A connection to the local daemon of the cluster at ``address``; failures as in `failures`."""
+    with failures():
+        session = find_session(address, temp_dir)
+        with ControlClient(session.socket, session.secret) as client:
+            yield client
+
+
+def ask_all(address: str, temp_dir: str | None, method: str) -> list[Any]:
+    """The answers of all nodes of the cluster that run on this machine; failures as in `failures`."""
+    with failures():
+        chosen = find_session(address, temp_dir)
+        same = (chosen.kind, chosen.head_address)
+        return [
+            request(session.socket, session.secret, method)
+            for session in find_sessions(temp_dir)
+            if (session.kind, session.head_address) == same
+        ]
+
+
+def find_session(address: str, temp_dir: str | None) -> Session:
+    """The local daemon to ask; "auto" also finds the private one of a driver, if nothing else runs."""
+    try:
+        return resolve_address(address, temp_dir)
+    except BootstrapError:
+        sessions = find_sessions(temp_dir)
+        if address == "auto" and len(sessions) == 1:
+            return sessions[0]
+        raise
+
+
+def print_json(value: Any) -> None:
+    """Bytes as hex: ids are."""
+    click.echo(
+        json.dumps(value, indent=2, default=lambda item: item.hex() if isinstance(item, bytes) else str(item))
+    )
+
+
+class JsonObject(click.ParamType[dict[str, Any]]):
+    """A JSON object, or name=value pairs with commas."""
+
+    name = "json"
+
+    def __init__(self, kind: type = str) -> None:
+        self._kind = kind
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        try:
+            return parse_pairs(value, self._kind)
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+
+
+def parse_pairs(text: str, kind: type) -> dict[str, Any]:
+    """A JSON object or "a=1,b=2", with values of ``kind``; raises ValueError."""
+    if text.lstrip().startswith("{"):
+        try:
+            return {name: kind(value) for name, value in json.loads(text).items()}
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"not a JSON object: {error}") from None
+    pairs = {}
+    for pair in filter(None, text.split(",")):
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"{pair!r} is not name=value")
+        pairs[name.strip()] = kind(value)
+    return pairs

@@ -1,0 +1,206 @@
+"""start-head, start-node, stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from shoal.bootstrap import (
+    DEFAULT_PORT,
+    BootstrapError,
+    DaemonInfo,
+    DaemonOptions,
+    normal_address,
+    start_daemon,
+    stop_session,
+)
+from shoal.cli.common import F, JsonObject, failures, json_option, print_json, temp_dir_option
+from shoal.cli.format import parse_bytes
+from shoal.sessions import Session, find_sessions
+
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class Size(click.ParamType[int]):
+    """Bytes, with a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else parse_bytes(value)
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+
+
+def _node_options(command: F) -> F:
+    options: list[Callable[[F], F]] = [
+        click.option(
+            "--num-cpus", type=click.FloatRange(min=0), help="CPUs to offer (default: all there are)."
+        ),
+        click.option(
+            "--object-store-memory",
+            type=Size(),
+            help="Shared memory, such as 2GB (default: 30 % of the memory).",
+        ),
+        click.option(
+            "--resources",
+            type=JsonObject(float),
+            default="",
+            help="Others, such as '{\"disk\": 2}' or disk=2.",
+        ),
+        click.option("--labels", type=JsonObject(str), default="", help="Labels, such as zone=a,kind=fast."),
+        click.option("--name", default="", help="A name for this node in tables."),
+        click.option("--block", is_flag=True, help="Stay in the foreground; Ctrl-C stops the daemon."),
+        click.option(
+            "--system-config", type=JsonObject(str), default="", help="Settings of shoal.config, name=value."
+        ),
+        json_option,
+        temp_dir_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("start-head")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Its port; 0 for any.",
+)
+@_node_options
+def start_head_command(host: str, port: int, block: bool, as_json: bool, **given: Any) -> None:
+    """Start a head and a node on this machine.
+
+    They go on when this command returns; `shoal stop` ends them.
+    """
+    with failures():
+        if port:
+            _refuse_second_head(f"{host}:{port}", given["temp_dir"])
+        if host not in _LOOPBACK:
+            click.echo(
+                f"warning: what {host} sends and receives is authenticated, but not encrypted", err=True
+            )
+        daemon = start_daemon(_options(given, head=True, host=host, port=port))
+        _announce(daemon, as_json)
+        if block:
+            _stay(daemon)
+
+
+@click.command("start-node")
+@click.option("--address", required=True, metavar="HOST:PORT", help="The cluster's head.")
+@click.option(
+    "--secret-file",
+    default="",
+    type=click.Path(dir_okay=False),
+    help="The cluster's secret (default: that of the head on this machine).",
+)
+@_node_options
+def start_node_command(address: str, secret_file: str, block: bool, as_json: bool, **given: Any) -> None:
+    """Start a node on this machine and join the cluster at --address."""
+    with failures():
+        head_address = normal_address(address)
+        daemon = start_daemon(_options(given, head_address=head_address, secret_file=secret_file))
+        _announce(daemon, as_json)
+        if block:
+            _stay(daemon)
+
+
+@click.command("stop")
+@click.option("--session", "wanted", metavar="NAME", help="Only this one: its directory, node id or name.")
+@json_option
+@temp_dir_option
+def stop_command(wanted: str | None, as_json: bool, temp_dir: str | None) -> None:
+    """Stop this user's daemons on this machine, with their workers."""
+    with failures():
+        sessions = find_sessions(temp_dir)
+        if wanted is not None:
+            sessions = [session for session in sessions if matches(session, wanted)]
+            if not sessions:
+                raise BootstrapError(f"no daemon of yours is called {wanted!r}; `shoal stop` alone stops all")
+        stopped = []
+        # Heads last: the nodes say goodbye to them.
+        for session in sorted(sessions, key=lambda session: session.head):
+            outcome = stop_session(session)
+            stopped.append({"session": session.directory, "pid": session.pid, "outcome": outcome})
+            if not as_json:
+                click.echo(f"{outcome}: {describe(session)}")
+        if as_json:
+            print_json(stopped)
+        elif not stopped:
+            click.echo("nothing to stop: no daemon of yours runs on this machine")
+
+
+def matches(session: Session, wanted: str) -> bool:
+    """Whether a user means ``session`` by ``wanted``."""
+    names = {session.directory, os.path.basename(session.directory), session.node_id, session.name}
+    return bool(wanted) and (wanted in names or os.path.abspath(wanted) == session.directory)
+
+
+def describe(session: Session) -> str:
+    """One line about a session."""
+    what = "head and node" if session.head else "node"
+    owner = f", of process {session.owner_pid}" if session.owner_pid else ""
+    return f"{what} {session.node_id[:8]} (pid {session.pid}{owner}) of the cluster at {session.head_address}"
+
+
+def started_lines(info: Session) -> list[str]:
+    """What start-head and start-node print."""
+    address = info.head_address
+    lines = [f"started {describe(info)}"]
+    if info.head:
+        secret = os.path.join(info.directory, "secret")
+        lines += [
+            f'  a script on this machine:   shoal.init("auto")  or  shoal.init("{address}")',
+            f"  another node here:          shoal start-node --address {address}",
+            f"  on another machine:         copy {secret} there (mode 600), then",
+            f"                              shoal start-node --address {address} --secret-file COPY",
+        ]
+    return [*lines, "  look at it, stop it:        shoal status, shoal stop"]
+
+
+def _options(given: dict[str, Any], **more: Any) -> DaemonOptions:
+    return DaemonOptions(config=given.pop("system_config"), **given, **more)
+
+
+def _refuse_second_head(address: str, temp_dir: str | None) -> None:
+    for session in find_sessions(temp_dir):
+        if session.head and normal_address(session.head_address) == normal_address(address):
+            raise BootstrapError(
+                f"a head is running at {address} already (pid {session.pid}); join it with `shoal start-node "
+                f"--address {address}`, stop it with `shoal stop`, or start a second one with another --port"
+            )
+
+
+def _announce(daemon: DaemonInfo, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(daemon.session))
+    else:
+        for line in started_lines(daemon.session):
+            click.echo(line)
+
+
+def _stay(daemon: DaemonInfo) -> None:
+    """Wait for the daemon's end, or a signal to end it."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        daemon.process.wait()
+    except KeyboardInterrupt:
+        click.echo(f"{stop_session(daemon.session)}: {describe(daemon.session)}")
+        return
+    raise BootstrapError(
+        f"the daemon ended by itself (exit status {daemon.process.returncode}); see `shoal logs`"
+    )

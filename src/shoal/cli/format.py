@@ -1,0 +1,99 @@
+"""Values as people read them, and tables as data. Pure: what is printed is decided and tested here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_BINARY = {"KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns are names; ">" in front aligns one to the right. `notes` are lines under the table."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    notes: Sequence[str] = field(default=())
+
+
+def bytes_text(size: float, units: str = "auto") -> str:
+    """``size`` bytes in "B", "KB", "MB", "GB" (powers of 1000) or what fits best."""
+    if units == "auto":
+        units = next((name for name, scale in reversed(UNITS.items()) if abs(size) >= scale), "B")
+    scale = UNITS[units]
+    return f"{int(size)} B" if scale == 1 else f"{size / scale:.{2 if scale > 1000 else 1}f} {units}"
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in "2GB", "512 MiB", "1e9" or "4g" (a bare letter is a power of 1024); raises ValueError."""
+    cleaned = text.strip().upper().replace("_", "")
+    for name, scale in sorted({**UNITS, **_BINARY}.items(), key=lambda item: -len(item[0])):
+        if cleaned.endswith(name):
+            return _whole(cleaned[: -len(name)].strip(), scale, text)
+    return _whole(cleaned, 1, text)
+
+
+def _whole(number: str, scale: int, text: str) -> int:
+    try:
+        size = int(float(number) * scale)
+    except (ValueError, OverflowError):
+        size = -1
+    if size < 0:
+        raise ValueError(f"{text!r} is no size; it looks like 2GB or 512MiB")
+    return size
+
+
+def age_text(seconds: float) -> str:
+    """A time span: "350 ms", "12 s", "3 min", "2.5 h", "4 d"."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} d"
+
+
+def resources_text(amounts: Mapping[str, float]) -> str:
+    """As in "2 CPU, 1 GPU"; the resource "memory" is bytes."""
+    return ", ".join(f"{_amount(name, amounts[name])} {name}" for name in sorted(amounts)) or "nothing"
+
+
+def usage_text(available: Mapping[str, float], total: Mapping[str, float]) -> str:
+    """Used of total, as in "1/2 CPU, 0/1 GPU"."""
+    parts = [
+        f"{_amount(name, total[name] - available.get(name, total[name]))}/{_amount(name, total[name])} {name}"
+        for name in sorted(total)
+    ]
+    return ", ".join(parts) or "none"
+
+
+def _amount(name: str, amount: float) -> str:
+    return bytes_text(amount) if name == "memory" else f"{round(amount, 4):g}"
+
+
+def shorten(text: str, length: int) -> str:
+    """``text`` with its end kept, at most ``length`` characters."""
+    return text if len(text) <= length else "…" + text[len(text) - length + 1 :]
+
+
+def plain_lines(table: Table) -> list[str]:
+    """The table as aligned text, for pipes and logs."""
+    names = [column.lstrip(">") for column in table.columns]
+    widths = [max([len(name), *(len(row[index]) for row in table.rows)]) for index, name in enumerate(names)]
+    right = [column.startswith(">") for column in table.columns]
+
+    def line(cells: Iterable[str]) -> str:
+        padded = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(cells, widths, right, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    head = [table.title] if table.title else []
+    return [*head, line(names), *(line(row) for row in table.rows), *table.notes]

@@ -1,0 +1,54 @@
+"""shoal list, shoal why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from shoal.cli import status_report as report
+from shoal.cli.common import ask_all, asking, asking_options, print_json
+from shoal.cli.output import show
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(["nodes", "workers", "tasks", "objects", "jobs"]))
+@click.option("-n", "--limit", type=click.IntRange(min=0), help="Print at most this many rows.")
+@asking_options
+def list_command(kind: str, limit: int | None, address: str, temp_dir: str | None, as_json: bool) -> None:
+    """List nodes of the cluster; or workers, tasks, objects or jobs of its nodes on this machine."""
+    if kind == "nodes":
+        with asking(address, temp_dir) as daemon:
+            answers = [daemon.request("nodes")]
+    else:
+        answers = ask_all(address, temp_dir, kind)
+    rows = [row for answer in answers for row in answer["rows"]]
+    silent = [name for answer in answers for name in answer.get("silent", ())]
+    if as_json:
+        print_json({"rows": rows[:limit], "silent": silent})
+        return
+    table = report.list_table(kind, rows[:limit])
+    notes = report.silent_notes(silent)
+    if limit is not None and limit < len(rows):
+        notes.append(f"and {len(rows) - limit} more")
+    show(replace(table, notes=[*table.notes, *notes]))
+
+
+@click.command("why")
+@click.argument("wanted", metavar="ID")
+@asking_options
+def why_command(wanted: str, address: str, temp_dir: str | None, as_json: bool) -> None:
+    """Show the chain of what the task or object ID (in hex, or its beginning) waits for."""
+    try:
+        bytes.fromhex(wanted + "0" * (len(wanted) % 2))
+    except ValueError:
+        raise click.ClickException(
+            f"{wanted!r} is no id: ids are hexadecimal, as `shoal list` shows them"
+        ) from None
+    with asking(address, temp_dir) as daemon:
+        answer = daemon.request("why", {"id": wanted.lower()})
+    if as_json:
+        print_json(answer)
+        return
+    for line in report.why_lines(wanted, answer):
+        click.echo(line)

@@ -1,0 +1,198 @@
+"""What `shoal memory` says, computed from rows and figures of the nodes. Pure.
+
+A row is an object (or a second copy of one) as the store describes it: id, size_bytes, allocated_bytes,
+state, holders, callsite, age_s, and here also node_id. Sizes shown are allocated bytes, what the object takes
+out of the store; so rows, and what is leased to writers ahead of need, add up to what is used, and the
+line under the table does that sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from shoal.cli.format import Table, age_text, bytes_text, shorten
+
+Row = Mapping[str, Any]
+Node = Mapping[str, Any]  # what one daemon answers: node_id, stats, rows, left_out
+Stats = Mapping[str, Any]
+_CALLSITE_LENGTH = 40
+_NO_PID = 2**63
+# Bytes in the table of figures: key, heading.
+_BYTES = (
+    ("capacity", "CAPACITY"),
+    ("used", "USED"),
+    ("sealed", "OBJECTS"),
+    ("leased", "LEASED"),
+    ("duplicates", "DUPLICATES"),
+    ("primary", "PRIMARY"),
+    ("secondary", "SECONDARY"),
+    ("pinned", "PINNED"),
+    ("cached", "CACHED"),
+    ("free", "FREE"),
+    ("largest_free", "LARGEST FREE"),
+    ("high_water", "HIGH WATER"),
+)
+
+
+def rows_of(nodes: Iterable[Node]) -> list[dict[str, Any]]:
+    """The rows of all nodes, each with its node."""
+    return [{**row, "node_id": node["node_id"]} for node in nodes for row in node.get("rows", ())]
+
+
+def sort_rows(rows: Iterable[Row], by: str) -> list[Row]:
+    """Largest, oldest, or lowest pid of a holder first; ties by id, so that the order is stable."""
+    if by == "pid":
+        return sorted(rows, key=lambda row: (min(_pids(row), default=_NO_PID), row["id"]))
+    key = {"size": "allocated_bytes", "age": "age_s"}[by]
+    return sorted(rows, key=lambda row: (-row[key], row["id"]))
+
+
+def _pids(row: Row) -> list[int]:
+    return [holder["pid"] for holder in row["holders"] if holder.get("pid")]
+
+
+def holders_text(holders: Iterable[Mapping[str, Any]]) -> str:
+    """Who, and by which kinds of hold: "driver 12 (hold ×2, pin), object 9f… (container)"."""
+    kinds: dict[str, list[str]] = {}
+    for holder in holders:
+        count = holder.get("count", 1)
+        kind = str(holder["kind"]) + (f" ×{count}" if count != 1 else "")
+        kinds.setdefault(_who(holder), []).append(kind)
+    return ", ".join(f"{who} ({', '.join(held)})" for who, held in kinds.items()) or "nobody"
+
+
+def _who(holder: Mapping[str, Any]) -> str:
+    role = holder.get("role") or "process"
+    task = f" {holder['task']}" if holder.get("task") else ""
+    if holder.get("name"):
+        return str(holder["name"])
+    if holder.get("pid"):
+        return f"{role} {holder['pid']}{task}"
+    return f"{role} {str(holder.get('proc', '?'))[:16]}"
+
+
+def objects_table(rows: Sequence[Row], nodes: Sequence[Node], units: str, limit: int | None) -> Table:
+    """A row per object, at most ``limit``, and under it the sum that must come out as what is used."""
+    shown = rows if limit is None else rows[:limit]
+    lines = [
+        (
+            row["id"],
+            bytes_text(row["allocated_bytes"], units),
+            row["node_id"][:8],
+            row["state"],
+            holders_text(row["holders"]),
+            shorten(row.get("callsite") or "-", _CALLSITE_LENGTH),
+            age_text(row["age_s"]),
+        )
+        for row in shown
+    ]
+    columns = ("OBJECT", ">SIZE", "NODE", "STATE", "HELD BY", "CALL SITE", ">AGE")
+    return Table(columns, lines, "Objects", sum_lines(rows, nodes, units, len(shown)))
+
+
+def sum_lines(rows: Sequence[Row], nodes: Sequence[Node], units: str, shown: int) -> list[str]:
+    """How the rows add up to what the stores use."""
+    totals = add_stats(node["stats"] for node in nodes)
+    objects = sum(row["allocated_bytes"] for row in rows)
+    used, leased = totals.get("used", 0), totals.get("leased", 0)
+    left_out = sum(node.get("left_out", 0) for node in nodes)
+    lines = []
+    if left_out:
+        hidden = used - leased - objects
+        lines.append(
+            f"and {left_out} smaller objects with {bytes_text(hidden, units)}, which were not listed"
+        )
+        objects += hidden
+    if shown < len(rows):
+        hidden = sum(row["allocated_bytes"] for row in rows[shown:])
+        lines.append(f"and {len(rows) - shown} more rows with {bytes_text(hidden, units)} (-n shows more)")
+    total = (
+        f"{bytes_text(objects, units)} in {len(rows) + left_out} rows "
+        f"+ {bytes_text(leased, units)} leased to writers = {bytes_text(objects + leased, units)}"
+    )
+    if objects + leased == used:
+        lines.append(f"{total}, which is all that is used of {bytes_text(totals.get('capacity', 0), units)}")
+    else:
+        lines.append(f"{total}; the stores say {bytes_text(used, units)}, taken at different moments")
+    return lines
+
+
+def group_rows(rows: Iterable[Row], by: str) -> list[dict[str, Any]]:
+    """Rows summed by "node", "call-site" or "state": group, objects, bytes, pinned_bytes; largest first."""
+    key = {"node": "node_id", "call-site": "callsite", "state": "state"}[by]
+    groups: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        name = row.get(key) or "-"
+        group = groups.setdefault(
+            name, {"group": name, "objects": 0, "bytes": 0, "pinned_bytes": 0, "age_s": 0.0}
+        )
+        group["objects"] += 1
+        group["bytes"] += row["allocated_bytes"]
+        group["age_s"] = max(group["age_s"], row["age_s"])
+        if any(holder["kind"] == "pin" for holder in row["holders"]):
+            group["pinned_bytes"] += row["allocated_bytes"]
+    return sorted(groups.values(), key=lambda group: (-group["bytes"], group["group"]))
+
+
+def groups_table(rows: Sequence[Row], nodes: Sequence[Node], by: str, units: str, limit: int | None) -> Table:
+    """`group_rows` as a table, with the same sum under it as a table of objects."""
+    groups = group_rows(rows, by)
+    lines = [
+        (
+            shorten(group["group"], 2 * _CALLSITE_LENGTH),
+            str(group["objects"]),
+            bytes_text(group["bytes"], units),
+            bytes_text(group["pinned_bytes"], units),
+            age_text(group["age_s"]),
+        )
+        for group in groups[:limit]
+    ]
+    notes = sum_lines(rows, nodes, units, len(rows))
+    if len(lines) < len(groups):
+        notes = [f"and {len(groups) - len(lines)} more groups (-n shows more)", *notes]
+    columns = (by.upper().replace("-", " "), ">OBJECTS", ">SIZE", ">PINNED", ">OLDEST")
+    return Table(columns, lines, f"Objects by {by}", notes)
+
+
+def add_stats(stats: Iterable[Stats]) -> dict[str, Any]:
+    """Figures of several stores added up; fragmentation is that of all their free memory."""
+    total: dict[str, Any] = {}
+    for figures in stats:
+        for name, value in figures.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                total[name] = total.get(name, 0) + value
+    if total.get("free"):
+        total["fragmentation"] = 1 - total.get("largest_free", 0) / total["free"]
+    return total
+
+
+def stats_tables(nodes: Sequence[Node], units: str) -> list[Table]:
+    """Figures per node and in all: bytes, and what happened since the start."""
+    named = [(str(node["node_id"])[:8], node["stats"]) for node in nodes]
+    if len(named) != 1:
+        named.append(("all", add_stats(stats for _, stats in named)))
+    space = [
+        (
+            name,
+            *(bytes_text(stats.get(key, 0), units) for key, _ in _BYTES),
+            f"{stats.get('fragmentation', 0):.0%}",
+        )
+        for name, stats in named
+    ]
+    columns = ("NODE", *(f">{heading}" for _, heading in _BYTES), ">FRAGMENTED")
+    known = {key for key, _ in _BYTES} | {"fragmentation"}
+    counters = list(dict.fromkeys(key for _, stats in named for key in stats if key not in known))
+    counts = [(name, *(_count(key, stats, units) for key in counters)) for name, stats in named]
+    headings = [f">{key.removesuffix('_bytes').replace('_', ' ').upper()}" for key in counters]
+    return [
+        Table(columns, space, "Object store"),
+        Table(("NODE", *headings), counts, "Since the start"),
+    ]
+
+
+def _count(key: str, stats: Stats, units: str) -> str:
+    value = stats.get(key, 0)
+    if key.endswith("_bytes") or key in {"spilled", "restored"}:
+        return bytes_text(value, units)
+    return f"{value:g}" if isinstance(value, float) else str(value)

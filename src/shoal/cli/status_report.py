@@ -1,0 +1,226 @@
+"""What `shoal status` and `shoal list` say, computed from a daemon's answers. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from shoal.cli.format import Table, age_text, bytes_text, resources_text, shorten, usage_text
+
+Row = Mapping[str, Any]
+_ID_LENGTH = 8
+
+
+def nodes_table(nodes: Iterable[Row]) -> Table:
+    """The node table: live nodes first, then dead ones with the reason."""
+    rows = []
+    for node in sorted(nodes, key=lambda node: (node.get("state") == "DEAD", node["node_id"])):
+        info, gauges = node.get("info", {}), node.get("gauges", {})
+        dead = node.get("state") == "DEAD"
+        state = str(node.get("state", "")) + (" draining" if node.get("draining") else "")
+        capacity = info.get("store_capacity_bytes", 0)
+        store = (
+            f"{bytes_text(gauges.get('store_used_bytes', 0))} of {bytes_text(capacity)}" if capacity else "-"
+        )
+        rows.append(
+            (
+                node["node_id"][:_ID_LENGTH],
+                info.get("name") or info.get("hostname") or "-",
+                str(info.get("pid") or "-"),
+                state,
+                "-" if dead else usage_text(gauges.get("available", {}), info.get("resources", {})),
+                "-" if dead else store,
+                str(node.get("reason") or "-") if dead or state != "ALIVE" else "-",
+            )
+        )
+    return Table(("NODE", "NAME", ">PID", "STATE", "USED", "STORE", "WHY"), rows, "Nodes")
+
+
+def pending_table(status: Row) -> Table | None:
+    """What waits for resources: this node's demands, and those that other nodes told the head."""
+    rows = [
+        (
+            row.get("name") or "-",
+            row.get("submitter") or "-",
+            resources_text(row["resources"]),
+            str(row.get("backlog", "")),
+            age_text(row.get("waiting_s", 0.0)),
+            row.get("reason") or "-",
+        )
+        for row in status.get("pending", ())
+    ]
+    for node in status.get("nodes", ()):
+        if node["node_id"] == status.get("node_id") or node.get("state") != "ALIVE":
+            continue
+        rows += [
+            (
+                "-",
+                f"node {node['node_id'][:_ID_LENGTH]}",
+                resources_text(demand["resources"]),
+                str(demand.get("count", "")),
+                "-",
+                demand.get("reason") or "-",
+            )
+            for demand in node.get("gauges", {}).get("pending", ())
+        ]
+    if not rows:
+        return None
+    return Table(
+        ("FUNCTION", "FOR", "NEEDS", ">TASKS", ">SINCE", "WHY IT WAITS"), rows, "Waiting for resources"
+    )
+
+
+def status_lines(status: Row) -> list[str]:
+    """The cluster in a few lines."""
+    head = status.get("head", {})
+    nodes = list(status.get("nodes", ()))
+    states = [node.get("state") for node in nodes]
+    counts = ", ".join(f"{states.count(state)} {str(state).lower()}" for state in dict.fromkeys(states))
+    lines = [f"head      {head.get('address') or 'none'}"]
+    if head.get("trouble"):
+        lines.append(f"          no connection: {head['trouble']}; what runs goes on")
+    lines.append(f"nodes     {len(nodes)} ({counts})" if nodes else "nodes     unknown")
+    lines.append(f"resources {usage_text(*_cluster(status))} in use")
+    workers = status.get("workers", {})
+    shown = ", ".join(f"{count} {state.lower()}" for state, count in workers.items() if count) or "none"
+    lines.append(f"workers   {shown} (on this node)")
+    store = status.get("store", {})
+    if store:
+        lines.append(
+            f"store     {bytes_text(store.get('used', 0))} of {bytes_text(store.get('capacity', 0))} used, "
+            f"{store.get('objects', 0)} objects, {bytes_text(store.get('pinned', 0))} pinned (on this node)"
+        )
+    jobs = status.get("jobs", ())
+    lines.append(f"jobs      {len(jobs)} here" + "".join(f"; {_job(job)}" for job in jobs))
+    lines.append("waiting   nothing" if pending_table(status) is None else "waiting   see below")
+    return lines
+
+
+def _cluster(status: Row) -> tuple[dict[str, float], dict[str, float]]:
+    """(available, total) over live nodes; this node's own figures are the freshest."""
+    available: dict[str, float] = {}
+    total: dict[str, float] = {}
+    for node in status.get("nodes", ()):
+        if node.get("state") == "DEAD":
+            continue
+        own = node["node_id"] == status.get("node_id")
+        free = status["available"] if own else node.get("gauges", {}).get("available", {})
+        for name, amount in (
+            status["resources"] if own else node.get("info", {}).get("resources", {})
+        ).items():
+            total[name] = total.get(name, 0.0) + amount
+            available[name] = available.get(name, 0.0) + free.get(name, 0.0)
+    return available, total
+
+
+def _job(job: Row) -> str:
+    return f"{job.get('job_id')} {job.get('entrypoint') or ''} (pid {job.get('pid')})"
+
+
+def list_table(kind: str, rows: Sequence[Row]) -> Table:
+    """`shoal list KIND`: nodes, workers, tasks, objects or jobs."""
+    return {
+        "nodes": nodes_table,
+        "workers": _workers_table,
+        "tasks": _tasks_table,
+        "objects": _objects_table,
+        "jobs": _jobs_table,
+    }[kind](rows)
+
+
+def _workers_table(rows: Sequence[Row]) -> Table:
+    columns = (">PID", "WORKER", "NODE", "STATE", ">SINCE", "FOR", "HOLDS", "DOING")
+    lines = [
+        (
+            str(row["pid"]),
+            row["worker_id"][:16],
+            row["node_id"][:_ID_LENGTH],
+            row["state"],
+            age_text(row["since_s"]),
+            row["submitter"] or row["job"] or "-",
+            resources_text(row["resources"]),
+            _doing(row),
+        )
+        for row in rows
+    ]
+    return Table(columns, lines, "Workers")
+
+
+def _doing(row: Row) -> str:
+    note = row.get("note")
+    if isinstance(note, Mapping) and note:
+        return ", ".join(f"{key} {value}" for key, value in note.items())
+    task = str(row.get("task_id") or "").strip("0")
+    return f"task {row['task_id']}" if task else row.get("reason") or "-"
+
+
+def _tasks_table(rows: Sequence[Row]) -> Table:
+    lines = [
+        (
+            row["id"],
+            row["name"] or "-",
+            row["state"],
+            str(row.get("worker_pid") or "-"),
+            "-" if row.get("retries_left") is None else str(row["retries_left"]),
+            row.get("process") or "-",
+        )
+        for row in rows
+    ]
+    return Table(("TASK", "FUNCTION", "STATE", ">WORKER", ">RETRIES LEFT", "OWNER"), lines, "Tasks")
+
+
+def _objects_table(rows: Sequence[Row]) -> Table:
+    lines = [
+        (
+            row["id"],
+            row["state"],
+            bytes_text(row["size_bytes"] or 0),
+            str(row["references"]),
+            row.get("task") or "-",
+            shorten(row.get("callsite") or "-", 40),
+            row.get("process") or "-",
+        )
+        for row in rows
+    ]
+    columns = ("OBJECT", "STATE", ">SIZE", ">REFS", "TASK", "CALL SITE", "PROCESS")
+    return Table(columns, lines, "Objects, as each process that has a reference knows them")
+
+
+def _jobs_table(rows: Sequence[Row]) -> Table:
+    now = time.time()
+    lines = [
+        (
+            row["job_id"],
+            str(row["pid"]),
+            row["node_id"][:_ID_LENGTH],
+            row.get("entrypoint") or "-",
+            row.get("namespace") or "-",
+            age_text(max(0.0, now - row["started_s"])),
+            str(row.get("workers", "-")),
+        )
+        for row in rows
+    ]
+    return Table(("JOB", ">PID", "NODE", "SCRIPT", "NAMESPACE", ">RUNNING", ">WORKERS"), lines, "Jobs")
+
+
+def silent_notes(silent: Sequence[str]) -> list[str]:
+    """A line about processes that did not answer: they are busy in code that never returns to Python."""
+    if not silent:
+        return []
+    return [f"no answer from {', '.join(silent)} in time: what only they know is missing"]
+
+
+def why_lines(wanted: str, answer: Row) -> list[str]:
+    """What each process knows about ``wanted``; lines of one process are indented under its name."""
+    lines: list[str] = []
+    for row in answer.get("rows", ()):
+        if isinstance(row, str):
+            lines.append(row)
+            continue
+        lines += [f"{row.get('process', '?')}:", *(f"  {line}" for line in row.get("lines", ()))]
+    if not lines:
+        lines = [
+            f"nobody here knows {wanted}: it was freed, has never existed, or belongs to another machine"
+        ]
+    return [*lines, *silent_notes(answer.get("silent", ()))]
