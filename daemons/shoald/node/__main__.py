@@ -1,0 +1,25 @@
+"""`python -m shoald.node`: a node daemon. The fork server is forked before anything else is loaded; see `lifecycle`."""
+
+import importlib.util
+import sys
+
+from shoald.worker import forkserver
+
+
+def _skip_user_api() -> None:
+    """Make `shoal` importable without running its `__init__`.
+
+    That is the users' API: it loads numpy and the runtime, 100 ms, and a daemon needs only a few modules below it.
+    """
+    spec = importlib.util.find_spec("shoal")
+    if spec is not None:
+        sys.modules["shoal"] = importlib.util.module_from_spec(spec)
+
+
+if __name__ == "__main__":
+    fork_server = forkserver.start()
+    _skip_user_api()
+
+    from shoald.node.lifecycle import main
+
+    main(sys.argv[1:], fork_server)

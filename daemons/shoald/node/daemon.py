@@ -1,0 +1,451 @@
+"""The node daemon: wires sockets, store, scheduler, workers and head together. Decides nothing that a core decides.
+
+Invariants: a client's messages are handled in order and counted; what its connection's end means is told to the
+scheduler at once, and to the store when the process is confirmed dead (a worker's by the fork server, a
+driver's by its GOODBYE or the kernel): pins and extents come back no earlier. Every turn ends with one round of
+decisions and one frame to each client that something was said to.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from shoal.wire import auth
+from shoal.wire import messages as m
+from shoald.node.clients import Client, Job, read_hello
+from shoald.node.effects import EndWorker, Grant, Send, StartWorker
+from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
+from shoald.node.requests import Requests
+from shoald.node.scheduler import SchedulerCore
+from shoald.node.statusboard import StatusBoard
+from shoald.node.workers import WorkerProcesses
+from shoald.shell.framesocket import FrameSocket
+from shoald.store.core import StoreCore
+from shoald.store.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from shoald.node.headside import HeadSide
+    from shoald.node.options import NodeOptions
+    from shoald.node.session import Session
+    from shoald.shell.daemonlog import DaemonLog
+    from shoald.shell.loop import Loop
+    from shoald.store.region import RegionFile
+
+_OUTPUT_BACKLOG_BYTES = 4 * 1024**2  # a driver with more unread messages is given no more worker output
+_EFFECT_ROUNDS_MAX = 8
+
+
+class NodeDaemon:
+    """One node.
+
+    Args:
+        region: the store's memory; its descriptors are sent to every client.
+        log: for people.
+
+    Attributes:
+        address: of the head, once the node has registered there; "" before, and without a head.
+        on_stop: called when the daemon should end; again changes nothing.
+    """
+
+    def __init__(self, loop: Loop, options: NodeOptions, session: Session, region: RegionFile, log: DaemonLog) -> None:
+        self.loop = loop
+        self.options = options
+        self.config = options.config
+        self.session = session
+        self.region = region
+        self.log = log
+        self.node_id = os.urandom(16).hex()
+        self.started = loop.now()
+        self.address = ""
+        self.head_trouble = ""
+        self.head: HeadSide  # set by the lifecycle, before the first turn
+        self.store = StoreCore(region.capacity, self.config)
+        pool = Pool(os.urandom(WORKER_ID_PREFIX_SIZE), self.config.workers_max)
+        self.scheduler = SchedulerCore(options.resources, pool, self.config)
+        self.board = StatusBoard(self.config.workers_max)
+        self.workers = WorkerProcesses(
+            loop, self.board, session.logs_dir, self.config, self._on_output, self._keeps_up
+        )
+        self.clients: dict[bytes, Client] = {}
+        self.jobs: dict[str, Job] = {}
+        self.requests = Requests(self)
+        self.connections = 0
+        self._to_flush: set[FrameSocket] = set()
+        self._forks = 0
+        self.first_driver: Client | None = None
+        self.on_stop: Any = lambda _reason: None
+        self.on_first_grant: Any = lambda: None
+
+    # --- connections ---
+
+    def on_connection(self, kind: int, _target: bytes, sock: socket.socket, pid: int) -> None:
+        """A peer that knows the secret."""
+        if kind not in (auth.KIND_CLIENT, auth.KIND_CONTROL):
+            self.log.line(f"connection of process {pid} closed: kind {kind} does not belong on this socket")
+            sock.close()
+            return
+        if self.connections >= self.config.connections_max:
+            self.log.line(f"connection of process {pid} closed: {self.connections} are open (connections_max)")
+            sock.close()
+            return
+        self.connections += 1
+        client = Client(pid, "cli" if kind == auth.KIND_CONTROL else "")
+        client.sock = FrameSocket(
+            self.loop,
+            sock,
+            self.config,
+            lambda batch: self._on_batch(client, batch),
+            lambda reason: self._on_closed(client, reason),
+            self._to_flush,
+        )
+
+    def _on_batch(self, client: Client, batch: list[list[Any]]) -> None:
+        now = self.loop.now()
+        for message in batch:
+            client.number += 1
+            self._handle(client, message, now)
+        if client.proc:
+            self.store.advanced(client.proc, client.number, now)
+
+    def _handle(self, client: Client, message: list[Any], now: float) -> None:
+        tag = message[0]
+        if tag == m.REQUEST and client.kind:
+            self.requests.handle(client, message)
+        elif not client.proc:
+            self._hello(client, message, now)
+        elif client.kind == "cli":
+            raise ProtocolError(f"a command line sends requests, not message {tag}")
+        elif m.ALLOC <= tag < m.FORK:
+            self.store.handle(client.proc, message, now)
+        elif m.DEMAND <= tag <= m.WORKER_NOTE:
+            self.scheduler.handle(client.proc, message, now)
+        elif tag == m.FORK:
+            self._forked(client, message, now)
+        elif tag == m.ANSWER:
+            self.requests.answered(client, message)
+        elif tag == m.GOODBYE and client.kind == "driver":
+            self._goodbye(client, now)
+        else:
+            raise ProtocolError(f"message {tag} is not one that a {client.kind} sends")
+
+    # --- joining ---
+
+    def _hello(self, client: Client, message: list[Any], now: float) -> None:
+        proc, kind, pid, info = read_hello(message)
+        if proc in self.clients:
+            raise ProtocolError(f"process {proc.hex()} is connected already")
+        if client.kind and kind != client.kind:
+            raise ProtocolError(f"a {kind} on a connection for command lines")
+        client.pid = client.pid or pid
+        if kind == "worker":
+            self._worker_joins(client, proc, info, now)
+        elif kind == "driver":
+            client.job_id = os.urandom(4).hex()
+            self.jobs[client.job_id] = Job(client.job_id, client, info, time.time())
+            self.first_driver = self.first_driver or client
+        client.proc, client.kind, client.info = proc, kind, info
+        self.clients[proc] = client
+        fds: list[int] = []
+        if kind != "cli":
+            self.scheduler.client_joined(proc, kind, client.job_id)
+            self.store.register(proc, {"pid": client.pid, "kind": kind, "job_id": client.job_id})
+            fds = [os.dup(self.region.read_fd), os.dup(self.region.write_fd)]
+        client.sock.send([m.WELCOME, self._welcome(client)], *fds)
+
+    def _worker_joins(self, client: Client, proc: bytes, info: dict[str, Any], now: float) -> None:
+        worker_id = info.get("worker_id")
+        if type(worker_id) is not bytes:
+            raise ProtocolError("hello of a worker without its id")
+        self.scheduler.worker_ready(worker_id, proc, client.pid, now)
+        client.worker_id = worker_id
+
+    def _welcome(self, client: Client) -> dict[str, Any]:
+        job = self.jobs.get(client.job_id)
+        return {
+            "node_id": self.node_id,
+            "session_dir": self.session.path,
+            "session": os.path.basename(self.session.path),
+            "capacity": self.region.capacity,
+            "job_id": client.job_id,
+            "address": self.address,
+            "head": self.address,
+            "resources": self.scheduler.ledger.total,
+            "namespace": job.namespace if job is not None else "",
+        }
+
+    def _forked(self, client: Client, message: list[Any], now: float) -> None:
+        """A client forks: its pins stay until the read end that came with this closes at its other end."""
+        fd = client.sock.take_fd()
+        try:
+            self.store.handle(client.proc, message, now)
+            self._forks += 1
+            token = self._forks
+            self.store.forked(client.proc, token)
+        except ProtocolError:
+            os.close(fd)
+            raise
+        os.set_blocking(fd, False)
+        self.loop.add_reader(fd, lambda: self._fork_pipe(fd, token))
+
+    def _fork_pipe(self, fd: int, token: int) -> None:
+        try:
+            if os.read(fd, 4096):
+                return  # nothing is meant to be written; only its end counts
+        except BlockingIOError:
+            return
+        self.loop.remove_reader(fd)
+        os.close(fd)
+        self.store.fork_ended(token)
+
+    # --- leaving ---
+
+    def _goodbye(self, client: Client, now: float) -> None:
+        """A driver leaves in order: its workers end, their last output is forwarded, then it is told."""
+        client.leaving = True
+        self.workers.read_all([worker.worker_id for worker in self.scheduler.pool.of_job(client.job_id)])
+        self._end_job(client, now)
+        self.loop.call_later(self.config.goodbye_ms_max / 1000, lambda: self._goodbye_ok(client))
+        self._goodbyes_done()
+
+    def _goodbyes_done(self) -> None:
+        """Answer the drivers whose workers are gone."""
+        busy = {worker.job for worker in self.scheduler.pool.workers.values()}
+        for client in list(self.clients.values()):
+            if client.leaving and client.job_id and client.job_id not in busy:
+                self._goodbye_ok(client)
+
+    def _goodbye_ok(self, client: Client) -> None:
+        if client.job_id:
+            client.sock.send([m.GOODBYE_OK])
+            client.job_id = ""
+
+    def _end_job(self, client: Client, now: float) -> None:
+        """The job of a driver ends; nothing happens the second time."""
+        job = self.jobs.pop(client.job_id, None)
+        if job is not None:
+            self.scheduler.client_left(client.proc, now)
+            self.scheduler.job_ended(job.job_id, now)
+
+    def _on_closed(self, client: Client, reason: str) -> None:
+        now = self.loop.now()
+        self.connections -= 1
+        if reason:
+            self.log.line(f"connection of {client} closed: {reason}")
+        if self.clients.get(client.proc) is not client:
+            return
+        del self.clients[client.proc]
+        self.requests.client_left(client.proc)
+        if client.kind == "worker":
+            self.scheduler.client_left(client.proc, now)
+            self.scheduler.worker_lost(client.worker_id, now)
+        elif client.kind == "driver":
+            if client.leaving:
+                self.store.drop(client.proc, now)
+            else:
+                self.log.line(f"{client} is gone without a goodbye: its job {client.job_id} ends")
+                self._end_job(client, now)
+                self._drop_when_dead(client)
+            if client is self.first_driver and self.options.owner_pid:
+                self.on_stop("its driver is gone")
+
+    def _drop_when_dead(self, client: Client) -> None:
+        """A connection can end before its process, whose views are still read: wait for the process."""
+        try:
+            fd = os.pidfd_open(client.pid)
+        except (OSError, AttributeError):
+            # It is gone, or this platform cannot tell; then the end of the connection has to do.
+            self.store.drop(client.proc, self.loop.now())
+            return
+
+        def dead() -> None:
+            self.loop.remove_reader(fd)
+            os.close(fd)
+            self.store.drop(client.proc, self.loop.now())
+
+        self.loop.add_reader(fd, dead)
+
+    # --- workers (called by the fork client) ---
+
+    def forked(self, worker_id: bytes, pid: int) -> None:
+        """A worker's process exists."""
+        self.workers.forked(worker_id, pid)
+        self.scheduler.worker_forked(worker_id, pid)
+
+    def fork_failed(self, worker_id: bytes, reason: str) -> None:
+        """A worker could not be started."""
+        self.log.line(f"a worker could not be started: {reason}")
+        self.scheduler.staffing.start_failed(reason, self.loop.now())
+        self.exited(worker_id, 1, 0)
+
+    def exited(self, worker_id: bytes, exit_code: int, signal_number: int) -> None:
+        """The confirmed death of a worker: what it had sent before counts; then all that it held comes back."""
+        worker = self.scheduler.pool.workers.get(worker_id)
+        if worker is None:
+            return
+        client = self.clients.get(worker.proc)
+        if client is not None:
+            client.sock.drain()
+        current = self.workers.ended(worker_id)
+        now = self.loop.now()
+        if worker.lease_id and not worker.reason:
+            self.log.line(f"worker {worker.pid} died: exit code {exit_code}, signal {signal_number}")
+        self.scheduler.worker_exited(worker_id, exit_code, signal_number, current, now)
+        if worker.proc:
+            self.store.drop(worker.proc, now)
+        self._goodbyes_done()
+
+    def server_lost(self, reason: str, final: bool) -> None:
+        """The fork server is gone; if no other can be started, this node is of no use."""
+        self.log.line(f"{reason}; {'giving up' if final else 'starting another'}")
+        if final:
+            self.on_stop(reason)
+
+    def _driver_of(self, worker_id: bytes) -> Client | None:
+        worker = self.scheduler.pool.workers.get(worker_id)
+        if worker is None or not worker.job:
+            return None
+        for client in self.clients.values():
+            if client.kind == "driver" and client.job_id == worker.job:
+                return client
+        return None
+
+    def _on_output(self, worker_id: bytes, entries: list[Any]) -> None:
+        driver = self._driver_of(worker_id)
+        if driver is not None and driver.info.get("log_to_driver", True):
+            driver.sock.send([m.LOG, entries])
+
+    def _keeps_up(self, worker_id: bytes) -> bool:
+        driver = self._driver_of(worker_id)
+        return driver is None or driver.sock.out_bytes < _OUTPUT_BACKLOG_BYTES
+
+    # --- the turn ---
+
+    def turn_end(self, now: float) -> float | None:
+        """Decide, carry out, send. Returns when the next turn is due at the latest."""
+        due = self.scheduler.schedule(now)
+        for _ in range(_EFFECT_ROUNDS_MAX):
+            effects, self.scheduler.outbox = self.scheduler.outbox, []
+            if not effects:
+                break
+            for effect in effects:
+                self._carry_out(effect)
+        store_due = self.store.next_deadline()
+        if store_due is not None and store_due <= now:
+            self.store.tick(now)
+            store_due = self.store.next_deadline()
+        self._send_store_messages()
+        while self._to_flush:
+            self._to_flush.pop().flush()
+        # What closing a socket that does not read has brought about is for the next turn.
+        if self.scheduler.outbox or self.store.outbox:
+            return now
+        return due if store_due is None else store_due if due is None else min(due, store_due)
+
+    def _send_store_messages(self) -> None:
+        outbox = self.store.outbox
+        if outbox:
+            clients = self.clients
+            for proc, message in outbox:
+                client = clients.get(proc)
+                if client is not None:
+                    client.sock.send(message)
+            outbox.clear()
+
+    def _carry_out(self, effect: StartWorker | EndWorker | Grant | Send) -> None:
+        if isinstance(effect, Grant):
+            self._grant(effect)
+        elif isinstance(effect, Send):
+            client = self.clients.get(effect.proc)
+            if client is not None:
+                client.sock.send(effect.message)
+        elif isinstance(effect, StartWorker):
+            failure = self.workers.start(effect.worker_id, effect.slot)
+            if failure:
+                self.scheduler.staffing.start_failed(failure, self.loop.now())
+                self.scheduler.worker_exited(effect.worker_id, 1, 0, b"", self.loop.now())
+        else:
+            self._end_worker(effect)
+
+    def _end_worker(self, effect: EndWorker) -> None:
+        worker = self.scheduler.pool.workers.get(effect.worker_id)
+        client = self.clients.get(worker.proc) if worker is not None else None
+        if not effect.politely:
+            self.workers.end(effect.worker_id, 0)
+            return
+        if client is not None:
+            client.sock.send([m.EXIT])
+        self.workers.end(effect.worker_id, self.config.worker_exit_ms_max / 1000)
+
+    def _grant(self, grant: Grant) -> None:
+        submitter = self.clients.get(grant.proc)
+        worker = self.scheduler.pool.workers[grant.worker_id]
+        client = self.clients.get(worker.proc)
+        if submitter is None or client is None:
+            return  # the end of that connection is on its way to the scheduler, and ends the lease
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self.log.line(f"no socket for a lease: {error}")
+            self.scheduler.end_worker(worker, "its lease got no socket", self.loop.now())
+            return
+        message = [m.GRANT, grant.shape_id, grant.lease_id, worker.proc, worker.pid, grant.resources]
+        submitter.sock.send(message, ours.detach())
+        peer = [m.PEER, grant.lease_id, grant.proc, worker.job, grant.resources, submitter.kind]
+        client.sock.send(peer, theirs.detach())
+        client.job_id = worker.job
+        self.on_first_grant()
+
+    # --- for people and the head ---
+
+    def name_of(self, proc: bytes) -> str:
+        """What to call a process: "driver 4711 train.py", "worker 4712"."""
+        client = self.clients.get(proc)
+        if client is not None:
+            return f"{client} {client.info.get('argv0') or ''}".strip() if client.kind == "driver" else str(client)
+        worker = self.scheduler.pool.by_proc.get(proc)
+        return f"worker {worker.pid}" if worker is not None else f"process {proc.hex()}" if proc else ""
+
+    def facts(self) -> dict[str, Any]:
+        """How to find this daemon: node.json, and the head of `status`."""
+        return {
+            "node_id": self.node_id,
+            "name": self.options.name,
+            "pid": os.getpid(),
+            "socket": self.session.socket_path,
+            "session_dir": self.session.path,
+            "address": self.address,
+            "owner_pid": self.options.owner_pid,
+            "hosts_head": self.options.head,
+        }
+
+    def registration(self) -> dict[str, Any]:
+        """What the head is told about this node once."""
+        return {
+            "hostname": socket.gethostname(),
+            "pid": os.getpid(),
+            "name": self.options.name,
+            "resources": dict(self.scheduler.ledger.total),
+            "labels": dict(self.options.labels),
+            "store_capacity_bytes": self.region.capacity,
+        }
+
+    def gauges(self) -> dict[str, Any]:
+        """What the head is told about this node from time to time."""
+        stats = self.store.stats()
+        pending = self.scheduler.pending(self.loop.now())[:100]
+        return {
+            "available": self.scheduler.available(),
+            "store_used_bytes": stats["used"],
+            "store_objects": stats["objects"],
+            "workers": len(self.scheduler.pool),
+            "pending": [
+                {"resources": row["resources"], "count": row["backlog"], "reason": row["reason"]} for row in pending
+            ],
+        }
+
+    def stop(self) -> None:
+        """End this daemon."""
+        self.on_stop("it was asked to")

@@ -1,0 +1,45 @@
+"""What the scheduler wants done; the daemon carries it out in order. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Fork a worker; its slot in the status board is free."""
+
+    worker_id: bytes
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndWorker:
+    """End a worker: at once, or, if ``politely``, after it had `worker_exit_ms_max` to end by itself."""
+
+    worker_id: bytes
+    reason: str
+    politely: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Connect a submitter and a worker: GRANT to the one, PEER to the other, with the ends of one socket pair."""
+
+    proc: bytes
+    shape_id: int
+    lease_id: int
+    worker_id: bytes
+    resources: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send ``message`` to client ``proc``, if it is still connected."""
+
+    proc: bytes
+    message: list[Any]
+
+
+Effect = StartWorker | EndWorker | Grant | Send

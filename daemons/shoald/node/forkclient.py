@@ -1,0 +1,195 @@
+"""The daemon's side of the fork server: requests out, news of workers in, and a new server when it dies.
+
+Requests never block: what the kernel does not take waits in a queue, bounded by the workers there can be. When
+the server is lost, the kernel kills its workers; this process is the next subreaper, so it reaps them, kills what they left,
+reports each death, and starts a fresh server (as a new program, because this process has threads by then).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgpack
+
+from shoald.worker import forkserver as fs
+
+if TYPE_CHECKING:
+    from shoald.shell.loop import Loop
+
+PACKETS_PER_TURN = 256
+_END_S = 3.0
+_RESTARTS_MAX = 5  # in a row, without a worker forked in between
+
+
+class Listener(Protocol):
+    """What is told about workers."""
+
+    def forked(self, worker_id: bytes, pid: int) -> None: ...
+    def fork_failed(self, worker_id: bytes, reason: str) -> None: ...
+    def exited(self, worker_id: bytes, exit_code: int, signal_number: int) -> None: ...
+    def server_lost(self, reason: str, final: bool) -> None: ...
+
+
+class ForkClient:
+    """The fork server as the daemon's loop sees it.
+
+    Args:
+        pid, sock: what `forkserver.start` returned.
+    """
+
+    def __init__(self, loop: Loop, pid: int, sock: socket.socket, listener: Listener) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._queue: deque[tuple[bytes, list[int]]] = deque()
+        self._writing = False
+        self._pids: dict[bytes, int] = {}
+        self._asked: set[bytes] = set()
+        self._setup: tuple[dict[str, Any], list[int]] | None = None
+        self._restarts = 0
+        self.closed = False
+        self._attach(pid, sock)
+
+    def _attach(self, pid: int, sock: socket.socket) -> None:
+        self.pid = pid
+        self._sock = sock
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    # --- requests ---
+
+    def setup(self, info: dict[str, Any], fds: list[int]) -> None:
+        """Give the server what it needs before it can fork; ``fds`` stay the caller's, and open."""
+        self._setup = (info, fds)
+        self._request([fs.SETUP, info], [os.dup(fd) for fd in fds])
+
+    def fork(self, worker_id: bytes, slot: int, stdout: int, stderr: int) -> None:
+        """Fork a worker; the descriptors are its output and are closed here once they are sent."""
+        self._asked.add(worker_id)
+        self._request([fs.FORK, worker_id, slot], [stdout, stderr])
+
+    def end(self, worker_id: bytes) -> None:
+        """Kill a worker and its process group."""
+        self._request([fs.END, worker_id], [])
+
+    def _request(self, message: list[Any], fds: list[int]) -> None:
+        self._queue.append((msgpack.packb(message, use_bin_type=True), fds))
+        if not self._writing:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._queue:
+                data, fds = self._queue[0]
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+                self._sock.sendmsg([data], rights)
+                self._queue.popleft()
+                for fd in fds:
+                    os.close(fd)
+        except BlockingIOError:
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._sock.fileno(), self._write)
+            return
+        except OSError:
+            return  # it is gone; the reader finds that out
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._sock.fileno())
+
+    # --- news ---
+
+    def _readable(self) -> None:
+        for _ in range(PACKETS_PER_TURN):
+            try:
+                data = self._sock.recv(fs.PACKET_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._lost()
+                return
+            self._news(msgpack.unpackb(data, raw=False))
+
+    def _news(self, message: list[Any]) -> None:
+        tag = message[0]
+        if tag == fs.FORKED:
+            _, worker_id, pid = message
+            self._restarts = 0
+            self._asked.discard(worker_id)
+            self._pids[worker_id] = pid
+            self._listener.forked(worker_id, pid)
+        elif tag == fs.FAILED:
+            self._asked.discard(message[1])
+            self._listener.fork_failed(message[1], message[2])
+        elif tag == fs.EXITED:
+            _, worker_id, _, exit_code, signal_number = message
+            self._pids.pop(worker_id, None)
+            self._listener.exited(worker_id, exit_code, signal_number)
+
+    # --- its end ---
+
+    def _lost(self) -> None:
+        """The server died: see to its workers, report them, and start another one."""
+        self._detach()
+        _reap(self.pid, _END_S)
+        pids, self._pids = self._pids, {}
+        asked, self._asked = self._asked, set()
+        for pid in pids.values():
+            _kill_orphan(pid)
+        self._restarts += 1
+        final = self._restarts > _RESTARTS_MAX or self._setup is None
+        self._listener.server_lost("the fork server ended", final)
+        for worker_id, pid in pids.items():
+            _reap(pid, _END_S)
+            self._listener.exited(worker_id, 0, int(signal.SIGKILL))
+        for worker_id in asked:
+            self._listener.fork_failed(worker_id, "the fork server ended")
+        if not final and self._setup is not None and not self.closed:
+            self._attach(*fs.start_fresh())
+            self.setup(*self._setup)
+
+    def _detach(self) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        if self._writing:
+            self._loop.remove_writer(self._sock.fileno())
+            self._writing = False
+        self._sock.close()
+        for _, fds in self._queue:
+            for fd in fds:
+                os.close(fd)
+        self._queue.clear()
+
+    def close(self) -> None:
+        """End the server and, with it, every worker; returns when it is gone, after a bounded time."""
+        if not self.closed:
+            self.closed = True
+            self._detach()
+            _reap(self.pid, _END_S)
+
+
+def _kill_orphan(pid: int) -> None:
+    """A worker whose server died is dying too, by the kernel; its group may not be."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return  # already gone
+
+
+def _reap(pid: int, limit_s: float) -> None:
+    """Wait for the end of a child; kill it after ``limit_s``."""
+    deadline = time.monotonic() + limit_s
+    try:
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                deadline = time.monotonic() + limit_s
+            time.sleep(0.001)
+    except (ChildProcessError, ProcessLookupError):
+        return  # not ours (no subreaper on this platform), or gone

@@ -1,0 +1,124 @@
+"""The node's side of the head: starts the head if this daemon hosts it, and the link to it, in threads of their own.
+
+gRPC takes a quarter of a second to import: that happens in a thread, after the node's socket is up, and no task waits for
+it. What comes back is handed to the node's loop; nothing here is called from another thread than the loop's, but `_start`.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from shoald.node.options import NodeOptions
+    from shoald.shell.loop import Loop
+
+
+class HeadSide:
+    """Head and link of one daemon.
+
+    Args:
+        facts: what the node registers with (see HeadLink).
+        on_settled: called once in the loop with (address, "") when the node has registered, or ("", reason).
+        on_message: called in the loop with each message of the link.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        options: NodeOptions,
+        secret: bytes,
+        data_dir: str,
+        facts: dict[str, Any],
+        on_settled: Callable[[str, str], None],
+        on_message: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._loop = loop
+        self._options = options
+        self._secret = secret
+        self._data_dir = data_dir
+        self._facts = facts
+        self._on_settled = on_settled
+        self._on_message = on_message
+        self._server: Any = None
+        self._link: Any = None
+        self._lock = threading.Lock()  # start against stop
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this daemon hosts or joins a head at all."""
+        return self._options.head or bool(self._options.head_address)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        if self.wanted and self._thread is None and not self._stopped:
+            self._thread = threading.Thread(target=self._start, name="shoal-head-start", daemon=True)
+            self._thread.start()
+
+    def _start(self) -> None:
+        try:
+            address = self._connect()
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self._loop.call_soon_threadsafe(lambda: self._on_settled("", reason))
+        else:
+            self._loop.call_soon_threadsafe(lambda: self._on_settled(address, ""))
+
+    def _connect(self) -> str:
+        from shoald.head.link import HeadLink
+        from shoald.head.server import HeadServer
+
+        options = self._options
+        address = options.head_address
+        with self._lock:
+            if self._stopped:
+                raise RuntimeError("the daemon stops")
+            if options.head:
+                self._server = HeadServer(options.host, options.port, self._secret, self._data_dir, options.config)
+                address = f"{options.host}:{self._server.start()}"
+            self._link = HeadLink(address, self._secret, self._facts, self._hand_over, options.config)
+            self._link.start()
+        self._link.wait_registered(options.config.handshake_ms_max / 1000)
+        return address
+
+    def _hand_over(self, message: dict[str, Any]) -> None:
+        self._loop.call_soon_threadsafe(lambda: self._on_message(message))
+
+    def report(self, report: dict[str, Any]) -> None:
+        """Tell the head, once there is a link; before, the snapshot at the registration will."""
+        if self._link is not None:
+            self._link.report(report)
+
+    def call(self, method: str, params: dict[str, Any], then: Callable[[bool, Any], None]) -> None:
+        """Ask the head; ``then`` is called in the loop with (True, answer) or (False, text)."""
+        if self._link is None:
+            then(False, "this node has no connection to a head yet")
+            return
+
+        def done(future: Future[dict[str, Any]]) -> None:
+            error = future.exception()
+            outcome = (False, str(error)) if error is not None else (True, future.result())
+            self._loop.call_soon_threadsafe(lambda: then(*outcome))
+
+        self._link.call(method, params).add_done_callback(done)
+
+    def stop(self, limit_s: float) -> None:
+        """Leave the cluster, and stop the head if it is here; returns after ``limit_s`` at the latest."""
+        if self._thread is None:
+            return
+        stopper = threading.Thread(target=self._stop, name="shoal-head-stop", daemon=True)
+        stopper.start()
+        stopper.join(limit_s)
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+        if self._link is not None:
+            self._link.stop("the node stops")
+        if self._server is not None:
+            self._server.stop()

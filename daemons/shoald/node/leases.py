@@ -1,0 +1,141 @@
+"""What the scheduler keeps: the node's resources, its clients, their demands and leases. Pure bookkeeping, no policy.
+
+Amounts are integers of 1/10,000 (a CPU is 10,000). `free` may be negative only because tasks that had lent
+their CPU went on: that is counted as oversubscription, and nothing is granted from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+UNITS = 10_000
+CPU = "CPU"
+WEIGHT_WHOLE = 1_000_000  # the weight of a lease on all of the node's most contended resource
+Amounts = dict[str, int]
+
+
+class ResourceLedger:
+    """The node's resources: in all, and what is not taken."""
+
+    __slots__ = ("free", "total")
+
+    def __init__(self, total: Amounts) -> None:
+        self.total = dict(total)
+        self.free = dict(total)
+
+    def feasible(self, amounts: Amounts) -> bool:
+        """Whether an empty node could meet this."""
+        return all(amount <= self.total.get(name, 0) for name, amount in amounts.items())
+
+    def fits(self, amounts: Amounts, reserved: Amounts | None = None) -> bool:
+        """Whether this can be taken now, leaving ``reserved`` alone."""
+        free = self.free
+        if reserved is None:
+            return all(amount <= free.get(name, 0) for name, amount in amounts.items() if amount)
+        return all(amount <= free.get(name, 0) - reserved.get(name, 0) for name, amount in amounts.items() if amount)
+
+    def take(self, amounts: Amounts) -> None:
+        """Take, whether it fits or not; the caller knows."""
+        for name, amount in amounts.items():
+            self.free[name] = self.free.get(name, 0) - amount
+
+    def give(self, amounts: Amounts) -> None:
+        """Give back what was taken."""
+        for name, amount in amounts.items():
+            self.free[name] += amount
+
+    def oversubscribed(self) -> Amounts:
+        """By how much more is in use than there is, of what is."""
+        return {name: -amount for name, amount in self.free.items() if amount < 0}
+
+    def weight(self, amounts: Amounts) -> int:
+        """The dominant share of ``amounts`` in the node, in 1/WEIGHT_WHOLE; at least 1, so that leases count."""
+        shares = [
+            amount * WEIGHT_WHOLE // self.total[name]
+            for name, amount in amounts.items()
+            if amount and self.total.get(name)
+        ]
+        return max(shares, default=0) + 1
+
+
+class Demand:
+    """How many more leases a client could use for one shape.
+
+    Attributes:
+        since: when it began to wait for its next lease; meaningless while backlog is 0.
+        weight: of one of its leases.
+        usage: sum of the weights of its leases that are not lent out.
+        told: the kind of the last DEMAND_STATUS ("ok" if none was sent).
+    """
+
+    __slots__ = ("backlog", "client", "last_grant", "leases", "options", "resources", "shape_id", "since", "told", "usage",
+                 "weight")  # fmt: skip
+
+    def __init__(self, client: Client, shape_id: int, resources: Amounts, weight: int, now: float) -> None:
+        self.client = client
+        self.shape_id = shape_id
+        self.resources = resources
+        self.weight = weight
+        self.options: dict[str, Any] = {}
+        self.backlog = 0
+        self.since = now
+        self.leases: set[int] = set()
+        self.usage = 0
+        self.last_grant = 0
+        self.told = "ok"
+
+    def __repr__(self) -> str:
+        return f"<demand {self.client.proc.hex()}/{self.shape_id} {self.resources} backlog={self.backlog}>"
+
+
+class Job:
+    """The clients of one driver: itself and the workers bound to it."""
+
+    __slots__ = ("job_id", "last_grant", "usage")
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.usage = 0
+        self.last_grant = 0
+
+
+class Client:
+    """A process that submits: a driver or a worker."""
+
+    __slots__ = ("blocked", "demands", "job", "kind", "last_grant", "leases", "proc", "usage")
+
+    def __init__(self, proc: bytes, kind: str) -> None:
+        self.proc = proc
+        self.kind = kind
+        self.job: Job | None = None
+        self.demands: dict[int, Demand] = {}
+        self.leases: dict[int, Lease] = {}
+        self.blocked = False
+        self.usage = 0
+        self.last_grant = 0
+
+
+class Lease:
+    """A worker in the hands of a submitter.
+
+    Attributes:
+        recalled_at: when it was recalled; None if it was not.
+        blocked: its task waits, and its CPU is lent out.
+    """
+
+    __slots__ = ("blocked", "demand", "granted_at", "lease_id", "recalled_at", "worker_id")
+
+    def __init__(self, lease_id: int, demand: Demand, worker_id: bytes, now: float) -> None:
+        self.lease_id = lease_id
+        self.demand = demand
+        self.worker_id = worker_id
+        self.granted_at = now
+        self.recalled_at: float | None = None
+        self.blocked = False
+
+    def weight(self) -> int:
+        """What it counts for in shares: a blocked one next to nothing."""
+        return 1 if self.blocked else self.demand.weight
+
+    def __repr__(self) -> str:
+        return f"<lease {self.lease_id} of {self.demand}>"

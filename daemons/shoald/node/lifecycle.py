@@ -1,0 +1,336 @@
+"""A node daemon from its first line to its last: what is started in which order, and what is left at the end (nothing).
+
+The order serves the first task: the fork server is forked before anything is imported, the socket accepts before the store
+exists, and gRPC is imported when the first lease has been granted. A daemon that does not belong to a driver waits with
+its ready line until the head is there, so that whoever starts it hears of a port in use or a wrong secret.
+
+Every wait at the end has a bound; an alarm that kills this process is the last one, and the fork server, whose socket closes
+then, ends all workers.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from shoald.node.daemon import NodeDaemon
+from shoald.node.forkclient import ForkClient
+from shoald.node.headside import HeadSide
+from shoald.node.options import BadOptions, NodeOptions, parse
+from shoald.node.session import Session, SessionError
+from shoald.shell.daemonlog import DaemonLog
+from shoald.shell.listener import UnixListener
+from shoald.shell.loop import Loop
+from shoald.worker import forkserver
+
+if TYPE_CHECKING:
+    from shoald.store.populate import Populator
+
+_HEAD_DELAY_S = 0.5  # of a driver's own daemon, if no task comes first
+_HEAD_STOP_S = 2.0
+_END_CHILDREN_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005  # the loop waits this long at most while another thread imports or serializes
+
+
+class StartError(Exception):
+    """The daemon cannot start; the message is one line for whoever starts it."""
+
+
+def main(arguments: list[str], fork_server: tuple[int, socket.socket]) -> NoReturn:
+    """Be a node daemon; ends the process."""
+    ready_fd = -1
+    code = 1
+    try:
+        options = parse(arguments)
+        ready_fd = options.ready_fd
+        code = Lifecycle(options, fork_server).run()
+    except (BadOptions, SessionError, StartError) as error:
+        report_ready(ready_fd, {"ok": False, "error": str(error)})
+        sys.__stderr__.write(f"shoal node: {error}\n")  # type: ignore[union-attr]
+    except Exception as error:
+        report_ready(ready_fd, {"ok": False, "error": f"{type(error).__name__}: {error}"})
+        sys.excepthook(*sys.exc_info())
+    finally:
+        # Not sys.exit: whatever a thread of a library still waits for, this process ends now (R8).
+        os._exit(code)
+
+
+def report_ready(ready_fd: int, facts: dict[str, Any]) -> None:
+    """Write the ready line to whoever started this, and close it; nothing without a descriptor, or the second time."""
+    if ready_fd < 0:
+        return
+    try:
+        os.write(ready_fd, json.dumps(facts).encode() + b"\n")
+        os.close(ready_fd)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EBADF):  # it has gone away, or was told before
+            raise
+
+
+class Lifecycle:
+    """One run of a daemon."""
+
+    def __init__(self, options: NodeOptions, fork_server: tuple[int, socket.socket]) -> None:
+        self._options = options
+        self._fork_server = fork_server
+        self._session = Session(options.session_dir)
+        log_path = os.path.join(self._session.logs_dir, "node.log")
+        self._log = DaemonLog(log_path, options.config.log_file_bytes_max, options.config.log_files_max)
+        self._loop = Loop(self._log.fault)
+        self._stop_reason = ""
+        self._failed = ""
+        self._ready = False
+        self._populator: Populator | None = None
+        self._last_gauges: dict[str, Any] = {}
+
+    def run(self) -> int:
+        """Start, serve, end; the exit code. What failed before the socket is raised, and nothing is left then."""
+        try:
+            self._start()
+        except BaseException:
+            self._session.remove(keep_logs=False)
+            raise
+        self._loop.run()
+        self._end()
+        return 1 if self._failed else 0
+
+    # --- start ---
+
+    def _start(self) -> None:
+        options = self._options
+        os.umask(0o077)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        _raise_descriptor_limit()
+        self._secret = self._session.secret(options.secret_file, make=not options.head_address)
+        self._log.open()
+        self._log.line(f"node daemon {os.getpid()} starts in {self._session.path}")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        forkserver.become_subreaper()
+        self._listener = self._listen()
+        if options.owner_pid:
+            self._tell_ready()
+        self._make_daemon()
+        self._start_workers()
+        self._make_head()
+        if options.owner_pid:
+            self._watch_owner()
+            self._daemon.on_first_grant = self._after_first_grant
+            self._loop.call_later(_HEAD_DELAY_S, self._after_first_grant)
+        else:
+            self._head.start()
+            if not self._head.wanted:
+                self._tell_ready()
+
+    def _listen(self) -> UnixListener:
+        path = self._session.socket_path
+        if os.path.exists(path):
+            if _answers(path):
+                raise StartError(f"a node daemon runs in {self._session.path} already")
+            os.unlink(path)  # left by a daemon that was killed
+        return UnixListener(
+            self._loop,
+            path,
+            self._secret,
+            self._options.config,
+            lambda *connection: self._daemon.on_connection(*connection),
+            self._log.line,
+        )
+
+    def _make_daemon(self) -> None:
+        from shoald.store.region import RegionFile
+
+        options = self._options
+        capacity = options.object_store_memory
+        if not capacity:
+            from shoald.store.memory import default_capacity
+
+            capacity = default_capacity()
+        self._region = RegionFile(capacity, self._session.path)
+        self._daemon = NodeDaemon(self._loop, options, self._session, self._region, self._log)
+        self._daemon.on_stop = self._stop
+        self._loop.on_turn_end = self._turn_end
+        self._session.write_facts(self._daemon.facts())
+
+    def _start_workers(self) -> None:
+        options, daemon = self._options, self._daemon
+        self._forks = ForkClient(self._loop, *self._fork_server, daemon)
+        daemon.workers.forks = self._forks
+        info = {
+            "socket_path": self._session.socket_path,
+            "secret": self._secret,
+            "capacity": self._region.capacity,
+            "slots": options.config.workers_max,
+            "config": vars(options.config),
+            "worker_main": options.worker_main,
+        }
+        # Standard error is the log by now; a copy, because rotation replaces it here.
+        fds = [self._region.read_fd, daemon.board.fd, os.dup(2)]
+        self._forks.setup(info, fds)
+        daemon.scheduler.start(self._loop.now())
+
+    def _make_head(self) -> None:
+        daemon = self._daemon
+        facts = {"node_id": daemon.node_id, "incarnation": os.urandom(8).hex(), **daemon.registration()}
+        self._head = HeadSide(
+            self._loop,
+            self._options,
+            self._secret,
+            self._session.head_dir,
+            facts,
+            self._head_settled,
+            self._head_says,
+        )
+        daemon.head = self._head
+
+    def _tell_ready(self) -> None:
+        facts = {"socket": self._session.socket_path, "session_dir": self._session.path, "pid": os.getpid()}
+        daemon = getattr(self, "_daemon", None)
+        facts |= {"node_id": daemon.node_id, "address": daemon.address} if daemon else {"node_id": "", "address": ""}
+        report_ready(self._options.ready_fd, {"ok": True, **facts})
+        self._ready = True
+
+    def _watch_owner(self) -> None:
+        """End when the driver that this daemon belongs to ends, even if it has never connected."""
+        try:
+            fd = os.pidfd_open(self._options.owner_pid)
+        except ProcessLookupError:
+            self._stop("its driver is gone")
+        except (OSError, AttributeError):
+            self._poll_owner()
+        else:
+            self._loop.add_reader(fd, lambda: self._owner_ended(fd))
+
+    def _owner_ended(self, fd: int) -> None:
+        self._loop.remove_reader(fd)
+        os.close(fd)
+        self._stop("its driver is gone")
+
+    def _poll_owner(self) -> None:
+        """Where the kernel has no descriptors for processes."""
+        try:
+            os.kill(self._options.owner_pid, 0)
+        except ProcessLookupError:
+            self._stop("its driver is gone")
+        else:
+            self._loop.call_later(1.0, self._poll_owner)
+
+    # --- later ---
+
+    def _after_first_grant(self) -> None:
+        """The first task is on its way (or none comes): now what would have delayed it."""
+        self._daemon.on_first_grant = lambda: None
+        self._head.start()
+        if self._populator is None and not self._stop_reason:
+            threading.Thread(target=self._make_populator, name="shoal-populate-start", daemon=True).start()
+
+    def _make_populator(self) -> None:
+        from shoald.store.populate import Populator
+
+        populator = Populator(self._region.open(), self._options.config.populate_ahead_bytes_max)
+        self._loop.call_soon_threadsafe(lambda: self._set_populator(populator))
+
+    def _set_populator(self, populator: Populator) -> None:
+        self._populator = populator
+
+    def _turn_end(self, now: float) -> float | None:
+        deadline = self._daemon.turn_end(now)
+        if self._populator is not None:
+            self._populator.wake(self._daemon.store.high_water)
+        return deadline
+
+    def _head_settled(self, address: str, reason: str) -> None:
+        daemon = self._daemon
+        daemon.address, daemon.head_trouble = address, reason
+        if reason:
+            self._log.line(f"no head: {reason}")
+            if not self._options.owner_pid:
+                self._failed = reason
+                report_ready(self._options.ready_fd, {"ok": False, "error": reason})
+                self._stop(reason)
+            return
+        self._log.line(f"registered at the head at {address}")
+        self._session.write_facts(daemon.facts())
+        if not self._ready:
+            self._tell_ready()
+            self._after_first_grant()
+        self._report_gauges()
+
+    def _head_says(self, message: dict[str, Any]) -> None:
+        kind = message["kind"]
+        if kind == "registered":
+            self._daemon.head_trouble = ""
+            self._last_gauges = self._daemon.gauges()
+            self._head.report({**self._last_gauges, "snapshot": True})
+        elif kind == "disconnected":
+            self._daemon.head_trouble = message["reason"]
+        elif kind == "refused":
+            self._daemon.head_trouble = message["reason"]
+            if self._ready:
+                self._stop(f"the head refuses this node: {message['reason']}")
+        elif kind == "drain":
+            self._log.line(f"the head drains this node: {message['reason']}")
+
+    def _report_gauges(self) -> None:
+        gauges = self._daemon.gauges()
+        if gauges != self._last_gauges:
+            self._last_gauges = gauges
+            self._head.report(gauges)
+        self._loop.call_later(self._options.config.heartbeat_ms / 1000, self._report_gauges)
+
+    # --- end ---
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        self._loop.call_soon_threadsafe(lambda: self._stop(f"it got {name}"))
+
+    def _stop(self, reason: str) -> None:
+        if self._stop_reason:
+            return
+        self._stop_reason = reason
+        self._log.line(f"node daemon stops: {reason}")
+        signal.alarm(max(1, round(self._options.config.stop_ms_max / 1000)))
+        self._listener.close()
+        self._daemon.scheduler.staffing.stopping = True
+        self._loop.stop()
+
+    def _end(self) -> None:
+        """Everything that this daemon has goes: workers first, the session directory last."""
+        self._forks.close()
+        forkserver.end_children(_END_CHILDREN_S)  # adopted from a fork server that could not do it
+        for client in list(self._daemon.clients.values()):
+            client.sock.close("")
+        self._head.stop(_HEAD_STOP_S)
+        if self._populator is not None:
+            self._populator.close()
+        self._region.close()
+        self._daemon.board.close()
+        self._log.line("node daemon ends")
+        self._session.remove(keep_logs=not self._options.owner_pid and not self._failed)
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+

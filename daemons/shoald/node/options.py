@@ -1,0 +1,117 @@
+"""The command line of a node daemon, and the figures of this machine that fill its gaps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from shoal.config import Config, load
+from shoald.node.leases import CPU, UNITS, Amounts
+
+_RESOURCE_MAX = 2**62 // UNITS
+
+
+class BadOptions(Exception):
+    """The command line makes no sense; the message is one line for the operator."""
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """What a node daemon was asked to be.
+
+    Attributes:
+        head: it hosts the head, listening on ``host``:``port`` (0: any).
+        head_address: of the head to join; "" if it hosts the head or has none.
+        resources: in units of 1/10,000, CPUs included.
+        object_store_memory: bytes; 0 for the default.
+        ready_fd: where the ready line goes; -1 for nowhere.
+        owner_pid: the driver whose daemon this is, which ends with it; 0 for none.
+        worker_main: the module whose `run_worker` a worker runs.
+    """
+
+    session_dir: str
+    head: bool = False
+    host: str = "127.0.0.1"
+    port: int = 0
+    head_address: str = ""
+    secret_file: str = ""
+    name: str = ""
+    resources: Amounts = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    object_store_memory: int = 0
+    ready_fd: int = -1
+    owner_pid: int = 0
+    worker_main: str = "shoald.worker.main"
+    config: Config = field(default_factory=Config)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise BadOptions(message)
+
+
+def parse(arguments: list[str]) -> NodeOptions:
+    """The options of an argument list; raises BadOptions."""
+    parser = _Parser(prog="python -m shoald.node", description=__doc__)
+    parser.add_argument("--session-dir", required=True)
+    parser.add_argument("--head", action="store_true")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--head-address", default="")
+    parser.add_argument("--secret-file", default="")
+    parser.add_argument("--name", default="")
+    parser.add_argument("--num-cpus", type=float, default=None)
+    parser.add_argument("--resources", type=_json_object, default={})
+    parser.add_argument("--labels", type=_json_object, default={})
+    parser.add_argument("--object-store-memory", type=int, default=0)
+    parser.add_argument("--ready-fd", type=int, default=-1)
+    parser.add_argument("--owner-pid", type=int, default=0)
+    parser.add_argument("--worker-main", default="shoald.worker.main")
+    parser.add_argument("--config", type=_json_object, default={})
+    given = vars(parser.parse_args(arguments))
+    if given["head"] and given["head_address"]:
+        raise BadOptions("a daemon hosts a head (--head) or joins one (--head-address), not both")
+    num_cpus = given.pop("num_cpus")
+    try:
+        # None: an option that its caller was not given either.
+        given["config"] = load({k: v for k, v in given["config"].items() if v is not None})
+    except ValueError as error:
+        raise BadOptions(str(error)) from None
+    given["resources"] = in_units({CPU: cpu_count() if num_cpus is None else num_cpus, **given["resources"]})
+    given["labels"] = {str(key): str(value) for key, value in given["labels"].items()}
+    given["session_dir"] = os.path.abspath(given["session_dir"])
+    known = {option.name for option in fields(NodeOptions)}
+    return NodeOptions(**{key: value for key, value in given.items() if key in known})
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text or "{}")
+    if not isinstance(value, dict):
+        raise TypeError("a JSON object is needed")
+    return value
+
+
+def in_units(amounts: dict[str, Any]) -> Amounts:
+    """Resources in units of 1/10,000; raises BadOptions for what is no amount."""
+    units = {}
+    for name, amount in amounts.items():
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= _RESOURCE_MAX:
+            raise BadOptions(f"resource {name!r} needs a number from 0 to {_RESOURCE_MAX}, not {amount!r}")
+        units[str(name)] = round(amount * UNITS)
+    return units
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use: by affinity, and by its cgroup's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as limit:
+            quota, period = limit.read().split()
+    except (OSError, ValueError):
+        return count  # no cgroup v2 here, or no limit file in its root
+    if quota != "max":
+        count = min(count, max(1, round(int(quota) / int(period))))
+    return count

@@ -1,0 +1,270 @@
+"""Questions of people (REQUEST → RESPONSE), answered from the daemon's tables or by asking all processes (QUERY → ANSWER).
+
+    status                 this node: resources, workers, demands that wait and why, jobs, store; head and its nodes
+    nodes                  the node table (the head's, or this node alone)
+    memory                 {"stats", "rows", "left_out"}: what the store holds, and who holds it
+    workers, jobs          a row per worker process, or driver
+    tasks, objects         a row per task or object, as its owner knows it
+    why {"id": hex}        what a task or object waits for: lines of the processes that know it, and of the store
+    cluster_resources, available_resources     {name: amount}, as floats
+    logs_dir               where worker output is kept
+    stop                   end this daemon
+
+Answers to tasks, objects and why: {"rows": […], "silent": [processes that did not answer within query_ms_max]}.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from shoal.wire import messages as m
+from shoald.node.leases import UNITS, Amounts
+from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Worker
+from shoald.store.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoald.node.clients import Client
+    from shoald.node.daemon import NodeDaemon
+    from shoald.shell.loop import Timer
+
+    Answerer = Callable[[dict[str, Any], "Reply"], None]
+
+Reply = Any  # Callable[[bool, Any], None]; an alias of a subscripted Callable would import collections.abc at start
+
+
+class _Query:
+    """A question under way to all processes."""
+
+    __slots__ = ("pending", "reply", "rows", "timer")
+
+    def __init__(self, pending: dict[bytes, str], rows: list[Any], reply: Reply) -> None:
+        self.pending = pending
+        self.rows = rows
+        self.reply = reply
+        self.timer: Timer | None = None
+
+
+class Requests:
+    """Answers for one daemon."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+        self._queries: dict[int, _Query] = {}
+        self._number = itertools.count(1).__next__
+        self._methods: dict[str, Answerer] = {
+            "status": self._status,
+            "nodes": self._nodes,
+            "memory": self._memory,
+            "workers": lambda _, reply: reply(True, {"rows": self._worker_rows()}),
+            "jobs": lambda _, reply: reply(True, {"rows": self._job_rows()}),
+            "tasks": lambda params, reply: self._ask_all("tasks", params, [], reply),
+            "objects": lambda params, reply: self._ask_all("objects", params, [], reply),
+            "why": self._why,
+            "cluster_resources": lambda _, reply: self._resources("resources", reply),
+            "available_resources": lambda _, reply: self._resources("available", reply),
+            "logs_dir": lambda _, reply: reply(True, daemon.session.logs_dir),
+            "stop": self._stop,
+        }
+
+    def handle(self, client: Client, message: list[Any]) -> None:
+        """A REQUEST; raises ProtocolError if it is none."""
+        if len(message) != 4 or type(message[1]) is not int or type(message[3]) is not dict:
+            raise ProtocolError("a request needs a number, a method and parameters")
+        _, number, method, params = message
+        answer = self._methods.get(method) if type(method) is str else None
+
+        def reply(ok: bool, data: Any) -> None:
+            client.sock.send([m.RESPONSE, number, ok, data])
+
+        if answer is None:
+            known = ", ".join(sorted(self._methods))
+            reply(False, f"this daemon has no method {method!r}; it has {known}")
+        else:
+            answer(params, reply)
+
+    # --- this node ---
+
+    def _status(self, _params: dict[str, Any], reply: Reply) -> None:
+        daemon = self._daemon
+        pool, scheduler = daemon.scheduler.pool, daemon.scheduler
+        status = {
+            **daemon.facts(),
+            "uptime_s": daemon.loop.now() - daemon.started,
+            "resources": floats(scheduler.ledger.total),
+            "available": floats(scheduler.available()),
+            "oversubscribed": floats(scheduler.ledger.oversubscribed()),
+            "workers": {state: pool.count(state) for state in (STARTING, IDLE, LEASED, BLOCKED, DYING)},
+            "pending": self._pending_rows(),
+            "jobs": self._job_rows(),
+            "counters": dict(scheduler.counters),
+            "store": daemon.store.stats(),
+            "head": {"address": daemon.address, "trouble": daemon.head_trouble},
+        }
+        self._node_table(lambda nodes: reply(True, {**status, "nodes": nodes}))
+
+    def _pending_rows(self) -> list[dict[str, Any]]:
+        rows = self._daemon.scheduler.pending(self._daemon.loop.now())
+        for row in rows:
+            row["resources"] = floats(row["resources"])
+            row["submitter"] = self._daemon.name_of(row.pop("proc"))
+        return rows[: self._daemon.config.rows_max]
+
+    def _worker_rows(self) -> list[dict[str, Any]]:
+        return [self._worker_row(worker) for worker in self._daemon.scheduler.pool.workers.values()]
+
+    def _worker_row(self, worker: Worker) -> dict[str, Any]:
+        daemon = self._daemon
+        lease = daemon.scheduler.leases.get(worker.lease_id)
+        return {
+            "worker_id": worker.worker_id.hex(),
+            "pid": worker.pid,
+            "node_id": daemon.node_id,
+            "state": worker.state,
+            "since_s": daemon.loop.now() - worker.since,
+            "job": worker.job,
+            "lease": worker.lease_id,
+            "submitter": daemon.name_of(lease.demand.client.proc) if lease is not None else "",
+            "resources": floats(lease.demand.resources) if lease is not None else {},
+            "reason": worker.reason,
+            "task_id": daemon.board.current(worker.slot).hex(),
+            "note": worker.note,
+        }
+
+    def _job_rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "job_id": job.job_id,
+                "pid": job.driver.pid,
+                "node_id": self._daemon.node_id,
+                "entrypoint": str(job.info.get("argv0") or ""),
+                "namespace": job.namespace,
+                "started_s": job.started_s,
+                "workers": len(self._daemon.scheduler.pool.of_job(job.job_id)),
+            }
+            for job in self._daemon.jobs.values()
+        ]
+
+    def _memory(self, _params: dict[str, Any], reply: Reply) -> None:
+        daemon = self._daemon
+        rows = daemon.store.rows(daemon.loop.now())
+        bound = daemon.config.rows_max
+        left_out = max(0, len(rows) - bound)
+        if left_out:
+            rows = sorted(rows, key=lambda row: -row["size_bytes"])[:bound]
+        for row in rows:
+            for holder in row["holders"]:
+                holder["name"] = daemon.name_of(bytes.fromhex(holder.get("proc") or ""))
+        answer = {"node_id": daemon.node_id, "stats": daemon.store.stats(), "rows": rows, "left_out": left_out}
+        reply(True, answer)
+
+    def _stop(self, _params: dict[str, Any], reply: Reply) -> None:
+        reply(True, "stopping")
+        self._daemon.log.line("asked to stop")
+        self._daemon.loop.call_later(0, self._daemon.stop)
+
+    # --- the cluster ---
+
+    def _node_table(self, then: Callable[[list[Any]], None]) -> None:
+        """The head's node table, or if it does not answer, this node alone."""
+        own = self._own_row()
+        if not self._daemon.address:
+            then([own])
+            return
+
+        def answered(ok: bool, data: Any) -> None:
+            rows = [plain(row) for row in data.get("nodes", [])] if ok else [own]
+            then(rows)
+
+        self._daemon.head.call("GetCluster", {}, answered)
+
+    def _own_row(self) -> dict[str, Any]:
+        daemon = self._daemon
+        row = {"node_id": daemon.node_id, "state": "ALIVE", "reason": "", "draining": False, "address": ""}
+        return plain({**row, **daemon.registration(), **daemon.gauges()})
+
+    def _nodes(self, _params: dict[str, Any], reply: Reply) -> None:
+        self._node_table(lambda nodes: reply(True, {"rows": nodes}))
+
+    def _resources(self, which: str, reply: Reply) -> None:
+        def add_up(nodes: list[Any]) -> None:
+            total: dict[str, float] = {}
+            for node in nodes:
+                amounts = node[which]
+                if node["node_id"] == self._daemon.node_id:  # its own figures are fresher than the head's
+                    scheduler = self._daemon.scheduler
+                    amounts = floats(scheduler.ledger.total if which == "resources" else scheduler.available())
+                if node["state"] == "ALIVE":
+                    for name, amount in amounts.items():
+                        total[name] = total.get(name, 0.0) + amount
+            reply(True, total)
+
+        self._node_table(add_up)
+
+    # --- all processes ---
+
+    def _why(self, params: dict[str, Any], reply: Reply) -> None:
+        wanted = str(params.get("id", ""))
+        rows: list[Any] = []
+        for row in self._daemon.store.rows(self._daemon.loop.now()):
+            if wanted and row["id"].startswith(wanted):
+                kinds = ", ".join(f"{holder['role']} {holder['pid']} ({holder['kind']})" for holder in row["holders"][:8])
+                rows.append({"process": "store", "lines": [f"{row['id']} is {row['state']} in the store, held by {kinds}"]})
+        waiting = [f"{row['submitter']}: {row['name'] or 'tasks'}: {row['reason']}" for row in self._pending_rows()]
+        if waiting:
+            rows.append({"process": "scheduler", "lines": waiting[:20]})
+        self._ask_all("why", params, rows, reply)
+
+    def _ask_all(self, what: str, params: dict[str, Any], rows: list[Any], reply: Reply) -> None:
+        daemon = self._daemon
+        number = self._number()
+        asked = {proc: daemon.name_of(proc) for proc, client in daemon.clients.items() if client.kind != "cli"}
+        query = self._queries[number] = _Query(asked, rows, reply)
+        for proc in asked:
+            daemon.clients[proc].sock.send([m.QUERY, number, what, params])
+        query.timer = daemon.loop.call_later(daemon.config.query_ms_max / 1000, lambda: self._finish(number))
+        if not asked:
+            self._finish(number)
+
+    def answered(self, client: Client, message: list[Any]) -> None:
+        """An ANSWER; one that comes too late is dropped."""
+        if len(message) != 3:
+            raise ProtocolError("an answer needs a number and data")
+        query = self._queries.get(message[1]) if type(message[1]) is int else None
+        if query is None or client.proc not in query.pending:
+            return
+        name, data = query.pending.pop(client.proc), message[2]
+        rows = data if isinstance(data, list) else []
+        lines = [row for row in rows if isinstance(row, str)]
+        rows = [{**row, "process": name} for row in rows if isinstance(row, dict)]
+        if lines:
+            rows.append({"process": name, "lines": lines})
+        query.rows += rows[: max(0, self._daemon.config.rows_max - len(query.rows))]
+        if not query.pending:
+            self._finish(message[1])
+
+    def client_left(self, proc: bytes) -> None:
+        """A process is gone: nobody waits for its answers."""
+        for number, query in list(self._queries.items()):
+            if query.pending.pop(proc, None) is not None and not query.pending:
+                self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        query = self._queries.pop(number, None)
+        if query is not None:
+            if query.timer is not None:
+                query.timer.cancel()
+            query.reply(True, {"rows": query.rows, "silent": sorted(query.pending.values())})
+
+
+def floats(amounts: Amounts) -> dict[str, float]:
+    """Resources as people write them."""
+    return {name: amount / UNITS for name, amount in amounts.items()}
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A node as the head's table has it (codec.node_dict), with resources as people write them."""
+    pending = [{**demand, "resources": floats(demand["resources"])} for demand in row["pending"]]
+    return {**row, "resources": floats(row["resources"]), "available": floats(row["available"]), "pending": pending}

@@ -1,0 +1,96 @@
+"""How many worker processes there are: warm ones for the CPUs, more while demands miss them, fewer after idling. Pure.
+
+At most `blocked_workers_max` above the CPUs. When that room is used up by idle workers of other jobs, the one
+that idled longest ends. Starts that fail are tried again with a pause, and demands are told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoald.node.effects import StartWorker
+from shoald.node.pool import IDLE, STARTING
+
+if TYPE_CHECKING:
+    from shoald.node.scheduler import SchedulerCore
+
+
+class Staffing:
+    """Starts and ends workers for one scheduler.
+
+    Attributes:
+        stopping: nothing is started any more.
+        last_failure: why the last start failed; "" since one succeeded.
+    """
+
+    def __init__(self, core: SchedulerCore) -> None:
+        self._core = core
+        self.processes_max = min(core.config.workers_max, core.cpus + core.config.blocked_workers_max)
+        self.stopping = False
+        self.last_failure = ""
+        self._failures = 0
+        self._paused_until = 0.0
+
+    def room(self) -> int:
+        """How many more workers may be started, counting those that idle ones of other jobs could make way for."""
+        pool = self._core.pool
+        return max(0, self.processes_max - pool.living + pool.count(IDLE))
+
+    def started(self) -> None:
+        """A worker said hello."""
+        self._failures = 0
+        self.last_failure = ""
+
+    def start_failed(self, reason: str, now: float) -> None:
+        """A worker could not be forked, or ended before its hello."""
+        self._failures += 1
+        self.last_failure = reason
+        if self._failures >= self._core.config.worker_start_failures_max:
+            self._paused_until = now + self._core.config.worker_restart_ms / 1000
+
+    def resize(self, short: int, now: float) -> float | None:
+        """Start workers for ``short`` leases that miss one and to keep the CPUs' number warm; end idle extra ones.
+
+        Returns when it has to be called again.
+        """
+        if self.stopping:
+            return None
+        core, pool = self._core, self._core.pool
+        deadlines: list[float | None] = []
+        wanted = max(short - pool.count(STARTING), core.cpus - pool.living)
+        if wanted > 0 and now < self._paused_until:
+            deadlines.append(self._paused_until)
+        elif wanted > 0:
+            self._make_room(wanted, now)
+            slots = min(self.processes_max - pool.living, pool.workers_max - len(pool))
+            for _ in range(min(wanted, slots)):
+                worker = pool.start(now)
+                core.outbox.append(StartWorker(worker.worker_id, worker.slot))
+        deadlines += [self._end_idle(now), self._end_stuck(now)]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _make_room(self, wanted: int, now: float) -> None:
+        """End idle workers that the demands at hand cannot use (or they would have been given to them)."""
+        pool = self._core.pool
+        missing = wanted - (self.processes_max - pool.living)
+        for worker in pool.in_state(IDLE)[: max(0, missing)]:
+            self._core.end_worker(worker, "it idled while other jobs need the room", now)
+
+    def _end_idle(self, now: float) -> float | None:
+        idle = self._core.pool.in_state(IDLE)
+        extra = idle[: max(0, len(idle) - self._core.cpus)]
+        idle_s = self._core.config.idle_worker_ms / 1000
+        for worker in extra:
+            if worker.since + idle_s > now:
+                return worker.since + idle_s
+            self._core.end_worker(worker, "it was idle", now, politely=True)
+        return None
+
+    def _end_stuck(self, now: float) -> float | None:
+        limit_s = self._core.config.worker_start_ms_max / 1000
+        for worker in self._core.pool.in_state(STARTING):
+            if worker.since + limit_s > now:
+                return worker.since + limit_s
+            self._core.end_worker(worker, f"it did not say hello within {limit_s:g} s", now)
+            self.start_failed(f"a worker did not say hello within {limit_s:g} s", now)
+        return None

@@ -1,0 +1,175 @@
+"""A listening Unix socket and the handshakes of those who connect: nobody is heard before the proof (R9).
+
+Peers of another user are refused by the kernel's word on who they are, where it can tell; the secret decides in any case.
+Handshakes have fixed sizes, a time limit and a bound on how many are in progress: beyond it the oldest is closed. Every
+refusal is one log line.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from shoal.wire import auth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.config import Config
+    from shoald.shell.loop import Loop, Timer
+
+ACCEPTS_PER_TURN = 64
+BACKLOG = 512
+OVERFLOW_UID = 65534  # how a user namespace shows a uid that it cannot name
+_credentials = struct.Struct("3i")
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int]:
+    """(pid, uid) of the peer of a Unix socket, (0, OVERFLOW_UID) where the platform does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0, OVERFLOW_UID
+    pid, uid, _ = _credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _credentials.size))
+    return pid, uid
+
+
+class _Handshake:
+    """A connection that has not proved anything yet."""
+
+    __slots__ = ("challenge", "data", "kind", "needed", "pid", "preamble", "sock", "target", "timer")
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self.sock = sock
+        self.pid = pid
+        self.data = b""
+        self.needed = auth.PREAMBLE_SIZE
+        self.preamble = b""
+        self.challenge = b""
+        self.kind = 0
+        self.target = b""
+        self.timer: Timer | None = None
+
+
+class UnixListener:
+    """Accepts connections at ``path`` and hands over those that know the secret.
+
+    Args:
+        on_connection: gets (kind, target, socket, peer's pid); the socket is non-blocking and now the callee's.
+        on_refused: gets one line for the log.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        path: str,
+        secret: bytes,
+        config: Config,
+        on_connection: Callable[[int, bytes, socket.socket, int], None],
+        on_refused: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._path = path
+        self._secret = secret
+        self._config = config
+        self._on_connection = on_connection
+        self._on_refused = on_refused
+        self._pending: dict[int, _Handshake] = {}
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
+        self._sock.setblocking(False)
+        try:
+            self._sock.bind(path)
+            os.chmod(path, 0o600)
+            self._sock.listen(BACKLOG)
+        except OSError:
+            self._sock.close()
+            raise
+        loop.add_reader(self._sock.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _ = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors, most likely. The connection stays in the backlog: look away for a
+                # moment instead of spinning over it.
+                self._on_refused(f"cannot accept a connection: {error}")
+                self._loop.remove_reader(self._sock.fileno())
+                self._loop.call_later(0.1, self._accept_again)
+                return
+            sock.setblocking(False)
+            pid, uid = peer_credentials(sock)
+            if uid not in (os.getuid(), OVERFLOW_UID):
+                self._on_refused(f"refused a connection of user {uid}, process {pid}")
+                sock.close()
+                continue
+            self._begin(_Handshake(sock, pid))
+
+    def _accept_again(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    def _begin(self, handshake: _Handshake) -> None:
+        if len(self._pending) >= self._config.handshakes_max:
+            oldest = next(iter(self._pending.values()))
+            self._refuse(oldest, "too many handshakes in progress; this is the oldest")
+        self._pending[handshake.sock.fileno()] = handshake
+        handshake.timer = self._loop.call_later(
+            self._config.handshake_ms_max / 1000, lambda: self._refuse(handshake, "the handshake took too long")
+        )
+        self._loop.add_reader(handshake.sock.fileno(), lambda: self._advance(handshake))
+
+    def _advance(self, handshake: _Handshake) -> None:
+        try:
+            # Never more than this step needs: what follows the proof belongs to the next reader.
+            piece = handshake.sock.recv(handshake.needed - len(handshake.data))
+            if not piece:
+                self._refuse(handshake, "closed during the handshake" if handshake.data else "")
+                return
+            handshake.data += piece
+            if len(handshake.data) == handshake.needed:
+                self._step(handshake)
+        except BlockingIOError:
+            return
+        except auth.HandshakeFailed as error:
+            self._refuse(handshake, str(error))
+        except OSError as error:
+            self._refuse(handshake, f"broke during the handshake: {error}")
+
+    def _step(self, handshake: _Handshake) -> None:
+        if not handshake.preamble:
+            handshake.kind, handshake.target = auth.read_preamble(handshake.data)
+            handshake.preamble = handshake.data
+            handshake.challenge = auth.make_challenge(self._secret, handshake.preamble)
+            handshake.sock.sendall(handshake.challenge)  # fits any socket buffer; otherwise it fails, and closes
+            handshake.data, handshake.needed = b"", auth.PROOF_SIZE
+            return
+        auth.check_proof(self._secret, handshake.preamble, handshake.challenge, handshake.data)
+        self._forget(handshake)
+        self._on_connection(handshake.kind, handshake.target, handshake.sock, handshake.pid)
+
+    def _forget(self, handshake: _Handshake) -> None:
+        del self._pending[handshake.sock.fileno()]
+        self._loop.remove_reader(handshake.sock.fileno())
+        if handshake.timer is not None:
+            handshake.timer.cancel()
+
+    def _refuse(self, handshake: _Handshake, reason: str) -> None:
+        self._forget(handshake)
+        handshake.sock.close()
+        if reason:
+            self._on_refused(f"connection of process {handshake.pid} closed: {reason}")
+
+    def close(self) -> None:
+        """Stop listening, end unfinished handshakes, remove the socket's file."""
+        for handshake in list(self._pending.values()):
+            self._refuse(handshake, "")
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+            try:
+                os.unlink(self._path)
+            except FileNotFoundError:
+                pass  # a cleaner of temporary files, or the user, was faster
