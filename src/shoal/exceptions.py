@@ -208,7 +208,7 @@ class TaskError(ShoalError):
             error = bare_exception(cls, cause.args)
         except Exception:  # noqa: BLE001  a class made by its constructor only; TaskError alone it is then
             return self
-        set_state(error, (members_of(cause), self.__dict__))
+        set_state(error, (members_of(cause), {**vars(cause), **vars(self)}))
         if isinstance(error, SyntaxError):
             # Python prints the place of a SyntaxError, not its text: the remote traceback would be lost.
             error.__notes__ = [*getattr(self, "__notes__", ()), str(self)]
@@ -220,7 +220,13 @@ class TaskError(ShoalError):
 
     def _plain(self, **changes: Any) -> TaskError:
         """A copy with some fields changed, of class TaskError only: what travels from process to process."""
-        return _restore(TaskError, (self.message,), {**self.__dict__, **changes})
+        return _restore(TaskError, (self.message,), {**self._own_state(), **changes})
+
+    def _own_state(self) -> dict[str, Any]:
+        """The fields, without what was copied from the cause to be found here too."""
+        if type(self) is TaskError:
+            return dict(self.__dict__)
+        return {name: value for name, value in self.__dict__.items() if name in _TASK_ERROR_STATE}
 
     def __getattr__(self, name: str) -> Any:
         # Only for what is not found elsewhere: attributes of the cause.
@@ -230,7 +236,7 @@ class TaskError(ShoalError):
         return getattr(cause, name)
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        state = dict(self.__dict__)
+        state = self._own_state()
         cause = state.pop("cause", None)
         if cause is not None and "_packed" not in state:
             state["_packed"] = pack_cause(cause)
@@ -262,6 +268,9 @@ class TaskError(ShoalError):
             f"mend {self.task_name or 'the task'}, or catch {name} (or TaskError) around shoal.get(), or "
             f"have it retried with retry_exceptions=[{name}]"
         )
+
+
+_TASK_ERROR_STATE = frozenset({*(each.name for each in fields(TaskError)), "_packed", "__notes__"})
 
 
 def _restore_task_error(message: str, state: dict[str, Any], mixed: bool) -> TaskError:
@@ -478,7 +487,7 @@ class GetTimeoutError(ShoalError, TimeoutError):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class PendingCallsLimitExceeded(ShoalError):  # noqa: N818  Ray's name
+class PendingCallsLimitExceeded(ShoalError):
     """An actor has `max_pending_calls` calls waiting."""
 
     limit: int = 0

@@ -45,9 +45,11 @@ def traceback_chars_max() -> int:
 
 def describe(error: BaseException) -> str:
     """``ClassName: text`` of an exception; survives a ``__str__`` that raises."""
+    from shoal.exceptions import ShoalError
+
     name = class_name(type(error))
     try:
-        text = str(error)
+        text = error.message if isinstance(error, ShoalError) else str(error)
     except Exception as problem:  # noqa: BLE001  the user's code; what it did is said instead
         text = f"<its text cannot be had: __str__ raised {type(problem).__name__}>"
     return shorten(f"{name}: {text}" if text else name, _TEXT_CHARS_MAX)

@@ -1,4 +1,4 @@
-"""The tree of errors: fields survive pickling, texts end with the next step, causes of every odd kind arrive."""
+"""The tree of errors: fields survive pickling, texts end with the next step, odd causes arrive."""
 
 import asyncio
 import copy
@@ -94,6 +94,10 @@ class LoudText(Exception):
         raise RuntimeError("no text")
 
     __repr__ = __str__
+
+
+class ClassDefault(Exception):
+    code = None
 
 
 @dataclass
@@ -301,6 +305,9 @@ def test_the_error_has_what_its_cause_has():
     assert received(FrozenError(7)).code == 7
     assert received(OwnWay("bad", 6)).code == 7  # the class's own way to pickle is followed
     assert received(WithProperty(TwoArguments(7, "x"))).twice() == 14
+    with_default = ClassDefault("bad")
+    with_default.code = 7
+    assert received(with_default).code == 7
     found = received(FileNotFoundError(errno.ENOENT, "no such file", "f.txt"))
     assert (found.errno, found.strerror, found.filename) == (errno.ENOENT, "no such file", "f.txt")
     decoded = received(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"))
