@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from shoal import config, session
 from shoal.arguments import InitArguments
-from shoal.bootstrap import DaemonInfo, DaemonOptions, resolve_address, start_daemon, stop_session
+from shoal.bootstrap import BootstrapError, DaemonInfo, DaemonOptions, resolve_address, start_daemon, stop_session
 from shoal.client.driver_output import DriverOutput
 from shoal.client.futures import close_loaders
 from shoal.client.runtime import Runtime
+from shoal.exceptions import ClusterNotFoundError, ClusterStartError
 from shoal.context import RuntimeContext, current_task
 from shoal.generator import ObjectRefGenerator
 from shoal.options import TaskOptions
@@ -92,11 +93,15 @@ def init(address: str | None = None, **kwargs: Any) -> ClientContext:
 def _start_session(arguments: InitArguments) -> Runtime:
     global _owned_daemon, _output
     settings = config.load(arguments.system_config)
-    if arguments.address is None:
-        _owned_daemon = start_daemon(_local_cluster(arguments))
-        session_of = _owned_daemon.session
-    else:
-        session_of = resolve_address(arguments.address, arguments.temp_dir)
+    try:
+        if arguments.address is None:
+            _owned_daemon = start_daemon(_local_cluster(arguments))
+            session_of = _owned_daemon.session
+        else:
+            session_of = resolve_address(arguments.address, arguments.temp_dir)
+    except BootstrapError as error:
+        kind = ClusterStartError if arguments.address is None else ClusterNotFoundError
+        raise kind(str(error)) from None
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
     info = {
         "namespace": arguments.namespace or "",

@@ -94,12 +94,12 @@ class Executor:
         self._long_serial = 0
         self._reply_delay_s = runtime.config.reply_delay_us / 1e6
         self._blocked = 0
-        runtime.peer_handler = self._on_peer
         runtime.tick_hook = self._watch
         runtime.blocking_hook = self._on_block
         runtime.unblocked_hook = self._on_unblocked
         runtime.run_here = self.run_here
         runtime.may_nest = self.may_nest
+        runtime.serve_peers(self._on_peer)
 
     # --- the loop ---
 
@@ -145,6 +145,7 @@ class Executor:
         _, task_id, function_id, payload, lifted, details = message
         loaded = Loaded()
         name = "task"
+        started = False
         self._running.append(task_id)
         self._serial += 1
         self._status[:16] = task_id
@@ -159,6 +160,7 @@ class Executor:
             args, kwargs = self._arguments.load(loaded, submitter, payload, lifted, details)
             context = TaskContext(task_id, name, details["depth"] if details else 0, resources)
             context.arguments = loaded.values
+            started = True
             try:
                 value = self._call(context, function.call, args, kwargs)
                 if details is None or not details["stream"]:
@@ -172,7 +174,7 @@ class Executor:
         except BaseException as error:  # everything a task raises goes to its submitter
             if isinstance(error, SystemExit):
                 self._leave(error)
-            failed = self.results.failure(task_id, error, name, submitter)
+            failed = self.results.failure(task_id, error, name, submitter, started)
             error.__traceback__ = None
             del error
             return (*failed[:4], self._arguments.kept(loaded), failed[4])

@@ -78,14 +78,15 @@ class Results:
             runtime.table.hand_over(submitter, b"".join(ids))
             return ids, (runtime.table.proc, runtime.table.node_sequence)
 
-    def failure(self, task_id: bytes, error: BaseException, name: str, submitter: bytes) -> tuple[Any, ...]:
-        """(FAILED, id, error bytes, contained ids, cancelled)."""
+    def failure(
+        self, task_id: bytes, error: BaseException, name: str, submitter: bytes, started: bool
+    ) -> tuple[Any, ...]:
+        """(FAILED, id, error bytes, contained ids, cancelled). Not ``started``: an argument could not be had."""
         if isinstance(error, TaskCancelledError):
             return self.cancelled(task_id, name) + (True,)
-        if isinstance(error, TaskError):
-            wrapped: BaseException = error.with_dependent(name)
-        elif isinstance(error, ShoalError):
-            wrapped = error
+        wrapped: BaseException
+        if isinstance(error, ShoalError) and not started:
+            wrapped = error.with_dependent(name)
         else:
             node = self._runtime.identity.node_id
             wrapped = TaskError.from_exception(error, name, os.getpid(), node, format_remote_traceback(error))

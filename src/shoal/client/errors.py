@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.exceptions import NodeDiedError, ObjectLostError, TaskCancelledError, TaskError, WorkerCrashedError
+from shoal.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    ShoalError,
+    TaskCancelledError,
+    TaskError,
+    WorkerCrashedError,
+)
 from shoal.serialization import deserialize, serialize
 
 if TYPE_CHECKING:
@@ -41,7 +48,7 @@ def _dependent(name: str, blob: bytes) -> bytes:
         error = deserialize(blob)
     except Exception:  # the cause cannot be loaded here; whoever reads it will see why
         return blob
-    if isinstance(error, TaskError):
+    if isinstance(error, ShoalError):
         return serialize(error.with_dependent(name)).to_bytes()
     return blob
 

@@ -41,7 +41,7 @@ class ClientStore:
         self.region = region
         config = runtime.config
         self.pins = PinTable(config.cached_pins_max)
-        self.extents = ExtentLeases(config.slab_bytes_min, config.slab_bytes_max, config.leased_slabs_max)
+        self.extents = ExtentLeases(config.slab_bytes_min, config.slab_bytes_max, config.slabs_max)
         self.closed_views: deque[bytes] = deque()
         self.pin_waiters: dict[bytes, list[Waiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}

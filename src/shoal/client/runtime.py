@@ -85,6 +85,7 @@ class Runtime:
         self.welcome: dict[str, Any] = {}
         self.job: dict[str, Any] = {}
         self.peer_handler: Callable[[list[Any], socket.socket], None] | None = None
+        self._early_peers: list[tuple[list[Any], socket.socket]] = []
         self.log_handler: Callable[[list[Any]], None] | None = None
         self.on_exit: Callable[[], None] | None = None
         self.tick_hook: Callable[[float], float | None] | None = None
@@ -110,7 +111,7 @@ class Runtime:
             _, self._welcomed = self.node.ask()
             self.table.to_node(self.node.hello(self.ids.process_id, kind, info))
         self.wait(self._welcomed, self.config.handshake_ms_max / 1000)
-        if not self.welcome:
+        if self.store is None:
             self.node.connection.close()
             raise self.connection_lost()
         self.reactor.start()
@@ -236,9 +237,17 @@ class Runtime:
     def _on_peer(self, message: list[Any]) -> None:
         sock = socket.socket(fileno=self.node.take_descriptor())
         if self.peer_handler is None:
-            sock.close()
+            self._early_peers.append((message, sock))
         else:
             self.peer_handler(message, sock)
+
+    def serve_peers(self, handler: Callable[[list[Any], socket.socket], None]) -> None:
+        """Give submitters' connections to ``handler``, with the lock held; those that came before, now."""
+        with self.lock:
+            self.peer_handler = handler
+            early, self._early_peers = self._early_peers, []
+            for message, sock in early:
+                handler(message, sock)
 
     # --- messages of workers (lock held) ---
 
