@@ -119,10 +119,13 @@ class Runtime:
     def _on_welcome(self, message: list[Any]) -> None:
         self.welcome = info = message[1]
         readable, writable = self.node.take_descriptor(), self.node.take_descriptor()
-        if self._region is None:
-            region = Region(readable, writable, info["capacity"])
-        else:
+        try:
             region = self._region
+            if region is None:
+                region = Region(readable, writable, info["capacity"])
+            else:
+                region.open_writer(writable)
+        finally:
             os.close(readable)
             os.close(writable)
         self.store = ClientStore(self, self.node, region)
