@@ -31,6 +31,7 @@ _DIRECTORY_LENGTH_MAX = 80
 # A directory without a session file is somebody's who is just starting, for this long.
 _YOUNG_S = 60.0
 _SESSIONS_MAX = 10_000
+_ATTEMPTS_MAX = 5
 
 
 class SessionError(Exception):
@@ -142,17 +143,30 @@ def make_session(session: Session, temp_dir: str | None, secret: bytes | None) -
         raise SessionError(f"{root} is too long for the sockets in it; use a shorter directory (--temp-dir)")
     try:
         os.makedirs(os.path.dirname(root), exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(root, 0o700)
-        check_private(root)
-        directory = os.path.join(root, os.urandom(4).hex())
-        os.mkdir(directory, 0o700)
+        directory = _make_directory(root)
     except OSError as error:
         raise SessionError(f"cannot make a directory in {root}: {error.strerror}") from error
     _write_private(os.path.join(directory, SECRET_FILE), (secret or new_secret()).hex().encode())
     pid = os.getpid()
     made = replace(session, directory=directory, starter_pid=pid, starter_started=process_started(pid) or "")
     return made.save()
+
+
+def _make_directory(root: str) -> str:
+    for attempt in range(_ATTEMPTS_MAX):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(root, 0o700)
+        try:
+            check_private(root)
+            directory = os.path.join(root, os.urandom(4).hex())
+            os.mkdir(directory, 0o700)
+        except FileNotFoundError:
+            # Somebody's last session ended just now, and took the empty root with it.
+            if attempt + 1 == _ATTEMPTS_MAX:
+                raise
+        else:
+            return directory
+    raise AssertionError("unreachable")
 
 
 def read_secret(path: str) -> bytes:
@@ -204,13 +218,15 @@ def clean_stale(temp_dir: str | None = None) -> list[str]:
 
 
 def remove_directory(directory: str) -> None:
-    """Remove a session's directory, or what others have not removed of it meanwhile."""
+    """Remove a session's directory, or what others have not removed of it meanwhile; and an empty root."""
 
     def ignore_missing(_function: object, _path: str, info: tuple[type, BaseException, object]) -> None:
         if not isinstance(info[1], FileNotFoundError):
             raise info[1]
 
     shutil.rmtree(directory, onerror=ignore_missing)
+    with contextlib.suppress(OSError):  # others have sessions in it
+        os.rmdir(os.path.dirname(directory))
 
 
 def _directories(temp_dir: str | None) -> Iterator[str]:

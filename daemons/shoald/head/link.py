@@ -77,7 +77,7 @@ class HeadLink:
         self._config = config or load()
         self._register = codec.register_message(node, own_versions(sys.version_info[:2]))
         self._on_message = on_message
-        self._lock = threading.Lock()  # guards the buffer and what starts and ends
+        self._lock = threading.Lock()  # guards the buffer and the calls under way
         self._buffer = ReportBuffer()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attempt: asyncio.Future[None] | None = None
@@ -87,6 +87,8 @@ class HeadLink:
         self._refused = ""
         self._trouble = "no attempt was finished"
         self._once_proven = False
+        self._ended = False
+        self._calls: set[Future[dict[str, Any]]] = set()  # under way
         self._settled = threading.Event()  # registered for the first time, or refused
 
     # --- any thread ------------------------------------------------------------------------------
@@ -130,11 +132,14 @@ class HeadLink:
             A future of the answer's fields; it fails with HeadUnreachableError after config.head_call_ms_max,
             HeadRefusedError, or ValueError for what the head does not accept.
         """
-        if self._loop is None or self._stopping:
-            failed: Future[dict[str, Any]] = Future()
-            failed.set_exception(HeadUnreachableError("the link to the head is closed"))
-            return failed
-        return asyncio.run_coroutine_threadsafe(self._call(method, dict(params or {})), self._loop)
+        future: Future[dict[str, Any]] = Future()
+        with self._lock:
+            if self._loop is None or self._stopping or self._ended:
+                future.set_exception(HeadUnreachableError("the link to the head is closed"))
+            else:
+                self._calls.add(future)
+                self._loop.call_soon_threadsafe(self._begin_call, future, method, dict(params or {}))
+        return future
 
     def stop(self, reason: str = "left") -> None:
         """Say goodbye, so that the head declares this node gone at once, and end. Idempotent, bounded."""
@@ -167,6 +172,12 @@ class HeadLink:
             log.exception("the link to the head ends because of a fault of its own")
             self._refuse("the link to the head failed; the log has the reason")
         finally:
+            with self._lock:
+                self._ended = True
+                calls, self._calls = self._calls, set()
+            for future in calls:
+                if not future.done():
+                    future.set_exception(HeadUnreachableError("the link to the head was closed"))
             self._settled.set()
 
     async def _live(self, started: threading.Event) -> None:
@@ -187,6 +198,9 @@ class HeadLink:
                 pause_ms = self._config.reconnect_ms_min  # it had lasted
             await self._pause(pause_ms)
             pause_ms = min(2 * pause_ms, self._config.reconnect_ms_max)
+        while not self._stopping:  # refused: what is asked is answered with that
+            self._wake.clear()
+            await self._wake.wait()
 
     def _judge(self, attempt: asyncio.Future[None]) -> None:
         """Take in how a session ended; raises what is no trouble of the network but a fault of ours."""
@@ -299,6 +313,23 @@ class HeadLink:
         await stream.write(pb.NodeMessage(goodbye=pb.Goodbye(reason=self._goodbye)))
         await stream.done_writing()
         await asyncio.wait([listener], timeout=config.handshake_ms_max / 1000)
+
+    def _begin_call(self, future: Future[dict[str, Any]], name: str, params: dict[str, Any]) -> None:
+        task = asyncio.ensure_future(self._call(name, params))
+        task.add_done_callback(lambda task: self._end_call(future, task))
+
+    def _end_call(self, future: Future[dict[str, Any]], task: asyncio.Future[dict[str, Any]]) -> None:
+        if task.cancelled():
+            return  # the link ends, which fails all calls that are left
+        with self._lock:
+            self._calls.discard(future)
+        error = task.exception()
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())
 
     async def _call(self, name: str, params: dict[str, Any]) -> dict[str, Any]:
         method = METHODS.get(name)

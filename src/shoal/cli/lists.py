@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import click
@@ -27,7 +28,7 @@ def list_command(kind: str, limit: int | None, address: str, temp_dir: str | Non
     if as_json:
         print_json({"rows": rows[:limit], "silent": silent})
         return
-    table = report.list_table(kind, rows[:limit])
+    table = report.list_table(kind, rows[:limit], time.time())
     notes = report.silent_notes(silent)
     if limit is not None and limit < len(rows):
         notes.append(f"and {len(rows) - limit} more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -118,15 +117,12 @@ def _job(job: Row) -> str:
     return f"{job.get('job_id')} {job.get('entrypoint') or ''} (pid {job.get('pid')})"
 
 
-def list_table(kind: str, rows: Sequence[Row]) -> Table:
-    """`shoal list KIND`: nodes, workers, tasks, objects or jobs."""
-    return {
-        "nodes": nodes_table,
-        "workers": _workers_table,
-        "tasks": _tasks_table,
-        "objects": _objects_table,
-        "jobs": _jobs_table,
-    }[kind](rows)
+def list_table(kind: str, rows: Sequence[Row], now_s: float) -> Table:
+    """`shoal list KIND`: nodes, workers, tasks, objects or jobs, at ``now_s`` (Unix seconds)."""
+    if kind == "jobs":
+        return _jobs_table(rows, now_s)
+    tables = {"nodes": nodes_table, "workers": _workers_table, "tasks": _tasks_table, "objects": _objects_table}
+    return tables[kind](rows)
 
 
 def _workers_table(rows: Sequence[Row]) -> Table:
@@ -187,8 +183,7 @@ def _objects_table(rows: Sequence[Row]) -> Table:
     return Table(columns, lines, "Objects, as each process that has a reference knows them")
 
 
-def _jobs_table(rows: Sequence[Row]) -> Table:
-    now = time.time()
+def _jobs_table(rows: Sequence[Row], now_s: float) -> Table:
     lines = [
         (
             row["job_id"],
@@ -196,7 +191,7 @@ def _jobs_table(rows: Sequence[Row]) -> Table:
             row["node_id"][:_ID_LENGTH],
             row.get("entrypoint") or "-",
             row.get("namespace") or "-",
-            age_text(max(0.0, now - row["started_s"])),
+            age_text(max(0.0, now_s - row["started_s"])),
             str(row.get("workers", "-")),
         )
         for row in rows

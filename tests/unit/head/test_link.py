@@ -1,0 +1,199 @@
+"""HeadServer and HeadLink over real gRPC on loopback: register, hear, lose and find each other again."""
+
+import queue
+import socket
+
+import pytest
+
+from shoal.config import load
+from shoald.head.link import HeadLink, HeadRefusedError, HeadUnreachableError
+from shoald.head.server import HeadServer, HeadStartError
+
+SECRET = b"s" * 32
+CONFIG = load(
+    {
+        "heartbeat_ms": 100,
+        "node_suspect_ms": 1000,
+        "node_dead_ms": 3000,
+        "reconnect_ms_min": 20,
+        "reconnect_ms_max": 100,
+        "head_call_ms_max": 5000,
+        "report_ms_min": 1,
+    }
+)
+PATIENCE_S = 10.0
+ID = b"o" * 16
+
+
+@pytest.fixture
+def head(tmp_path):
+    server = HeadServer("127.0.0.1", 0, SECRET, str(tmp_path / "data"), CONFIG)
+    server.address = f"127.0.0.1:{server.start()}"
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def join():
+    """Starts links; each has `heard`, a queue of its messages, and `hear(kind)`."""
+    links = []
+
+    def start(address, name="aa", secret=SECRET, incarnation="1"):
+        heard = queue.Queue()
+        node = {"node_id": name, "incarnation": incarnation, "pid": 1, "resources": {"CPU": 20000}}
+        link = HeadLink(address, secret, node, heard.put, CONFIG)
+
+        def hear(kind):
+            while True:
+                message = heard.get(timeout=PATIENCE_S)
+                if message["kind"] == kind:
+                    return message
+
+        link.hear = hear
+        links.append(link)
+        link.start()
+        return link
+
+    yield start
+    for link in links:
+        link.stop()
+
+
+def test_a_node_registers_and_hears_of_others(head, join):
+    first = join(head.address, "aa")
+    first.wait_registered(PATIENCE_S)
+    assert first.hear("registered")["nodes"][0]["node_id"] == "aa"
+    second = join(head.address, "bb")
+    second.wait_registered(PATIENCE_S)
+    [changed] = first.hear("nodes")["nodes"]
+    assert (changed["node_id"], changed["state"], changed["info"]["resources"]) == (
+        "bb",
+        "ALIVE",
+        {"CPU": 20000},
+    )
+    second.stop()
+    [changed] = first.hear("nodes")["nodes"]
+    assert (changed["node_id"], changed["state"], changed["reason"]) == ("bb", "DEAD", "left")
+
+
+def test_reports_reach_the_directory_and_frees_come_back(head, join):
+    link = join(head.address)
+    link.hear("registered")
+    link.report({"snapshot": True, "born": [(ID, 2**40)], "hold": [ID], "workers": 3})
+    for _ in range(100):
+        found = link.call("Locate", {"id": ID}).result(PATIENCE_S)
+        if found["known"]:
+            break
+    assert found == {"known": True, "size_bytes": 2**40, "copies": ["aa"], "holders": ["aa"]}
+    link.report({"release": [ID]})
+    assert link.hear("free")["ids"] == [ID]
+    [node] = link.call("GetCluster").result(PATIENCE_S)["nodes"]
+    assert node["gauges"]["workers"] == 3
+
+
+def test_calls(head, join):
+    link = join(head.address)
+    link.call("StartJob", {"job": {"job_id": "j", "node_id": "aa"}}).result(PATIENCE_S)
+    assert link.call("EndJob", {"job_id": "j", "state": "FINISHED"}).result(PATIENCE_S) == {"known": True}
+    [job] = link.call("ListJobs").result(PATIENCE_S)["jobs"]
+    assert (job["job_id"], job["state"]) == ("j", "FINISHED")
+    assert link.call("PutKey", {"key": "k", "value": b"v"}).result(PATIENCE_S) == {"stored": True}
+    assert link.call("GetKey", {"key": "k"}).result(PATIENCE_S) == {"known": True, "value": b"v"}
+    assert link.call("DeleteKey", {"key": "k"}).result(PATIENCE_S) == {"known": True}
+    assert link.call("Health").result(PATIENCE_S)["nodes_alive"] == 1
+    assert link.call("DrainNode", {"node_id": "aa", "reason": "why"}).result(PATIENCE_S) == {"known": True}
+    assert link.hear("drain")["reason"] == "why"
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("Nothing", {}), ("Connect", {}), ("Health", {"colour": 1}), ("Locate", {"id": b"short"}),
+     ("EndJob", {"job_id": "j", "state": "HAPPY"})],
+)  # fmt: skip
+def test_calls_that_make_no_sense(head, join, method, params):
+    with pytest.raises(ValueError, match=r"."):
+        join(head.address).call(method, params).result(PATIENCE_S)
+
+
+def test_a_wrong_secret_is_final_and_told_once(head, join):
+    link = join(head.address, secret=b"w" * 32)
+    with pytest.raises(HeadRefusedError, match="wrong secret"):
+        link.wait_registered(PATIENCE_S)
+    assert "wrong secret" in link.hear("refused")["reason"]
+    with pytest.raises(HeadRefusedError):
+        link.call("Health").result(PATIENCE_S)
+    link.stop()
+
+
+def test_no_head(join):
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        link = join("127.0.0.1:%d" % placeholder.getsockname()[1])
+        with pytest.raises(HeadUnreachableError, match="no head answers"):
+            link.wait_registered(0.3)
+        link.hear("disconnected")
+
+
+def test_the_port_in_use_is_one_clear_error(head, tmp_path):
+    port = int(head.address.rpartition(":")[2])
+    with pytest.raises(HeadStartError, match="in use"):
+        HeadServer("127.0.0.1", port, SECRET, str(tmp_path / "other"), CONFIG).start()
+
+
+def test_the_data_directory_in_use_is_one_clear_error(head, tmp_path):
+    with pytest.raises(HeadStartError, match="another head"):
+        HeadServer("127.0.0.1", 0, SECRET, str(tmp_path / "data"), CONFIG).start()
+
+
+def test_a_head_that_comes_back_finds_its_nodes(head, join, tmp_path):
+    link = join(head.address)
+    before = link.hear("registered")
+    link.call("StartJob", {"job": {"job_id": "j"}}).result(PATIENCE_S)
+    head.stop()
+    link.hear("disconnected")
+    question = link.call("ListJobs")  # waits for the head
+    port = int(head.address.rpartition(":")[2])
+    again = HeadServer("127.0.0.1", port, SECRET, str(tmp_path / "data"), CONFIG)
+    again.start()
+    try:
+        after = link.hear("registered")
+        assert after["cluster_id"] == before["cluster_id"]
+        assert after["epoch"] != before["epoch"]
+        assert [job["job_id"] for job in question.result(PATIENCE_S)["jobs"]] == ["j"]
+    finally:
+        link.stop()
+        again.stop()
+
+
+def test_an_impostor_on_the_port_of_a_dead_head_learns_nothing_and_ends_nothing(head, join, tmp_path):
+    link = join(head.address)
+    link.hear("registered")
+    head.stop()
+    link.hear("disconnected")
+    port = int(head.address.rpartition(":")[2])
+    impostor = HeadServer("127.0.0.1", port, b"i" * 32, str(tmp_path / "impostor"), CONFIG)
+    impostor.start()
+    link.hear("disconnected")  # told again, as the reason is another one now
+    impostor.stop()
+    again = HeadServer("127.0.0.1", port, SECRET, str(tmp_path / "data"), CONFIG)
+    again.start()
+    try:
+        link.hear("registered")
+    finally:
+        link.stop()
+        again.stop()
+
+
+def test_stopping_twice_and_before_the_start_is_harmless(tmp_path):
+    server = HeadServer("127.0.0.1", 0, SECRET, str(tmp_path), CONFIG)
+    server.stop()
+    server.start()
+    server.stop()
+    server.stop()
+    link = HeadLink("127.0.0.1:1", SECRET, {"node_id": "a", "incarnation": "b"}, lambda _: None, CONFIG)
+    link.stop()
+    link.start()
+    link.stop()
+    link.stop()
+    with pytest.raises(HeadUnreachableError):
+        link.call("Health").result(PATIENCE_S)

@@ -1,0 +1,103 @@
+"""HeadStorage: what survives, and what is refused."""
+
+import sqlite3
+
+import pytest
+
+from shoal.config import load
+from shoald.head import events as ev
+from shoald.head.storage import HeadStorage, StorageError
+
+CONFIG = load({"key_bytes_max": 10, "value_bytes_max": 20, "keys_max": 3})
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens the storage of this test's directory, any number of times in turn; the last one is closed."""
+    storages = []
+
+    def open_it(name="c"):
+        for storage in storages:
+            storage.close()
+        storages.append(HeadStorage(str(tmp_path), CONFIG, lambda: name))
+        return storages[-1]
+
+    yield open_it
+    for storage in storages:
+        storage.close()
+
+
+def view(name, state=ev.ALIVE):
+    info = ev.NodeInfo("h:1", "host", 5, "n", {"CPU": 20000}, {"zone": "a"}, 100)
+    return ev.NodeView(name, name + "1", info, state, "why", False, 0, ev.Gauges())
+
+
+def test_nodes_jobs_and_the_cluster_survive(opened):
+    storage = opened("first")
+    job = ev.Job("j", "a", "name", "space", 5, ev.JOB_RUNNING, "", 1.5, 0.0)
+    storage.save([ev.SaveNode(view("a")), ev.SaveNode(view("b")), ev.SaveJob(job), ev.Note("not durable")])
+    storage.save([ev.SaveNode(view("a", ev.DEAD)), ev.ForgetNode("b", "b1")])
+    storage = opened("second")
+    assert storage.cluster_id == "first"
+    durable = storage.load()
+    assert durable.nodes == (view("a", ev.DEAD),)
+    assert durable.jobs == (job,)
+    storage.save([ev.ForgetJob("j")])
+    assert opened().load().jobs == ()
+
+
+def test_keys(opened):
+    storage = opened()
+    assert storage.put_key("k", b"1", only_new=True)
+    assert not storage.put_key("k", b"2", only_new=True)
+    assert storage.put_key("k", b"3", only_new=False)
+    assert opened().get_key("k") == b"3"
+    storage = opened()
+    assert storage.delete_key("k")
+    assert not storage.delete_key("k")
+    assert storage.get_key("k") is None
+
+
+def test_keys_are_bounded(opened):
+    storage = opened()
+    for key, value in (("x" * 11, b""), ("k", b"x" * 21)):
+        with pytest.raises(ValueError, match="bytes"):
+            storage.put_key(key, value, only_new=False)
+    for number in range(3):
+        storage.put_key(str(number), b"", only_new=False)
+    storage.put_key("0", b"again", only_new=False)
+    with pytest.raises(ValueError, match="keys_max"):
+        storage.put_key("3", b"", only_new=False)
+
+
+def test_a_second_head_is_refused(opened, tmp_path):
+    opened()
+    with pytest.raises(StorageError, match="another head"):
+        HeadStorage(str(tmp_path), CONFIG, lambda: "x")
+
+
+def test_another_schema_and_garbage_are_refused(opened, tmp_path):
+    opened().close()
+    path = tmp_path / "head.sqlite"
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(StorageError, match="schema 99"):
+        HeadStorage(str(tmp_path), CONFIG, lambda: "x")
+    path.write_bytes(b"garbage" * 1000)
+    with pytest.raises(StorageError, match="damaged"):
+        HeadStorage(str(tmp_path), CONFIG, lambda: "x")
+
+
+def test_a_failed_save_changes_nothing(opened, monkeypatch):
+    storage = opened()
+    bad = ev.SaveJob(ev.Job(None))  # type: ignore[arg-type]
+    storage._db.execute("CREATE TRIGGER no BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(sqlite3.Error):
+        storage.save([ev.SaveNode(view("a")), bad])
+    assert storage.load().nodes == ()
+
+
+def test_the_file_is_private(opened, tmp_path):
+    opened()
+    assert (tmp_path / "head.sqlite").stat().st_mode & 0o077 == 0
