@@ -19,7 +19,7 @@ from .custom import deregister_serializer, register_custom_serializer, register_
 from .format import BrokenFormatError
 from .pickler import set_ref_type
 from .serialized import Serialized, dumps_code, serialize
-from .small import dumps_small
+from .small import dumps_call, dumps_small
 from .tensors import PrivatePages, private_pages
 from .unpickler import contained_ids, deserialize, loads_code
 
@@ -31,6 +31,7 @@ __all__ = [
     "contained_ids",
     "deregister_serializer",
     "deserialize",
+    "dumps_call",
     "dumps_code",
     "dumps_small",
     "inspect_serializability",

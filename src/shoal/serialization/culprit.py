@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TextIO
 
-TRIALS_MAX = 400
+TRIALS_MAX = 200
 DEPTH_MAX = 24
 # Attributes, items of small containers and variables of a closure that are tried at one level.
 PARTS_MAX = 256
 _REPR_MAX = 60
+# Never the culprit.
+_ATOMS = frozenset({int, float, complex, bool, str, bytes, bytearray, type(None), range})
 
 
 class FailureTuple(NamedTuple):
@@ -102,7 +104,8 @@ class _Search:
         self._code = code
         self._depth = depth
         self._trials = TRIALS_MAX
-        self._seen: set[int] = set()
+        # By id, with the object, so that no other object gets the id.
+        self._failed: dict[int, tuple[Any, bool]] = {}
 
     def try_one(self, value: Any) -> BaseException | None:
         """The error that serializing ``value`` ends with."""
@@ -120,28 +123,43 @@ class _Search:
 
     def descend(self, found: FailureTuple) -> FailureTuple:
         """The innermost failing part below ``found``."""
+        path: set[int] = set()
         for _ in range(self._depth):
-            self._seen.add(id(found.obj))
-            inner = next(self._failing(found), None)
+            path.add(id(found.obj))
+            inner = next((part for part in self._failing(found) if id(part.obj) not in path), None)
             if inner is None:
                 break
             found = inner
         return found
 
-    def leaves(self, found: FailureTuple, level: int = 0) -> set[FailureTuple]:
-        """All innermost failing parts below ``found``."""
-        self._seen.add(id(found.obj))
-        if level >= self._depth:
+    def leaves(self, root: FailureTuple) -> set[FailureTuple]:
+        """All innermost failing parts below ``root``, each where it is met first."""
+        return self._leaves(root, (), set())
+
+    def _leaves(self, found: FailureTuple, path: tuple[int, ...], seen: set[int]) -> set[FailureTuple]:
+        seen.add(id(found.obj))
+        path = (*path, id(found.obj))
+        inner = [part for part in self._failing(found) if id(part.obj) not in path]
+        if not inner or len(path) > self._depth:
             return {found}
-        inner = list(self._failing(found))
-        return set().union(*(self.leaves(part, level + 1) for part in inner)) if inner else {found}
+        leaves: set[FailureTuple] = set()
+        for part in inner:
+            if id(part.obj) not in seen:
+                leaves |= self._leaves(part, path, seen)
+        return leaves
 
     def _failing(self, found: FailureTuple) -> Iterator[FailureTuple]:
         for name, part in self._parts(found.obj, found.name):
-            if self._trials <= 0:
-                return
-            if id(part) not in self._seen and self.try_one(part) is not None:
+            if type(part) not in _ATOMS and self._fails(part):
                 yield FailureTuple(part, name, found.obj)
+
+    def _fails(self, part: Any) -> bool:
+        known = self._failed.get(id(part))
+        if known is None:
+            if self._trials <= 0:
+                return False
+            known = self._failed[id(part)] = (part, self.try_one(part) is not None)
+        return known[1]
 
     def _parts(self, value: Any, path: str) -> Iterator[tuple[str, Any]]:
         """What a value is made of, each with its path."""
@@ -165,12 +183,15 @@ class _Search:
     ) -> Iterator[tuple[str, Any]]:
         """The items; of many of them, only the first that fails."""
         start, stop = 0, len(items)
-        while stop - start > PARTS_MAX and self._trials > 0:
-            middle = (start + stop) // 2
-            if self.try_one(list(items[start:middle])) is not None:
-                stop = middle
-            else:
-                start = middle
+        if stop > PARTS_MAX:
+            if self.try_one(list(items)) is None:
+                return
+            while stop - start > 1 and self._trials > 0:
+                middle = (start + stop) // 2
+                if self.try_one(list(items[start:middle])) is not None:
+                    stop = middle
+                else:
+                    start = middle
         for index in range(start, min(stop, start + PARTS_MAX)):
             yield name(index, items[index])
 

@@ -129,5 +129,6 @@ def _reduce_arrow(table: Any) -> Reduced:
     pyarrow: Any = sys.modules["pyarrow"]
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write(table)
+        if table.num_rows:  # an empty slice is written with all offsets of its strings
+            writer.write(table)
     return load_arrow, (type(table).__name__, sink.getvalue())

@@ -148,9 +148,21 @@ class Dump:
     """
 
     __slots__ = (
-        "_array_ids", "_cloud", "_generation", "_index", "_packing", "_plain", "_row_ids", "_sink", "_sources",
-        "code", "entries", "in_band_bytes_max", "pieces", "refs",
-    )  # fmt: skip
+        "_array_ids",
+        "_cloud",
+        "_generation",
+        "_index",
+        "_packing",
+        "_plain",
+        "_row_ids",
+        "_sink",
+        "_sources",
+        "code",
+        "entries",
+        "in_band_bytes_max",
+        "pieces",
+        "refs",
+    )
 
     def __init__(self, code: bool) -> None:
         self.code = code

@@ -45,3 +45,11 @@ def dumps_small(value: Any) -> bytes | None:
         return None
     blob = dumps(value, 5)
     return blob if len(blob) <= INLINE_BYTES else None
+
+
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+    """The inline bytes of the arguments of a call, if all are plain and together small; else None."""
+    if not _all_plain(map(type, args)) or (kwargs and not _all_plain(map(type, kwargs.values()))):
+        return None
+    blob = dumps((args, kwargs), 5)
+    return blob if len(blob) <= INLINE_BYTES else None

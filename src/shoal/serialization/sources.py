@@ -84,7 +84,7 @@ def storage_order(array: Array) -> Literal["C", "F"]:
 
 def array_bytes(array: Array) -> bytes:
     """A copy of the items in `storage_order`."""
-    return array.tobytes(storage_order(array))
+    return _raw(array).tobytes(storage_order(array))
 
 
 def flat_view(array: Array) -> Array | None:
@@ -113,6 +113,7 @@ def write_source(source: Source, target: Array) -> None:
         _copy(target, flat, 0)
         return
     order = storage_order(source)
+    source = _raw(source)
     window: Array = np.ndarray(source.shape, source.dtype, target, order=order)
     _copy(window, source, 0 if order == "C" else source.ndim - 1)
 
@@ -128,7 +129,7 @@ def source_blocks(source: Source) -> Iterator[Array]:
             yield flat[start : start + BLOCK_BYTES]
         return
     transposed = source if storage_order(source) == "C" else source.T
-    yield from _strided_blocks(np.asarray(transposed))
+    yield from _strided_blocks(_raw(transposed))
 
 
 def equal_bytes(piece: Array, stored: Array) -> bool:
@@ -139,6 +140,12 @@ def equal_bytes(piece: Array, stored: Array) -> bool:
             return False
         piece, stored = piece[words:], stored[words:]
     return np.array_equal(piece, stored)
+
+
+def _raw(array: Array) -> Array:
+    """The array as a plain one; records as opaque items, since numpy does not copy what is between fields."""
+    plain = np.asarray(array)
+    return plain.view(np.dtype((np.void, plain.dtype.itemsize))) if plain.dtype.fields else plain
 
 
 def _strided_blocks(array: Array) -> Iterator[Array]:

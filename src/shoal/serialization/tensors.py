@@ -51,7 +51,9 @@ def private_pages(descriptor: int, offset: int, size: int, source: object) -> Pr
         prot=mmap.PROT_READ | mmap.PROT_WRITE,
         offset=offset - page,
     )
-    view = np.frombuffer(pages, np.uint8, size, page).view(PrivatePages)
+    # Straight over the mapping: with a plain array between, numpy would shorten the chain of bases past
+    # this one.
+    view = np.ndarray.__new__(PrivatePages, size, np.uint8, pages, page)
     view.source = source
     return view
 

@@ -2,6 +2,10 @@
 
 Buffers are handed to the unpickler as memoryviews of what came in, so every array, table and frame that is
 made of them keeps it alive: the last view to die lets it go. Nothing that is loaded can write to it.
+
+An array that is given as data must not be a view of a plain `numpy.ndarray`: numpy shortens chains of
+those, and its views would keep only that one alive. An array straight over a mapping, or over bytes, is
+right.
 """
 
 from __future__ import annotations
@@ -24,9 +28,8 @@ def deserialize(data: Data, riders: Sequence[Any] = ()) -> Any:
     """The value.
 
     Args:
-        data: what `Serialized.to_bytes` returned or `Serialized.write_into` has written (and perhaps more
-        behind
-            it). Large buffers are read in place, and keep ``data`` alive: a memoryview of it is their base.
+        data: what `Serialized.to_bytes` returned, or `Serialized.write_into` has written, and perhaps more
+            behind it. Large buffers are read in place and keep ``data`` alive.
         riders: the refs inside, in the order of the refs table; they appear in the value as they are.
 
     Raises:
