@@ -212,14 +212,23 @@ def job_message(job: ev.Job) -> pb.Job:
 
 
 def plain_dict(message: Any) -> dict[str, Any]:
-    """A message as a dict with all its fields, nested as in head.proto; enums are numbers."""
+    """A message as a dict with all its fields; enums are numbers, and a Node is flat (`node_dict`)."""
     return {
         field.name: _plain_value(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields
     }
 
 
 def plain_list(messages: Iterable[Any]) -> list[dict[str, Any]]:
-    return [plain_dict(message) for message in messages]
+    return [
+        node_dict(message) if isinstance(message, pb.Node) else plain_dict(message) for message in messages
+    ]
+
+
+def node_dict(node: pb.Node) -> dict[str, Any]:
+    """A node of the cluster: its fields, with those of its info and its gauges beside them."""
+    plain = plain_dict(node)
+    info, gauges = plain.pop("info"), plain.pop("gauges")
+    return {**plain, **info, **gauges}
 
 
 def _plain_value(field: Any, value: Any) -> Any:

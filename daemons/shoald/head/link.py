@@ -57,8 +57,8 @@ class HeadLink:
         secret: of the cluster.
         node: what to register; see codec.NODE_KEYS.
         on_message: called in the link's thread with {"kind": …}, and must not block:
-            "registered" {"cluster_id", "epoch", "nodes"}: answer with a report that is a snapshot (a node is
-            a dict of the fields of Node in head.proto, with "info" and "gauges" nested);
+            "registered" {"cluster_id", "epoch", "nodes"}: answer with a report that is a snapshot (for a node
+            see codec.node_dict);
             "nodes" {"nodes"}: these changed; "free" | "lost" {"ids"}; "drain" {"reason"};
             "disconnected" {"reason"}: attempts go on (told again with another reason);
             "refused" {"reason"}: final, told once.
@@ -418,7 +418,8 @@ def _code(error: BaseException) -> grpc.StatusCode | None:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
-        return " ".join((error.details() or str(error.code())).split())
+        text = " ".join((error.details() or str(error.code())).split())
+        return text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return " ".join(str(error).split()) or type(error).__name__

@@ -15,20 +15,19 @@ def nodes_table(nodes: Iterable[Row]) -> Table:
     """The node table: live nodes first, then dead ones with the reason."""
     rows = []
     for node in sorted(nodes, key=lambda node: (node.get("state") == "DEAD", node["node_id"])):
-        info, gauges = node.get("info", {}), node.get("gauges", {})
         dead = node.get("state") == "DEAD"
         state = str(node.get("state", "")) + (" draining" if node.get("draining") else "")
-        capacity = info.get("store_capacity_bytes", 0)
+        capacity = node.get("store_capacity_bytes", 0)
         store = (
-            f"{bytes_text(gauges.get('store_used_bytes', 0))} of {bytes_text(capacity)}" if capacity else "-"
+            f"{bytes_text(node.get('store_used_bytes', 0))} of {bytes_text(capacity)}" if capacity else "-"
         )
         rows.append(
             (
                 node["node_id"][:_ID_LENGTH],
-                info.get("name") or info.get("hostname") or "-",
-                str(info.get("pid") or "-"),
+                node.get("name") or node.get("hostname") or "-",
+                str(node.get("pid") or "-"),
                 state,
-                "-" if dead else usage_text(gauges.get("available", {}), info.get("resources", {})),
+                "-" if dead else usage_text(node.get("available", {}), node.get("resources", {})),
                 "-" if dead else store,
                 str(node.get("reason") or "-") if dead or state != "ALIVE" else "-",
             )
@@ -61,7 +60,7 @@ def pending_table(status: Row) -> Table | None:
                 "-",
                 demand.get("reason") or "-",
             )
-            for demand in node.get("gauges", {}).get("pending", ())
+            for demand in node.get("pending", ())
         ]
     if not rows:
         return None
@@ -104,10 +103,8 @@ def _cluster(status: Row) -> tuple[dict[str, float], dict[str, float]]:
         if node.get("state") == "DEAD":
             continue
         own = node["node_id"] == status.get("node_id")
-        free = status["available"] if own else node.get("gauges", {}).get("available", {})
-        for name, amount in (
-            status["resources"] if own else node.get("info", {}).get("resources", {})
-        ).items():
+        free = status["available"] if own else node.get("available", {})
+        for name, amount in (status["resources"] if own else node.get("resources", {})).items():
             total[name] = total.get(name, 0.0) + amount
             available[name] = available.get(name, 0.0) + free.get(name, 0.0)
     return available, total
@@ -121,7 +118,12 @@ def list_table(kind: str, rows: Sequence[Row], now_s: float) -> Table:
     """`shoal list KIND`: nodes, workers, tasks, objects or jobs, at ``now_s`` (Unix seconds)."""
     if kind == "jobs":
         return _jobs_table(rows, now_s)
-    tables = {"nodes": nodes_table, "workers": _workers_table, "tasks": _tasks_table, "objects": _objects_table}
+    tables = {
+        "nodes": nodes_table,
+        "workers": _workers_table,
+        "tasks": _tasks_table,
+        "objects": _objects_table,
+    }
     return tables[kind](rows)
 
 

@@ -13,9 +13,10 @@ from shoald.head.nodes import ImpossibleTransition, NodeRecord
 VERSIONS = ev.Versions(1, 3, 11)
 CONFIG = load({"node_suspect_ms": 3000, "node_dead_ms": 10000, "dead_nodes_max": 3, "report_parts_max": 4})
 UNIX = 1_000_000.0
+NOTHING = Durable()
 
 
-def make_core(durable=Durable(), now=0.0, config=CONFIG):
+def make_core(durable=NOTHING, now=0.0, config=CONFIG):
     return HeadCore(config, VERSIONS, durable, now, UNIX)
 
 
