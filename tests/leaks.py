@@ -1,6 +1,6 @@
 """Finds what a test left behind: processes, descriptors, threads, shared memory, files of the session.
 
-A snapshot is taken before and compared after, for a bounded time: what is on its way out may finish. Each line
+A snapshot is taken before and compared after, for a bounded time: what is on its way out may finish. A line
 of the answer says what leaked and how to recognise it.
 """
 
@@ -77,15 +77,17 @@ def _inherited(pid: int, run: str) -> bool:
 
 def _describe(process: psutil.Process) -> str:
     try:
-        command = " ".join(process.cmdline())[:120] or process.name()
-        return f"process {process.pid} ({process.status()}): {command}"
-    except psutil.Error:
-        return f"process {process.pid}: just ended"
+        return f"process {process.pid} ({process.status()}): {' '.join(process.cmdline())[:120]}"
+    except psutil.ZombieProcess:
+        return f"process {process.pid} (zombie): ended, and its parent has not waited for it"
+    except psutil.NoSuchProcess:
+        return f"process {process.pid}: ended just now"
 
 
 def _descriptors() -> list[str]:
     lines = []
-    for number in os.listdir("/proc/self/fd"):
+    # Not standard input and output, which pytest captures and gives back.
+    for number in set(os.listdir("/proc/self/fd")) - {"0", "1", "2"}:
         try:
             target = os.readlink(f"/proc/self/fd/{number}")
         except OSError:  # the descriptor of this listing itself

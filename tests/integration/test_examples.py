@@ -60,7 +60,6 @@ def test_debian_alternatives_and_versions(example):
 
 def test_hyperparameters(example):
     search = example("hyperparameters")
-    search.FOLDS = 2
     data = search.load_data()
     grid = product(search.PENALTIES, search.GAMMAS)
     plain = {settings: search.accuracy(data, *settings) for settings in grid}
