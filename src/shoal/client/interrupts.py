@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _main_thread = threading.main_thread()
+# The C functions: the wrappers of the signal module turn numbers into enums, at 2 µs a call, twice per get.
+_get_handler = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
+_SIGINT = int(signal.SIGINT)
 
 
 class Interruptible:
@@ -35,11 +39,11 @@ class Interruptible:
 
     def __enter__(self) -> Interruptible:
         if threading.current_thread() is _main_thread:
-            previous = signal.getsignal(signal.SIGINT)
+            previous = _get_handler(_SIGINT)
             if callable(previous):  # ignored, default or foreign handlers stay as they are
                 self._previous = previous
                 self.active = True
-                signal.signal(signal.SIGINT, self._handle)
+                _set_handler(_SIGINT, self._handle)
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -49,7 +53,7 @@ class Interruptible:
     def __exit__(self, *_: object) -> None:
         if self.active:
             self.active = False
-            signal.signal(signal.SIGINT, self._previous)
+            _set_handler(_SIGINT, self._previous)
 
     def deliver(self) -> None:
         """Give a caught signal to the previous handler, which usually raises KeyboardInterrupt."""

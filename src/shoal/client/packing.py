@@ -12,7 +12,7 @@ import numpy as np
 
 from shoal.owner.objects import STORED, Entry
 from shoal.refs import ObjectRef
-from shoal.serialization import Serialized, dumps_small, serialize
+from shoal.serialization import Serialized, dumps_call, serialize
 
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
@@ -21,7 +21,7 @@ Where = int | str
 Lifted = tuple[tuple[Where, Entry], ...]
 _KNOWN_MAX = 4096  # content hashes remembered; beyond, all are forgotten (only sharing is lost)
 
-EMPTY = dumps_small(((), {})) or b""
+EMPTY = dumps_call((), {}) or b""
 
 
 class Packer:
@@ -48,7 +48,7 @@ class Packer:
                     lifted.append((name, value))
         if lifted:
             args, kwargs = _blanked(args, kwargs, lifted)
-        payload = dumps_small((args, kwargs))
+        payload = dumps_call(args, kwargs)
         nested = None
         if payload is None:
             packed = serialize((args, kwargs))

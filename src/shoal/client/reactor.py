@@ -154,6 +154,7 @@ class Reactor:
         self._yield_to += 1
         try:
             self.ring()
+            self._wake_nap()
             if self._lead.acquire(timeout=0.05):
                 self._lead.release()
         finally:
@@ -327,17 +328,25 @@ class Reactor:
                 self._lock.release()
 
     def _lead_as_backup(self) -> None:
+        """Lead until somebody else wants to. While user code keeps submitting, look once a tick instead of at every message."""
+        delay: float | None = 0.0
         while not self._stopping and not self._yield_to and not self._followers:
-            with self._lock:
-                delay = self._tick(monotonic())
-                self._flush()
-            if self._yield_to:
-                return
-            self._asleep = True
-            events = self._epoll.poll(-1 if delay is None else max(delay, 0.0), _EVENTS_MAX)
+            events = self._epoll.poll(-1 if delay is None else delay, _EVENTS_MAX)
+            nudged = self._asleep is False and delay != 0.0
             self._asleep = False
             if events:
                 self._handle(events)
+            if nudged or events:
+                self._nap.acquire(timeout=self._tick_s)
+                if self._yield_to or self._stopping:
+                    return
+            with self._lock:
+                delay = self._tick(monotonic())
+                self._flush()
+            if nudged:
+                delay = 0.0
+            else:
+                self._asleep = True
 
     def stop(self) -> None:
         """End the backup thread and close the epoll; connections must be closed before."""
