@@ -28,7 +28,7 @@ PICKLE_MAGIC = b"\x80\x05"
 # Slots of the table that take no bytes: the load fills them with access to the riders.
 SLOT = 2**64 - 1
 NEXT_RIDER = 0
-ALL_RIDERS = 1
+RIDERS_BY_ID = 1
 
 _header = struct.Struct("<4sIQQQQ")
 _counts = struct.Struct("<QQQQ")
@@ -94,7 +94,7 @@ def parse(data: memoryview) -> Parts:
     table: list[tuple[int, int]] = []
     for offset, size in _entry.iter_unpack(data[HEADER_SIZE:refs_start]):
         if offset == SLOT:
-            if size > ALL_RIDERS:
+            if size > RIDERS_BY_ID:
                 raise BrokenFormatError(f"slot of unknown kind {size}")
         elif offset < pickle_end or offset + size > total or offset % ALIGNMENT:
             raise BrokenFormatError(f"buffer of {size} bytes at {offset} does not fit {total} bytes")

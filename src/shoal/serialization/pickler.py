@@ -28,7 +28,7 @@ from cloudpickle import cloudpickle as cloudpickle_module
 
 from . import custom
 from .arrays import CODES, PROTOCOL, Reduced, Reducer, array_arguments, reduce_own, subclass_reducer
-from .format import ALL_RIDERS, NEXT_RIDER
+from .format import NEXT_RIDER, RIDERS_BY_ID
 from .ragged import PackedSequence, pack, reduce_object_array, reduce_sequence
 from .sources import Array, RaggedRows, Source, array_bytes
 
@@ -58,7 +58,7 @@ class _NeedsCloudpickleError(Exception):
 
 
 class Riders:
-    """Stands in a pickle for the sequence of riders."""
+    """Stands in a pickle for a dict of the riders by id."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ class NextRider:
         raise TypeError("only what is loaded in its place can be called")
 
 
-_ALL_RIDERS = Riders()
+_RIDERS = Riders()
 _TAKE_NEXT = (NextRider(), ())
 
 
@@ -144,16 +144,15 @@ class Dump:
         code: functions and classes are dumped: by cloudpickle, with ordinary, writable arrays.
         pieces: the pickle stream.
         entries: per out-of-band buffer its source, or the kind of slot that it is.
-        refs: the refs met, in order.
     """
 
     __slots__ = (
         "_array_ids",
         "_cloud",
         "_generation",
-        "_index",
         "_packing",
         "_plain",
+        "_refs",
         "_row_ids",
         "_sink",
         "_sources",
@@ -161,14 +160,13 @@ class Dump:
         "entries",
         "in_band_bytes_max",
         "pieces",
-        "refs",
     )
 
     def __init__(self, code: bool) -> None:
         self.code = code
         self._sink = _Sink(_no_write)
         self._sources: dict[int, tuple[Any, Source | int]] = {}
-        self._index: dict[bytes, int] = {}
+        self._refs: dict[bytes, Any] = {}
         self._array_ids: list[int] = []
         self._row_ids: list[Array] = []
         self.clear()
@@ -178,18 +176,22 @@ class Dump:
         """Forget the value; what was taken out of here before is not touched."""
         self.pieces: list[Any] = []
         self.entries: list[Source | int] = []
-        self.refs: list[Any] = []
         self.in_band_bytes_max = IN_BAND_BYTES_MAX
         self._sink.write = self.pieces.append
         self._packing = True
         if self._sources:
             self._sources.clear()
-        if self._index:
-            self._index.clear()
+        if self._refs:
+            self._refs.clear()
         if self._array_ids:
             self._array_ids.clear()
         if self._row_ids:
             self._row_ids.clear()
+
+    @property
+    def refs(self) -> list[Any]:
+        """The refs met, each id once, in order."""
+        return list(self._refs.values())
 
     def run(self, value: Any, packing: bool = True) -> None:
         """Pickle ``value``; afterwards the attributes have what came out.
@@ -231,7 +233,7 @@ class Dump:
         fixed: dict[type, Reducer] = {
             custom.Shipped: custom.Shipped.reduce,
             NextRider: lambda _: (identity, (self._mark(NEXT_RIDER),)),
-            Riders: lambda _: (identity, (self._mark(ALL_RIDERS),)),
+            Riders: lambda _: (identity, (self._mark(RIDERS_BY_ID),)),
             PackedSequence: self._reduce_sequence,
         }
         if not self.code:
@@ -243,11 +245,10 @@ class Dump:
 
     def _reduce_ref(self, ref: Any) -> Reduced:
         key = ref.id
-        index = self._index
-        if key in index:
-            return getitem, (_ALL_RIDERS, index[key])
-        index[key] = len(index)
-        self.refs.append(ref)
+        refs = self._refs
+        if key in refs:  # another object of the same id
+            return getitem, (_RIDERS, key)
+        refs[key] = ref
         return _TAKE_NEXT
 
     def _reduce_array(self, array: Array) -> Reduced:

@@ -14,6 +14,8 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from shoal.ids import split_ids
+
 from . import format as layout
 from .format import NEXT_RIDER, SLOT, BrokenFormatError
 from .sources import Array
@@ -64,6 +66,10 @@ def loads_code(data: Data, riders: Sequence[Any] = ()) -> Any:
     return deserialize(data, riders)
 
 
+def _by_id(refs: bytes, riders: Sequence[Any]) -> dict[bytes, Any]:
+    return dict(zip(split_ids(refs), riders, strict=False))
+
+
 def _view(data: Data) -> memoryview:
     return memoryview(data)  # type: ignore[arg-type,unused-ignore]
 
@@ -82,5 +88,5 @@ def _buffers(view: memoryview, parts: layout.Parts, riders: Sequence[Any]) -> li
         if offset != SLOT:
             buffers.append(view[offset : offset + size])
         else:
-            buffers.append(iter(riders).__next__ if size == NEXT_RIDER else riders)
+            buffers.append(iter(riders).__next__ if size == NEXT_RIDER else _by_id(parts.refs, riders))
     return buffers

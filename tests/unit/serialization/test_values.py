@@ -200,7 +200,8 @@ class Error(Exception):
     pass
 def function(a):
     return Mine(np.arange(a)).total()
-value = [Mine(np.arange(5)), Mine(np.arange(50_000)), function, Kind.ONE, Mine, Error("e"), {"deep": (Base(),)}]
+arrays = [Mine(np.arange(5)), Mine(np.arange(50_000))]
+value = [*arrays, function, Kind.ONE, Mine, Error("e"), {"deep": (Base(),)}]
 for item in (value, Mine, Kind.ONE, function, Error("e"), Base()):
     data = serialize(item).to_bytes()
     sys.stdout.buffer.write(len(data).to_bytes(8, "little") + data)
