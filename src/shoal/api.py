@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from shoal import config, session
 from shoal.arguments import InitArguments
-from shoal.bootstrap import BootstrapError, DaemonInfo, DaemonOptions, resolve_address, start_daemon, stop_session
+from shoal.bootstrap import (
+    BootstrapError,
+    DaemonInfo,
+    DaemonOptions,
+    resolve_address,
+    start_daemon,
+    stop_session,
+)
 from shoal.client.driver_output import DriverOutput
 from shoal.client.futures import close_loaders
 from shoal.client.runtime import Runtime
@@ -125,17 +132,19 @@ def _start_session(arguments: InitArguments) -> Runtime:
 
 
 def _local_cluster(arguments: InitArguments) -> DaemonOptions:
-    resources = dict(arguments.resources or {})
+    resources = dict(arguments.resources)
     if arguments.num_gpus:
         resources["GPU"] = float(arguments.num_gpus)
+    if arguments.memory:
+        resources["memory"] = float(arguments.memory)
     return DaemonOptions(
         head=True,
         num_cpus=arguments.num_cpus,
         resources=resources,
-        labels=arguments.labels or {},
+        labels=arguments.labels,
         object_store_memory=arguments.object_store_memory,
         owner_pid=os.getpid(),
-        config=arguments.system_config or {},
+        config=arguments.system_config,
         kind="local",
         temp_dir=arguments.temp_dir,
     )
@@ -190,7 +199,9 @@ def put(value: T) -> ObjectRef[T]:
     Raises TypeError for a ref, or naming the part that cannot be serialized; ObjectStoreFullError if there is no room.
     """
     if isinstance(value, ObjectRef):
-        raise TypeError("put needs a value, not an ObjectRef; to pass the ref on, use it as it is, or inside a list")
+        raise TypeError(
+            "put needs a value, not an ObjectRef; to pass the ref on, use it as it is, or inside a list"
+        )
     return session.runtime().values.put(value)
 
 
@@ -229,7 +240,11 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
 
 def wait(
-    refs: list[ObjectRef[Any]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+    refs: list[ObjectRef[Any]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
 ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """Split ``refs`` into (ready, not ready), both in input order; at most ``num_returns`` are in the first.
 
@@ -247,13 +262,17 @@ def wait(
     if not refs:
         return [], []
     if num_returns <= 0 or num_returns > len(refs):
-        raise ValueError(f"num_returns={num_returns} with {len(refs)} ref(s); it must be between 1 and their number")
+        raise ValueError(
+            f"num_returns={num_returns} with {len(refs)} ref(s); it must be between 1 and their number"
+        )
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout={timeout}; it must be 0 or more seconds, or None")
     return runtime.values.wait(refs, num_returns, timeout)
 
 
-def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
+) -> None:
     """Cancel the task that makes ``ref``; its `get` raises TaskCancelledError.
 
     A queued task never runs; a running one gets the exception at its next bytecode, or its worker is killed with ``force``. ``recursive``:
@@ -294,7 +313,9 @@ def remote(*args: Any, **options: Any) -> Any:
 
 def _make_remote(target: Any, options: dict[str, Any]) -> Any:
     if inspect.isclass(target):
-        raise TypeError(f"{target.__name__} is a class: actors are not available yet, only functions can be remote")
+        raise TypeError(
+            f"{target.__name__} is a class: actors are not available yet, only functions can be remote"
+        )
     if isinstance(target, RemoteFunction):
         raise TypeError("the function is remote already; use .options(...) to change its options")
     if not callable(target):

@@ -127,4 +127,3 @@ def drop_abandoned(runtime: Runtime) -> None:
         if stream.total is None and runtime.dispatch.tasks.get(task.id) is task:
             runtime.dispatch.cancel(task, force=False, recursive=True)
         runtime.table.drop_uses(items)
-

@@ -30,7 +30,9 @@ class RemoteFunction(Generic[P, R]):
     `f.options(...)` gives the same function with other options.
     """
 
-    def __init__(self, function: Callable[P, R], options: TaskOptions, shared: _Exports | None = None) -> None:
+    def __init__(
+        self, function: Callable[P, R], options: TaskOptions, shared: _Exports | None = None
+    ) -> None:
         self._function = function
         self._options = options
         self._exports = shared or _Exports(function)

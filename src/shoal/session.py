@@ -62,4 +62,4 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-refs.session.runtime = runtime  # type: ignore[method-assign,misc]
+refs.session.runtime = runtime

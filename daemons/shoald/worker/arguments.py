@@ -42,7 +42,12 @@ class Arguments:
         self._runtime = runtime
 
     def load(
-        self, loaded: Loaded, submitter: bytes, payload: bytes, lifted: tuple[Any, ...], details: dict[str, Any] | None
+        self,
+        loaded: Loaded,
+        submitter: bytes,
+        payload: bytes,
+        lifted: tuple[Any, ...],
+        details: dict[str, Any] | None,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs). Raises the error of an argument that failed, or ObjectLostError."""
         if payload == EMPTY:
@@ -52,7 +57,8 @@ class Arguments:
             args, kwargs = deserialize(payload)
         else:
             stamp = details["stamp"] if details else None
-            riders = self._riders(loaded, payload, stamp, (details and details["stamps"]) or {})
+            stamps = details["stamps"] if details else None
+            riders = self._riders(loaded, payload, stamp, stamps or {})
             args, kwargs = deserialize(payload, riders)
         if not lifted:
             return args, kwargs
@@ -84,7 +90,7 @@ class Arguments:
         if not ids:
             return []
         table = self._runtime.table
-        riders = []
+        riders: list[ObjectRef[Any]] = []
         with self._runtime.lock:
             for object_id in split_ids(ids):
                 entry = table.borrow(object_id)
@@ -128,7 +134,9 @@ class Arguments:
             if problem is None:  # recalled between the wait and the read
                 self._pin([(0, object_id, None, None)])
                 found = store.view(object_id)
-                problem = store.pin_errors.pop(object_id, ("lost", "it was freed while its task was starting"))
+                problem = store.pin_errors.pop(
+                    object_id, ("lost", "it was freed while its task was starting")
+                )
             if found is None:
                 raise ObjectLostError(f"argument {object_id.hex()} is lost: {problem[1]}")
         view, flags = found

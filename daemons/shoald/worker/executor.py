@@ -121,7 +121,9 @@ class Executor:
     def _execute(self, peer: Peer, message: tuple[Any, ...]) -> None:
         task_id, function_id = message[1], message[2]
         function = self._functions.known.get(function_id)
-        if peer.replies and (function is None or not function.short or perf_counter() - peer.since > self._reply_delay_s):
+        if peer.replies and (
+            function is None or not function.short or perf_counter() - peer.since > self._reply_delay_s
+        ):
             self._send_replies()
         started = perf_counter()
         reply = self._run(peer.proc, peer.resources, message)
@@ -140,7 +142,9 @@ class Executor:
         if task_id in self._cancelled:
             self._cancelled.discard(task_id)
 
-    def _run(self, submitter: bytes, resources: dict[str, float], message: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _run(
+        self, submitter: bytes, resources: dict[str, float], message: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
         """Run one task; (DONE, id, results, kept) or a whole FAILED message."""
         _, task_id, function_id, payload, lifted, details = message
         loaded = Loaded()
@@ -164,11 +168,14 @@ class Executor:
             try:
                 value = self._call(context, function.call, args, kwargs)
                 if details is None or not details["stream"]:
-                    results = self.results.encode(task_id, value, details["returns"] if details else 1, submitter, name)
+                    results = self.results.encode(
+                        task_id, value, details["returns"] if details else 1, submitter, name
+                    )
                 else:
                     results = self._stream(context, value, submitter, details["backlog"])
             finally:
-                args = kwargs = value = None
+                del args, kwargs  # whatever still refers to a ref now keeps it (Arguments.kept)
+                value = None
                 context.arguments = ()
             return (m.DONE, task_id, results, self._arguments.kept(loaded))
         except BaseException as error:  # everything a task raises goes to its submitter
@@ -192,7 +199,9 @@ class Executor:
             self._in_user_code = len(self._running) > 1
             current_task.reset(token)
 
-    def _stream(self, context: TaskContext, iterator: Any, submitter: bytes, backlog: int | None) -> list[Any]:
+    def _stream(
+        self, context: TaskContext, iterator: Any, submitter: bytes, backlog: int | None
+    ) -> list[Any]:
         producer = Producer(self, context, submitter, backlog or self.runtime.config.generator_backlog_max)
         self._producers[context.task_id] = producer
         try:

@@ -63,7 +63,7 @@ class FunctionCache:
         if function is None:
             blob, name = self._exported[function_id]
             ids = contained_ids(blob)
-            riders = [ObjectRef(object_id) for object_id in split_ids(ids)] if ids else []
+            riders: list[ObjectRef[Any]] = [ObjectRef(object_id) for object_id in split_ids(ids)] if ids else []
             call = loads_code(blob, riders)
             if inspect.iscoroutinefunction(call):
                 call = _Coroutine(call)

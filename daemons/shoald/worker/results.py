@@ -52,7 +52,9 @@ class Results:
             results.append(result)
         return results
 
-    def one(self, object_id: bytes, value: Any, submitter: bytes, name: str, limit: int | None = None) -> tuple[Any, ...]:
+    def one(
+        self, object_id: bytes, value: Any, submitter: bytes, name: str, limit: int | None = None
+    ) -> tuple[Any, ...]:
         """One result, inline up to ``limit`` bytes."""
         limit = self._limit if limit is None else limit
         content = dumps_small(value)
@@ -96,7 +98,11 @@ class Results:
             text = f"{type(error).__name__}: {error} (it could not be sent as it is: {problem})"
             packed = serialize(
                 TaskError.from_exception(
-                    RuntimeError(text), name, os.getpid(), self._runtime.identity.node_id, format_remote_traceback(error)
+                    RuntimeError(text),
+                    name,
+                    os.getpid(),
+                    self._runtime.identity.node_id,
+                    format_remote_traceback(error),
                 )
             )
         contained, _ = self._give_refs(packed, submitter)

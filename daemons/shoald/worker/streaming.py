@@ -50,7 +50,9 @@ class Producer:
             self._sent += 1
             with executor.runtime.lock:
                 self.ready = self._sent - self._taken < self._backlog
-            executor.reply_now(self._submitter, (m.ITEM, context.task_id, self._sent - 1, result), not self.ready)
+            executor.reply_now(
+                self._submitter, (m.ITEM, context.task_id, self._sent - 1, result), not self.ready
+            )
             if not self.ready:
                 executor.runtime.wait_for_objects(self, [], None)
         total = serialize(self._sent).to_bytes()

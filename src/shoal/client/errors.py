@@ -56,10 +56,8 @@ def _dependent(name: str, blob: bytes) -> bytes:
 def retriable(task: TaskRecord, blob: bytes) -> bool:
     """Whether `retry_exceptions` of ``task`` covers the exception in ``blob``."""
     wanted = task.options.retry_exceptions
-    if not wanted:
-        return False
-    if wanted is True:
-        return True
+    if isinstance(wanted, bool):
+        return wanted
     try:
         error = deserialize(blob)
     except Exception:  # a class that cannot be loaded is none of those listed

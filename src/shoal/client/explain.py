@@ -103,7 +103,9 @@ class Explain:
         lines = []
         for object_id, entry in list(runtime.table.entries.items()):
             if object_id.hex().startswith(prefix):
-                lines.append(f"object {object_id.hex()} is {STATE_NAMES[entry.state]} in process {runtime.pid}")
+                lines.append(
+                    f"object {object_id.hex()} is {STATE_NAMES[entry.state]} in process {runtime.pid}"
+                )
                 if entry.state in (PENDING, BORROWED):
                     lines += self.chain(entry)
             if len(lines) > _ROWS_MAX:

@@ -50,7 +50,13 @@ class ClientStore:
     # --- writing ---
 
     def seal(
-        self, object_id: bytes, value: Serialized, flags: int, holder: bytes, callsite: str, content_hash: bytes = b""
+        self,
+        object_id: bytes,
+        value: Serialized,
+        flags: int,
+        holder: bytes,
+        callsite: str,
+        content_hash: bytes = b"",
     ) -> None:
         """Write ``value`` and tell the daemon; without the lock. Contained refs must have escaped before.
 
@@ -66,7 +72,9 @@ class ClientStore:
             raise
         contained = b"".join([ref.id for ref in value.refs])
         with self._runtime.lock:
-            self._table.to_node([m.SEAL, object_id, offset, size, contained, flags, holder, callsite, content_hash])
+            self._table.to_node(
+                [m.SEAL, object_id, offset, size, contained, flags, holder, callsite, content_hash]
+            )
             if flags & m.SEAL_PINNED:
                 self._unpin(self.pins.pinned(object_id, offset, size, flags))
 
@@ -140,7 +148,9 @@ class ClientStore:
             return False
         self.region.window(offset, size)[:] = memoryview(content)
         proc = self._table.proc
-        self._table.to_node([m.SEAL, entry.id, offset, size, contained, flags, proc, entry.callsite or "", b""])
+        self._table.to_node(
+            [m.SEAL, entry.id, offset, size, contained, flags, proc, entry.callsite or "", b""]
+        )
         return True
 
     # --- reading ---

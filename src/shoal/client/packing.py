@@ -68,7 +68,11 @@ class Packer:
         return payload, counted, nested
 
     def _store_large(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], lifted: list[tuple[Where, ObjectRef[Any]]], callsite: str
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        lifted: list[tuple[Where, ObjectRef[Any]]],
+        callsite: str,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Store the arguments that are large by themselves; the rest stays in the payload, whatever its size."""
         large: list[tuple[Where, ObjectRef[Any]]] = []
@@ -133,4 +137,3 @@ def _blanked(
         else:
             named[str(where)] = None
     return tuple(positional), named
-

@@ -35,10 +35,12 @@ _sched_yield = os.sched_yield
 
 
 class Awaited(Protocol):
-    """What a thread waits for. `ready` is set with the runtime's lock held; `wake` belongs to the reactor."""
+    """What a thread waits for. `ready` changes with the runtime's lock held; `wake` belongs to the reactor."""
 
-    ready: bool
     wake: object
+
+    @property
+    def ready(self) -> bool: ...
 
 
 class Reactor:
@@ -74,6 +76,7 @@ class Reactor:
         self._followers: list[Awaited] = []
         self._turns = 0  # how often somebody led; the backup compares
         self._backup_leads = False
+        self._nudges = 0
         self._asleep = False  # the backup is parked, or blocks as the leader
         self._yield_to = 0  # threads that want the lead from the backup
         self._stopping = False
@@ -117,6 +120,7 @@ class Reactor:
         """Something is queued: have the backup look soon, if it sleeps and nobody leads."""
         if self._asleep:
             self._asleep = False
+            self._nudges += 1
             if self._backup_leads:
                 self.ring()
             else:
@@ -128,7 +132,9 @@ class Reactor:
 
     # --- waiting ---
 
-    def wait(self, awaited: Awaited, timeout_s: float | None, on_block: Callable[[], bool] | None = None) -> bool:
+    def wait(
+        self, awaited: Awaited, timeout_s: float | None, on_block: Callable[[], bool] | None = None
+    ) -> bool:
         """Read until ``awaited`` is ready; whether it is (False: time is up).
 
         ``on_block`` runs once before the thread sleeps instead of polling; if it returns True, the wait ends (the caller
@@ -160,7 +166,9 @@ class Reactor:
         finally:
             self._yield_to -= 1
 
-    def _lead_until(self, awaited: Awaited, deadline: float | None, on_block: Callable[[], bool] | None) -> bool:
+    def _lead_until(
+        self, awaited: Awaited, deadline: float | None, on_block: Callable[[], bool] | None
+    ) -> bool:
         """Lead; True: stop waiting (ready, time is up, or other work)."""
         poll = self._epoll.poll
         with self._lock:
@@ -328,17 +336,22 @@ class Reactor:
                 self._lock.release()
 
     def _lead_as_backup(self) -> None:
-        """Lead until somebody else wants to. While user code keeps submitting, look once a tick instead of at every message."""
+        """Lead until somebody else wants to.
+
+        While user code keeps submitting, look once a tick instead of at every message: each look takes the GIL from it.
+        """
         delay: float | None = 0.0
-        while not self._stopping and not self._yield_to and not self._followers:
+        seen = self._nudges
+        while not self._wanted():
             events = self._epoll.poll(-1 if delay is None else delay, _EVENTS_MAX)
-            nudged = self._asleep is False and delay != 0.0
+            nudged = self._nudges != seen
+            seen = self._nudges
             self._asleep = False
             if events:
                 self._handle(events)
             if nudged or events:
                 self._nap.acquire(timeout=self._tick_s)
-                if self._yield_to or self._stopping:
+                if self._wanted():
                     return
             with self._lock:
                 delay = self._tick(monotonic())
@@ -347,6 +360,10 @@ class Reactor:
                 delay = 0.0
             else:
                 self._asleep = True
+
+    def _wanted(self) -> bool:
+        """Whether the backup has to give up the lead."""
+        return bool(self._stopping or self._yield_to or self._followers)
 
     def stop(self) -> None:
         """End the backup thread and close the epoll; connections must be closed before."""

@@ -111,7 +111,7 @@ class Runtime:
             _, self._welcomed = self.node.ask()
             self.table.to_node(self.node.hello(self.ids.process_id, kind, info))
         self.wait(self._welcomed, self.config.handshake_ms_max / 1000)
-        if self.store is None:
+        if not self.welcome:
             self.node.connection.close()
             raise self.connection_lost()
         self.reactor.start()
@@ -166,7 +166,7 @@ class Runtime:
         for entry in list(self.table.entries.values()):
             if entry.state == PENDING:
                 self.table.fail(entry, error)
-        for waiters in list(self.store.pin_waiters.values()) if self.store else ():
+        for waiters in list(self.store.pin_waiters.values()) if self.welcome else ():
             for waiter in waiters:
                 waiter.ready = True
         self.reactor.wake_ready()
@@ -200,10 +200,12 @@ class Runtime:
             m.PEER: self._on_peer,
             m.EXIT: lambda message: self.on_exit() if self.on_exit else None,
             m.JOB_ENDED: lambda message: self.on_exit() if self.on_exit else None,
-            m.RESPONSE: lambda message: self.node.answered(message[1], message),
-            m.QUERY: lambda message: table.to_node([m.ANSWER, message[1], self.explain.answer(message[2], message[3])]),
+            m.RESPONSE: lambda message: void(self.node.answered(message[1], message)),
+            m.QUERY: lambda message: table.to_node(
+                [m.ANSWER, message[1], self.explain.answer(message[2], message[3])]
+            ),
             m.LOG: lambda message: self.log_handler(message[1]) if self.log_handler else None,
-            m.GOODBYE_OK: lambda message: self.node.answered(self._goodbye, message),
+            m.GOODBYE_OK: lambda message: void(self.node.answered(self._goodbye, message)),
         }
 
     def _on_available(self, message: list[Any]) -> None:
@@ -327,7 +329,9 @@ class Runtime:
     def promotions_failed(self, reason: str) -> None:
         """There is no room for values whose refs were sent away: their readers get the error (lock held)."""
         waiting, self.table.promotions = self.table.promotions, []
-        self.report(f"{len(waiting)} value(s) that tasks refer to could not be written to the store: {reason}")
+        self.report(
+            f"{len(waiting)} value(s) that tasks refer to could not be written to the store: {reason}"
+        )
         for entry in waiting:
             self.table.promoted(entry)
 
@@ -364,7 +368,11 @@ class Runtime:
             return self._wait_interruptible(awaited, timeout_s, None, interruptible)
 
     def _wait_interruptible(
-        self, awaited: Awaited, timeout_s: float | None, entries: list[Entry] | None, interruptible: Interruptible
+        self,
+        awaited: Awaited,
+        timeout_s: float | None,
+        entries: list[Entry] | None,
+        interruptible: Interruptible,
     ) -> bool:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         blocked = False
@@ -376,7 +384,7 @@ class Runtime:
                 blocked = hook(entries)
             return False
 
-        proxy = _Interrupted(awaited, interruptible) if interruptible.active else awaited
+        proxy: Awaited = _Interrupted(awaited, interruptible) if interruptible.active else awaited
         try:
             while True:
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
@@ -466,7 +474,9 @@ class Runtime:
                 table.drain_released()
             queue = dispatch.queues.get(options.shape_key())
             if queue is None:
-                queue = dispatch.queue_for(options.shape_key(), options.resource_units(), {"name": function.name})
+                queue = dispatch.queue_for(
+                    options.shape_key(), options.resource_units(), {"name": function.name}
+                )
             task = TaskRecord(task_id, function, options, payload, queue)
             if lifted:
                 task.lifted = lifted
@@ -531,6 +541,10 @@ class Runtime:
     def where(self) -> str:
         """The call site of the user's code, for people."""
         return callsite()
+
+
+def void(_: object) -> None:
+    """For handlers whose result nobody needs."""
 
 
 class _Interrupted:

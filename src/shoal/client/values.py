@@ -186,7 +186,7 @@ class Values:
         return self.load(entry)
 
     def _riders_inline(self, entry: Entry) -> list[ObjectRef[Any]]:
-        riders = []
+        riders: list[ObjectRef[Any]] = []
         with self._lock:
             for inner in entry.contained or ():
                 inner.count += 1
@@ -244,6 +244,9 @@ def as_raised(value: Any) -> BaseException:
 def callsite() -> str:
     """file:line of the nearest caller outside of shoal."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (_PACKAGE, "shoald"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        _PACKAGE,
+        "shoald",
+    ):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

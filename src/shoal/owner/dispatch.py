@@ -40,7 +40,9 @@ class Dispatcher:
         self.table = table
         self.config = config
         self.make_error = make_error
-        self.is_retriable: Callable[[TaskRecord, bytes], bool] = lambda task, error: bool(task.options.retry_exceptions)
+        self.is_retriable: Callable[[TaskRecord, bytes], bool] = lambda task, error: bool(
+            task.options.retry_exceptions
+        )
         self.queues: dict[Any, ShapeQueue] = {}
         self.by_shape_id: dict[int, ShapeQueue] = {}
         self.leases: dict[int, Lease] = {}
@@ -148,7 +150,7 @@ class Dispatcher:
         table = self.table
         lifted: tuple[Any, ...] = ()
         if task.lifted:
-            parts = []
+            parts: list[tuple[Any, ...]] = []
             for where, entry in task.lifted:
                 if entry.state == INLINE:
                     parts.append((where, entry.id, entry.value, None))
@@ -157,7 +159,14 @@ class Dispatcher:
             lifted = tuple(parts)
         options = task.options
         details: dict[str, Any] | None = None
-        if task.nested or len(task.returns) != 1 or task.depth or task.stream or options.max_calls or options.name:
+        if (
+            task.nested
+            or len(task.returns) != 1
+            or task.depth
+            or task.stream
+            or options.max_calls
+            or options.name
+        ):
             details = {
                 "returns": len(task.returns),
                 "stream": task.stream is not None,
@@ -250,7 +259,9 @@ class Dispatcher:
         self._requeue(task, front=False)
         self.pump(task.queue)
 
-    def _fail_with(self, task: TaskRecord, error: bytes, contained: list[bytes] | tuple[bytes, ...] = ()) -> None:
+    def _fail_with(
+        self, task: TaskRecord, error: bytes, contained: list[bytes] | tuple[bytes, ...] = ()
+    ) -> None:
         table = self.table
         for entry in task.returns:
             table.fail(entry, error, contained)

@@ -65,7 +65,12 @@ class ShapeQueue:
     )  # fmt: skip
 
     def __init__(
-        self, shape_id: int, key: Any, resources: dict[str, int], config: Config, on_ready: Callable[[ShapeQueue], None]
+        self,
+        shape_id: int,
+        key: Any,
+        resources: dict[str, int],
+        config: Config,
+        on_ready: Callable[[ShapeQueue], None],
     ) -> None:
         self.shape_id = shape_id
         self.key = key

@@ -55,7 +55,7 @@ class Entry:
         self.id = object_id
         self.state = state
         self.count = count
-        self.value: bytes | None = None
+        self.value: bytes = b""
         self.size = 0
         self.holds = 0
         self.flags = 0

@@ -287,7 +287,9 @@ class ObjectTable:
             self._release_ids.extend([entry.id] * entry.holds)
             entry.holds = 0
             if entry.state in (STORED, BORROWED) or entry.flags & PROMOTED:
-                self.freed.append(entry.id)  # a mere borrower's pin stays cached: the daemon recalls it when it matters
+                self.freed.append(
+                    entry.id
+                )  # a mere borrower's pin stays cached: the daemon recalls it when it matters
         contained, entry.contained = entry.contained, None
         return contained
 
@@ -320,7 +322,7 @@ class ObjectTable:
         return {
             "id": entry.id.hex(),
             "state": STATE_NAMES[entry.state],
-            "size_bytes": len(entry.value) if entry.value is not None else entry.size,
+            "size_bytes": len(entry.value) or entry.size,
             "references": entry.count,
             "holds": entry.holds,
             "task": entry.task.id.hex() if entry.task is not None else "",
@@ -332,8 +334,10 @@ class ObjectTable:
         for object_id, entry in self.entries.items():
             assert entry.id == object_id, entry
             assert entry.holds >= 0, entry
-            assert entry.count > 0 or entry.state == PENDING or entry.waiters or entry.state == BORROWED, entry
-            assert entry.state != INLINE or entry.value is not None, entry
+            assert entry.count > 0 or entry.state == PENDING or entry.waiters or entry.state == BORROWED, (
+                entry
+            )
+            assert entry.state not in (INLINE, FAILED) or entry.value, entry
             assert entry.waiters is None or entry.state in (PENDING, BORROWED), entry
             for inner in entry.contained or ():
                 assert self.entries.get(inner.id) is inner, (entry, inner)

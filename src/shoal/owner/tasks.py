@@ -1,7 +1,7 @@
 """A submitted task, from `.remote()` to its reply, as its submitter sees it.
 
-    WAITING (arguments) → QUEUED (in its shape's queue) → SENT (to a leased worker) → DONE
-    SENT → QUEUED when it was given back unstarted, or is tried again
+WAITING (arguments) → QUEUED (in its shape's queue) → SENT (to a leased worker) → DONE
+SENT → QUEUED when it was given back unstarted, or is tried again
 """
 
 from __future__ import annotations
@@ -55,7 +55,12 @@ class TaskRecord:
     )  # fmt: skip
 
     def __init__(
-        self, task_id: bytes, function: FunctionExport, options: TaskOptions, payload: bytes, queue: ShapeQueue
+        self,
+        task_id: bytes,
+        function: FunctionExport,
+        options: TaskOptions,
+        payload: bytes,
+        queue: ShapeQueue,
     ) -> None:
         self.id = task_id
         self.function = function
