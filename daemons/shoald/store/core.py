@@ -83,7 +83,7 @@ class StoreCore:
         if ledger.recalls or self._extents.waiting:
             self._settle()
 
-    def advanced(self, proc: bytes, number: int, now: float) -> None:  # noqa: ARG002 - every event carries the time
+    def advanced(self, proc: bytes, number: int, now: float) -> None:
         """The client's stream is processed up to message ``number``: release what waited for that."""
         client = self._ledger.clients.get(proc)
         if client is None:
@@ -93,7 +93,7 @@ class StoreCore:
         else:
             client.processed = max(client.processed, number)
 
-    def drop(self, proc: bytes, now: float) -> None:  # noqa: ARG002 - every event carries the time
+    def drop(self, proc: bytes, now: float) -> None:
         """Confirmed death or orderly end: everything of this client goes. Unknown clients are ignored."""
         client = self._ledger.clients.pop(proc, None)
         if client is None:

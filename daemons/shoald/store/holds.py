@@ -92,7 +92,7 @@ class Holds:
     def _owe(self, client: Client, object_id: bytes, count: int) -> None:
         """Remember a release whose hold has not been registered yet."""
         ledger = self._ledger
-        if object_id not in ledger.objects and object_id in ledger.freed:
+        if count == -1 and object_id not in ledger.objects and object_id in ledger.freed:
             return  # freed by the death of whoever would have registered the hold: it never comes
         client.holds[object_id] = count
         client.debts += 1

@@ -99,9 +99,9 @@ class Ledger:
 
     def recall(self, obj: StoredObject) -> None:
         """Ask every process that pins an unheld object to let go of it."""
-        if not obj.recalled:
-            obj.recalled = True
-            self.cached_bytes += obj.allocated
+        assert not obj.recalled, obj
+        obj.recalled = True
+        self.cached_bytes += obj.allocated
         for client in obj.pins or ():
             if client.connected:
                 self.recalls.setdefault(client.proc, []).append(obj.id)

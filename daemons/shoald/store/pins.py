@@ -76,7 +76,7 @@ class Pins:
         ledger = self._ledger
         if token in ledger.forks:
             raise ProtocolError(f"fork token {token!r} is in use")
-        child = Client(b"", {**client.info, "kind": "fork of"})
+        child = Client(b"", {**client.info, "kind": f"fork of {client.info.get('kind', 'process')}"})
         ledger.forks[token] = child
         for object_id in client.pins:
             self.add(child, ledger.objects[object_id])

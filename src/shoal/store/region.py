@@ -1,0 +1,133 @@
+"""The node's shared memory, as one process sees it: a mapping to read from, and one to write through.
+
+The two come from two descriptors. The reading one was opened read-only, so the kernel refuses a writable
+mapping of it and any later upgrade; everything that user code sees lies over it. The writing one stays in
+the runtime (R10), is not inherited by a fork (a child must not write where its parent writes), and is
+written only within extents that the daemon leased to this process.
+
+Mapping costs the same for any capacity: no page is touched before it is used. Nothing is ever unmapped under
+a view: every array keeps the mapping that it lies over, and the last one to go unmaps it.
+
+**Fork.** In the child the writing mapping is a hole that its owner still believes to be mapped: whatever the
+child maps there next would be unmapped with it. So the first thing in the child is to fill the hole with
+inaccessible memory; then writing raises, until `open_writer` (a worker after the fork server) maps anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+
+class Region:
+    """Both mappings of a region.
+
+    Args:
+        read_fd: opened read-only; stays the caller's to close, as does ``write_fd``.
+        write_fd: opened for writing; None for a process that only reads.
+        capacity: bytes to map, which both files must have.
+
+    Raises OSError if a file cannot be mapped, and ValueError if one is shorter than ``capacity``.
+
+    Attributes:
+        capacity: bytes.
+        mapping: the read-only mapping, to build arrays over (see `shoal.store.views`).
+    """
+
+    __slots__ = ("__weakref__", "_writable", "capacity", "mapping", "readable")
+
+    def __init__(self, read_fd: int, write_fd: int | None, capacity: int) -> None:
+        _check_size(read_fd, capacity)
+        self.capacity = capacity
+        self.mapping: mmap.mmap | None = mmap.mmap(read_fd, capacity, mmap.MAP_SHARED, mmap.PROT_READ)
+        self.readable: Bytes | None = np.frombuffer(self.mapping, np.uint8)
+        self._writable: Bytes | None = None
+        if write_fd is not None:
+            self.open_writer(write_fd)
+
+    def open_writer(self, write_fd: int) -> None:
+        """Map for writing too, in a region that was opened for reading only or inherited by a fork.
+
+        The descriptor stays the caller's to close. Raises OSError or ValueError like the constructor.
+        """
+        _check_size(write_fd, self.capacity)
+        both = mmap.PROT_READ | mmap.PROT_WRITE
+        mapping = mmap.mmap(write_fd, self.capacity, mmap.MAP_SHARED, both)
+        if hasattr(mmap, "MADV_DONTFORK"):
+            mapping.madvise(mmap.MADV_DONTFORK)
+            _guard_after_fork(self)
+        self._writable = np.frombuffer(mapping, np.uint8)
+
+    def window(self, offset: int, size: int) -> Bytes:
+        """Writable bytes [offset, offset + size) of an extent leased to this process; never for user code.
+
+        Raises ValueError outside of the region, or if it was opened for reading only, is
+        closed, or was inherited by a fork.
+        """
+        if self._writable is None:
+            raise ValueError("the region is closed, inherited by a fork, or was opened for reading only")
+        if offset < 0 or size < 0 or offset + size > self.capacity:
+            raise ValueError(f"[{offset}, {offset + size}) is not within {self.capacity} bytes")
+        return self._writable[offset : offset + size]
+
+    def close(self) -> None:
+        """Let go of both mappings; each stays in place while an array over it lives. May be repeated."""
+        self.mapping = None
+        self.readable = None
+        self._writable = None
+
+    def after_fork_in_child(self) -> None:
+        """Make the hole of the writing mapping inaccessible memory, and forget about it; runs by itself."""
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            _fill_hole(writable.ctypes.data, self.capacity)
+
+
+_regions: weakref.WeakSet[Region] = weakref.WeakSet()
+_libc_mmap = None
+_MAP_NORESERVE = 0x4000
+_MAP_FIXED_NOREPLACE = 0x100000
+
+
+def _check_size(fd: int, capacity: int) -> None:
+    """A mapping beyond the end of its file would be memory that kills its reader."""
+    size = os.fstat(fd).st_size
+    if size < capacity:
+        raise ValueError(f"the region has {size} bytes, not {capacity}")
+
+
+def _guard_after_fork(region: Region) -> None:
+    """Have the hole filled in every child; what that needs is loaded now, a forked child cannot load much."""
+    global _libc_mmap
+    if _libc_mmap is None:
+        _libc_mmap = ctypes.CDLL(None, use_errno=True).mmap
+        _libc_mmap.restype = ctypes.c_void_p
+        _libc_mmap.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int64,
+        ]
+        os.register_at_fork(after_in_child=_fill_holes)
+    _regions.add(region)
+
+
+def _fill_holes() -> None:
+    for region in list(_regions):
+        region.after_fork_in_child()
+
+
+def _fill_hole(address: int, size: int) -> None:
+    """Inaccessible memory at exactly this place; something else there by now stays as it is."""
+    assert _libc_mmap is not None
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE
+    _libc_mmap(address, size, 0, flags, -1, 0)

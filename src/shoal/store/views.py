@@ -1,0 +1,58 @@
+"""What a read of the store hands out, and how its end is noticed.
+
+An *exporter* is the one array over the bytes of a stored object that a ``get`` opened. Everything that is
+rebuilt from those bytes (arrays, Arrow buffers, frame blocks) is made of slices of ``memoryview(exporter)``,
+and so keeps it alive: its end is the end of the last view, and then its key goes to a queue.
+
+``__del__`` may run anywhere, in the middle of any bytecode of any thread, also while that thread holds
+a lock of ours. So all it does is append to a deque: atomic, and without a lock. It also runs for arrays
+derived from an exporter (numpy gives them the same class) and for one whose making failed; these have no
+queue.
+
+Read-only is not a flag that could be turned: the memory below is a read-only mapping, and numpy asks it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from shoal.store.region import Region
+
+_new = np.ndarray.__new__
+_UINT8 = np.dtype(np.uint8)
+
+
+class Exporter(np.ndarray[Any, np.dtype[np.uint8]]):
+    """A one-dimensional read-only uint8 array; made by `make_view` only."""
+
+    # Of the class, so that derived and half-built arrays have them too.
+    _released: deque[Any] | None = None
+    _key: Any = None
+
+    def __del__(self) -> None:
+        released = self._released
+        if released is not None:
+            released.append(self._key)
+
+
+def make_view(region: Region, offset: int, size: int, key: Any, released: deque[Any]) -> Exporter:
+    """An exporter over [offset, offset + size) of the region, bytes.
+
+    ``released.append(key)`` happens exactly once, when the exporter and everything made from it are gone. The
+    base of the exporter is the mapping itself, not an array over it: numpy shortens chains of plain
+    arrays, and ``np.asarray(exporter)`` would otherwise skip the exporter and outlive it.
+
+    Raises ValueError if the region is closed or the range is not within it; then nothing is appended.
+    """
+    if region.mapping is None:
+        raise ValueError("the region is closed")
+    # numpy checks the end, but takes a negative offset for what it says.
+    if offset < 0 or size < 0 or offset + size > region.capacity:
+        raise ValueError(f"[{offset}, {offset + size}) is not within {region.capacity} bytes")
+    view = _new(Exporter, size, _UINT8, region.mapping, offset)
+    view._key = key
+    view._released = released
+    return view

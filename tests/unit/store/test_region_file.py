@@ -1,0 +1,195 @@
+"""The daemon's side of the region: descriptors, capacity, and pages made ahead."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoald.store import memory, populate
+from shoald.store.memory import default_capacity, memory_available, memory_limit
+from shoald.store.populate import Populator
+from shoald.store.region import RegionFile
+
+MIB = 1024**2
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_region_leaves_nothing_behind() -> None:
+    before = descriptors()
+    file = RegionFile(5000)
+    assert file.capacity == 8192
+    assert not os.get_inheritable(file.read_fd)
+    assert not os.get_inheritable(file.write_fd)
+    file.close()
+    file.close()
+    assert descriptors() == before
+
+
+def test_a_file_where_there_is_no_memfd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    file = RegionFile(1 * MIB, str(tmp_path))
+    region = file.open()
+    region.window(0, 4)[:] = 3
+    assert region.readable is not None
+    assert region.readable[:5].tolist() == [3, 3, 3, 3, 0]
+    with pytest.raises(OSError, match="9"):
+        os.write(file.read_fd, b"x")
+    assert list(tmp_path.iterdir()) == []
+    region.close()
+    file.close()
+
+
+def test_a_directory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    before = descriptors()
+    with pytest.raises(FileNotFoundError):
+        RegionFile(4096, "/nowhere/at/all")
+    assert descriptors() == before
+
+
+def test_huge_pages_without_a_pool_leave_nothing_open() -> None:
+    before = descriptors()
+    try:
+        RegionFile(2 * MIB, huge_pages=True).close()
+    except OSError as error:
+        assert error.errno  # a machine without hugetlbfs
+    assert descriptors() == before
+
+
+def test_capacity_follows_memory() -> None:
+    assert default_capacity() == int(memory_limit() * 0.3) // 4096 * 4096
+    assert 0 < memory_available() <= memory_limit()
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_limits_of_cgroup_v2_at_any_level(tmp_path: Path) -> None:
+    write(tmp_path / "cgroup", "0::/slice/job.scope\n")
+    root = tmp_path / "fs"
+    write(root / "slice/memory.max", "1000000\n")
+    write(root / "slice/memory.current", "400000\n")
+    write(root / "slice/job.scope/memory.max", "max\n")
+    assert memory_limit(root, tmp_path / "cgroup") == 1_000_000
+    assert memory_available(root, tmp_path / "cgroup") == 600_000
+    write(root / "slice/job.scope/memory.max", "500000")
+    assert memory_limit(root, tmp_path / "cgroup") == 500_000
+
+
+def test_limits_of_cgroup_v1(tmp_path: Path) -> None:
+    write(tmp_path / "cgroup", "9:name=systemd:/x\n4:cpu,memory:/docker/abc\n0::/\n")
+    root = tmp_path / "fs"
+    write(root / "memory/memory.limit_in_bytes", "9223372036854771712\n")
+    assert memory_limit(root, tmp_path / "cgroup") > 1_000_000
+    write(root / "memory/docker/abc/memory.limit_in_bytes", "777777\n")
+    write(root / "memory/docker/abc/memory.usage_in_bytes", "888888\n")
+    assert memory_limit(root, tmp_path / "cgroup") == 777_777
+    assert memory_available(root, tmp_path / "cgroup") == 0
+
+
+def test_limits_of_the_own_namespace(tmp_path: Path) -> None:
+    write(tmp_path / "fs/memory.max", "123456\n")
+    write(tmp_path / "cgroup", "0::/../../elsewhere\n")
+    assert memory_limit(tmp_path / "fs", tmp_path / "cgroup") == 123_456
+    assert memory_limit(tmp_path / "fs", tmp_path / "missing") == 123_456
+    assert memory_limit(tmp_path / "no", tmp_path / "missing") == memory.psutil.virtual_memory().total
+
+
+def resident(file: RegionFile) -> int:
+    return os.fstat(file.write_fd).st_blocks * 512
+
+
+def test_pages_are_made_ahead_within_the_bound() -> None:
+    file = RegionFile(256 * MIB)
+    region = file.open()
+    populator = Populator(region, 40 * MIB, lambda: 2**40)
+    assert populator.populated == 0
+    populator.wake(0)
+    assert populator.wait_parked(20)
+    assert populator.populated == resident(file) == 40 * MIB
+    populator.wake(10 * MIB + 64)
+    assert populator.wait_parked(20)
+    assert populator.populated == 50 * MIB + 64
+    populator.wake(5 * MIB)  # it never goes back
+    populator.wake(250 * MIB)
+    assert populator.wait_parked(20)
+    assert populator.populated == 256 * MIB
+    assert resident(file) == 50 * MIB + 4096 + 6 * MIB
+    assert region.readable is not None
+    assert not region.readable[: 50 * MIB].any()
+    populator.close()
+    region.close()
+    file.close()
+
+
+def test_populating_keeps_what_is_written() -> None:
+    file = RegionFile(32 * MIB)
+    region = file.open()
+    region.window(0, 20 * MIB)[:] = 7
+    populator = Populator(region, 32 * MIB, lambda: 2**40)
+    populator.wake(0)
+    assert populator.wait_parked(20)
+    assert region.readable is not None
+    assert np.all(region.readable[: 20 * MIB] == 7)
+    populator.close()
+    region.close()
+    file.close()
+
+
+def test_a_quarter_of_what_is_available_at_most() -> None:
+    file = RegionFile(256 * MIB)
+    region = file.open()
+    populator = Populator(region, 256 * MIB, lambda: 160 * MIB - resident(file))
+    populator.wake(0)
+    assert populator.wait_parked(20)
+    assert populator.populated == 32 * MIB
+    populator.close()
+    region.close()
+    file.close()
+
+
+def test_the_thread_ends_and_nothing_starts_again() -> None:
+    file = RegionFile(32 * MIB)
+    region = file.open()
+    before = threading.active_count()
+    populator = Populator(region, 0, lambda: 2**40)
+    populator.wake(64)
+    assert populator.wait_parked(20)
+    assert threading.active_count() == before + 1
+    populator.close()
+    populator.close()
+    populator.wake(128)
+    assert threading.active_count() == before
+    assert populator.populated == 0
+    region.close()
+    file.close()
+
+
+def test_a_kernel_that_refuses_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def refuse(address: int, size: int, advice: int) -> int:
+        calls.append(size)
+        return -1
+
+    monkeypatch.setattr(populate, "_madvise", lambda: refuse)
+    file = RegionFile(32 * MIB)
+    region = file.open()
+    populator = Populator(region, 32 * MIB, lambda: 2**40)
+    populator.wake(0)
+    assert populator.wait_parked(20)
+    populator.wake(64)
+    assert populator.wait_parked(20)
+    populator.close()
+    assert len(calls) == 1
+    region.close()
+    file.close()

@@ -1,0 +1,214 @@
+"""Leases under pressure, malformed messages, and what people are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shoal.wire import messages as m
+from shoald.store.errors import ProtocolError
+from unit.store.storebench import A, B, Bench, C, X, Y
+
+KIB = 1024
+
+
+def test_a_lease_gives_less_than_wanted_when_there_is_less() -> None:
+    bench = Bench(capacity=64 * KIB)
+    bench.lease(A, 40 * KIB)
+    assert bench.send(B, m.ALLOC, 1, KIB, 60 * KIB) == [(B, [m.EXTENT, 1, 40 * KIB, 24 * KIB])]
+
+
+def test_more_than_the_capacity_is_refused_at_once() -> None:
+    bench = Bench(capacity=64 * KIB)
+    ((_, answer),) = bench.send(A, m.ALLOC, 3, 64 * KIB + 1, 0)
+    assert answer[:3] == [m.ALLOC_FAILED, 3, "never"]
+    assert "--object-store-memory" in answer[3]
+    assert bench.core.next_deadline() is None
+
+
+def test_whoever_waits_is_served_when_room_is_made() -> None:
+    bench = Bench(capacity=64 * KIB, store_full_wait_ms=1000)
+    offset = bench.lease(A, 64 * KIB)
+    assert bench.send(B, m.ALLOC, 1, 32 * KIB, 32 * KIB) == [(A, [m.EXTENT_RECALL])]
+    assert bench.core.next_deadline() == 1.0
+    assert bench.send(A, m.EXTENT_RETURN, offset + 48 * KIB, 16 * KIB) == []
+    sent = bench.send(A, m.EXTENT_RETURN, offset + 16 * KIB, 32 * KIB)
+    assert sent == [(B, [m.EXTENT, 1, 16 * KIB, 32 * KIB])]
+    assert bench.core.next_deadline() is None
+
+
+def test_freed_objects_serve_the_queue_and_small_ones_pass() -> None:
+    bench = Bench(capacity=64 * KIB)
+    bench.seal(A, X, size=16 * KIB)
+    bench.seal(A, Y, size=48 * KIB)
+    bench.send(B, m.ALLOC, 1, 60 * KIB, 0)
+    bench.send(C, m.ALLOC, 2, 8 * KIB, 0)
+    assert [message[:2] for _, message in bench.send(A, m.RELEASE, X)] == [[m.EXTENT, 2]]
+    assert bench.send(A, m.RELEASE, Y) == []
+    sent = bench.drop(C)
+    assert sent == [(B, [m.EXTENT, 1, 0, 60 * KIB])]
+
+
+def test_unpinning_serves_the_queue() -> None:
+    bench = Bench(capacity=64 * KIB)
+    bench.seal(A, X, size=64 * KIB, flags=m.SEAL_PINNED)
+    bench.send(A, m.RELEASE, X)
+    bench.send(B, m.ALLOC, 1, 60 * KIB, 0)
+    assert bench.send(A, m.UNPIN, X) == [(B, [m.EXTENT, 1, 0, 60 * KIB])]
+
+
+def test_waiting_ends_with_who_fills_the_store() -> None:
+    bench = Bench(capacity=64 * KIB, store_full_wait_ms=1000)
+    bench.seal(A, X, size=60 * KIB)
+    bench.pin(B, X)
+    bench.send(C, m.ALLOC, 9, 32 * KIB, 32 * KIB)
+    bench.core.tick(0.9)
+    assert bench.take() == []
+    bench.core.tick(1.0)
+    ((to, answer),) = bench.take()
+    assert to == C
+    assert answer[:3] == [m.ALLOC_FAILED, 9, "full"]
+    for part in ("32.0 KiB", "worker 100 holds 1 objects (60.0 KiB)", "worker 101", "shoal memory"):
+        assert part in answer[3]
+    assert bench.core.next_deadline() is None
+
+
+def test_requests_of_a_dead_process_do_not_wait() -> None:
+    bench = Bench(capacity=64 * KIB)
+    bench.lease(A, 64 * KIB)
+    bench.send(B, m.ALLOC, 1, KIB, KIB)
+    bench.drop(B)
+    assert bench.core.next_deadline() is None
+    assert bench.drop(A) == []
+    assert bench.used == 0
+
+
+def test_the_queue_is_bounded() -> None:
+    bench = Bench(capacity=64 * KIB, store_waiters_max=2)
+    bench.seal(A, X, size=64 * KIB)
+    for req in range(2):
+        assert bench.send(B, m.ALLOC, req, KIB, KIB) == []
+    ((_, answer),) = bench.send(B, m.ALLOC, 2, KIB, KIB)
+    assert answer[:3] == [m.ALLOC_FAILED, 2, "full"]
+
+
+def test_death_frees_leased_and_sealed_memory() -> None:
+    bench = Bench()
+    bench.lease(A, 4096)
+    bench.seal(A, X)
+    offset = bench.lease(A, 4096)
+    bench.send(A, m.SEAL, Y, offset + 1024, 64, b"", 0, A, "", b"")
+    bench.drop(A)
+    bench.drop(A)
+    stats = bench.core.stats()
+    assert (stats["used"], stats["largest_free"]) == (0, stats["capacity"])
+
+
+SEAL = [m.SEAL, X, 0, 1000, b"", 0, A, "f.py:1", b""]
+
+
+def with_field(message: list[Any], index: int, value: Any) -> list[Any]:
+    return [*message[:index], value, *message[index + 1 :]]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [m.ALLOC],
+        [m.ALLOC, 1, -1, 5],
+        [m.ALLOC, 1, "1", 5],
+        [m.ALLOC, 1, 1.5, 5],
+        [m.ALLOC, True, 1, 5],
+        [m.EXTENT_RETURN, 0, 0],
+        [m.EXTENT_RETURN, 64, 8192],
+        [m.EXTENT_RETURN, 3, 64],
+        [m.EXTENT_RETURN, None, 64],
+        SEAL[:-1],
+        with_field(SEAL, 1, b"short"),
+        with_field(SEAL, 1, None),
+        with_field(SEAL, 2, 32),
+        with_field(SEAL, 2, -64),
+        with_field(SEAL, 2, 2**64),
+        with_field(SEAL, 3, 8193),
+        with_field(SEAL, 3, -1),
+        with_field(SEAL, 4, b"torn"),
+        with_field(SEAL, 5, "flags"),
+        with_field(SEAL, 6, 5),
+        with_field(SEAL, 7, b"bytes"),
+        with_field(SEAL, 8, b"short"),
+        [m.HOLD, A],
+        [m.HOLD, A, b"torn"],
+        [m.HOLD, A, None],
+        [m.RELEASE],
+        [m.RELEASE, b"torn"],
+        [m.RELEASE, [X]],
+        [m.PIN, 1, X, A, 1],
+        [m.PIN, 1, b"", A, 1, 0],
+        [m.PIN, None, X, A, 1, 0],
+        [m.PIN, 1, X, A, "1", 0],
+        [m.UNPIN, b"torn"],
+        [m.WATCH, X, A],
+        [m.WATCH, X, A, -1],
+        [m.EXPECT, b"torn"],
+        [m.DEDUP, 1, b"short", 5],
+        [m.DEDUP, 1, b"#" * 16, None],
+        [m.FORK, 1],
+        [9],
+        [21],
+        [m.EXTENT, 1, 0, 64],
+    ],
+)
+def test_malformed_messages_close_one_connection_and_disturb_nobody(message: list[Any]) -> None:
+    bench = Bench()
+    assert bench.lease(A, 8192) == 0
+    bench.seal(B, Y)
+    with pytest.raises(ProtocolError):
+        bench.core.handle(A, message, 0.0)
+    bench.drop(A)
+    assert bench.used == 1024
+    assert bench.ids == {Y}
+
+
+def test_clients_are_known_first() -> None:
+    bench = Bench()
+    with pytest.raises(ProtocolError, match="HELLO"):
+        bench.send(b"stranger", m.ALLOC, 1, 1, 1)
+
+
+def test_an_extent_of_another_client_cannot_be_sealed() -> None:
+    bench = Bench()
+    offset = bench.lease(A, 4096)
+    with pytest.raises(ProtocolError, match="not leased"):
+        bench.send(B, m.SEAL, X, offset, 64, b"", 0, B, "", b"")
+
+
+def test_rows_and_leased_memory_add_up() -> None:
+    bench = Bench()
+    bench.seal(A, X, size=1)
+    bench.seal(A, Y, size=100_000, contained=X, flags=m.SEAL_PINNED)
+    bench.send(A, m.HOLD, B, X)
+    bench.lease(C, 4096)
+    rows = {row["id"]: row for row in bench.core.rows(2.0)}
+    stats = bench.core.stats()
+    assert sum(row["allocated_bytes"] for row in rows.values()) + stats["leased"] == stats["used"]
+    holders = rows[X.hex()]["holders"]
+    assert {(h["kind"], h["proc"]) for h in holders} == {
+        ("hold", A.hex()),
+        ("hold", B.hex()),
+        ("container", Y.hex()),
+    }
+    assert {(h["kind"], h["pid"]) for h in rows[Y.hex()]["holders"]} == {("hold", 100), ("pin", 100)}
+    assert stats["objects"] == 2
+    assert stats["pinned"] == rows[Y.hex()]["allocated_bytes"] == stats["secondary"]
+    assert stats["primary"] == 64
+    assert stats["free"] + stats["used"] == stats["capacity"]
+    assert (stats["allocs"], stats["seals"], stats["evictions"], stats["spilled"]) == (3, 2, 0, 0)
+
+
+def test_registering_again_keeps_everything() -> None:
+    bench = Bench()
+    bench.seal(A, X)
+    bench.core.register(A, {"pid": 5, "kind": "driver", "job_id": "j2"})
+    assert bench.core.rows(0.0)[0]["holders"][0]["pid"] == 5
+    assert bench.ids == {X}
