@@ -169,6 +169,8 @@ class Config:
     options_cache_max: int = 64
     # The smallest store that init accepts.
     store_bytes_min: int = 8 * MIB
+    # A stored copy of a large by-value argument is kept this long after its last use, in case it is passed again.
+    shared_copy_ms: float = 1000.0
     # Unmap writer windows at the seal (costs half of the put bandwidth).
     strict_seal: bool = False
 

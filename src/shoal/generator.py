@@ -6,7 +6,6 @@ it. A failure of the task is the last item: its `get` raises.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal.refs import ObjectRef
@@ -81,6 +80,8 @@ class ObjectRefGenerator(Generic[T]):
         return self
 
     async def __anext__(self) -> ObjectRef[T]:
+        import asyncio  # costs 30 ms: only programs that use it pay
+
         ref = await asyncio.get_running_loop().run_in_executor(None, self._next, None)
         if ref is None:
             raise StopAsyncIteration

@@ -130,7 +130,8 @@ class ClientStore:
             self._node.answered(message[1], message)
 
     def return_unused(self) -> None:
-        """EXTENT_RECALL: give unused leased extents back."""
+        """EXTENT_RECALL: give back unused leased extents, and copies that are only kept in case they are passed again."""
+        self._runtime.packer.drop_recent(None)
         self._return(self.extents.unused())
 
     def _return(self, ranges: list[tuple[int, int]]) -> None:

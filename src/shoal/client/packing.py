@@ -1,11 +1,14 @@
 """Arguments of a task on their way out: top-level refs lifted, large values stored once, the rest pickled small.
 
 The same large value passed to many tasks is stored once: a content hash finds the candidate, and comparing the bytes
-confirms it, so a change between two calls is seen. The stored copy lives as long as a task (or a ref) uses it.
+confirms it, so a change between two calls is seen. The stored copy lives as long as a task (or a ref) uses it, and a little
+longer, since the first task is often done before the second is submitted: for `shared_copy_ms`, or until the store wants room.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 Where = int | str
 Lifted = tuple[tuple[Where, Entry], ...]
+# Uses of shared copies that are kept a while; beyond, the oldest goes. Each may be 1/32 of the store, all half of it.
+_RECENT_MAX = 16
+_RECENT_SHARE = 32
 _KNOWN_MAX = 4096  # content hashes remembered; beyond, all are forgotten (only sharing is lost)
 
 EMPTY = dumps_call((), {}) or b""
@@ -31,6 +37,7 @@ class Packer:
         self._runtime = runtime
         self._limit = runtime.config.inline_bytes_max
         self._known: dict[tuple[bytes, int], bytes] = {}
+        self._recent: deque[tuple[float, Entry]] = deque()
 
     def pack(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], callsite: str
@@ -112,12 +119,32 @@ class Packer:
             if ref is not None:
                 found = runtime.store.view(known)
                 if found is not None and packed.equals(found[0]):
+                    self._keep_a_while(ref)
                     return ref
         ref = runtime.values.put_stored(packed, callsite, key[0])
         if len(self._known) >= _KNOWN_MAX:
             self._known.clear()
         self._known[key] = ref.id
+        self._keep_a_while(ref)
         return ref
+
+    def _keep_a_while(self, ref: ObjectRef[Any]) -> None:
+        runtime = self._runtime
+        with runtime.lock:
+            entry = runtime.table.entry_of(ref)
+            if entry.size > runtime.store.region.capacity // _RECENT_SHARE:
+                return
+            entry.count += 1
+            self._recent.append((monotonic(), entry))
+            if len(self._recent) > _RECENT_MAX:
+                runtime.table.drop_uses([self._recent.popleft()[1]])
+
+    def drop_recent(self, now: float | None) -> None:
+        """Let go of shared copies that were not used lately (None: of all). Lock held."""
+        recent = self._recent
+        keep_s = self._runtime.config.shared_copy_ms / 1000
+        while recent and (now is None or recent[0][0] + keep_s <= now):
+            self._runtime.table.drop_uses([recent.popleft()[1]])
 
     @staticmethod
     def _share(entry: Entry) -> ObjectRef[Any]:

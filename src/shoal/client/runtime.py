@@ -347,6 +347,7 @@ class Runtime:
             drop_abandoned(self)
         if self.store is not None:
             self.store.drain()
+            self.packer.drop_recent(now)
         delay = _IDLE_TICK_S
         if self.dispatch.leases:
             due = self.dispatch.return_idle(now, self.config.lease_idle_ms / 1000)
