@@ -2,7 +2,8 @@
 
 A request that the allocator cannot meet recalls unused leased memory from every client and then waits, for
 config.store_full_wait_ms at most, until something is freed. Waiting requests are met in order; a
-smaller one may pass a larger one, because its task may be what frees the memory for the larger.
+smaller one may pass a larger one, because its task may be what frees the memory for the larger. While
+somebody waits, nobody gets more than the least that it asked for.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Extents:
             )
             ledger.send(client, [m.ALLOC_FAILED, req, "never", why])
             return
-        if self._grant(client, req, least, wanted):
+        if self._grant(client, req, least, least if self.waiting else wanted):
             return
         request = Waiting(client, req, least, wanted, now + ledger.config.store_full_wait_ms / 1000)
         if len(self.waiting) >= ledger.config.store_waiters_max:
@@ -95,8 +96,10 @@ class Extents:
             self._tried_free = free
             return
         left: deque[Waiting] = deque()
+        alone = len(self.waiting) == 1
         for request in self.waiting:
-            if not self._grant(request.client, request.req, request.least, request.wanted):
+            most = request.wanted if alone else request.least
+            if not self._grant(request.client, request.req, request.least, most):
                 left.append(request)
         self.waiting = left
         self._tried_free = self._ledger.allocator.free_bytes

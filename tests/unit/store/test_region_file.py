@@ -7,9 +7,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from shoald.store import memory, populate
+from shoald.store import populate
 from shoald.store.memory import default_capacity, memory_available, memory_limit
 from shoald.store.populate import Populator
 from shoald.store.region import RegionFile
@@ -101,7 +102,7 @@ def test_limits_of_the_own_namespace(tmp_path: Path) -> None:
     write(tmp_path / "cgroup", "0::/../../elsewhere\n")
     assert memory_limit(tmp_path / "fs", tmp_path / "cgroup") == 123_456
     assert memory_limit(tmp_path / "fs", tmp_path / "missing") == 123_456
-    assert memory_limit(tmp_path / "no", tmp_path / "missing") == memory.psutil.virtual_memory().total
+    assert memory_limit(tmp_path / "no", tmp_path / "missing") == psutil.virtual_memory().total
 
 
 def resident(file: RegionFile) -> int:

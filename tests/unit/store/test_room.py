@@ -50,6 +50,17 @@ def test_freed_objects_serve_the_queue_and_small_ones_pass() -> None:
     assert sent == [(B, [m.EXTENT, 1, 0, 60 * KIB])]
 
 
+def test_nobody_gets_more_than_the_least_while_others_wait() -> None:
+    bench = Bench(capacity=64 * KIB)
+    bench.seal(A, X, size=48 * KIB)
+    bench.seal(A, Y, size=16 * KIB)
+    bench.send(B, m.ALLOC, 1, 8 * KIB, 64 * KIB)
+    bench.send(C, m.ALLOC, 2, 32 * KIB, 64 * KIB)
+    assert bench.send(A, m.RELEASE, Y) == [(B, [m.EXTENT, 1, 48 * KIB, 8 * KIB])]
+    assert bench.send(A, m.ALLOC, 3, KIB, 64 * KIB) == [(A, [m.EXTENT, 3, 56 * KIB, KIB])]
+    assert bench.send(A, m.RELEASE, X) == [(C, [m.EXTENT, 2, 0, 48 * KIB])]
+
+
 def test_unpinning_serves_the_queue() -> None:
     bench = Bench(capacity=64 * KIB)
     bench.seal(A, X, size=64 * KIB, flags=m.SEAL_PINNED)

@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def region() -> Iterator[Region]:
     file.close()
 
 
-def load(exporter: Exporter, pickled: bytes, sizes: list[int]) -> Any:
+def load(exporter: Any, pickled: bytes, sizes: list[int]) -> Any:
     """What a get does: buffers are slices of the exporter's memoryview."""
     view = memoryview(exporter)
     starts = np.cumsum([0, *sizes]).tolist()
@@ -47,7 +47,7 @@ def store(region: Region, value: Any) -> tuple[bytes, list[int]]:
     return pickled, [buffer.raw().nbytes for buffer in buffers]
 
 
-DERIVE = {
+DERIVE: dict[str, Callable[[Any], Any]] = {
     "itself": lambda e: e,
     "slice": lambda e: e[10:20],
     "slice of a slice": lambda e: e[10:2000][5:10],
@@ -76,7 +76,7 @@ DERIVE = {
 @pytest.mark.parametrize("name", DERIVE)
 def test_released_once_after_the_last_view(region: Region, name: str) -> None:
     released: deque[str] = deque()
-    view = DERIVE[name](make_view(region, 0, 8000, "key", released))  # type: ignore[no-untyped-call]
+    view = DERIVE[name](make_view(region, 0, 8000, "key", released))
     gc.collect()
     assert not released
     del view
@@ -88,7 +88,7 @@ def test_released_once_after_the_last_view(region: Region, name: str) -> None:
     "name", [name for name in DERIVE if "memoryview" not in name and name[-6:] != "buffer"]
 )
 def test_no_view_can_be_made_writable(region: Region, name: str) -> None:
-    view = DERIVE[name](make_view(region, 0, 8000, "key", deque()))  # type: ignore[no-untyped-call]
+    view = DERIVE[name](make_view(region, 0, 8000, "key", deque()))
     assert not view.flags.writeable
     with pytest.raises(ValueError, match="WRITEABLE"):
         view.flags.writeable = True
@@ -99,7 +99,8 @@ def test_no_view_can_be_made_writable(region: Region, name: str) -> None:
 
 
 def test_a_memoryview_is_read_only(region: Region) -> None:
-    view = memoryview(make_view(region, 0, 100, "key", deque()))
+    exporter: Any = make_view(region, 0, 100, "key", deque())
+    view = memoryview(exporter)
     assert view.readonly
     with pytest.raises(TypeError):
         view[0] = 1
@@ -165,7 +166,7 @@ def test_arrow_tables(region: Region) -> None:
     raw = sink.getvalue()
     region.window(0, raw.size)[:] = np.frombuffer(raw, np.uint8)
     released: deque[str] = deque()
-    exporter = make_view(region, 0, raw.size, "key", released)
+    exporter: Any = make_view(region, 0, raw.size, "key", released)
     loaded = arrow.ipc.open_stream(arrow.py_buffer(memoryview(exporter)[:])).read_all()
     column = loaded.column("x").slice(3, 4).to_numpy()
     del exporter, loaded
