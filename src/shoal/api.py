@@ -253,7 +253,8 @@ def wait(
     if not isinstance(refs, list):
         raise TypeError(f"wait needs a list of ObjectRefs, not {type(refs).__name__}")
     runtime = session.runtime()
-    if not runtime.values.is_continued(refs):
+    state = runtime.values.continued(refs)
+    if state is None:
         for ref in refs:
             if type(ref) is not ObjectRef:
                 raise TypeError(f"wait needs ObjectRefs; the list contains {type(ref).__name__}")
@@ -267,7 +268,7 @@ def wait(
         )
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout={timeout}; it must be 0 or more seconds, or None")
-    return runtime.values.wait(refs, num_returns, timeout)
+    return runtime.values.wait(refs, num_returns, timeout, state)
 
 
 def cancel(

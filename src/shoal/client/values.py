@@ -206,17 +206,16 @@ class Values:
 
     # --- wait ---
 
-    def is_continued(self, refs: list[ObjectRef[Any]]) -> bool:
-        """Whether ``refs`` is what this thread's last `wait` left, unchanged: it needs no checks."""
+    def continued(self, refs: list[ObjectRef[Any]]) -> WaitState | None:
+        """The state of this thread's last `wait` if ``refs`` is the list that it left, unchanged: it needs no checks."""
         state = local_wait_state()
-        return state is not None and state.matches(refs, self._table)
+        return state if state is not None and state.matches(refs, self._table) else None
 
     def wait(
-        self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
+        self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None, state: WaitState | None
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """(up to ``num_returns`` ready ones, the others), both in input order; arguments were checked."""
-        state = local_wait_state()
-        if state is None or not state.matches(refs, self._table):
+        if state is None:
             state = WaitState(refs, self._table, self._lock)
         if len(state.arrived) < num_returns:
             deadline = None if timeout is None else monotonic() + timeout
