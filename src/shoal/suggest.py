@@ -16,7 +16,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 class UnknownNameError(TypeError, ValueError):
-    """An option, argument or setting that does not exist. Both kinds: Python raises the one, Ray the other."""
+    """An option, argument or setting that does not exist. Of both kinds: Python raises one, Ray the other."""
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
