@@ -6,7 +6,7 @@ import sys
 from shoald.worker import forkserver
 
 
-def _skip_user_api() -> None:
+def skip_user_api() -> None:
     """Make `shoal` importable without running its `__init__`.
 
     That is the users' API: it loads numpy and the runtime, 100 ms, and a daemon needs only a few modules below it.
@@ -18,7 +18,7 @@ def _skip_user_api() -> None:
 
 if __name__ == "__main__":
     fork_server = forkserver.start()
-    _skip_user_api()
+    skip_user_api()
 
     from shoald.node.lifecycle import main
 

@@ -50,14 +50,22 @@ class NodeDaemon:
         on_stop: called when the daemon should end; again changes nothing.
     """
 
-    def __init__(self, loop: Loop, options: NodeOptions, session: Session, region: RegionFile, log: DaemonLog) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        node_id: str,
+        options: NodeOptions,
+        session: Session,
+        region: RegionFile,
+        log: DaemonLog,
+    ) -> None:
         self.loop = loop
         self.options = options
         self.config = options.config
         self.session = session
         self.region = region
         self.log = log
-        self.node_id = os.urandom(16).hex()
+        self.node_id = node_id
         self.started = loop.now()
         self.address = ""
         self.head_trouble = ""

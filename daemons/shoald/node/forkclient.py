@@ -141,13 +141,12 @@ class ForkClient:
         _reap(self.pid, _END_S)
         pids, self._pids = self._pids, {}
         asked, self._asked = self._asked, set()
-        for pid in pids.values():
-            _kill_orphan(pid)
+        # They are dying by the kernel's hand; their descendants, which this process adopts now, are not.
+        fs.end_children(_END_S)
         self._restarts += 1
         final = self._restarts > _RESTARTS_MAX or self._setup is None
         self._listener.server_lost("the fork server ended", final)
-        for worker_id, pid in pids.items():
-            _reap(pid, _END_S)
+        for worker_id in pids:
             self._listener.exited(worker_id, 0, int(signal.SIGKILL))
         for worker_id in asked:
             self._listener.fork_failed(worker_id, "the fork server ended")
@@ -172,14 +171,6 @@ class ForkClient:
             self.closed = True
             self._detach()
             _reap(self.pid, _END_S)
-
-
-def _kill_orphan(pid: int) -> None:
-    """A worker whose server died is dying too, by the kernel; its group may not be."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return  # already gone
 
 
 def _reap(pid: int, limit_s: float) -> None:

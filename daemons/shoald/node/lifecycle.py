@@ -20,9 +20,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoald.node.daemon import NodeDaemon
-from shoald.node.forkclient import ForkClient
-from shoald.node.headside import HeadSide
 from shoald.node.options import BadOptions, NodeOptions, parse
 from shoald.node.session import Session, SessionError
 from shoald.shell.daemonlog import DaemonLog
@@ -31,16 +28,15 @@ from shoald.shell.loop import Loop
 from shoald.worker import forkserver
 
 if TYPE_CHECKING:
+    from shoald.node.daemon import NodeDaemon
+    from shoald.node.forkclient import ForkClient
+    from shoald.node.headside import HeadSide
     from shoald.store.populate import Populator
 
 _HEAD_DELAY_S = 0.5  # of a driver's own daemon, if no task comes first
 _HEAD_STOP_S = 2.0
 _END_CHILDREN_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005  # the loop waits this long at most while another thread imports or serializes
-
-
-class StartError(Exception):
-    """The daemon cannot start; the message is one line for whoever starts it."""
 
 
 def main(arguments: list[str], fork_server: tuple[int, socket.socket]) -> NoReturn:
@@ -51,7 +47,7 @@ def main(arguments: list[str], fork_server: tuple[int, socket.socket]) -> NoRetu
         options = parse(arguments)
         ready_fd = options.ready_fd
         code = Lifecycle(options, fork_server).run()
-    except (BadOptions, SessionError, StartError) as error:
+    except (BadOptions, SessionError) as error:
         report_ready(ready_fd, {"ok": False, "error": str(error)})
         sys.__stderr__.write(f"shoal node: {error}\n")  # type: ignore[union-attr]
     except Exception as error:
@@ -81,12 +77,14 @@ class Lifecycle:
         self._options = options
         self._fork_server = fork_server
         self._session = Session(options.session_dir)
+        self._node_id = os.urandom(16).hex()
         log_path = os.path.join(self._session.logs_dir, "node.log")
         self._log = DaemonLog(log_path, options.config.log_file_bytes_max, options.config.log_files_max)
         self._loop = Loop(self._log.fault)
         self._stop_reason = ""
         self._failed = ""
         self._ready = False
+        self._address = ""
         self._populator: Populator | None = None
         self._last_gauges: dict[str, Any] = {}
 
@@ -131,14 +129,9 @@ class Lifecycle:
                 self._tell_ready()
 
     def _listen(self) -> UnixListener:
-        path = self._session.socket_path
-        if os.path.exists(path):
-            if _answers(path):
-                raise StartError(f"a node daemon runs in {self._session.path} already")
-            os.unlink(path)  # left by a daemon that was killed
         return UnixListener(
             self._loop,
-            path,
+            self._session.socket_path,
             self._secret,
             self._options.config,
             lambda *connection: self._daemon.on_connection(*connection),
@@ -146,6 +139,7 @@ class Lifecycle:
         )
 
     def _make_daemon(self) -> None:
+        from shoald.node.daemon import NodeDaemon
         from shoald.store.region import RegionFile
 
         options = self._options
@@ -155,14 +149,18 @@ class Lifecycle:
 
             capacity = default_capacity()
         self._region = RegionFile(capacity, self._session.path)
-        self._daemon = NodeDaemon(self._loop, options, self._session, self._region, self._log)
+        self._daemon: NodeDaemon = NodeDaemon(
+            self._loop, self._node_id, options, self._session, self._region, self._log
+        )
         self._daemon.on_stop = self._stop
         self._loop.on_turn_end = self._turn_end
         self._session.write_facts(self._daemon.facts())
 
     def _start_workers(self) -> None:
+        from shoald.node.forkclient import ForkClient
+
         options, daemon = self._options, self._daemon
-        self._forks = ForkClient(self._loop, *self._fork_server, daemon)
+        self._forks: ForkClient = ForkClient(self._loop, *self._fork_server, daemon)
         daemon.workers.forks = self._forks
         info = {
             "socket_path": self._session.socket_path,
@@ -178,9 +176,11 @@ class Lifecycle:
         daemon.scheduler.start(self._loop.now())
 
     def _make_head(self) -> None:
+        from shoald.node.headside import HeadSide
+
         daemon = self._daemon
         facts = {"node_id": daemon.node_id, "incarnation": os.urandom(8).hex(), **daemon.registration()}
-        self._head = HeadSide(
+        self._head: HeadSide = HeadSide(
             self._loop,
             self._options,
             self._secret,
@@ -192,10 +192,15 @@ class Lifecycle:
         daemon.head = self._head
 
     def _tell_ready(self) -> None:
-        facts = {"socket": self._session.socket_path, "session_dir": self._session.path, "pid": os.getpid()}
-        daemon = getattr(self, "_daemon", None)
-        facts |= {"node_id": daemon.node_id, "address": daemon.address} if daemon else {"node_id": "", "address": ""}
-        report_ready(self._options.ready_fd, {"ok": True, **facts})
+        facts = {
+            "ok": True,
+            "socket": self._session.socket_path,
+            "session_dir": self._session.path,
+            "node_id": self._node_id,
+            "address": self._address,
+            "pid": os.getpid(),
+        }
+        report_ready(self._options.ready_fd, facts)
         self._ready = True
 
     def _watch_owner(self) -> None:
@@ -249,7 +254,8 @@ class Lifecycle:
 
     def _head_settled(self, address: str, reason: str) -> None:
         daemon = self._daemon
-        daemon.address, daemon.head_trouble = address, reason
+        self._address = daemon.address = address
+        daemon.head_trouble = reason
         if reason:
             self._log.line(f"no head: {reason}")
             if not self._options.owner_pid:
@@ -321,16 +327,4 @@ def _raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(1.0)
-        try:
-            sock.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True
-    return True
 

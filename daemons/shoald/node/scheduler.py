@@ -256,6 +256,8 @@ class SchedulerCore:
         """Lease ``worker`` to the client of ``demand``; the caller has checked that it fits."""
         client, job = demand.client, demand.client.job
         assert job is not None, demand
+        assert self.ledger.fits(demand.resources), (demand, self.ledger.free)
+        assert worker.job in ("", job.job_id), (demand, worker)
         self.counters["granted"] += 1
         lease = Lease(self.counters["granted"], demand, worker.worker_id, now)
         self.ledger.take(demand.resources)

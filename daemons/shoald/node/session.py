@@ -6,6 +6,7 @@ the logs goes; a daemon that belongs to one driver leaves nothing.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 from shoal.wire.auth import SECRET_SIZE, new_secret
 
+ROOT_PREFIX = "shoal-"  # of the directory that a user's sessions lie in, which goes with the last one
 SOCKET_PATH_BYTES_MAX = 107  # sun_path, without its terminator
 
 
@@ -32,14 +34,25 @@ class Session:
         if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES_MAX:
             raise SessionError(f"{path} is too long for a socket's path: use a shorter temporary directory")
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
             os.makedirs(path, mode=0o700, exist_ok=True)
             found = os.stat(path)
             if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
                 raise SessionError(f"{path} must belong to this user, and be closed to others (mode 0700)")
+            self._lock()
             os.makedirs(self.logs_dir, mode=0o700, exist_ok=True)
         except OSError as error:
             raise SessionError(f"cannot make the session directory {path}: {error.strerror}") from None
+
+    def _lock(self) -> None:
+        """Keep other daemons out for as long as this process lives, however it ends."""
+        directory = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(directory)
+            raise SessionError(f"a node daemon runs in {self.path} already") from None
+        if os.path.exists(self.socket_path):
+            os.unlink(self.socket_path)  # of a daemon that was killed
 
     def secret(self, source: str, make: bool) -> bytes:
         """The cluster's secret: from the file ``source`` if given, from this directory, or a new one if ``make``.
@@ -57,7 +70,8 @@ class Session:
         except OSError as error:
             raise SessionError(f"cannot read the secret in {source or own}: {error.strerror}") from None
         secret = _decode(text, source or own)
-        self._write("secret", secret.hex().encode())
+        if not os.path.exists(own):
+            self._write("secret", secret.hex().encode())
         return secret
 
     def write_facts(self, facts: dict[str, Any]) -> None:
@@ -77,6 +91,12 @@ class Session:
         cleaner of temporary files took is gone too."""
         if not keep_logs:
             shutil.rmtree(self.path, ignore_errors=True)
+            parent = os.path.dirname(self.path)
+            if os.path.basename(parent).startswith(ROOT_PREFIX):
+                try:
+                    os.rmdir(parent)
+                except OSError:
+                    return  # others have sessions in it
             return
         for name in ("node.sock", "secret", "node.json"):
             try:

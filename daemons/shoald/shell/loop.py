@@ -89,7 +89,7 @@ class Loop:
         self._order = itertools.count().__next__
         self._handed_in: deque[Callable[[], None]] = deque()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
-        self._running = False
+        self._stopped = False
         self.add_reader(self._wake_read, self._drain_wake)
 
     @staticmethod
@@ -165,14 +165,14 @@ class Loop:
     # --- running ---
 
     def run(self) -> None:
-        """Take turns until `stop`."""
-        self._running = True
-        while self._running:
+        """Take turns until `stop`, which may have been called before; what the last one decided is carried out."""
+        while not self._stopped:
             self.turn()
+        self._guard_turn_end()
 
     def stop(self) -> None:
         """End `run` after this turn."""
-        self._running = False
+        self._stopped = True
         self.wake()
 
     def turn(self) -> None:
@@ -181,7 +181,7 @@ class Loop:
         if self._timers and (deadline is None or self._timers[0][0] < deadline):
             deadline = self._timers[0][0]
         timeout = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._running or self._handed_in:
+        if self._stopped or self._handed_in:
             timeout = 0.0
         for fd, mask in self._poller.poll(timeout, EVENTS_MAX):
             # Looked up now, not before: an earlier callback of this turn may have closed this descriptor.
