@@ -335,9 +335,22 @@ def get_runtime_context() -> RuntimeContext:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The nodes of the cluster, with health and resources."""
-    rows: list[dict[str, Any]] = session.runtime().request("nodes", {})
-    return rows
+    """The nodes of the cluster, with health and resources, in units of each; keys as in Ray."""
+    return [
+        {
+            "NodeID": row["node_id"],
+            "Alive": row["state"] == "ALIVE",
+            "State": row["state"],
+            "NodeName": row["name"] or row["hostname"],
+            "NodeManagerHostname": row["hostname"],
+            "NodeManagerAddress": row["address"],
+            "Resources": row["resources"],
+            "Available": row["available"],
+            "Labels": row["labels"],
+            "object_store_memory": row["store_capacity_bytes"],
+        }
+        for row in session.runtime().request("nodes", {})["rows"]
+    ]
 
 
 def cluster_resources() -> dict[str, float]:
