@@ -164,7 +164,9 @@ class Client:
 
     def lease(self, shape=1, resources=None, count=1):
         """Ask for leases; returns [(grant message, socket to the worker)]."""
-        self.send([m.DEMAND, shape, CPU1 if resources is None else resources, count, {"name": f"shape{shape}"}])
+        self.send(
+            [m.DEMAND, shape, CPU1 if resources is None else resources, count, {"name": f"shape{shape}"}]
+        )
         return [self.granted() for _ in range(count)]
 
     def granted(self):
@@ -177,10 +179,10 @@ class Client:
 
     def close(self):
         self.sock.close()
+        for fd in self.fds[:2] + self.fds[2 + len(self.peers) :]:
+            os.close(fd)
         for peer in self.peers:
             peer.close()
-        for fd in self.fds[:2]:
-            os.close(fd)
         self.fds = []
         self.peers = []
 

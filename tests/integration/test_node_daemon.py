@@ -1,4 +1,6 @@
-"""The node daemon as a process: joining, leases, output, questions, and that nothing of it is ever left behind."""
+"""The node daemon as a process: joining, leases, output, questions, and that nothing of it is ever left
+behind.
+"""
 
 import json
 import mmap
@@ -68,7 +70,11 @@ def test_second_daemon_in_a_directory_is_refused_in_one_line(daemon):
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
-    [(["--config", '{"no_such": 1}'], "no_such"), (["--resources", '{"tape": -1}'], "tape"), (["--what"], "--what")],
+    [
+        (["--config", '{"no_such": 1}'], "no_such"),
+        (["--resources", '{"tape": -1}'], "tape"),
+        (["--what"], "--what"),
+    ],
 )
 def test_bad_options_are_one_line(arguments, part):
     command = [sys.executable, "-m", "shoald.node", "--session-dir", "/tmp/never-made", *arguments]

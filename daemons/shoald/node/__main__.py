@@ -1,4 +1,6 @@
-"""`python -m shoald.node`: a node daemon. The fork server is forked before anything else is loaded; see `lifecycle`."""
+"""`python -m shoald.node`: a node daemon. The fork server is forked before anything else is loaded; see
+`lifecycle`.
+"""
 
 import importlib.util
 import sys
@@ -9,7 +11,8 @@ from shoald.worker import forkserver
 def skip_user_api() -> None:
     """Make `shoal` importable without running its `__init__`.
 
-    That is the users' API: it loads numpy and the runtime, 100 ms, and a daemon needs only a few modules below it.
+    That is the users' API: it loads numpy and the runtime, 100 ms, and a daemon needs only a few modules
+    below it.
     """
     spec = importlib.util.find_spec("shoal")
     if spec is not None:

@@ -1,7 +1,7 @@
 """The daemon's clients: drivers, workers and command lines, each with its stream of numbered messages.
 
-A connection is anonymous until its HELLO; a command line's needs none. Routes messages by tag and nothing more: what they
-mean is the store's, the scheduler's and the daemon's business.
+A connection is anonymous until its HELLO; a command line's needs none. Routes messages by tag and nothing
+more: what they mean is the store's, the scheduler's and the daemon's business.
 """
 
 from __future__ import annotations

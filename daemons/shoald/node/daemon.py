@@ -1,9 +1,10 @@
-"""The node daemon: wires sockets, store, scheduler, workers and head together. Decides nothing that a core decides.
+"""The node daemon: wires sockets, store, scheduler, workers and head together. Decides nothing that a core
+decides.
 
-Invariants: a client's messages are handled in order and counted; what its connection's end means is told to the
-scheduler at once, and to the store when the process is confirmed dead (a worker's by the fork server, a
-driver's by its GOODBYE or the kernel): pins and extents come back no earlier. Every turn ends with one round of
-decisions and one frame to each client that something was said to.
+Invariants: a client's messages are handled in order and counted; what its connection's end means is told to
+    the scheduler at once, and to the store when the process is confirmed dead (a worker's by the fork
+    server, a driver's by its GOODBYE or the kernel): pins and extents come back no earlier. Every turn ends
+    with one round of decisions and one frame to each client that something was said to.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ class NodeDaemon:
             sock.close()
             return
         if self.connections >= self.config.connections_max:
-            self.log.line(f"connection of process {pid} closed: {self.connections} are open (connections_max)")
+            self.log.line(
+                f"connection of process {pid} closed: {self.connections} are open (connections_max)"
+            )
             sock.close()
             return
         self.connections += 1
@@ -129,7 +132,8 @@ class NodeDaemon:
         elif m.ALLOC <= tag < m.FORK:
             self.store.handle(client.proc, message, now)
         elif m.DEMAND <= tag <= m.WORKER_NOTE:
-            self.scheduler.handle(client.proc, message, now)
+            if not client.leaving:  # whatever it says of leases after its goodbye: they have ended
+                self.scheduler.handle(client.proc, message, now)
         elif tag == m.FORK:
             self._forked(client, message, now)
         elif tag == m.ANSWER:
@@ -212,6 +216,8 @@ class NodeDaemon:
 
     def _goodbye(self, client: Client, now: float) -> None:
         """A driver leaves in order: its workers end, their last output is forwarded, then it is told."""
+        if client.leaving:
+            return
         client.leaving = True
         self.workers.read_all([worker.worker_id for worker in self.scheduler.pool.of_job(client.job_id)])
         self._end_job(client, now)
@@ -289,7 +295,9 @@ class NodeDaemon:
         self.exited(worker_id, 1, 0)
 
     def exited(self, worker_id: bytes, exit_code: int, signal_number: int) -> None:
-        """The confirmed death of a worker: what it had sent before counts; then all that it held comes back."""
+        """The confirmed death of a worker: what it had sent before counts; then all that it held comes
+        back.
+        """
         worker = self.scheduler.pool.workers.get(worker_id)
         if worker is None:
             return
@@ -412,7 +420,11 @@ class NodeDaemon:
         """What to call a process: "driver 4711 train.py", "worker 4712"."""
         client = self.clients.get(proc)
         if client is not None:
-            return f"{client} {client.info.get('argv0') or ''}".strip() if client.kind == "driver" else str(client)
+            return (
+                f"{client} {client.info.get('argv0') or ''}".strip()
+                if client.kind == "driver"
+                else str(client)
+            )
         worker = self.scheduler.pool.by_proc.get(proc)
         return f"worker {worker.pid}" if worker is not None else f"process {proc.hex()}" if proc else ""
 
@@ -450,7 +462,8 @@ class NodeDaemon:
             "store_objects": stats["objects"],
             "workers": len(self.scheduler.pool),
             "pending": [
-                {"resources": row["resources"], "count": row["backlog"], "reason": row["reason"]} for row in pending
+                {"resources": row["resources"], "count": row["backlog"], "reason": row["reason"]}
+                for row in pending
             ],
         }
 

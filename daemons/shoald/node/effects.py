@@ -25,7 +25,9 @@ class EndWorker:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Connect a submitter and a worker: GRANT to the one, PEER to the other, with the ends of one socket pair."""
+    """Connect a submitter and a worker: GRANT to the one, PEER to the other, with the ends of one socket
+    pair.
+    """
 
     proc: bytes
     shape_id: int

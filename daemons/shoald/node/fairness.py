@@ -1,8 +1,8 @@
 """Who gets the next worker, and who has to give one back. Pure functions over the scheduler's tables.
 
-Shares are compared between jobs first, then between the clients of a job, then between the shapes of a client: whoever
-has less goes first, and among equals whoever was served longest ago. Within a job a client whose task is blocked goes
-before others: its parent task waits for what it asks.
+Shares are compared between jobs first, then between the clients of a job, then between the shapes of a
+client: whoever has less goes first, and among equals whoever was served longest ago. Within a job a client
+whose task is blocked goes before others: its parent task waits for what it asks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def _usages(demand: Demand, holder: Demand) -> tuple[int, int]:
 def victims_for(
     demand: Demand, missing: Amounts, leases: Iterable[Lease], is_reserved: bool, now: float, config: Config
 ) -> list[Lease]:
-    """The leases to recall so that ``missing`` comes in: idle-looking ones first, then of those who have most.
+    """The leases to recall so that ``missing`` comes in: idle-looking ones first, then of those who have
+    most.
 
     Empty if not all of it can be had; then nobody is bothered.
     """
@@ -74,14 +75,18 @@ def victims_for(
         if any(lease.demand.resources.get(name) for name in missing)
         and may_recall(demand, lease, is_reserved, now, config)
     ]
-    candidates.sort(key=lambda lease: (lease.demand.backlog > 0, -_usages(demand, lease.demand)[1], lease.granted_at))
+    candidates.sort(
+        key=lambda lease: (lease.demand.backlog > 0, -_usages(demand, lease.demand)[1], lease.granted_at)
+    )
     chosen = []
     for lease in candidates:
         resources = lease.demand.resources
         if not any(resources.get(name) for name in missing):
             continue
         chosen.append(lease)
-        missing = {name: rest for name, amount in missing.items() if (rest := amount - resources.get(name, 0)) > 0}
+        missing = {
+            name: rest for name, amount in missing.items() if (rest := amount - resources.get(name, 0)) > 0
+        }
         if not missing:
             return chosen
     return []
@@ -92,7 +97,10 @@ def first_recallable_at(leases: Iterable[Lease], now: float, config: Config) -> 
     times = [
         when
         for lease in leases
-        for when in (lease.granted_at + config.lease_hold_ms / 1000, lease.granted_at + config.lease_slice_ms / 1000)
+        for when in (
+            lease.granted_at + config.lease_hold_ms / 1000,
+            lease.granted_at + config.lease_slice_ms / 1000,
+        )
         if when > now
     ]
     return min(times, default=None)

@@ -1,8 +1,9 @@
 """The daemon's side of the fork server: requests out, news of workers in, and a new server when it dies.
 
-Requests never block: what the kernel does not take waits in a queue, bounded by the workers there can be. When
-the server is lost, the kernel kills its workers; this process is the next subreaper, so it reaps them, kills what they left,
-reports each death, and starts a fresh server (as a new program, because this process has threads by then).
+Requests never block: what the kernel does not take waits in a queue, bounded by the workers there can be.
+When the server is lost, the kernel kills its workers; this process is the next subreaper, so it reaps them,
+kills what they left, reports each death, and starts a fresh server (as a new program, because this process
+has threads by then).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The node's side of the head: starts the head if this daemon hosts it, and the link to it, in threads of their own.
+"""The node's side of the head: starts the head if this daemon hosts it, and the link to it, in threads of
+their own.
 
-gRPC takes a quarter of a second to import: that happens in a thread, after the node's socket is up, and no task waits for
-it. What comes back is handed to the node's loop; nothing here is called from another thread than the loop's, but `_start`.
+gRPC takes a quarter of a second to import: that happens in a thread, after the node's socket is up, and no
+task waits for it. What comes back is handed to the node's loop; nothing here is called from another thread
+than the loop's, but `_start`.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class HeadSide:
     def _start(self) -> None:
         try:
             address = self._connect()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the daemon hears of it in one line
             reason = " ".join(str(error).split()) or type(error).__name__
             self._loop.call_soon_threadsafe(lambda: self._on_settled("", reason))
         else:
@@ -79,7 +81,9 @@ class HeadSide:
             if self._stopped:
                 raise RuntimeError("the daemon stops")
             if options.head:
-                self._server = HeadServer(options.host, options.port, self._secret, self._data_dir, options.config)
+                self._server = HeadServer(
+                    options.host, options.port, self._secret, self._data_dir, options.config
+                )
                 address = f"{options.host}:{self._server.start()}"
             self._link = HeadLink(address, self._secret, self._facts, self._hand_over, options.config)
             self._link.start()

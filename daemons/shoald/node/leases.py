@@ -1,4 +1,5 @@
-"""What the scheduler keeps: the node's resources, its clients, their demands and leases. Pure bookkeeping, no policy.
+"""What the scheduler keeps: the node's resources, its clients, their demands and leases. Pure bookkeeping,
+no policy.
 
 Amounts are integers of 1/10,000 (a CPU is 10,000). `free` may be negative only because tasks that had lent
 their CPU went on: that is counted as oversubscription, and nothing is granted from it.
@@ -32,7 +33,9 @@ class ResourceLedger:
         free = self.free
         if reserved is None:
             return all(amount <= free.get(name, 0) for name, amount in amounts.items() if amount)
-        return all(amount <= free.get(name, 0) - reserved.get(name, 0) for name, amount in amounts.items() if amount)
+        return all(
+            amount <= free.get(name, 0) - reserved.get(name, 0) for name, amount in amounts.items() if amount
+        )
 
     def take(self, amounts: Amounts) -> None:
         """Take, whether it fits or not; the caller knows."""
@@ -49,7 +52,9 @@ class ResourceLedger:
         return {name: -amount for name, amount in self.free.items() if amount < 0}
 
     def weight(self, amounts: Amounts) -> int:
-        """The dominant share of ``amounts`` in the node, in 1/WEIGHT_WHOLE; at least 1, so that leases count."""
+        """The dominant share of ``amounts`` in the node, in 1/WEIGHT_WHOLE; at least 1, so that leases
+        count.
+        """
         shares = [
             amount * WEIGHT_WHOLE // self.total[name]
             for name, amount in amounts.items()
@@ -68,8 +73,19 @@ class Demand:
         told: the kind of the last DEMAND_STATUS ("ok" if none was sent).
     """
 
-    __slots__ = ("backlog", "client", "last_grant", "leases", "options", "resources", "shape_id", "since", "told", "usage",
-                 "weight")  # fmt: skip
+    __slots__ = (
+        "backlog",
+        "client",
+        "last_grant",
+        "leases",
+        "options",
+        "resources",
+        "shape_id",
+        "since",
+        "told",
+        "usage",
+        "weight",
+    )
 
     def __init__(self, client: Client, shape_id: int, resources: Amounts, weight: int, now: float) -> None:
         self.client = client

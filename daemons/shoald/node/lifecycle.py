@@ -1,11 +1,13 @@
-"""A node daemon from its first line to its last: what is started in which order, and what is left at the end (nothing).
+"""A node daemon from its first line to its last: what is started in which order, and what is left at the
+end (nothing).
 
-The order serves the first task: the fork server is forked before anything is imported, the socket accepts before the store
-exists, and gRPC is imported when the first lease has been granted. A daemon that does not belong to a driver waits with
-its ready line until the head is there, so that whoever starts it hears of a port in use or a wrong secret.
+The order serves the first task: the fork server is forked before anything is imported, the socket accepts
+before the store exists, and gRPC is imported when the first lease has been granted. A daemon that does not
+belong to a driver waits with its ready line until the head is there, so that whoever starts it hears of a
+port in use or a wrong secret.
 
-Every wait at the end has a bound; an alarm that kills this process is the last one, and the fork server, whose socket closes
-then, ends all workers.
+Every wait at the end has a bound; an alarm that kills this process is the last one, and the fork server,
+whose socket closes then, ends all workers.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def main(arguments: list[str], fork_server: tuple[int, socket.socket]) -> NoRetu
     except (BadOptions, SessionError) as error:
         report_ready(ready_fd, {"ok": False, "error": str(error)})
         sys.__stderr__.write(f"shoal node: {error}\n")  # type: ignore[union-attr]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last boundary: told to the starter, and logged
         report_ready(ready_fd, {"ok": False, "error": f"{type(error).__name__}: {error}"})
         sys.excepthook(*sys.exc_info())
     finally:
@@ -59,7 +61,9 @@ def main(arguments: list[str], fork_server: tuple[int, socket.socket]) -> NoRetu
 
 
 def report_ready(ready_fd: int, facts: dict[str, Any]) -> None:
-    """Write the ready line to whoever started this, and close it; nothing without a descriptor, or the second time."""
+    """Write the ready line to whoever started this, and close it; nothing without a descriptor, or the
+    second time.
+    """
     if ready_fd < 0:
         return
     try:
@@ -89,7 +93,9 @@ class Lifecycle:
         self._last_gauges: dict[str, Any] = {}
 
     def run(self) -> int:
-        """Start, serve, end; the exit code. What failed before the socket is raised, and nothing is left then."""
+        """Start, serve, end; the exit code. What failed before the socket is raised, and nothing is left
+        then.
+        """
         try:
             self._start()
         except BaseException:
@@ -327,4 +333,3 @@ def _raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-

@@ -98,7 +98,11 @@ def in_units(amounts: dict[str, Any]) -> Amounts:
     """Resources in units of 1/10,000; raises BadOptions for what is no amount."""
     units = {}
     for name, amount in amounts.items():
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= _RESOURCE_MAX:
+        if (
+            isinstance(amount, bool)
+            or not isinstance(amount, int | float)
+            or not 0 <= amount <= _RESOURCE_MAX
+        ):
             raise BadOptions(f"resource {name!r} needs a number from 0 to {_RESOURCE_MAX}, not {amount!r}")
         units[str(name)] = round(amount * UNITS)
     return units

@@ -1,8 +1,8 @@
 """Which demands get workers now: one round over all that wait, in order of fairness. Pure.
 
-A demand that fits but finds no idle worker keeps its place in this round (what it needs is set aside), and a
-worker is started for it. A demand that does not fit is passed over; whether others have to make room for it is decided in
-`pressure`.
+A demand that fits but finds no idle worker keeps its place in this round (what it needs is set aside), and
+a worker is started for it. A demand that does not fit is passed over; whether others have to make room for
+it is decided in `pressure`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ class Placing:
         self._core = core
 
     def grant_round(self, now: float, reserved: Demand | None) -> tuple[list[Demand], int]:
-        """Grant what can be granted. Returns the feasible demands that lack resources, in order, and for how many leases
-        a worker is missing."""
+        """Grant what can be granted. Returns the feasible demands that lack resources, in order, and for
+        how many leases a worker is missing.
+        """
         core = self._core
-        queue = [(order_key(d, reserved), n, d) for n, d in enumerate(core.waiting) if core.ledger.feasible(d.resources)]
+        queue = [
+            (order_key(d, reserved), n, d)
+            for n, d in enumerate(core.waiting)
+            if core.ledger.feasible(d.resources)
+        ]
         heapq.heapify(queue)
         set_aside: list[Amounts] = []
         planned: dict[Demand, int] = {}

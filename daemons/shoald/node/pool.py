@@ -1,13 +1,15 @@
-"""The node's worker processes as the scheduler sees them. Pure: the fork server's client carries out what is decided.
+"""The node's worker processes as the scheduler sees them. Pure: the fork server's client carries out what
+is decided.
 
     starting → idle ⇄ leased ⇄ blocked        any of them → dying → gone
 
-A worker is *starting* from the decision to fork it until its hello, *idle* without a lease, *blocked* while the task of its
-lease waits and its CPU is lent out, *dying* from the decision to end it (or the loss of its connection) until its death is
-confirmed. It is bound to a job by its first lease and serves no other job: what user code left in it stays there.
+A worker is *starting* from the decision to fork it until its hello, *idle* without a lease, *blocked* while
+the task of its lease waits and its CPU is lent out, *dying* from the decision to end it (or the loss of its
+connection) until its death is confirmed. It is bound to a job by its first lease and serves no other job:
+what user code left in it stays there.
 
-Invariants: the tables below partition the workers; a slot (its place in the shared status board) belongs to one worker
-until its death is confirmed; a lease names a worker that is leased, blocked or dying.
+Invariants: the tables below partition the workers; a slot (its place in the shared status board) belongs to
+one worker until its death is confirmed; a lease names a worker that is leased, blocked or dying.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Worker:
     """One worker process.
 
     Attributes:
-        worker_id: 16 bytes, known before the process exists; `proc` is its id as a client, known from its hello.
+        worker_id: 16 bytes, known before the process exists; `proc` is its id as a client, known from its
+            hello.
         pid: 0 until it was forked.
         slot: its index in the status board.
         since: when it entered its state.
@@ -54,7 +57,8 @@ class Worker:
         self.note: dict[str, object] = {}
 
     def __repr__(self) -> str:
-        return f"<worker {self.worker_id.hex()} pid={self.pid} {self.state} job={self.job or '-'} lease={self.lease_id}>"
+        state = f"{self.state} job={self.job or '-'} lease={self.lease_id}"
+        return f"<worker {self.worker_id.hex()} pid={self.pid} {state}>"
 
 
 class Pool:

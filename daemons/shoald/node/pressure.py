@@ -1,8 +1,9 @@
 """What happens for demands that wait: leases are recalled, room is reserved, and people are told. Pure.
 
-A recalled lease counts as about to come back for `recall_again_ms`, so that each waiting demand has one recall under way
-and not more; then another holder is asked too. Reservations are for the demand that waits longest,
-after `reservation_after_ms`, in turns of `reservation_hold_ms` with equal pauses: what it waits for may never come.
+A recalled lease counts as about to come back for `recall_again_ms`, so that each waiting demand has one
+recall under way and not more; then another holder is asked too. Reservations are for the demand that waits
+longest, after `reservation_after_ms`, in turns of `reservation_hold_ms` with equal pauses: what it waits
+for may never come.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ class Pressure:
     def _is_coming(self, lease: Lease, now: float) -> bool:
         if self._core.pool.workers[lease.worker_id].state == DYING:
             return True
-        return lease.recalled_at is not None and (now - lease.recalled_at) * 1000 < self._config.recall_again_ms
+        return (
+            lease.recalled_at is not None and (now - lease.recalled_at) * 1000 < self._config.recall_again_ms
+        )
 
     @staticmethod
     def _add(coming: Amounts, lease: Lease) -> None:
@@ -128,8 +131,8 @@ class Pressure:
             return "ok", ""
         return "limit", (
             f"needs a worker, and all {pool.count(BLOCKED)} that this node may have (blocked_workers_max="
-            f"{self._config.blocked_workers_max} above {core.cpus} CPUs) wait for tasks of their own: {self._chain()}; "
-            "nest less deeply, or raise blocked_workers_max"
+            f"{self._config.blocked_workers_max} above {core.cpus} CPUs) wait for tasks of their own: "
+            f"{self._chain()}; nest less deeply, or raise blocked_workers_max"
         )
 
     def _chain(self) -> str:
@@ -171,7 +174,8 @@ class Pressure:
             held = f"held by workers {_some(holders)}" if holders else "lent back to tasks that went on"
             return f"waits for {format_amounts(missing)} more ({held})"
         if CPU not in demand.resources and core.zero_cpu_running >= self._config.zero_cpu_leases_max:
-            return f"waits for one of {core.zero_cpu_running} running tasks without CPU (zero_cpu_leases_max) to end"
+            running = core.zero_cpu_running
+            return f"waits for one of {running} running tasks without CPU (zero_cpu_leases_max) to end"
         if not core.staffing.room():
             return f"waits for one of {core.staffing.processes_max} worker processes"
         return "waits for a worker to start, or for room that a larger demand has reserved"
@@ -179,7 +183,9 @@ class Pressure:
 
 def _some(pids: Iterable[int]) -> str:
     listed = list(pids)
-    return ", ".join(str(pid) for pid in listed[:8]) + (f" and {len(listed) - 8} others" if len(listed) > 8 else "")
+    return ", ".join(str(pid) for pid in listed[:8]) + (
+        f" and {len(listed) - 8} others" if len(listed) > 8 else ""
+    )
 
 
 def format_amounts(amounts: Amounts) -> str:

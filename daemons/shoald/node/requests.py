@@ -1,16 +1,16 @@
-"""Questions of people (REQUEST → RESPONSE), answered from the daemon's tables or by asking all processes (QUERY → ANSWER).
+"""Questions of people (REQUEST → RESPONSE), answered from the daemon's tables or by asking all processes
+(QUERY → ANSWER).
 
-    status                 this node: resources, workers, demands that wait and why, jobs, store; head and its nodes
-    nodes                  the node table (the head's, or this node alone)
-    memory                 {"stats", "rows", "left_out"}: what the store holds, and who holds it
-    workers, jobs          a row per worker process, or driver
-    tasks, objects         a row per task or object, as its owner knows it
-    why {"id": hex}        what a task or object waits for: lines of the processes that know it, and of the store
-    cluster_resources, available_resources     {name: amount}, as floats
-    logs_dir               where worker output is kept
-    stop                   end this daemon
+    status                 this node: resources, workers, demands that wait and why, jobs, store; head and
+    its nodes nodes                  the node table (the head's, or this node alone) memory
+    {"stats", "rows", "left_out"}: what the store holds, and who holds it workers, jobs          a row per
+    worker process, or driver tasks, objects         a row per task or object, as its owner knows it why
+    {"id": hex}        what a task or object waits for: lines of the processes that know it, and of the
+    store cluster_resources, available_resources     {name: amount}, as floats logs_dir               where
+    worker output is kept stop                   end this daemon
 
-Answers to tasks, objects and why: {"rows": […], "silent": [processes that did not answer within query_ms_max]}.
+Answers to tasks, objects and why: {"rows": […], "silent": [processes that did not answer within
+query_ms_max]}.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Answerer = Callable[[dict[str, Any], "Reply"], None]
 
-Reply = Any  # Callable[[bool, Any], None]; an alias of a subscripted Callable would import collections.abc at start
+Reply = Any  # Callable[[bool, Any], None]: whether it could be answered, and the answer or why not
 
 
 class _Query:
@@ -157,7 +157,12 @@ class Requests:
         for row in rows:
             for holder in row["holders"]:
                 holder["name"] = daemon.name_of(bytes.fromhex(holder.get("proc") or ""))
-        answer = {"node_id": daemon.node_id, "stats": daemon.store.stats(), "rows": rows, "left_out": left_out}
+        answer = {
+            "node_id": daemon.node_id,
+            "stats": daemon.store.stats(),
+            "rows": rows,
+            "left_out": left_out,
+        }
         reply(True, answer)
 
     def _stop(self, _params: dict[str, Any], reply: Reply) -> None:
@@ -195,7 +200,9 @@ class Requests:
                 amounts = node[which]
                 if node["node_id"] == self._daemon.node_id:  # its own figures are fresher than the head's
                     scheduler = self._daemon.scheduler
-                    amounts = floats(scheduler.ledger.total if which == "resources" else scheduler.available())
+                    amounts = floats(
+                        scheduler.ledger.total if which == "resources" else scheduler.available()
+                    )
                 if node["state"] == "ALIVE":
                     for name, amount in amounts.items():
                         total[name] = total.get(name, 0.0) + amount
@@ -210,9 +217,18 @@ class Requests:
         rows: list[Any] = []
         for row in self._daemon.store.rows(self._daemon.loop.now()):
             if wanted and row["id"].startswith(wanted):
-                kinds = ", ".join(f"{holder['role']} {holder['pid']} ({holder['kind']})" for holder in row["holders"][:8])
-                rows.append({"process": "store", "lines": [f"{row['id']} is {row['state']} in the store, held by {kinds}"]})
-        waiting = [f"{row['submitter']}: {row['name'] or 'tasks'}: {row['reason']}" for row in self._pending_rows()]
+                kinds = ", ".join(
+                    f"{holder['role']} {holder['pid']} ({holder['kind']})" for holder in row["holders"][:8]
+                )
+                rows.append(
+                    {
+                        "process": "store",
+                        "lines": [f"{row['id']} is {row['state']} in the store, held by {kinds}"],
+                    }
+                )
+        waiting = [
+            f"{row['submitter']}: {row['name'] or 'tasks'}: {row['reason']}" for row in self._pending_rows()
+        ]
         if waiting:
             rows.append({"process": "scheduler", "lines": waiting[:20]})
         self._ask_all("why", params, rows, reply)
@@ -220,7 +236,9 @@ class Requests:
     def _ask_all(self, what: str, params: dict[str, Any], rows: list[Any], reply: Reply) -> None:
         daemon = self._daemon
         number = self._number()
-        asked = {proc: daemon.name_of(proc) for proc, client in daemon.clients.items() if client.kind != "cli"}
+        asked = {
+            proc: daemon.name_of(proc) for proc, client in daemon.clients.items() if client.kind != "cli"
+        }
         query = self._queries[number] = _Query(asked, rows, reply)
         for proc in asked:
             daemon.clients[proc].sock.send([m.QUERY, number, what, params])
@@ -267,4 +285,9 @@ def floats(amounts: Amounts) -> dict[str, float]:
 def plain(row: dict[str, Any]) -> dict[str, Any]:
     """A node as the head's table has it (codec.node_dict), with resources as people write them."""
     pending = [{**demand, "resources": floats(demand["resources"])} for demand in row["pending"]]
-    return {**row, "resources": floats(row["resources"]), "available": floats(row["available"]), "pending": pending}
+    return {
+        **row,
+        "resources": floats(row["resources"]),
+        "available": floats(row["available"]),
+        "pending": pending,
+    }

@@ -1,12 +1,15 @@
-"""The scheduler of one node: demands of clients in, leases of workers out. Pure (R6): time comes in with each event.
+"""The scheduler of one node: demands of clients in, leases of workers out. Pure (R6): time comes in with
+each event.
 
-Events are the methods; effects are appended to `outbox`; `schedule` decides over everything that came in since the last
-time, and returns when it wants to be called again. Demands are declarative, so events are idempotent in effect.
+Events are the methods; effects are appended to `outbox`; `schedule` decides over everything that came in
+since the last time, and returns when it wants to be called again. Demands are declarative, so events are
+idempotent in effect.
 
-A blocked worker's CPU is lent out and taken back at once when its task goes on: that may oversubscribe the node for a while,
-by at most the number of blocked workers, and nothing is granted meanwhile. A demand that waits long reserves
-what it needs, for a bounded time and with pauses, so that neither small demands starve a large one nor a large one, whose room
-never comes, starves the rest. A lease lives until its return or the confirmed death of its worker.
+A blocked worker's CPU is lent out and taken back at once when its task goes on: that may oversubscribe the
+node for a while, by at most the number of blocked workers, and nothing is granted meanwhile. A demand that
+waits long reserves what it needs, for a bounded time and with pauses, so that neither small demands starve
+a large one nor a large one, whose room never comes, starves the rest. A lease lives until its return or the
+confirmed death of its worker.
 """
 
 from __future__ import annotations
@@ -60,7 +63,9 @@ class SchedulerCore:
     # --- clients ---
 
     def client_joined(self, proc: bytes, kind: str, job_id: str) -> None:
-        """A driver (of job ``job_id``) or a worker (bound to ``job_id`` already, or "") can submit from now on."""
+        """A driver (of job ``job_id``) or a worker (bound to ``job_id`` already, or "") can submit from now
+        on.
+        """
         if proc in self.clients:
             raise ProtocolError(f"process {proc.hex()} is connected already")
         client = self.clients[proc] = Client(proc, kind)
@@ -68,7 +73,9 @@ class SchedulerCore:
             client.job = self.jobs.setdefault(job_id, Job(job_id))
 
     def client_left(self, proc: bytes, now: float) -> None:
-        """A client is gone: its demands are void, and the workers it leased run tasks that nobody waits for."""
+        """A client is gone: its demands are void, and the workers it leased run tasks that nobody waits
+        for.
+        """
         client = self.clients.pop(proc, None)
         if client is None:
             return
@@ -76,7 +83,9 @@ class SchedulerCore:
             demand.backlog = 0
             self.waiting.pop(demand, None)
         for lease in list(client.leases.values()):
-            self.end_worker(self.pool.workers[lease.worker_id], "the process that submitted its tasks is gone", now)
+            self.end_worker(
+                self.pool.workers[lease.worker_id], "the process that submitted its tasks is gone", now
+            )
         self._deadline = now
 
     def job_ended(self, job_id: str, now: float) -> None:
@@ -89,7 +98,9 @@ class SchedulerCore:
     # --- messages of clients ---
 
     def handle(self, proc: bytes, message: list[Any], now: float) -> None:
-        """A message with a tag from DEMAND to WORKER_NOTE; raises ProtocolError, and changes nothing, if it makes no sense."""
+        """A message with a tag from DEMAND to WORKER_NOTE; raises ProtocolError, and changes nothing, if it
+        makes no sense.
+        """
         client = self.clients[proc]
         try:
             if message[0] == m.DEMAND:
@@ -148,7 +159,9 @@ class SchedulerCore:
             raise ProtocolError(f"more than {self.config.shapes_max} shapes of tasks are in use (shapes_max)")
 
     def _lease_of(self, client: Client, lease_id: Any) -> Lease | None:
-        """The lease, None if it has ended (its end crossed this message); ProtocolError if it is somebody else's."""
+        """The lease, None if it has ended (its end crossed this message); ProtocolError if it is somebody
+        else's.
+        """
         lease = self.leases.get(lease_id)
         if lease is not None and lease.demand.client is not client:
             raise ProtocolError(f"lease {lease_id} belongs to another client")
@@ -207,7 +220,9 @@ class SchedulerCore:
             worker.pid = pid
 
     def worker_ready(self, worker_id: bytes, proc: bytes, pid: int, now: float) -> Worker:
-        """A worker said hello as ``proc``; raises ProtocolError unless it is one that was started and not heard of yet."""
+        """A worker said hello as ``proc``; raises ProtocolError unless it is one that was started and not
+        heard of yet.
+        """
         worker = self.pool.workers.get(worker_id)
         if worker is None or worker.state != STARTING:
             raise ProtocolError("hello of a worker that this daemon does not expect")
@@ -224,7 +239,9 @@ class SchedulerCore:
             self.end_worker(worker, worker.reason, now, politely=True)
 
     def end_worker(self, worker: Worker, reason: str, now: float, politely: bool = False) -> None:
-        """Have ``worker`` end; what it holds comes back when its death is confirmed. Again and less politely is possible."""
+        """Have ``worker`` end; what it holds comes back when its death is confirmed. Again and less
+        politely is possible.
+        """
         if worker.state != DYING:
             self.pool.move(worker, DYING, now)
             worker.reason = reason
@@ -232,13 +249,17 @@ class SchedulerCore:
             return
         self.outbox.append(EndWorker(worker.worker_id, reason, politely))
 
-    def worker_exited(self, worker_id: bytes, exit_code: int, signal: int, current: bytes, now: float) -> None:
+    def worker_exited(
+        self, worker_id: bytes, exit_code: int, signal: int, current: bytes, now: float
+    ) -> None:
         """The confirmed death of a worker. ``current``: the task it had started last."""
         worker = self.pool.workers.get(worker_id)
         if worker is None:
             return
         if worker.state == STARTING:
-            self.staffing.start_failed(f"a worker ended before its hello, {describe_end(exit_code, signal)}", now)
+            self.staffing.start_failed(
+                f"a worker ended before its hello, {describe_end(exit_code, signal)}", now
+            )
         if worker.lease_id:
             lease = self.leases[worker.lease_id]
             text = f"worker {worker.pid} {describe_end(exit_code, signal)}"
@@ -277,7 +298,9 @@ class SchedulerCore:
             worker.job = job.job_id
             self.clients[worker.proc].job = job
         self.clients[worker.proc].blocked = False
-        self.outbox.append(Grant(client.proc, demand.shape_id, lease.lease_id, worker.worker_id, demand.resources))
+        self.outbox.append(
+            Grant(client.proc, demand.shape_id, lease.lease_id, worker.worker_id, demand.resources)
+        )
 
     def recall(self, lease: Lease, now: float) -> None:
         """Ask for a lease back."""
@@ -326,7 +349,9 @@ class SchedulerCore:
     # --- deciding ---
 
     def schedule(self, now: float) -> float | None:
-        """Grant, recall, start and end what should be, if anything changed or is due. Returns the next deadline."""
+        """Grant, recall, start and end what should be, if anything changed or is due. Returns the next
+        deadline.
+        """
         if self._deadline is None or now < self._deadline:
             return self._deadline
         deadlines: list[float | None] = []

@@ -1,7 +1,7 @@
 """The session directory of a daemon: private, with its socket, the secret, node.json and logs.
 
-Made by the daemon if it is missing, refused if it belongs to somebody else. At the end the socket and everything but
-the logs goes; a daemon that belongs to one driver leaves nothing.
+Made by the daemon if it is missing, refused if it belongs to somebody else. At the end the socket and
+everything but the logs goes; a daemon that belongs to one driver leaves nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Session:
             os.unlink(self.socket_path)  # of a daemon that was killed
 
     def secret(self, source: str, make: bool) -> bytes:
-        """The cluster's secret: from the file ``source`` if given, from this directory, or a new one if ``make``.
+        """The cluster's secret: from the file ``source`` if given, from this directory, or a new one if
+        ``make``.
 
         It lies in this directory afterwards, where the clients of this daemon find it.
         """
@@ -87,8 +88,9 @@ class Session:
         os.replace(new, path)
 
     def remove(self, keep_logs: bool) -> None:
-        """Remove what is in the directory, and the directory itself unless its logs stay. Errors are left alone: what a
-        cleaner of temporary files took is gone too."""
+        """Remove what is in the directory, and the directory itself unless its logs stay. Errors are left
+        alone: what a cleaner of temporary files took is gone too.
+        """
         if not keep_logs:
             shutil.rmtree(self.path, ignore_errors=True)
             parent = os.path.dirname(self.path)

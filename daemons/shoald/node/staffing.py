@@ -1,4 +1,5 @@
-"""How many worker processes there are: warm ones for the CPUs, more while demands miss them, fewer after idling. Pure.
+"""How many worker processes there are: warm ones for the CPUs, more while demands miss them, fewer after
+idling. Pure.
 
 At most `blocked_workers_max` above the CPUs. When that room is used up by idle workers of other jobs, the one
 that idled longest ends. Starts that fail are tried again with a pause, and demands are told.
@@ -32,7 +33,9 @@ class Staffing:
         self._paused_until = 0.0
 
     def room(self) -> int:
-        """How many more workers may be started, counting those that idle ones of other jobs could make way for."""
+        """How many more workers may be started, counting those that idle ones of other jobs could make way
+        for.
+        """
         pool = self._core.pool
         return max(0, self.processes_max - pool.living + pool.count(IDLE))
 
@@ -49,7 +52,8 @@ class Staffing:
             self._paused_until = now + self._core.config.worker_restart_ms / 1000
 
     def resize(self, short: int, now: float) -> float | None:
-        """Start workers for ``short`` leases that miss one and to keep the CPUs' number warm; end idle extra ones.
+        """Start workers for ``short`` leases that miss one and to keep the CPUs' number warm; end idle
+        extra ones.
 
         Returns when it has to be called again.
         """

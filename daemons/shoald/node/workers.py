@@ -1,7 +1,8 @@
-"""Worker processes, as the daemon's shell handles them: pipes for their output, forks, ends, and the confirmed death.
+"""Worker processes, as the daemon's shell handles them: pipes for their output, forks, ends, and the
+confirmed death.
 
-Decides nothing: the scheduler says who starts and who ends, the fork server reports who did. A worker's pipes are read as
-long as whoever its lines go to keeps up; otherwise the worker waits in its `print`.
+Decides nothing: the scheduler says who starts and who ends, the fork server reports who did. A worker's
+pipes are read as long as whoever its lines go to keeps up; otherwise the worker waits in its `print`.
 """
 
 from __future__ import annotations

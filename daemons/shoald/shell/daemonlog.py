@@ -1,4 +1,5 @@
-"""The daemon's log file: one line per event, rotated by size, with what goes to standard error in the same file.
+"""The daemon's log file: one line per event, rotated by size, with what goes to standard error in the same
+file.
 
 Also where the standard library's `logging` of other threads ends up, through standard error.
 """

@@ -1,11 +1,13 @@
 """A client's authenticated Unix socket, as messages: batches in, batches out, descriptors both ways.
 
-What is sent in one turn of the loop leaves in one frame, at `flush`. A descriptor travels with the frame of its message
-and is received in order; the receiver takes one for each message that needs one. Descriptors given to
-`send` belong to this socket from then on and are closed once the kernel has them (or the connection is closed).
+What is sent in one turn of the loop leaves in one frame, at `flush`. A descriptor travels with the frame of
+its message and is received in order; the receiver takes one for each message that needs one. Descriptors
+given to `send` belong to this socket from then on and are closed once the kernel has them (or the
+connection is closed).
 
-A peer that does not read is closed when more than `outbox_bytes_max` wait for it; a peer that sends what is no frame,
-more descriptors than it may, or a message that its handler refuses, is closed with a log line. Nothing else is disturbed.
+A peer that does not read is closed when more than `outbox_bytes_max` wait for it; a peer that sends what is
+no frame, more descriptors than it may, or a message that its handler refuses, is closed with a log line.
+Nothing else is disturbed.
 """
 
 from __future__ import annotations
@@ -39,11 +41,27 @@ class FrameSocket:
     Args:
         on_batch: gets the messages of each frame, in order. What it raises closes the connection.
         on_closed: called once, with the reason, after the socket was closed by either side.
-        to_flush: the socket adds itself when it has something to send; its owner calls `flush` at the end of the turn.
+        to_flush: the socket adds itself when it has something to send; its owner calls `flush` at the end
+            of the turn.
     """
 
-    __slots__ = ("_batch", "_batch_fds", "_config", "_decoder", "_in_fds", "_loop", "_out", "_to_flush", "_writing",
-                 "closed", "fd", "on_batch", "on_closed", "out_bytes", "sock")  # fmt: skip
+    __slots__ = (
+        "_batch",
+        "_batch_fds",
+        "_config",
+        "_decoder",
+        "_in_fds",
+        "_loop",
+        "_out",
+        "_to_flush",
+        "_writing",
+        "closed",
+        "fd",
+        "on_batch",
+        "on_closed",
+        "out_bytes",
+        "sock",
+    )
 
     def __init__(
         self,
@@ -148,7 +166,9 @@ class FrameSocket:
                 return
 
     def _receive_some(self) -> int:
-        """Handle what one call to the kernel brings; how many bytes, 0 if there is nothing now or never will be."""
+        """Handle what one call to the kernel brings; how many bytes, 0 if there is nothing now or never
+        will be.
+        """
         try:
             data = self._receive()
             if not data:
@@ -166,13 +186,16 @@ class FrameSocket:
         except OSError as error:
             self.close(f"cannot be read: {error}")
         except Exception:
-            # A fault of this daemon: the rest of the frame is lost, so the stream cannot go on. The loop logs it.
+            # A fault of this daemon: the rest of the frame is lost, so the stream cannot go on. The loop
+            # logs it.
             self.close("its message met a fault of the daemon")
             raise
         return 0
 
     def _receive(self) -> bytes:
-        data, ancillary, flags, _ = self.sock.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = self.sock.recvmsg(
+            RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")

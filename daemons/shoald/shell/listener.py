@@ -1,8 +1,8 @@
 """A listening Unix socket and the handshakes of those who connect: nobody is heard before the proof (R9).
 
-Peers of another user are refused by the kernel's word on who they are, where it can tell; the secret decides in any case.
-Handshakes have fixed sizes, a time limit and a bound on how many are in progress: beyond it the oldest is closed. Every
-refusal is one log line.
+Peers of another user are refused by the kernel's word on who they are, where it can tell; the secret
+decides in any case. Handshakes have fixed sizes, a time limit and a bound on how many are in progress:
+beyond it the oldest is closed. Every refusal is one log line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int]:
     """(pid, uid) of the peer of a Unix socket, (0, OVERFLOW_UID) where the platform does not tell."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0, OVERFLOW_UID
-    pid, uid, _ = _credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _credentials.size))
+    pid, uid, _ = _credentials.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _credentials.size)
+    )
     return pid, uid
 
 
@@ -55,7 +57,8 @@ class UnixListener:
     """Accepts connections at ``path`` and hands over those that know the secret.
 
     Args:
-        on_connection: gets (kind, target, socket, peer's pid); the socket is non-blocking and now the callee's.
+        on_connection: gets (kind, target, socket, peer's pid); the socket is non-blocking and now the
+            callee's.
         on_refused: gets one line for the log.
     """
 
@@ -117,7 +120,8 @@ class UnixListener:
             self._refuse(oldest, "too many handshakes in progress; this is the oldest")
         self._pending[handshake.sock.fileno()] = handshake
         handshake.timer = self._loop.call_later(
-            self._config.handshake_ms_max / 1000, lambda: self._refuse(handshake, "the handshake took too long")
+            self._config.handshake_ms_max / 1000,
+            lambda: self._refuse(handshake, "the handshake took too long"),
         )
         self._loop.add_reader(handshake.sock.fileno(), lambda: self._advance(handshake))
 
@@ -143,7 +147,9 @@ class UnixListener:
             handshake.kind, handshake.target = auth.read_preamble(handshake.data)
             handshake.preamble = handshake.data
             handshake.challenge = auth.make_challenge(self._secret, handshake.preamble)
-            handshake.sock.sendall(handshake.challenge)  # fits any socket buffer; otherwise it fails, and closes
+            handshake.sock.sendall(
+                handshake.challenge
+            )  # fits any socket buffer; otherwise it fails, and closes
             handshake.data, handshake.needed = b"", auth.PROOF_SIZE
             return
         auth.check_proof(self._secret, handshake.preamble, handshake.challenge, handshake.data)

@@ -1,9 +1,10 @@
 """The daemon's event loop: readiness of descriptors, timers, work from other threads, and the end of a turn.
 
-A turn is: wait, run what is ready, run what is due, run what other threads handed in, then `on_turn_end` once.
-The end of the turn is where cores decide over all that came in together and where each client's messages
-leave in one frame; that hook is why this is not asyncio. It is also what starts fastest: importing asyncio
-takes 35 ms and uvloop 3 more (measured), a third of what a daemon may take until it is ready; epoll is there at once.
+A turn is: wait, run what is ready, run what is due, run what other threads handed in, then `on_turn_end`
+once. The end of the turn is where cores decide over all that came in together and where each client's
+messages leave in one frame; that hook is why this is not asyncio. It is also what starts fastest: importing
+asyncio takes 35 ms and uvloop 3 more (measured), a third of what a daemon may take until it is ready; epoll
+is there at once.
 
 Level-triggered. A callback that raises is logged with its traceback by `on_error`, and the loop goes on.
 Only `call_soon_threadsafe` and `wake` may be used from other threads and signal handlers.
@@ -59,7 +60,11 @@ class _SelectorPoller:
     def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
         ready = self._selector.select(None if timeout < 0 else timeout)
         return [
-            (key.fd, (READ if events & selectors.EVENT_READ else 0) | (WRITE if events & selectors.EVENT_WRITE else 0))
+            (
+                key.fd,
+                (READ if events & selectors.EVENT_READ else 0)
+                | (WRITE if events & selectors.EVENT_WRITE else 0),
+            )
             for key, events in ready[:maxevents]
         ]
 
@@ -75,7 +80,8 @@ class Loop:
     """One thread's event loop.
 
     Attributes:
-        on_turn_end: called at the end of each turn with the time; returns when it wants the next turn at the latest.
+        on_turn_end: called at the end of each turn with the time; returns when it wants the next turn at
+            the latest.
         on_error: called with a text for people and the exception when a callback raised.
     """
 
@@ -88,7 +94,9 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count().__next__
         self._handed_in: deque[Callable[[], None]] = deque()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
+        self._wake_read, self._wake_write = (
+            os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
+        )
         self._stopped = False
         self.add_reader(self._wake_read, self._drain_wake)
 
@@ -165,7 +173,9 @@ class Loop:
     # --- running ---
 
     def run(self) -> None:
-        """Take turns until `stop`, which may have been called before; what the last one decided is carried out."""
+        """Take turns until `stop`, which may have been called before; what the last one decided is carried
+        out.
+        """
         while not self._stopped:
             self.turn()
         self._guard_turn_end()
@@ -200,14 +210,14 @@ class Loop:
     def _guard_turn_end(self) -> float | None:
         try:
             return self.on_turn_end(time.monotonic())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a boundary that goes on: it is logged with its traceback
             self.on_error("at the end of a turn", error)
             return time.monotonic() + 1.0  # a decision that cannot be made must not make the loop spin
 
     def _guard(self, callback: Callable[[], None]) -> None:
         try:
             callback()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a boundary that goes on: it is logged with its traceback
             self.on_error(f"in {getattr(callback, '__qualname__', callback)}", error)
 
     def close(self) -> None:

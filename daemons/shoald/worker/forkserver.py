@@ -1,20 +1,24 @@
-"""The fork server: a warm, single-threaded process from which workers are forked in a millisecond, and their reaper.
+"""The fork server: a warm, single-threaded process from which workers are forked in a millisecond, and
+their reaper.
 
-The daemon forks it as its first act, before it has loaded anything itself; while the daemon goes on starting, this process
-imports numpy, cloudpickle and the worker's code, and maps the store's region, so that all workers share these pages
-and see the region at one address. It never touches BLAS and never loads grpc: forks would take ten times as long.
+The daemon forks it as its first act, before it has loaded anything itself; while the daemon goes on
+starting, this process imports numpy, cloudpickle and the worker's code, and maps the store's region, so
+that all workers share these pages and see the region at one address. It never touches BLAS and never loads
+grpc: forks would take ten times as long.
 
 Packets (msgpack, one per datagram of a SOCK_SEQPACKET pair, descriptors beside them):
 
     daemon →  [SETUP, info] + region read-only, status board, log
               [FORK, worker id, slot] + stdout, stderr          [END, worker id]
-    → daemon  [READY]   [FORKED, worker id, pid]   [FAILED, worker id, text]   [EXITED, worker id, pid, exit code, signal]
+    → daemon  [READY]   [FORKED, worker id, pid]   [FAILED, worker id, text]
+              [EXITED, worker id, pid, exit code, signal]
 
-Nothing outlives the daemon. Every worker leads a session and a process group of its own and is a subreaper, so all its
-descendants stay its descendants while it lives; when it dies this process, the next subreaper, kills its group and
-adopts whoever had left it, and kills those too. When the daemon is gone (the socket closes, or the parent-death signal
-comes) everything ends here; when this process is killed, the kernel kills the workers. EXITED is sent after waitpid: it is
-the confirmed death that leases, pins and extents wait for.
+Nothing outlives the daemon. Every worker leads a session and a process group of its own and is a subreaper,
+so all its descendants stay its descendants while it lives; when it dies this process, the next subreaper,
+kills its group and adopts whoever had left it, and kills those too. When the daemon is gone (the socket
+closes, or the parent-death signal comes) everything ends here; when this process is killed, the kernel
+kills the workers. EXITED is sent after waitpid: it is the confirmed death that leases, pins and extents
+wait for.
 """
 
 from __future__ import annotations
@@ -43,18 +47,22 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * DESCRIPTORS_MAX)
 
 
 def start() -> tuple[int, socket.socket]:
-    """Fork the server from this process, which must have one thread. Returns its pid and the daemon's socket end."""
+    """Fork the server from this process, which must have one thread. Returns its pid and the daemon's
+    socket end.
+    """
     ours, theirs = _socket_pair()
     parent = os.getpid()
     pid = os.fork()
-    if pid:
-        theirs.close()
-        return pid, ours
-    _serve_and_exit(theirs, parent)
+    if not pid:
+        _serve_and_exit(theirs, parent)
+    theirs.close()
+    return pid, ours
 
 
 def start_fresh() -> tuple[int, socket.socket]:
-    """Start a server as a new program: for a daemon that has threads and cannot fork one. Same result as `start`."""
+    """Start a server as a new program: for a daemon that has threads and cannot fork one. Same result as
+    `start`.
+    """
     ours, theirs = _socket_pair()
     theirs.set_inheritable(True)
     command = [sys.executable, "-m", "shoald.worker.forkserver", str(theirs.fileno()), str(os.getpid())]
@@ -75,7 +83,9 @@ def become_subreaper() -> None:
 
 
 def die_with_parent(parent: int, signal_number: int) -> None:
-    """Have the kernel send ``signal_number`` to this process when its parent dies; exits if that has happened."""
+    """Have the kernel send ``signal_number`` to this process when its parent dies; exits if that has
+    happened.
+    """
     _prctl(_PR_SET_PDEATHSIG, signal_number)
     if os.getppid() != parent:
         os._exit(1)
@@ -105,7 +115,7 @@ def _serve_and_exit(control: socket.socket, parent: int) -> NoReturn:
         code = 0
     except KeyboardInterrupt:
         code = 130
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last boundary: it goes to the log with its traceback
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
@@ -155,8 +165,8 @@ class ForkServer:
     def _warm_up(self) -> None:
         """Import what every worker needs.
 
-        Not `numpy.random`: mapping its libraries makes each fork 0.4 ms (of 1) slower, and importing it costs 10 ms once
-        in a worker that uses it.
+        Not `numpy.random`: mapping its libraries makes each fork 0.4 ms (of 1) slower, and importing it
+        costs 10 ms once in a worker that uses it.
         """
         for module in ("numpy", "cloudpickle"):
             importlib.import_module(module)
@@ -202,8 +212,11 @@ class ForkServer:
         self._info = info
         self._run_worker = importlib.import_module(info["worker_main"]).run_worker
         self._config = importlib.import_module("shoal.config").Config(**info["config"])
-        # For reading only: a mapping to write through is not inherited by a fork, and each worker makes its own.
-        self._region = importlib.import_module("shoal.store.region").Region(region_read, None, info["capacity"])
+        # For reading only: a mapping to write through is not inherited by a fork, and each worker makes its
+        # own.
+        self._region = importlib.import_module("shoal.store.region").Region(
+            region_read, None, info["capacity"]
+        )
         self._status = memoryview(mmap.mmap(status, info["slots"] * STATUS_SLOT_BYTES))
         os.close(status)
         os.close(region_read)
@@ -241,7 +254,7 @@ class ForkServer:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the last boundary: it goes to the worker's output
             sys.excepthook(*sys.exc_info())
         finally:
             _flush_output()
@@ -266,7 +279,9 @@ class ForkServer:
     # --- ends ---
 
     def _end(self, worker_id: bytes) -> None:
-        """Kill a worker and its group; nothing if it is gone. Its pid is still its own: only this process reaps it."""
+        """Kill a worker and its group; nothing if it is gone. Its pid is still its own: only this process
+        reaps it.
+        """
         pid = self._pids.get(worker_id)
         if pid is not None:
             _kill_group(pid)
@@ -276,7 +291,8 @@ class ForkServer:
         died = False
         while True:
             try:
-                # Looked at before it is reaped: until then its pid, and so its group's number, cannot be reused.
+                # Looked at before it is reaped: until then its pid, and so its group's number, cannot be
+                # reused.
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 ended = None
@@ -308,8 +324,9 @@ class ForkServer:
 
 
 def end_children(limit_s: float) -> None:
-    """Kill every child of this process, with its group, and those that it adopts then; returns when all are reaped, or
-    after ``limit_s``."""
+    """Kill every child of this process, with its group, and those that it adopts then; returns when all are
+    reaped, or after ``limit_s``.
+    """
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         for pid in _children():

@@ -23,7 +23,9 @@ class Node:
 
     def __init__(self, resources=None, **config):
         self.config = dataclasses.replace(Config(), **config)
-        self.core = SchedulerCore(resources or {"CPU": 20_000}, Pool(b"prefix00", self.config.workers_max), self.config)
+        self.core = SchedulerCore(
+            resources or {"CPU": 20_000}, Pool(b"prefix00", self.config.workers_max), self.config
+        )
         self.now = 100.0
         self.sent = []
         self.grants = []
@@ -418,7 +420,13 @@ def test_nobody_returns_the_lease_of_another(node):
         node.core.handle(OTHER, [m.RETURN, node.grants[0].lease_id, m.RETURN_OK], node.now)
 
 
-SHAPES = {1: {"CPU": 10_000}, 2: {"CPU": 20_000}, 3: {"CPU": 5_000}, 4: {}, 5: {"CPU": 10_000, "disk": 10_000}}
+SHAPES = {
+    1: {"CPU": 10_000},
+    2: {"CPU": 20_000},
+    3: {"CPU": 5_000},
+    4: {},
+    5: {"CPU": 10_000, "disk": 10_000},
+}
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -456,7 +464,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.node.run(ready, passed_s)
 
     @precondition(lambda self: self.live_grants())
-    @rule(data=st.data(), state=st.sampled_from([m.RETURN_OK, m.RETURN_OK, m.RETURN_RECYCLE, m.RETURN_BROKEN]))
+    @rule(
+        data=st.data(), state=st.sampled_from([m.RETURN_OK, m.RETURN_OK, m.RETURN_RECYCLE, m.RETURN_BROKEN])
+    )
     def give_back(self, data, state):
         grant = data.draw(st.sampled_from(self.live_grants()))
         if grant.proc in self.core.clients:
