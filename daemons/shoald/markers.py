@@ -1,8 +1,8 @@
 """How a worker's output says whose it is: a marker line before the first output of another task.
 
 Markers are in the same pipe as the output, so they cannot get out of step with it. They start with a NUL
-byte, which text does not contain; a task name in one contains neither NUL nor an end of line. User output that
-happens to look like a marker is taken for one, and does no harm beyond a wrong name.
+byte, which text does not contain; a task name in one contains neither NUL nor an end of line. User output
+that happens to look like a marker is taken for one, and does no harm beyond a wrong name.
 """
 
 from __future__ import annotations

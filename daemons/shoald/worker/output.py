@@ -4,8 +4,8 @@
 name is another one than last time, and if so writes a marker (shoald.markers) first. So output that does not
 come through Python (C code, `os.write`, child processes) counts for the task that printed last.
 
-The writers cannot be closed, and never raise when the daemon is gone: nobody reads, and the task goes on. They
-are `sys.__stdout__` and `sys.__stderr__` too: code that replaces `sys.stdout` and puts those back comes back here.
+The writers cannot be closed, and never raise when the daemon is gone: nobody reads, and the task goes on.
+They are `sys.__stdout__` and `sys.__stderr__` too, for code that replaces `sys.stdout` and puts those back.
 """
 
 from __future__ import annotations

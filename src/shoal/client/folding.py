@@ -2,7 +2,8 @@
 
 The first worker that prints a line has it, and all its repetitions, printed at once. The same line of the
 same task from other workers within a short window is counted, and at the end of the window printed once with
-the count. So many workers that say the same do not bury what only one says, and what one says is never changed.
+the count. So many workers that say the same do not bury what only one says, and what one says is never
+changed.
 
 Invariant: for each text, what the printed lines stand for adds up to the lines received, after `flush`.
 """
