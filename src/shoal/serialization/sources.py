@@ -14,12 +14,14 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from shoal.config import Config
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 # Beyond this a copy is split over threads (np.copyto releases the GIL; below it one thread saturates the
 # memory).
-PARALLEL_BYTES_MIN = 512 * 1024**2
-COPY_THREADS_MAX = 4
+PARALLEL_BYTES_MIN = Config.copy_split_bytes_min
+COPY_THREADS_MAX = Config.copy_threads_max
 # Hashing and comparing go in steps of this, which fit the cache.
 BLOCK_BYTES = 512 * 1024
 # Rows joined in one call: the GIL is held for one step only.
