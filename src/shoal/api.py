@@ -125,7 +125,7 @@ def _start_session(arguments: InitArguments) -> Runtime:
     runtime.job = {"job_id": runtime.identity.job_id, **info}
     runtime.identity.namespace = arguments.namespace or runtime.identity.job_id
     if arguments.log_to_driver:
-        _output = DriverOutput(runtime.identity.node_id)
+        _output = DriverOutput(runtime.identity.node_id, settings)
         runtime.log_handler = _output.entries
     session.adopt(runtime)
     return runtime

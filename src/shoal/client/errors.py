@@ -35,6 +35,9 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
             task_name=name,
             exit_code=details.get("exit_code"),
             signal_number=details.get("signal"),
+            pid=details.get("pid") or 0,
+            node=details.get("node") or "",
+            log_path=details.get("log_path") or "",
         )
     elif kind == "node_lost":
         error = NodeDiedError(str(details))

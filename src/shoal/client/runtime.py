@@ -228,7 +228,11 @@ class Runtime:
 
     def _on_worker_died(self, message: list[Any]) -> None:
         _, lease_id, exit_code, signal_number, current, text = message
-        details = {"exit_code": exit_code, "signal": signal_number, "message": text}
+        lease = self.dispatch.leases.get(lease_id)
+        details = {"exit_code": exit_code, "signal": signal_number, "message": text, "node": self.identity.node_id}
+        if lease is not None:
+            details["pid"] = lease.pid
+            details["log_path"] = os.path.join(self.identity.session_dir, "logs", f"worker-{lease.pid}.log")
         self.dispatch.worker_died(lease_id, current, details)
 
     def _on_demand_status(self, message: list[Any]) -> None:
