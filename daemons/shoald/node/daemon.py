@@ -291,8 +291,9 @@ class NodeDaemon:
     def fork_failed(self, worker_id: bytes, reason: str) -> None:
         """A worker could not be started."""
         self.log.line(f"a worker could not be started: {reason}")
-        self.scheduler.staffing.start_failed(reason, self.loop.now())
-        self.exited(worker_id, 1, 0)
+        self.workers.ended(worker_id)
+        self.scheduler.worker_failed(worker_id, reason, self.loop.now())
+        self._goodbyes_done()
 
     def exited(self, worker_id: bytes, exit_code: int, signal_number: int) -> None:
         """The confirmed death of a worker: what it had sent before counts; then all that it held comes
@@ -380,8 +381,7 @@ class NodeDaemon:
         elif isinstance(effect, StartWorker):
             failure = self.workers.start(effect.worker_id, effect.slot)
             if failure:
-                self.scheduler.staffing.start_failed(failure, self.loop.now())
-                self.scheduler.worker_exited(effect.worker_id, 1, 0, b"", self.loop.now())
+                self.scheduler.worker_failed(effect.worker_id, failure, self.loop.now())
         else:
             self._end_worker(effect)
 

@@ -106,7 +106,7 @@ class Pressure:
         """DEMAND_STATUS for demands that cannot be met as things are. Returns when the next one is due."""
         core = self._core
         due: list[float] = []
-        patience_s = self._config.infeasible_ms / 1000
+        patience_s = 0.0 if core.staffing.failing else self._config.infeasible_ms / 1000
         for demand in core.waiting:
             kind, text = self._obstacle(demand)
             if kind == demand.told:
@@ -125,7 +125,7 @@ class Pressure:
         if not core.ledger.feasible(demand.resources):
             text = f"needs {needs}, and this node has {format_amounts(core.ledger.total)} in all"
             return "infeasible", f"{text}; ask for less, or add a node that has it"
-        if core.staffing.last_failure and not pool.count(IDLE) and not pool.count(LEASED):
+        if core.staffing.failing and not pool.count(IDLE) and not pool.count(LEASED):
             return "limit", f"needs {needs}, and no worker can be started: {core.staffing.last_failure}"
         if core.staffing.room() or pool.count(LEASED) or pool.count(STARTING) or pool.count(DYING):
             return "ok", ""

@@ -176,9 +176,10 @@ class SchedulerCore:
         worker = self.pool.workers[lease.worker_id]
         if state == m.RETURN_BROKEN:
             # The lease ends with the confirmed death, whose message says which task had been started.
-            self.end_worker(worker, "the connection to it broke", now, politely=True)
+            self.end_worker(worker, "", now, politely=True)
             return
         self.counters["returned"] += 1
+        self.staffing.worked()
         self._end_lease(lease)
         if worker.state != DYING:
             self.pool.move(worker, IDLE, now)
@@ -228,7 +229,6 @@ class SchedulerCore:
             raise ProtocolError("hello of a worker that this daemon does not expect")
         worker.pid = worker.pid or pid  # its hello may be faster than the fork server's answer
         self.pool.said_hello(worker, proc, now)
-        self.staffing.started()
         self._deadline = now
         return worker
 
@@ -249,6 +249,14 @@ class SchedulerCore:
             return
         self.outbox.append(EndWorker(worker.worker_id, reason, politely))
 
+    def worker_failed(self, worker_id: bytes, reason: str, now: float) -> None:
+        """A worker that was to be started never was a process."""
+        worker = self.pool.workers.get(worker_id)
+        if worker is not None:
+            worker.reason = reason
+            self.staffing.start_failed(reason, now)
+            self.worker_exited(worker_id, 1, 0, b"", now)
+
     def worker_exited(
         self, worker_id: bytes, exit_code: int, signal: int, current: bytes, now: float
     ) -> None:
@@ -256,10 +264,11 @@ class SchedulerCore:
         worker = self.pool.workers.get(worker_id)
         if worker is None:
             return
-        if worker.state == STARTING:
-            self.staffing.start_failed(
-                f"a worker ended before its hello, {describe_end(exit_code, signal)}", now
-            )
+        if current.strip(b"\0"):
+            self.staffing.worked()
+        elif not worker.reason:
+            text = f"worker {worker.pid} {describe_end(exit_code, signal)} before its first task"
+            self.staffing.start_failed(f"{text}; its log has the reason", now)
         if worker.lease_id:
             lease = self.leases[worker.lease_id]
             text = f"worker {worker.pid} {describe_end(exit_code, signal)}"

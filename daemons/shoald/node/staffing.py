@@ -39,16 +39,21 @@ class Staffing:
         pool = self._core.pool
         return max(0, self.processes_max - pool.living + pool.count(IDLE))
 
-    def started(self) -> None:
-        """A worker said hello."""
+    def worked(self) -> None:
+        """A worker started a task, or was returned in order: workers can work."""
         self._failures = 0
         self.last_failure = ""
 
+    @property
+    def failing(self) -> bool:
+        """Workers have failed so often in a row that they are started with pauses."""
+        return self._failures >= self._core.config.worker_start_failures_max
+
     def start_failed(self, reason: str, now: float) -> None:
-        """A worker could not be forked, or ended before its hello."""
+        """A worker could not be forked, or ended by itself before it had started any task."""
         self._failures += 1
         self.last_failure = reason
-        if self._failures >= self._core.config.worker_start_failures_max:
+        if self.failing:
             self._paused_until = now + self._core.config.worker_restart_ms / 1000
 
     def resize(self, short: int, now: float) -> float | None:

@@ -118,7 +118,9 @@ class WorkerProcesses:
                     break
             self._close(process, fd)
         if process.output is not None:
-            process.output.close()
+            entries = process.output.close()
+            if entries:
+                self._on_output(worker_id, entries)
         return self._board.current(process.slot)
 
     def read_all(self, worker_ids: list[bytes]) -> None:

@@ -369,7 +369,7 @@ def test_workers_that_cannot_start_are_tried_again_with_pauses():
     node.run(ready=False)
     for _ in range(2):
         (worker,) = node.core.pool.in_state(STARTING)
-        node.exited(worker.worker_id, exit_code=1)
+        node.exited(worker.worker_id, exit_code=1, current=bytes(16))
         node.run(ready=False)
     assert not node.core.pool.count(STARTING)
     node.run(ready=False, passed_s=1.0)
@@ -377,6 +377,27 @@ def test_workers_that_cannot_start_are_tried_again_with_pauses():
     assert node.messages(m.DEMAND_STATUS)[0][2] == "limit"
     node.run()
     assert node.grants
+
+
+def test_workers_that_end_after_their_hello_without_a_task_are_no_storm(node):
+    node.demand(DRIVER, 1, 100)
+    died = 0
+    for _ in range(100):
+        node.run()
+        for worker in list(node.core.pool.workers.values()):
+            died += 1
+            node.exited(worker.worker_id, exit_code=1, current=bytes(16))
+    assert died < 10
+    assert node.messages(m.DEMAND_STATUS)[-1][2] == "limit"
+    assert "before its first task" in node.messages(m.DEMAND_STATUS)[-1][3]
+
+
+def test_tasks_that_crash_their_workers_do_not_slow_the_starts(node):
+    node.demand(DRIVER, 1, 100)
+    for _ in range(20):
+        node.run()
+        node.exited(node.grants[-1].worker_id, signal=11)
+    assert len(node.grants) >= 20
 
 
 def test_pending_rows_say_why(node):
