@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from shoal import config, session
 from shoal.arguments import InitArguments
@@ -35,6 +35,7 @@ from shoal.remote_function import RemoteFunction
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _SWITCH_INTERVAL_S = 0.0005
@@ -178,6 +179,7 @@ def _stop_owned() -> None:
     daemon, _owned_daemon = _owned_daemon, None
     if daemon is not None:
         stop_session(daemon.session)
+        daemon.process.wait()  # it has ended: without this it would stay a zombie
 
 
 atexit.register(shutdown)
@@ -295,9 +297,9 @@ def cancel(
 
 
 @overload
-def remote(function: Callable[..., T], /) -> RemoteFunction[..., T]: ...
+def remote(function: Callable[P, T], /) -> RemoteFunction[P, T]: ...
 @overload
-def remote(**options: Any) -> Callable[[Callable[..., T]], RemoteFunction[..., T]]: ...
+def remote(**options: Any) -> Callable[[Callable[P, T]], RemoteFunction[P, T]]: ...
 
 
 def remote(*args: Any, **options: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from shoal import session
 from shoal.owner.tasks import FunctionExport
@@ -39,7 +39,13 @@ class RemoteFunction(Generic[P, R]):
         self._num_returns = options.num_returns
         functools.update_wrapper(self, function)
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+    # The first overload is for editors, which show it; the second lets refs stand for values.
+    @overload
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]: ...
+    @overload
+    def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[R]: ...
+
+    def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[R]:
         """Queue a call. Raises TypeError at once if the arguments do not fit the function's signature."""
         exports = self._exports
         runtime = session.current() or session.runtime()

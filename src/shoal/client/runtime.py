@@ -98,7 +98,11 @@ class Runtime:
             self.lock, self.flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
         )
         self.store: ClientStore = None  # type: ignore[assignment]  # set by the WELCOME that __init__ waits for
-        self.node = NodeLink(socket_path, secret, self.reactor, config, self._handlers(), self._node_lost)
+        try:
+            self.node = NodeLink(socket_path, secret, self.reactor, config, self._handlers(), self._node_lost)
+        except BaseException:
+            self.reactor.stop()
+            raise
         self.values = Values(self)
         self.packer = Packer(self)
         self.pid = os.getpid()
@@ -110,10 +114,16 @@ class Runtime:
         with self.lock:
             _, self._welcomed = self.node.ask()
             self.table.to_node(self.node.hello(self.ids.process_id, kind, info))
-        self.wait(self._welcomed, self.config.handshake_ms_max / 1000)
-        if not self.welcome:
-            self.node.connection.close()
-            raise self.connection_lost()
+        try:
+            self.wait(self._welcomed, self.config.handshake_ms_max / 1000)
+            if not self.welcome:
+                raise self.connection_lost()
+        except BaseException:
+            self.closed = True
+            with self.lock:
+                self.node.connection.close()
+            self.reactor.stop()
+            raise
         self.reactor.start()
 
     def _on_welcome(self, message: list[Any]) -> None:
