@@ -6,6 +6,7 @@ it. A failure of the task is the last item: its `get` raises.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal.refs import ObjectRef
@@ -67,7 +68,8 @@ class ObjectRefGenerator(Generic[T]):
                 if stream.total is not None and stream.taken >= stream.total:
                     return None
                 stream.waiters.append(waiter)
-            if not runtime.wait(waiter, timeout_s):
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            if not runtime.wait_for_objects(waiter, [], deadline):
                 raise TimeoutError("the generator has not yielded its next item in time")
 
     def _tell_consumed(self) -> None:
@@ -75,6 +77,7 @@ class ObjectRefGenerator(Generic[T]):
         if lease is not None and not lease.broken:
             lease.outbox.append((m.CONSUMED, self._task.id, self._stream.taken))
             self._runtime.dispatch.dirty.add(lease)
+            self._runtime.reactor.nudge()
 
     def __aiter__(self) -> AsyncIterator[ObjectRef[T]]:
         return self

@@ -132,7 +132,8 @@ class NodeDaemon:
         elif m.ALLOC <= tag < m.FORK:
             self.store.handle(client.proc, message, now)
         elif m.DEMAND <= tag <= m.WORKER_NOTE:
-            if not client.leaving:  # whatever it says of leases after its goodbye: they have ended
+            # After its goodbye its leases have ended, whatever it says of them.
+            if not client.leaving and not (tag == m.KILL_WORKER and self._spares(client, message)):
                 self.scheduler.handle(client.proc, message, now)
         elif tag == m.FORK:
             self._forked(client, message, now)
@@ -142,6 +143,14 @@ class NodeDaemon:
             self._goodbye(client, now)
         else:
             raise ProtocolError(f"message {tag} is not one that a {client.kind} sends")
+
+    def _spares(self, client: Client, message: list[Any]) -> bool:
+        """Whether a KILL_WORKER comes for a task that its worker does not run (yet, or any more)."""
+        lease = self.scheduler.leases.get(message[1]) if len(message) == 4 else None
+        if lease is None or lease.demand.client.proc != client.proc:
+            return False
+        worker = self.scheduler.pool.workers[lease.worker_id]
+        return bool(self.board.current(worker.slot) != message[3])
 
     # --- joining ---
 

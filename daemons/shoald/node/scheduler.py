@@ -112,7 +112,7 @@ class SchedulerCore:
             elif message[0] == m.BLOCKED:
                 self._blocked(client, bool(message[1]), now)
             elif message[0] == m.KILL_WORKER:
-                _, lease_id, reason = message
+                _, lease_id, reason = message[:3]
                 self._kill(client, lease_id, str(reason), now)
             elif message[0] == m.WORKER_NOTE:
                 self._note(client, message[1])

@@ -17,14 +17,15 @@ import sys
 import threading
 from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.client.connection import Connection
 from shoal.context import TaskContext, current_task
-from shoal.exceptions import TaskCancelledError
 from shoal.wire import messages as m
 from shoal.wire.frames import BrokenFrame, frame
 from shoald.worker.arguments import Arguments, Loaded
+from shoald.worker.blocking import Blocking
+from shoald.worker.cancels import Cancels
 from shoald.worker.functions import FunctionCache
 from shoald.worker.results import Results
 from shoald.worker.streaming import Producer
@@ -34,24 +35,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.client.runtime import Runtime
-    from shoal.owner.objects import Entry
     from shoal.owner.tasks import TaskRecord
 
 _MAIN = threading.main_thread()
+_LEFT = -1  # tag of the "reply" of a task that called sys.exit while it ran in place
 
 
 class Peer:
     """A submitter that this worker is leased to."""
 
-    __slots__ = ("connection", "lease_id", "proc", "replies", "resources", "since")
+    __slots__ = ("connection", "lease_id", "proc", "replies", "resources", "since", "units", "used_up")
 
-    def __init__(self, lease_id: int, proc: bytes, resources: dict[str, float]) -> None:
+    def __init__(self, lease_id: int, proc: bytes, units: dict[str, int]) -> None:
         self.lease_id = lease_id
         self.proc = proc
-        self.resources = resources
+        self.units = units
+        self.resources = _amounts(units)
+        self.used_up = False
         self.connection: Connection | None = None
         self.replies: list[Any] = []
         self.since = 0.0
+
+
+def _amounts(units: dict[str, int]) -> dict[str, float]:
+    return {name: amount / 10_000 for name, amount in units.items()}
 
 
 class _Inbox:
@@ -72,7 +79,8 @@ class Executor:
     """The tasks of one worker process.
 
     Args:
-        status: 64 writable bytes shared with the daemon; the first 16 name the task that was started last.
+        status: 64 writable bytes shared with the daemon; the first 16 name the task of the lease that was started last
+            (not what runs inside it: the submitter does not know that).
         set_task_name: tells the output writers whose lines come now.
     """
 
@@ -87,25 +95,27 @@ class Executor:
         self._functions = FunctionCache(runtime)
         self._producers: dict[bytes, Producer] = {}
         self._running: list[bytes] = []  # the current task, and those that wait for it in place
-        self._cancelled: set[bytes] = set()
-        self._in_user_code = False
+        self._cancels = Cancels(self._running, runtime.lock)
+        self._careful = False
+        self._units: dict[str, int] = {}
         self._serial = 0
         self._watched = (0, 0.0)
         self._long_serial = 0
         self._reply_delay_s = runtime.config.reply_delay_us / 1e6
-        self._blocked = 0
+        self._blocking = Blocking(runtime, lambda: bool(self._running), self._on_block)
         runtime.tick_hook = self._watch
-        runtime.blocking_hook = self._on_block
-        runtime.unblocked_hook = self._on_unblocked
+        runtime.blocking_hook = self._blocking.begin
+        runtime.unblocked_hook = self._blocking.end
         runtime.run_here = self.run_here
-        runtime.may_nest = self.may_nest
+        runtime.may_run_here = self.may_run_here
+        runtime.dispatch.cancel_here = self._cancels.request
         runtime.serve_peers(self._on_peer)
 
     # --- the loop ---
 
     def run(self) -> None:
         """Execute tasks until the process ends."""
-        signal.signal(signal.SIGINT, self._on_signal)
+        self._cancels.install()
         inbox = self._inbox
         tasks = inbox.tasks
         wait = self.runtime.wait
@@ -114,20 +124,27 @@ class Executor:
                 peer, message = tasks.popleft()
             except IndexError:
                 self._send_replies()
+                if self._cancels.any:
+                    self._forget_cancels()
                 wait(inbox, None)
                 continue
             self._execute(peer, message)
 
     def _execute(self, peer: Peer, message: tuple[Any, ...]) -> None:
-        task_id, function_id = message[1], message[2]
+        function_id = message[2]
         function = self._functions.known.get(function_id)
         if peer.replies and (
             function is None or not function.short or perf_counter() - peer.since > self._reply_delay_s
         ):
             self._send_replies()
+        details = message[5]
+        self._careful = details is not None and details["careful"]
+        self._units = peer.units
         started = perf_counter()
         reply = self._run(peer.proc, peer.resources, message)
         now = perf_counter()
+        if self._blocking.blocked:
+            self._stop_blocking()
         if reply[0] == m.DONE:
             run_us = (now - started) * 1e6
             function = self._functions.known[function_id]
@@ -136,11 +153,11 @@ class Executor:
         if not peer.replies:
             peer.since = now
         peer.replies.append(reply)
-        details = message[5]
-        if details is not None and details["max_calls"]:
-            self._count_call(peer, function_id, details["max_calls"])
-        if task_id in self._cancelled:
-            self._cancelled.discard(task_id)
+        if details is not None:
+            if details["max_calls"]:
+                self._count_call(peer, function_id, details["max_calls"])
+            if details["careful"]:
+                self._send_replies()
 
     def _run(
         self, submitter: bytes, resources: dict[str, float], message: tuple[Any, ...]
@@ -150,9 +167,10 @@ class Executor:
         loaded = Loaded()
         name = "task"
         started = False
+        if not self._running:
+            self._status[:16] = task_id
         self._running.append(task_id)
         self._serial += 1
-        self._status[:16] = task_id
         try:
             if details is not None and details["name"]:
                 name = details["name"]
@@ -172,50 +190,75 @@ class Executor:
                         task_id, value, details["returns"] if details else 1, submitter, name
                     )
                 else:
-                    results = self._stream(context, value, submitter, details["backlog"])
+                    results = self._stream(context, value, submitter, details)
             finally:
                 del args, kwargs  # whatever still refers to a ref now keeps it (Arguments.kept)
                 value = None
                 context.arguments = ()
             return (m.DONE, task_id, results, self._arguments.kept(loaded))
         except BaseException as error:  # everything a task raises goes to its submitter
-            if isinstance(error, SystemExit):
-                self._leave(error)
-            failed = self.results.failure(task_id, error, name, submitter, started)
-            error.__traceback__ = None
-            del error
-            return (*failed[:4], self._arguments.kept(loaded), failed[4])
+            return self._failure(task_id, error, name, submitter, started, loaded)
         finally:
             self._running.pop()
+            self._cancels.ended(task_id)
 
-    def _call(self, context: TaskContext, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _failure(
+        self, task_id: bytes, error: BaseException, name: str, submitter: bytes, started: bool, loaded: Loaded
+    ) -> tuple[Any, ...]:
+        if self._cancels.covers(task_id):
+            failed = self.results.cancelled(task_id, name)
+        elif isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if len(self._running) > 1:
+                return _LEFT, task_id, code
+            self._leave(code)
+        else:
+            failed = self.results.failure(task_id, error, name, submitter, started)
+        error.__traceback__ = None
+        del error
+        return (*failed[:4], self._arguments.kept(loaded), failed[4])
+
+    def _call(
+        self,
+        context: TaskContext,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        stopping: bool = False,
+    ) -> Any:
         token = current_task.set(context)
+        cancels = self._cancels
+        outer = cancels.in_user_code
         try:
-            if self._cancelled and context.task_id in self._cancelled:
-                raise TaskCancelledError(task_name=context.name)
-            self._in_user_code = True
+            if not stopping:
+                cancels.check(context.task_id)
+                cancels.in_user_code = True
             return function(*args, **kwargs)
         finally:
-            self._in_user_code = len(self._running) > 1
+            cancels.in_user_code = outer
             current_task.reset(token)
 
     def _stream(
-        self, context: TaskContext, iterator: Any, submitter: bytes, backlog: int | None
+        self, context: TaskContext, iterator: Any, submitter: bytes, details: dict[str, Any]
     ) -> list[Any]:
-        producer = Producer(self, context, submitter, backlog or self.runtime.config.generator_backlog_max)
+        backlog = details["backlog"] or self.runtime.config.generator_backlog_max
+        producer = Producer(self, context, submitter, backlog, details["taken"])
         self._producers[context.task_id] = producer
+        cancels = self._cancels
+        outer, cancels.in_user_code = cancels.in_user_code, True  # also while it waits for its reader
         try:
             return producer.run(iterator, self._call)
         finally:
+            cancels.in_user_code = outer
             del self._producers[context.task_id]
 
-    def _leave(self, error: SystemExit) -> None:
+    def _leave(self, code: int) -> NoReturn:
         """The task called sys.exit: the process ends; the submitter learns it from the daemon."""
         self._send_replies()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # user code may have replaced or closed them
                 stream.flush()
-        os._exit(error.code if isinstance(error.code, int) else 1)
+        os._exit(code)
 
     def _count_call(self, peer: Peer, function_id: bytes, max_calls: int) -> None:
         function = self._functions.known.get(function_id)
@@ -225,8 +268,18 @@ class Executor:
         if function.calls >= max_calls and not self.runtime.dispatch.tasks:
             with self.runtime.lock:
                 self._give_back()
-            peer.replies.append((m.USED_UP,))
+                peer.used_up = True
+                peer.replies.append((m.USED_UP,))
             self._send_replies()
+
+    def _forget_cancels(self) -> None:
+        with self.runtime.lock:
+            if not self._inbox.tasks:
+                self._cancels.idle()
+
+    def _stop_blocking(self) -> None:
+        with self.runtime.lock:
+            self._blocking.task_ended()
 
     # --- in place ---
 
@@ -238,24 +291,33 @@ class Executor:
         self._functions.add_local(task.function)
         proc = runtime.table.proc
         outer = current_task.get()
-        reply = self._run(proc, outer.resources if outer is not None else {}, message)
+        reply = self._run(proc, _amounts(task.queue.resources), message)
         with runtime.lock:
             if reply[0] == m.DONE:
                 if reply[3]:
                     runtime.table.hand_over(proc, reply[3])
                 runtime.dispatch.complete(task, reply[2])
+            elif reply[0] == _LEFT:
+                runtime.dispatch.crashed_here(task, reply[2])
             else:
                 runtime.dispatch.failed_here(task, reply)
             runtime.flush()
         if outer is not None:
             self._set_task_name(outer.name)
-            self._status[:16] = self._running[0]
-            if self._cancelled and self._cancelled.intersection(self._running):
-                raise TaskCancelledError(task_name=outer.name)
+            self._cancels.check(outer.task_id)
 
-    def may_nest(self) -> bool:
-        """Whether another task may run in place (bounded nesting)."""
-        return len(self._running) < self.runtime.config.inline_depth_max
+    def may_run_here(self, task: TaskRecord) -> bool:
+        """Whether an own task may run in place: nesting is bounded, the running task's lease covers what it needs, and
+        neither of them may take the other down with it (a crash ends both)."""
+        options = task.options
+        if self._careful or len(self._running) >= self.runtime.config.inline_depth_max:
+            return False
+        if not options.max_retries or options.max_calls or options.runtime_env:
+            return False
+        if options.scheduling_strategy != "DEFAULT" or options.label_selector:
+            return False
+        units = self._units
+        return all(amount <= units.get(name, 0) for name, amount in task.queue.resources.items())
 
     # --- replies ---
 
@@ -298,6 +360,12 @@ class Executor:
     def _watch(self, now: float) -> float | None:
         if not self._running or threading.current_thread() is _MAIN:
             return None
+        if self._cancels.remind():
+            self._watch_replies(now)
+            return self.runtime.config.tick_ms / 1000
+        return self._watch_replies(now)
+
+    def _watch_replies(self, now: float) -> float | None:
         serial, since = self._watched
         if serial != self._serial:
             self._watched = (self._serial, now)
@@ -314,22 +382,10 @@ class Executor:
             self._send_replies_locked()
         return None if not self._producers else self.runtime.config.tick_ms / 1000
 
-    def _on_block(self, entries: list[Entry]) -> bool:
-        """The main thread is about to sleep inside a task: lend out the resources, give tasks back."""
-        if not self._running or threading.current_thread() is not _MAIN:
-            return False
-        with self.runtime.lock:
-            self._give_back()
-            self.runtime.table.to_node([m.BLOCKED, True])
-            self._send_replies_locked()
-        self._blocked += 1
-        return True
-
-    def _on_unblocked(self) -> None:
-        with self.runtime.lock:
-            self._blocked -= 1
-            self.runtime.table.to_node([m.BLOCKED, False])
-            self.runtime.flush()
+    def _on_block(self) -> None:
+        """The running task begins to wait: what has not started here can run elsewhere."""
+        self._give_back()
+        self._send_replies_locked()
 
     # --- messages of submitters (lock held) ---
 
@@ -337,7 +393,7 @@ class Executor:
         _, lease_id, proc, job_id, resources, _ = message
         runtime = self.runtime
         runtime.identity.job_id = job_id
-        peer = Peer(lease_id, proc, {name: units / 10_000 for name, units in resources.items()})
+        peer = Peer(lease_id, proc, resources)
         peer.connection = Connection(
             sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_frames, self._on_peer_closed
         )
@@ -372,7 +428,9 @@ class Executor:
                     self._functions.enter_job(message[1])
                 else:
                     raise BrokenFrame(f"unknown message {tag} from a submitter")
-        if tasks and self._running and (self._long_serial == self._serial or self._blocked):
+        if tasks and (
+            peer.used_up or (self._running and (self._long_serial == self._serial or self._blocking.blocked))
+        ):
             self._give_back()
             self._send_replies_locked()
 
@@ -398,14 +456,9 @@ class Executor:
                 peer.replies.append((*self.results.cancelled(task_id), b"", True))
                 self._send_replies_locked()
                 return
-        if task_id in self._running:
-            self._cancelled.add(task_id)
-            if recursive:
-                self.runtime.dispatch.cancel_children(task_id, force)
-            if _MAIN.ident is not None:
-                signal.pthread_kill(_MAIN.ident, signal.SIGINT)
-
-    def _on_signal(self, number: int, stack: Any) -> None:
-        """SIGINT means: look whether the running task was cancelled."""
-        if self._in_user_code and self._cancelled and self._cancelled.intersection(self._running):
-            raise TaskCancelledError
+        if task_id in self._running and force:
+            self._send_replies_locked()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._cancels.request(task_id)  # also one that is neither here nor there: it is just being started, or over
+        if recursive:
+            self.runtime.dispatch.cancel_children(task_id, force)

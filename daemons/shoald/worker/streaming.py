@@ -18,14 +18,21 @@ _END = object()
 
 
 class Producer:
-    """One running generator (an `Awaited` of the reactor while it waits for its reader)."""
+    """One running generator (an `Awaited` of the reactor while it waits for its reader).
 
-    def __init__(self, executor: Executor, context: TaskContext, submitter: bytes, backlog: int) -> None:
+    Args:
+        backlog: how many items may be unread.
+        taken: items that the reader has taken from an earlier attempt; they are made again, and not waited for.
+    """
+
+    def __init__(
+        self, executor: Executor, context: TaskContext, submitter: bytes, backlog: int, taken: int
+    ) -> None:
         self._executor = executor
         self._context = context
         self._submitter = submitter
         self._backlog = backlog
-        self._taken = 0
+        self._taken = taken
         self._sent = 0
         self.ready = True
         self.wake: object = None
@@ -38,25 +45,37 @@ class Producer:
 
     def run(self, iterator: Any, call: Callable[..., Any]) -> list[Any]:
         """Send every item; the results field of DONE. Each step of the generator runs as user code."""
-        executor, context = self._executor, self._context
-        step = iter(iterator).__next__
-        while True:
-            value = call(context, _next_or_end, (step,), {})
-            if value is _END:
-                break
-            object_id = return_id(context.task_id, self._sent + 1)
-            result = executor.results.one(object_id, value, self._submitter, context.name)
-            del value
-            self._sent += 1
-            with executor.runtime.lock:
-                self.ready = self._sent - self._taken < self._backlog
-            executor.reply_now(
-                self._submitter, (m.ITEM, context.task_id, self._sent - 1, result), not self.ready
-            )
-            if not self.ready:
-                executor.runtime.wait_for_objects(self, [], None)
+        try:
+            step = iter(iterator).__next__
+        except TypeError:
+            kind = type(iterator).__name__
+            raise TypeError(f"a streaming task must be a generator or return an iterable, not {kind}") from None
+        try:
+            while self._produce(step, call):
+                if not self.ready:
+                    self._executor.runtime.wait_for_objects(self, [], None)
+        except BaseException:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                call(self._context, close, (), {}, stopping=True)
+            raise
         total = serialize(self._sent).to_bytes()
         return [(m.RESULT_INLINE, total, (), None, self._sent)]
+
+    def _produce(self, step: Callable[[], Any], call: Callable[..., Any]) -> bool:
+        """One item; False at the end."""
+        executor, context = self._executor, self._context
+        value = call(context, _next_or_end, (step,), {})
+        if value is _END:
+            return False
+        object_id = return_id(context.task_id, self._sent + 1)
+        result = executor.results.one(object_id, value, self._submitter, context.name)
+        del value
+        self._sent += 1
+        with executor.runtime.lock:
+            self.ready = self._sent - self._taken < self._backlog
+        executor.reply_now(self._submitter, (m.ITEM, context.task_id, self._sent - 1, result), not self.ready)
+        return True
 
 
 def _next_or_end(step: Callable[[], Any]) -> Any:

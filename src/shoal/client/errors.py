@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.exceptions import (
     NodeDiedError,
     ObjectLostError,
+    PlacementError,
     ShoalError,
     TaskCancelledError,
     TaskError,
@@ -39,6 +40,8 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
             node=details.get("node") or "",
             log_path=details.get("log_path") or "",
         )
+    elif kind == "placement":
+        error = PlacementError(f"task {name} {details}")
     elif kind == "node_lost":
         error = NodeDiedError(str(details))
     else:

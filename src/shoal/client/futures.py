@@ -26,6 +26,8 @@ class _Arrival:
 
     def entry_ready(self, entry: Entry) -> None:
         """Called with the lock held: values are loaded, and callbacks run, elsewhere."""
+        if self._runtime.unblocked_hook is not None:
+            self._runtime.unblocked_hook(self)
         _loader(self._runtime).submit(_resolve, self._runtime, self._ref, self._future)
 
 
@@ -58,7 +60,10 @@ def future_of(runtime: Runtime, ref: ObjectRef[Any]) -> concurrent.futures.Futur
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
     with runtime.lock:
         entry = runtime.table.entry_of(ref)
-        waits = runtime.table.wait_for(entry, _Arrival(runtime, ref, future))
+        arrival = _Arrival(runtime, ref, future)
+        waits = runtime.table.wait_for(entry, arrival)
+        if waits and runtime.blocking_hook is not None:
+            runtime.blocking_hook(arrival)  # a task that awaits gives its CPU back
         runtime.flush()
     if not waits:
         if entry.state == INLINE:

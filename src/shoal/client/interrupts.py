@@ -20,6 +20,8 @@ _main_thread = threading.main_thread()
 _get_handler = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 _SIGINT = int(signal.SIGINT)
+# True while a caught signal is given to its handler: nothing of the runtime is half done then.
+delivering = False
 
 
 class Interruptible:
@@ -57,6 +59,11 @@ class Interruptible:
 
     def deliver(self) -> None:
         """Give a caught signal to the previous handler, which usually raises KeyboardInterrupt."""
+        global delivering
         if self.hit is not None:
             hit, self.hit = self.hit, None
-            self._previous(*hit)
+            delivering = True
+            try:
+                self._previous(*hit)
+            finally:
+                delivering = False

@@ -103,7 +103,11 @@ class NodeLink:
         """A number for a question, and what to wait on (lock held)."""
         number = self._next_request
         self._next_request += 1
-        answer = self.answers[number] = Answer()
+        answer = Answer()
+        if self.connection.closed:
+            answer.set([])
+        else:
+            self.answers[number] = answer
         return number, answer
 
     def answered(self, number: int, message: list[Any]) -> bool:

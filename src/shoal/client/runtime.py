@@ -89,10 +89,10 @@ class Runtime:
         self.log_handler: Callable[[list[Any]], None] | None = None
         self.on_exit: Callable[[], None] | None = None
         self.tick_hook: Callable[[float], float | None] | None = None
-        self.blocking_hook: Callable[[list[Entry]], bool] | None = None
-        self.unblocked_hook: Callable[[], None] | None = None
+        self.blocking_hook: Callable[[object], bool] | None = None
+        self.unblocked_hook: Callable[[object], None] | None = None
         self.run_here: Callable[[TaskRecord], None] | None = None
-        self.may_nest: Callable[[], bool] = lambda: False
+        self.may_run_here: Callable[[TaskRecord], bool] = lambda task: False
         self.explain = Explain(self)
         self.reactor = Reactor(
             self.lock, self.flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
@@ -250,8 +250,10 @@ class Runtime:
         if queue is None:
             return
         queue.infeasible = message[3] if message[2] != "ok" else None
-        if queue.infeasible and message[2] == "infeasible":
+        if message[2] == "infeasible":
             self.report(f"{len(queue.ready)} task(s) cannot run now: {message[3]}")
+        elif message[2] == "limit":
+            self.dispatch.refused(queue, message[3])
 
     def _on_peer(self, message: list[Any]) -> None:
         sock = socket.socket(fileno=self.node.take_descriptor())
@@ -391,12 +393,14 @@ class Runtime:
     ) -> bool:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         blocked = False
+        token = object()
 
         def on_block() -> bool:
             nonlocal blocked
             hook = self.blocking_hook
             if hook is not None and entries is not None and not blocked:
-                blocked = hook(entries)
+                with self.lock:
+                    blocked = hook(token)
             return False
 
         proxy: Awaited = _Interrupted(awaited, interruptible) if interruptible.active else awaited
@@ -410,7 +414,9 @@ class Runtime:
                 return done and awaited.ready
         finally:
             if blocked and self.unblocked_hook is not None:
-                self.unblocked_hook()
+                with self.lock:
+                    self.unblocked_hook(token)
+                    self.flush()
 
     def wait_for_objects(self, awaited: Awaited, entries: list[Entry], deadline: float | None) -> bool:
         """Wait for objects: says after a while what it waits for; Ctrl-C cancels their tasks (main thread)."""
@@ -422,11 +428,13 @@ class Runtime:
                     return self._wait_interruptible(awaited, left, entries, interruptible)
                 if self._wait_interruptible(awaited, warn_s, entries, interruptible):
                     return True
-                self.report(self.explain.waiting(entries))
+                if entries:
+                    self.report(self.explain.waiting(entries))
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
                 return self._wait_interruptible(awaited, left, entries, interruptible)
             except KeyboardInterrupt:
-                self.cancel_entries(entries)
+                if self.kind == "driver":  # in a worker it is the waiting task that was cancelled
+                    self.cancel_entries(entries)
                 raise
 
     def poll(self) -> None:
@@ -445,7 +453,7 @@ class Runtime:
         """In a worker: run own unstarted children instead of waiting for them."""
         run = self.run_here
         context = current_task.get()
-        if run is None or timeout is not None or context is None or not self.may_nest():
+        if run is None or timeout is not None or context is None:
             return
         if threading.current_thread() is not threading.main_thread():
             return
@@ -453,7 +461,7 @@ class Runtime:
             while entry.state == PENDING:
                 with self.lock:
                     task = self._claimable(entry, 64)
-                    if task is None or not self.dispatch.take_for_here(task):
+                    if task is None or not self.may_run_here(task) or not self.dispatch.take_for_here(task):
                         break
                 run(task)
 

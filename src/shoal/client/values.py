@@ -217,6 +217,9 @@ class Values:
         """(up to ``num_returns`` ready ones, the others), both in input order; arguments were checked."""
         if state is None:
             state = WaitState(refs, self._table, self._lock)
+        if len(state.arrived) < num_returns == len(refs) and timeout is None:
+            # All of them are needed, so it does not matter that one that runs here keeps this thread from others.
+            self._runtime.run_in_place([ref._entry or self._table.entry_of(ref) for ref in refs], None)
         if len(state.arrived) < num_returns:
             deadline = None if timeout is None else monotonic() + timeout
             with self._lock:

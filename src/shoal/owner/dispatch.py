@@ -48,6 +48,7 @@ class Dispatcher:
         self.leases: dict[int, Lease] = {}
         self.dirty: set[Lease] = set()
         self.urgent = False
+        self.cancel_here: Callable[[bytes], None] = lambda task_id: None
         self.children: dict[bytes, set[bytes]] = {}
         self.tasks: dict[bytes, TaskRecord] = {}
         self.finished: deque[tuple[bytes, str, str]] = deque(maxlen=config.finished_tasks_max)
@@ -163,6 +164,7 @@ class Dispatcher:
             task.nested
             or len(task.returns) != 1
             or task.depth
+            or task.careful
             or task.stream
             or options.max_calls
             or options.name
@@ -175,7 +177,9 @@ class Dispatcher:
                 "name": options.name,
                 "stamp": (table.proc, table.node_sequence + 1) if task.nested else None,
                 "stamps": {e.id: e.stamp for e in task.nested if e.stamp} if task.nested else None,
+                "careful": task.careful,
                 "backlog": options.generator_backpressure_num_objects if task.stream else None,
+                "taken": task.stream.taken if task.stream else 0,
             }
         return (m.TASK, task.id, task.function.function_id, task.payload, lifted, details)
 
@@ -231,6 +235,10 @@ class Dispatcher:
             self._retry(task)
         else:
             self._fail_with(task, error, contained)
+
+    def crashed_here(self, task: TaskRecord, exit_code: int) -> None:
+        """A task that ran in place called sys.exit: for it, and not for its parent, that is a worker's death."""
+        self._crashed(task, {"exit_code": exit_code, "message": f"the task ended with exit code {exit_code}"})
 
     def given_back(self, lease: Lease, task_ids: list[bytes]) -> None:
         """Tasks that the worker will not start; they go to the front of their queue."""
@@ -297,13 +305,13 @@ class Dispatcher:
         if task is None or task.stream is None:
             return
         stream = task.stream
-        entry = stream.items.get(index)
-        fresh = entry is None and index >= stream.taken
+        object_id = return_id(task_id, index + 1)
+        entry = self.table.entries.get(object_id)
         if entry is None:
-            entry = Entry(return_id(task_id, index + 1), PENDING, 1 if fresh and not stream.closed else 0)
-            self.table.entries[entry.id] = entry
+            wanted = index >= stream.taken and not stream.closed
+            entry = self.table.add(object_id, PENDING, 1 if wanted else 0)
             entry.flags |= GENERATED
-            if fresh and not stream.closed:
+            if wanted:
                 stream.items[index] = entry
         if result[0] == m.RESULT_INLINE:
             self.table.fulfil_inline(entry, result[1], result[2], result[3])
@@ -330,6 +338,14 @@ class Dispatcher:
             waiter.ready = True
 
     # --- leases ---
+
+    def refused(self, queue: ShapeQueue, reason: str) -> None:
+        """The daemon will not find workers for this shape as things are: its tasks fail rather than hang (R8)."""
+        queue.infeasible = reason
+        for task in [task for task in queue.ready if task.state == QUEUED]:
+            if task.state == QUEUED:
+                self._fail_with(task, self.make_error("placement", task, reason))
+        self.pump(queue)
 
     def granted(self, shape_id: int, lease_id: int, proc: bytes, pid: int, connection: Any) -> Lease | None:
         """The daemon leased a worker; None (and it goes back) if the shape is unknown."""
@@ -411,27 +427,31 @@ class Dispatcher:
         return deadline
 
     def worker_died(self, lease_id: int, current: bytes, details: dict[str, Any]) -> None:
-        """A confirmed death: tasks up to ``current`` were started and count an attempt; later ones were not."""
+        """A confirmed death. The task ``current`` was running and counts an attempt; later ones are sent again
+        as if never sent, and so are earlier ones, whose results were lost, unless they may not run twice."""
         lease = self.leases.get(lease_id)
         if lease is None:
             return
         self._forget(lease)
         tasks = list(lease.inflight.values())
+        running = lease.inflight.get(current)
         lease.inflight.clear()
-        started = 0
-        for position, task in enumerate(tasks):
-            if task.id == current:
-                started = position + 1
-        for task in tasks[:started]:
-            self._crashed(task, details)
-        for task in reversed(tasks[started:]):
+        if running is not None:
+            position = tasks.index(running)
+            for task in tasks[:position]:
+                if not task.options.max_retries:
+                    self._crashed(task, details)
+            self._crashed(running, details)
+            tasks = [task for task in tasks[:position] if task.options.max_retries] + tasks[position + 1 :]
+        for task in reversed(tasks):
             self._requeue(task, front=True)
         self.pump(lease.queue)
 
     def _crashed(self, task: TaskRecord, details: dict[str, Any]) -> None:
         if task.cancelled:
             self._fail_with(task, self.make_error("cancelled", task))
-        elif task.retries and not details.get("final"):
+        elif task.retries:
+            task.careful = True
             self._retry(task)
         else:
             self._fail_with(task, self.make_error("crashed", task, details))
@@ -447,12 +467,17 @@ class Dispatcher:
             task.state = QUEUED
             self._unqueue(task)
             self._fail_with(task, self.make_error("cancelled", task))
-        elif task.lease is not None:
+            self.pump(task.queue)
+        elif task.lease is None:
+            self.cancel_here(task.id)
+            if recursive:
+                self.cancel_children(task.id, force)
+        else:
+            # The daemon ends the worker if it runs just this task; the worker itself sees to all other cases.
+            task.lease.outbox.append((m.CANCEL, task.id, force, recursive))
+            self.dirty.add(task.lease)
             if force:
-                self.table.to_node([m.KILL_WORKER, task.lease.lease_id, "cancelled with force"])
-            else:
-                task.lease.outbox.append((m.CANCEL, task.id, force, recursive))
-                self.dirty.add(task.lease)
+                self.table.to_node([m.KILL_WORKER, task.lease.lease_id, "cancelled with force", task.id])
 
     def _unqueue(self, task: TaskRecord) -> None:
         for _, entry in task.lifted:

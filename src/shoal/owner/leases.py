@@ -92,7 +92,7 @@ class ShapeQueue:
     def window(self, task: TaskRecord) -> int:
         """How many tasks like ``task`` may be at one worker."""
         mean_us = task.function.mean_us
-        if mean_us is None or task.stream is not None:
+        if mean_us is None or task.stream is not None or task.options.max_calls:
             return 1
         if mean_us < 1.0:
             return self.config.window_tasks_max

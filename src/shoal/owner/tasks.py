@@ -47,10 +47,11 @@ class TaskRecord:
         unresolved: top-level arguments that are not ready yet.
         retries: how many more attempts are allowed; -1: any number.
         parent: id of the task that submitted it, or None.
+        careful: its worker sends its result at once and runs no child in its place: it may not run twice, or crashed before.
     """
 
     __slots__ = (
-        "cancelled", "depth", "function", "id", "lease", "lifted", "nested", "options", "parent", "payload", "queue",
+        "cancelled", "careful", "depth", "function", "id", "lease", "lifted", "nested", "options", "parent", "payload", "queue",
         "retries", "returns", "state", "stream", "unresolved",
     )  # fmt: skip
 
@@ -75,6 +76,7 @@ class TaskRecord:
         self.retries = options.max_retries
         self.lease: Lease | None = None
         self.cancelled = False
+        self.careful = not options.max_retries
         self.parent: bytes | None = None
         self.depth = 0
         self.stream: Stream | None = None

@@ -39,7 +39,7 @@ DEMAND = 30  # [shape_id, resources: {name: units of 1/10,000}, backlog, options
 #   "strategy": …, "depth": nesting depth}
 RETURN = 31  # [lease_id, state RETURN_*]
 BLOCKED = 32  # [bool]: a worker's task waits (its resources are lent out), or goes on
-KILL_WORKER = 33  # [lease_id, reason]: cancel with force
+KILL_WORKER = 33  # [lease_id, reason, task id]: cancel with force; without an effect if the worker runs another task
 WORKER_NOTE = 34  # [dict]: what a worker is doing, for people (task name, since)
 
 # Questions
