@@ -337,3 +337,29 @@ def test_stale_socket_of_a_killed_daemon_is_no_obstacle(daemon):
     assert again.ready["ok"]
     assert again.client().lease()
     again.stop()
+
+
+# --- with a head ---
+
+
+def test_daemon_that_hosts_a_head_is_ready_with_its_address_and_others_join(tmp_path):
+    with Daemon("--head", "--host", "127.0.0.1") as first:
+        address = first.ready["address"]
+        assert address.startswith("127.0.0.1:")
+        port = Daemon("--head", "--port", address.rpartition(":")[2])
+        assert not port.ready["ok"]
+        assert "in use" in port.ready["error"]
+        port.stop()
+        (tmp_path / "wrong").write_text("00" * 32)
+        wrong = Daemon("--head-address", address, "--secret-file", str(tmp_path / "wrong"))
+        assert not wrong.ready["ok"]
+        assert "secret" in wrong.ready["error"]
+        assert wrong.process.wait(10) == 1
+        wrong.stop()
+        secret = os.path.join(first.directory, "secret")
+        with Daemon("--head-address", address, "--secret-file", secret, cpus=3) as second:
+            assert second.ready["address"] == address
+            cli = second.client("cli", hello=False)
+            until(lambda: cli.request("cluster_resources") == {"CPU": 5.0}, "both nodes in the table")
+            assert cli.request("status")["head"] == {"address": address, "trouble": ""}
+            assert len(cli.request("nodes")["rows"]) == 2

@@ -48,7 +48,8 @@ class NodeDaemon:
 
     Attributes:
         address: of the head, once the node has registered there; "" before, and without a head.
-        on_stop: called when the daemon should end; again changes nothing.
+        on_stop: called with a reason when the daemon should end; again changes nothing.
+        on_job: called with a job and its state, RUNNING at first.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class NodeDaemon:
         self.first_driver: Client | None = None
         self.on_stop: Any = lambda _reason: None
         self.on_first_grant: Any = lambda: None
+        self.on_job: Any = lambda _job, _state: None
 
     # --- connections ---
 
@@ -161,13 +163,15 @@ class NodeDaemon:
         if client.kind and kind != client.kind:
             raise ProtocolError(f"a {kind} on a connection for command lines")
         client.pid = client.pid or pid
+        client.info = info
         if kind == "worker":
             self._worker_joins(client, proc, info, now)
         elif kind == "driver":
             client.job_id = os.urandom(4).hex()
             self.jobs[client.job_id] = Job(client.job_id, client, info, time.time())
             self.first_driver = self.first_driver or client
-        client.proc, client.kind, client.info = proc, kind, info
+            self.on_job(self.jobs[client.job_id], "RUNNING")
+        client.proc, client.kind = proc, kind
         self.clients[proc] = client
         fds: list[int] = []
         if kind != "cli":
@@ -249,6 +253,7 @@ class NodeDaemon:
         """The job of a driver ends; nothing happens the second time."""
         job = self.jobs.pop(client.job_id, None)
         if job is not None:
+            self.on_job(job, "FINISHED" if client.leaving else "FAILED")
             self.scheduler.client_left(client.proc, now)
             self.scheduler.job_ended(job.job_id, now)
 

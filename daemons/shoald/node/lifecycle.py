@@ -30,6 +30,7 @@ from shoald.shell.loop import Loop
 from shoald.worker import forkserver
 
 if TYPE_CHECKING:
+    from shoald.node.clients import Job
     from shoald.node.daemon import NodeDaemon
     from shoald.node.forkclient import ForkClient
     from shoald.node.headside import HeadSide
@@ -159,6 +160,7 @@ class Lifecycle:
             self._loop, self._node_id, options, self._session, self._region, self._log
         )
         self._daemon.on_stop = self._stop
+        self._daemon.on_job = self._tell_job
         self._loop.on_turn_end = self._turn_end
         self._session.write_facts(self._daemon.facts())
 
@@ -246,7 +248,9 @@ class Lifecycle:
     def _make_populator(self) -> None:
         from shoald.store.populate import Populator
 
-        populator = Populator(self._region.open(), self._options.config.populate_ahead_bytes_max)
+        leases = self._daemon.scheduler.leases
+        ahead_max = self._options.config.populate_ahead_bytes_max
+        populator = Populator(self._region.open(), ahead_max, busy=lambda: bool(leases))
         self._loop.call_soon_threadsafe(lambda: self._set_populator(populator))
 
     def _set_populator(self, populator: Populator) -> None:
@@ -275,6 +279,29 @@ class Lifecycle:
             self._tell_ready()
             self._after_first_grant()
         self._report_gauges()
+        for job in daemon.jobs.values():
+            self._tell_job(job, "RUNNING")
+
+    def _tell_job(self, job: Job, state: str) -> None:
+        """The head keeps a table of jobs; what happens before there is a head is told when there is one."""
+        if not self._address:
+            return
+        if state == "RUNNING":
+            facts = {
+                "job_id": job.job_id,
+                "node_id": self._node_id,
+                "name": str(job.info.get("argv0") or ""),
+                "namespace": job.namespace,
+                "pid": job.driver.pid,
+                "started_s": job.started_s,
+            }
+            self._head.call("StartJob", {"job": facts}, self._job_told)
+        else:
+            self._head.call("EndJob", {"job_id": job.job_id, "state": state, "message": ""}, self._job_told)
+
+    def _job_told(self, ok: bool, answer: Any) -> None:
+        if not ok:
+            self._log.line(f"the head was not told of a job: {answer}")
 
     def _head_says(self, message: dict[str, Any]) -> None:
         kind = message["kind"]

@@ -1,0 +1,52 @@
+"""Worker states: what may follow what, who is chosen, and that slots are not shared."""
+
+import pytest
+
+from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Pool
+
+
+@pytest.fixture
+def pool():
+    return Pool(b"prefix00", 4)
+
+
+def idle(pool, job="", now=0.0):
+    worker = pool.start(now)
+    pool.said_hello(worker, worker.worker_id[-8:], now)
+    worker.job = job
+    return worker
+
+
+def test_ids_are_unique_and_slots_are_reused_after_a_confirmed_death_only(pool):
+    workers = [pool.start(0.0) for _ in range(4)]
+    assert len({worker.worker_id for worker in workers}) == 4
+    assert [worker.slot for worker in workers] == [0, 1, 2, 3]
+    pool.move(workers[1], DYING, 1.0)
+    with pytest.raises(AssertionError, match="the bound is 4"):
+        pool.start(1.0)
+    pool.gone(workers[1])
+    assert pool.start(2.0).slot == 1
+    pool.validate()
+
+
+@pytest.mark.parametrize("state", [LEASED, BLOCKED, STARTING])
+def test_impossible_transition_tells_its_history(pool, state):
+    worker = pool.start(5.0)
+    with pytest.raises(AssertionError, match=r"starting since 5\.0"):
+        pool.move(worker, state, 6.0)
+
+
+def test_worker_of_the_job_used_last_is_chosen_before_an_unbound_one(pool):
+    unbound, older, newer = idle(pool), idle(pool, "a"), idle(pool, "a")
+    assert pool.idle_for("a") is newer
+    assert pool.idle_for("b") is unbound
+    pool.move(newer, DYING, 1.0)
+    assert pool.idle_for("a") is older
+    assert pool.of_job("a") == [older]
+    assert pool.living == 2
+
+
+def test_nobody_fits(pool):
+    idle(pool, "a")
+    assert pool.idle_for("b") is None
+    assert pool.count(IDLE) == 1
