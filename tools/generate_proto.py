@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTO_DIR = ROOT / "proto"
 # Schema, and the package that its generated module belongs to.
 TARGETS = {"shoal/v1/head.proto": ROOT / "daemons" / "shoald" / "head" / "pb"}
+# protoc writes bare `Mapping` where a message may be given as a dict.
+_STUB_HEADER = b'# mypy: disable-error-code="type-arg"\n'
 
 
 def generate(schema: str, directory: Path) -> dict[str, bytes]:
@@ -37,7 +39,8 @@ def generate(schema: str, directory: Path) -> dict[str, bytes]:
     if protoc.main(arguments) != 0:
         raise RuntimeError(f"protoc failed on {schema}")
     made = (directory / schema).parent
-    return {path.name: path.read_bytes() for path in sorted(made.glob(f"{Path(schema).stem}_pb2.py*"))}
+    paths = sorted(made.glob(f"{Path(schema).stem}_pb2.py*"))
+    return {path.name: (_STUB_HEADER if path.suffix == ".pyi" else b"") + path.read_bytes() for path in paths}
 
 
 def main() -> int:

@@ -192,12 +192,16 @@ def resolve_address(address: str, temp_dir: str | None = None) -> Session:
         return clusters[0]
     wanted = normal_address(address)
     for session in sessions:
-        if normal_address(session.head_address) == wanted:
+        if _is_at(session, wanted):
             return session
     raise BootstrapError(
         f"no node of the cluster at {address} runs on this machine; start one with "
         f"`shoal start-node --address {address}`"
     )
+
+
+def _is_at(session: Session, wanted: str) -> bool:
+    return bool(session.head_address) and normal_address(session.head_address) == wanted
 
 
 def normal_address(address: str) -> str:
@@ -213,7 +217,7 @@ def _secret_to_join(options: DaemonOptions) -> bytes:
         return read_secret(options.secret_file)
     wanted = normal_address(options.head_address)
     for session in find_sessions(options.temp_dir):
-        if normal_address(session.head_address) == wanted:
+        if _is_at(session, wanted):
             return session.secret
     raise SessionError(
         f"no cluster at {options.head_address} is known on this machine; if its head runs on another one, "

@@ -2,6 +2,7 @@
 
     <tmp>/shoal-<uid>/<short name>/     0700, owned by us, never a symlink
         session.json                    who runs here (written by whoever started the daemon)
+        node.json                       what the daemon says of itself
         secret                          0600, the cluster's secret
         node.sock, logs/, …             the daemon's own
 
@@ -21,10 +22,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from shoal.wire.auth import SECRET_SIZE, new_secret
 
 SESSION_FILE = "session.json"
+NODE_FILE = "node.json"
 SECRET_FILE = "secret"  # noqa: S105  (the name of a file)
 # A path of a Unix socket has 108 bytes with its end; the daemon's socket names need up to 24.
 _DIRECTORY_LENGTH_MAX = 80
@@ -72,6 +75,12 @@ class Session:
     def live(self) -> bool:
         """The daemon runs."""
         return self.pid > 0 and process_started(self.pid) == self.pid_started
+
+    def same_cluster(self, other: Session) -> bool:
+        """Both belong to one cluster, as far as is known."""
+        if self.directory == other.directory:
+            return True
+        return bool(self.head_address) and self.head_address == other.head_address
 
     def save(self) -> Session:
         """Write session.json, atomically; returns self."""
@@ -192,12 +201,26 @@ def read_secret(path: str) -> bytes:
 
 def load_session(directory: str) -> Session | None:
     """The session in ``directory``; None if its file is not there or not readable as one."""
+    content = _read_json(os.path.join(directory, SESSION_FILE))
     try:
-        with open(os.path.join(directory, SESSION_FILE), "rb") as file:
-            content = json.load(file)
-        return Session(**{**content, "directory": directory})
-    except (OSError, ValueError, TypeError):
+        session = Session(**{**content, "directory": directory})
+    except TypeError:
         return None
+    if session.head and session.socket and not session.head_address:
+        # A driver's own daemon is ready before its head; its address is in the daemon's own file, later.
+        address = str(_read_json(os.path.join(directory, NODE_FILE)).get("address") or "")
+        return replace(session, head_address=address)
+    return session if content else None
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    """The object in a file; empty if it is not there (any more), or is none."""
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def find_sessions(temp_dir: str | None = None) -> list[Session]:

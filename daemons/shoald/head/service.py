@@ -15,6 +15,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from shoal.config import Config
 from shoal.ids import OBJECT_ID_SIZE
 from shoald.head import codec
@@ -135,7 +137,7 @@ class HeadService:
                     raise ValueError("a stream starts with one Register, and known messages follow")
                 registered = True
                 self.handle(_event(stream.number, message))
-        except ValueError as error:
+        except (ValueError, DecodeError) as error:
             log.warning("head: a node's message makes no sense, its connection ends: %s", error)
             refused = ev.Refused(ev.REFUSED_INVALID, str(error))
             stream.put(codec.head_message(refused, self._storage.cluster_id, self._epoch))

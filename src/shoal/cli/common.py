@@ -65,11 +65,10 @@ def ask_all(address: str, temp_dir: str | None, method: str) -> list[Any]:
     """The answers of all nodes of the cluster that run on this machine; failures as in `failures`."""
     with failures():
         chosen = find_session(address, temp_dir)
-        same = (chosen.kind, chosen.head_address)
         return [
             request(session.socket, session.secret, method)
             for session in find_sessions(temp_dir)
-            if (session.kind, session.head_address) == same
+            if session.same_cluster(chosen)
         ]
 
 

@@ -90,10 +90,7 @@ def start_head_command(host: str, port: int, block: bool, as_json: bool, **given
             click.echo(
                 f"warning: what {host} sends and receives is authenticated, but not encrypted", err=True
             )
-        daemon = start_daemon(_options(given, head=True, host=host, port=port))
-        _announce(daemon, as_json)
-        if block:
-            _stay(daemon)
+        _run(_options(given, head=True, host=host, port=port), as_json, block)
 
 
 @click.command("start-node")
@@ -109,10 +106,7 @@ def start_node_command(address: str, secret_file: str, block: bool, as_json: boo
     """Start a node on this machine and join the cluster at --address."""
     with failures():
         head_address = normal_address(address)
-        daemon = start_daemon(_options(given, head_address=head_address, secret_file=secret_file))
-        _announce(daemon, as_json)
-        if block:
-            _stay(daemon)
+        _run(_options(given, head_address=head_address, secret_file=secret_file), as_json, block)
 
 
 @click.command("stop")
@@ -150,7 +144,8 @@ def describe(session: Session) -> str:
     """One line about a session."""
     what = "head and node" if session.head else "node"
     owner = f", of process {session.owner_pid}" if session.owner_pid else ""
-    return f"{what} {session.node_id[:8]} (pid {session.pid}{owner}) of the cluster at {session.head_address}"
+    cluster = f"the cluster at {session.head_address}" if session.head_address else "its own cluster"
+    return f"{what} {session.node_id[:8]} (pid {session.pid}{owner}) of {cluster}"
 
 
 def started_lines(info: Session) -> list[str]:
@@ -174,33 +169,39 @@ def _options(given: dict[str, Any], **more: Any) -> DaemonOptions:
 
 def _refuse_second_head(address: str, temp_dir: str | None) -> None:
     for session in find_sessions(temp_dir):
-        if session.head and normal_address(session.head_address) == normal_address(address):
+        at = session.head_address
+        if session.head and at and normal_address(at) == normal_address(address):
             raise BootstrapError(
                 f"a head is running at {address} already (pid {session.pid}); join it with `shoal start-node "
                 f"--address {address}`, stop it with `shoal stop`, or start a second one with another --port"
             )
 
 
-def _announce(daemon: DaemonInfo, as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(daemon.session))
-    else:
-        for line in started_lines(daemon.session):
-            click.echo(line)
-
-
-def _stay(daemon: DaemonInfo) -> None:
-    """Wait for the daemon's end, or a signal to end it."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+def _run(options: DaemonOptions, as_json: bool, block: bool) -> None:
+    """Start a daemon and tell of it; with ``block``, wait for its end, or for a signal to end it."""
+    daemon: DaemonInfo | None = None
+    if block:
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
+        daemon = start_daemon(options)
+        _announce(daemon.session, as_json)
+        if not block:
+            return
         daemon.process.wait()
     except KeyboardInterrupt:
-        click.echo(f"{stop_session(daemon.session)}: {describe(daemon.session)}")
+        if daemon is not None:
+            click.echo(f"{stop_session(daemon.session)}: {describe(daemon.session)}")
         return
-    raise BootstrapError(
-        f"the daemon ended by itself (exit status {daemon.process.returncode}); see `shoal logs`"
-    )
+    status = daemon.process.returncode
+    raise BootstrapError(f"the daemon ended by itself (exit status {status}); see `shoal logs`")
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _announce(session: Session, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(session))
+    else:
+        click.echo("\n".join(started_lines(session)))

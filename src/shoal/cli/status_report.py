@@ -132,7 +132,7 @@ def _workers_table(rows: Sequence[Row]) -> Table:
     lines = [
         (
             str(row["pid"]),
-            row["worker_id"][:16],
+            row["worker_id"],
             row["node_id"][:_ID_LENGTH],
             row["state"],
             age_text(row["since_s"]),

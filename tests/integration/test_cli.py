@@ -1,0 +1,215 @@
+"""The command line against real daemons: start, join, look, stop, and each mistake as one clear line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+PATIENCE_S = 30.0
+DRIVER = """
+import sys, time
+import numpy as np
+import shoal
+
+shoal.init("auto")
+
+@shoal.remote
+def wait_for(value, path):
+    import os, time
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return value
+
+kept = shoal.put(np.ones(1_000_000))
+running = wait_for.remote(1, sys.argv[1])
+waiting = wait_for.remote(running, sys.argv[1])
+print(waiting.hex(), flush=True)
+assert shoal.get(waiting) == 1
+"""
+
+
+class Result:
+    """What a command printed, and its exit status."""
+
+    def __init__(self, process):
+        self.status, self.out, self.err = process.returncode, process.stdout, process.stderr
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    @property
+    def error(self):
+        """The one line of an error."""
+        assert self.status == 1, (self.out, self.err)
+        [line] = self.err.strip().splitlines()
+        return line
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "shoal", *arguments]
+    return Result(subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False))
+
+
+def until(condition):
+    """Wait for a condition; returns its value."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture
+def head():
+    """A head and node of the test's own, as start-head --json describes it."""
+    result = run("start-head", "--port", "0", "--num-cpus", "1", "--object-store-memory", "128MB", "--json")
+    assert result.status == 0, result.err
+    yield result.json
+    assert run("stop").status == 0
+
+
+def test_a_cluster_from_start_to_stop(head):
+    address = head["head_address"]
+    joined = run(
+        "start-node", "--address", address, "--num-cpus", "2", "--object-store-memory", "64MB", "--name", "b"
+    )
+    assert joined.status == 0, joined.err
+    assert "started node" in joined.out
+    nodes = run("list", "nodes", "--json").json["rows"]
+    assert sorted((node["resources"]["CPU"], node["state"]) for node in nodes) == [
+        (1.0, "ALIVE"),
+        (2.0, "ALIVE"),
+    ]
+    assert "0/3 CPU" in run("status").out
+    assert run("health-check").status == 0
+    stopped = run("stop", "--session", "b")
+    assert stopped.out.startswith("stopped: node")
+    until(lambda: [n["state"] for n in run("list", "nodes", "--json").json["rows"]].count("DEAD") == 1)
+    assert "left" in run("status").out or "stops" in run("status").out
+    assert run("stop").out.startswith("stopped: head and node")
+    assert "nothing to stop" in run("stop").out
+
+
+def test_tables_show_what_a_driver_does(head, tmp_path):
+    gate = tmp_path / "gate"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(gate)], stdout=subprocess.PIPE, text=True)
+    try:
+        waiting = driver.stdout.readline().strip()
+        tasks = until(
+            lambda: (
+                len(rows := run("list", "tasks", "--json").json["rows"]) == 2
+                and rows[0]["state"] == "RUNNING"
+                and rows
+            )
+        )
+        assert {task["name"].rpartition(".")[2] for task in tasks} == {"wait_for"}
+        memory = run("memory", "--json", "--stats").json
+        [row] = memory["rows"]
+        assert row["size_bytes"] >= 8_000_000
+        assert {holder["pid"] for holder in row["holders"]} == {driver.pid}
+        total = memory["total"]
+        assert sum(row["allocated_bytes"] for row in memory["rows"]) + total["leased"] == total["used"]
+        assert "which is all that is used" in run("memory").out
+        assert "which is all that is used" in run("memory", "--group-by", "call-site").out
+        assert "CAPACITY" not in run("memory").out
+        assert "CAPACITY" in run("memory", "--stats").out
+        assert "OBJECT " not in run("memory", "--stats-only").out
+        assert "1/1 CPU in use" in run("status").out
+        assert str(driver.pid) in run("list", "jobs").out
+        assert "wait_for" in run("why", waiting).out
+        for kind in ("workers", "objects"):
+            assert run("list", kind, "--json").json["rows"]
+    finally:
+        gate.touch()
+        assert driver.wait(PATIENCE_S) == 0
+        driver.stdout.close()
+    until(lambda: run("memory", "--json").json["total"]["used"] == 0)
+
+
+def test_mistakes_are_one_clear_line(head, tmp_path):
+    address = head["head_address"]
+    port = address.rpartition(":")[2]
+    assert "is running at" in run("start-head", "--port", port).error
+    elsewhere = ("--temp-dir", tempfile.mkdtemp())  # of a short path, and not where the other head is known
+    assert "the port is in use" in run("start-head", "--port", port, *elsewhere).error
+    assert "no cluster at 127.0.0.1:1" in run("start-node", "--address", "127.0.0.1:1").error
+    assert "no address" in run("start-node", "--address", "somewhere").error
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(b"w" * 32)
+    assert "chmod 600" in run("start-node", "--address", address, "--secret-file", str(wrong)).error
+    wrong.chmod(0o600)
+    assert "wrong secret" in run("start-node", "--address", address, "--secret-file", str(wrong)).error
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{placeholder.getsockname()[1]}"
+        joining = ("start-node", "--address", nobody, "--secret-file", str(wrong))
+        assert "no head answers" in run(*joining, "--system-config", "handshake_ms_max=300").error
+    assert "no daemon of yours" in run("stop", "--session", "nothing").error
+    assert "no id" in run("why", "xyz").error
+    assert "nobody here knows" in run("why", "abcd").out
+    assert "no log file" in run("logs", "nothing").error
+    os.rmdir(elsewhere[1])
+
+
+def test_without_a_cluster():
+    for command in (("status",), ("memory",), ("list", "tasks"), ("why", "ab"), ("health-check",)):
+        assert "shoal start-head" in run(*command).error
+    assert "nothing to stop" in run("stop").out
+    assert "no daemon" in run("logs").error
+
+
+def test_logs(head):
+    assert "node.log" in run("logs").out
+    assert "registered at the head" in run("logs", "node.log").out
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "shoal", "logs", "node.log", "-n", "1", "-f"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout.readline()
+    run("stop")
+    follower.send_signal(signal.SIGINT)
+    follower.stdout.read()
+    follower.stdout.close()
+    assert follower.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_block_ends_with_its_daemon(number):
+    command = [sys.executable, "-m", "shoal", "start-head", "--port", "0", "--num-cpus", "1", "--block"]
+    process = subprocess.Popen(
+        [*command, "--object-store-memory", "64MB"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline().startswith("started head")
+    process.send_signal(number)
+    assert "stopped: head and node" in process.stdout.read()
+    process.stdout.close()
+    assert process.wait(PATIENCE_S) == 0
+    assert "nothing to stop" in run("stop").out
+
+
+def test_a_killed_daemon_is_noticed_and_cleaned_up(head):
+    os.kill(head["pid"], signal.SIGKILL)
+    until(lambda: run("status").status == 1)
+    assert os.path.exists(head["directory"])
+    again = run("start-head", "--port", "0", "--num-cpus", "1", "--object-store-memory", "64MB")
+    assert again.status == 0
+    assert not os.path.exists(head["directory"])
+
+
+def test_help_of_every_command():
+    names = [
+        line.split()[0] for line in run("--help").out.partition("Commands:")[2].splitlines() if line.strip()
+    ]
+    assert {"start-head", "status", "memory", "why"} <= set(names)
+    for name in names:
+        result = run(name, "--help")
+        assert result.status == 0, result.err
+        assert "--json" in result.out

@@ -1,0 +1,229 @@
+"""What memory, status, list and why say, from what daemons answer."""
+
+from shoal.cli import memory_report as memory
+from shoal.cli import status_report as status
+from shoal.cli.format import plain_lines
+
+
+def row(name, size, pid=None, kind="hold", **more):
+    holders = [{"pid": pid, "role": "worker", "kind": kind, "count": 1, "proc": "aa"}] if pid else []
+    return {
+        "id": name,
+        "size_bytes": size - 1,
+        "allocated_bytes": size,
+        "state": "sealed",
+        "holders": holders,
+        "callsite": f"/x.py:{size}",
+        "age_s": 1.0,
+        "node_id": "n" * 32,
+        **more,
+    }
+
+
+def node(rows, **stats):
+    used = sum(r["allocated_bytes"] for r in rows) + stats.get("leased", 0)
+    return {
+        "node_id": "n" * 32,
+        "rows": rows,
+        "left_out": 0,
+        "stats": {"capacity": 1000, "used": used, **stats},
+    }
+
+
+class TestMemory:
+    def test_sorting(self):
+        rows = [row("a", 1, 9), row("b", 3), row("c", 2, 5, age_s=9.0)]
+        assert [r["id"] for r in memory.sort_rows(rows, "size")] == ["b", "c", "a"]
+        assert [r["id"] for r in memory.sort_rows(rows, "age")] == ["c", "a", "b"]
+        assert [r["id"] for r in memory.sort_rows(rows, "pid")] == ["c", "a", "b"]
+
+    def test_rows_add_up_to_what_is_used(self):
+        rows = [row("a", 300), row("b", 200)]
+        table = memory.objects_table(rows, [node(rows, leased=100)], "B", None)
+        assert table.notes == [
+            "500 B in 2 rows + 100 B leased to writers = 600 B, which is all that is used of 1000 B"
+        ]
+
+    def test_hidden_rows_are_counted(self):
+        rows = [row("a", 300), row("b", 200)]
+        table = memory.objects_table(rows, [node(rows)], "B", 1)
+        assert len(table.rows) == 1
+        assert table.notes[0] == "and 1 more rows with 200 B (-n shows more)"
+        assert table.notes[1].startswith("500 B in 2 rows")
+
+    def test_rows_that_the_daemon_left_out_are_counted(self):
+        rows = [row("a", 300)]
+        answer = {**node(rows), "left_out": 7, "stats": {"capacity": 1000, "used": 450, "leased": 50}}
+        first, total = memory.objects_table(rows, [answer], "B", None).notes
+        assert first.startswith("and 7 smaller objects with 100 B")
+        assert total.startswith("400 B in 8 rows + 50 B leased to writers = 450 B, which is all")
+
+    def test_a_sum_that_differs_says_so(self):
+        answer = node([row("a", 300)])
+        answer["stats"]["used"] = 999
+        assert "the stores say 999 B" in memory.objects_table([row("a", 300)], [answer], "B", None).notes[-1]
+
+    def test_holders(self):
+        holders = [
+            {"name": "driver 5", "pid": 5, "kind": "hold", "count": 2},
+            {"name": "driver 5", "pid": 5, "kind": "pin", "count": 1},
+            {"proc": "ab" * 16, "pid": None, "role": "object", "kind": "container", "count": 1},
+        ]
+        assert memory.holders_text(holders) == f"driver 5 (hold ×2, pin), object {'ab' * 8} (container)"
+        assert memory.holders_text([]) == "nobody"
+
+    def test_groups(self):
+        rows = [row("a", 10, 1, "pin"), row("b", 20, state="error"), row("c", 5, callsite="/x.py:10")]
+        groups = memory.group_rows(rows, "call-site")
+        assert [(g["group"], g["objects"], g["bytes"], g["pinned_bytes"]) for g in groups] == [
+            ("/x.py:20", 1, 20, 0),
+            ("/x.py:10", 2, 15, 10),
+        ]
+        assert [g["group"] for g in memory.group_rows(rows, "state")] == ["error", "sealed"]
+        table = memory.groups_table(rows, [node(rows)], "state", "B", 1)
+        assert table.notes[0] == "and 1 more groups (-n shows more)"
+        assert table.notes[-1].startswith("35 B in 3 rows")
+
+    def test_stats_of_several_nodes_are_added(self):
+        a, b = (
+            node([row("a", 100)], free=100, largest_free=50),
+            node([row("b", 50)], free=100, largest_free=100),
+        )
+        tables = memory.stats_tables([a, b], "B")
+        assert [line[0] for line in tables[0].rows] == ["nnnnnnnn", "nnnnnnnn", "all"]
+        assert tables[0].rows[-1][1:3] == ("2000 B", "150 B")
+        assert tables[0].rows[-1][-1] == "25%"
+        assert len(memory.stats_tables([a], "B")[0].rows) == 1
+
+
+NODE = {
+    "node_id": "ab" * 16,
+    "state": "ALIVE",
+    "reason": "registered",
+    "pid": 7,
+    "hostname": "host",
+    "resources": {"CPU": 2.0},
+    "available": {"CPU": 0.5},
+    "store_capacity_bytes": 1000,
+    "store_used_bytes": 10,
+    "pending": [],
+}
+
+
+def make_status(**more):
+    return {
+        "node_id": "ab" * 16,
+        "resources": {"CPU": 2.0},
+        "available": {"CPU": 1.0},
+        "workers": {"IDLE": 1, "LEASED": 0},
+        "pending": [],
+        "jobs": [],
+        "store": {"capacity": 1000, "used": 10, "objects": 1, "pinned": 0},
+        "head": {"address": "127.0.0.1:7462", "trouble": ""},
+        "nodes": [NODE],
+        **more,
+    }
+
+
+class TestStatus:
+    def test_lines(self):
+        lines = status.status_lines(make_status())
+        assert "head      127.0.0.1:7462" in lines
+        assert "nodes     1 (1 alive)" in lines
+        assert "resources 1/2 CPU in use" in lines, "this node's own figures are the freshest"
+        assert lines[-1] == "waiting   nothing"
+
+    def test_trouble_with_the_head_is_said(self):
+        lines = status.status_lines(make_status(head={"address": "h:1", "trouble": "refused"}))
+        assert any("no connection: refused" in line for line in lines)
+
+    def test_dead_nodes_come_last_with_the_reason(self):
+        dead = {**NODE, "node_id": "00", "state": "DEAD", "reason": "silent for 10.0 s"}
+        table = status.nodes_table([dead, NODE])
+        assert [line[0] for line in table.rows] == ["abababab", "00"]
+        assert table.rows[1][-1] == "silent for 10.0 s"
+        assert table.rows[0][4] == "1.5/2 CPU"
+
+    def test_what_waits_and_why(self):
+        own = {
+            "name": "f",
+            "submitter": "driver 5",
+            "resources": {"CPU": 1.0},
+            "backlog": 3,
+            "waiting_s": 2.0,
+        }
+        other = {
+            **NODE,
+            "node_id": "cd",
+            "pending": [{"resources": {"GPU": 1.0}, "count": 2, "reason": "no GPU"}],
+        }
+        table = status.pending_table(make_status(pending=[{**own, "reason": "busy"}], nodes=[NODE, other]))
+        assert table.rows == [
+            ("f", "driver 5", "1 CPU", "3", "2 s", "busy"),
+            ("-", "node cd", "1 GPU", "2", "-", "no GPU"),
+        ]
+        assert status.pending_table(make_status()) is None
+
+    def test_lists(self):
+        worker = {
+            "pid": 5,
+            "worker_id": "ff" * 16,
+            "node_id": "ab" * 16,
+            "state": "leased",
+            "since_s": 2.0,
+            "job": "j",
+            "submitter": "driver 4",
+            "resources": {"CPU": 1.0},
+            "reason": "",
+            "task_id": "0" * 32,
+            "note": {},
+        }
+        assert status.list_table("workers", [worker], 0.0).rows[0][-1] == "-"
+        busy = {**worker, "note": {"task": "f"}}
+        assert status.list_table("workers", [busy], 0.0).rows[0][-1] == "task f"
+        running = {**worker, "task_id": "ab" * 16}
+        assert status.list_table("workers", [running], 0.0).rows[0][-1] == "task " + "ab" * 16
+        task = {
+            "id": "t",
+            "name": "f",
+            "state": "RUNNING",
+            "worker_pid": 5,
+            "retries_left": 0,
+            "process": "driver 4",
+        }
+        assert status.list_table("tasks", [task], 0.0).rows == [("t", "f", "RUNNING", "5", "0", "driver 4")]
+        job = {
+            "job_id": "j",
+            "pid": 5,
+            "node_id": "ab" * 16,
+            "entrypoint": "x.py",
+            "namespace": "",
+            "started_s": 90.0,
+        }
+        assert status.list_table("jobs", [job], 100.0).rows[0][5] == "10 s"
+        found = {
+            "id": "o",
+            "state": "INLINE",
+            "size_bytes": None,
+            "references": 1,
+            "callsite": "",
+            "task": "",
+        }
+        assert status.list_table("objects", [found], 0.0).rows[0][2] == "0 B"
+
+    def test_why(self):
+        answer = {
+            "rows": ["object 1 is PENDING", {"process": "driver 5", "lines": ["waits"]}],
+            "silent": ["worker 6"],
+        }
+        assert status.why_lines("1", answer) == [
+            "object 1 is PENDING",
+            "driver 5:",
+            "  waits",
+            "no answer from worker 6 in time: what only they know is missing",
+        ]
+        assert "nobody here knows 1" in status.why_lines("1", {"rows": []})[0]
+
+
+def test_tables_print():
+    assert plain_lines(status.nodes_table([NODE]))[2].startswith("abababab  host")

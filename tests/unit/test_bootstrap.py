@@ -1,0 +1,115 @@
+"""start_daemon and stop_session against daemons that misbehave in every way a daemon can."""
+
+import os
+import sys
+
+import pytest
+
+from shoal import bootstrap, sessions
+from shoal.bootstrap import BootstrapError, DaemonOptions, start_daemon, stop_session
+
+FACTS = {"ok": True, "socket": "s", "node_id": "ab", "address": "127.0.0.1:9"}
+READY = f"os.write(fd, json.dumps({FACTS}).encode())"
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    """Makes start_daemon run a script instead, which knows `fd` and `directory`; returns a starter."""
+    monkeypatch.setenv("SHOAL_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(sessions, "_DIRECTORY_LENGTH_MAX", 4096)
+    monkeypatch.setenv("SHOAL_START_MS_MAX", "400")
+    monkeypatch.setenv("SHOAL_STOP_MS_MAX", "300")
+    started = []
+
+    def start(script, **options):
+        prelude = "import json, os, signal, sys, time\nfd = int(sys.argv[1]); directory = sys.argv[2]\n"
+
+        def command(session, _options, ready_fd):
+            return [sys.executable, "-c", prelude + script, str(ready_fd), session.directory]
+
+        monkeypatch.setattr(bootstrap, "_command", command)
+        started.append(start_daemon(DaemonOptions(**{"head": True, **options})))
+        return started[-1]
+
+    yield start
+    for info in started:
+        stop_session(info.session)
+        info.process.wait()
+    assert not os.path.exists(sessions.root_directory()), "something is left"
+
+
+def test_a_daemon_that_gets_ready(daemon):
+    info = daemon(READY + "; os.write(fd, b'\\n'); time.sleep(60)")
+    assert (info.socket, info.node_id, info.address, info.pid) == ("s", "ab", "127.0.0.1:9", info.process.pid)
+    assert os.getpgid(info.pid) == info.pid, "it has a process group of its own"
+    assert sessions.find_sessions() == [info.session]
+    assert stop_session(info.session) == "stopped"
+    info.process.wait()
+    assert stop_session(info.session) == "gone"
+
+
+def test_a_daemon_that_does_not_want_to_stop_is_killed(daemon):
+    info = daemon(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); " + READY + "; os.write(fd, b'\\n'); time.sleep(60)"
+    )
+    assert stop_session(info.session) == "killed"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ('os.write(fd, b\'{"ok": false, "error": "port in use"}\\n\')', "^port in use$"),
+        ("print('why it ended'); sys.exit(3)", r"exit status 3\):\n  why it ended"),
+        ("os.kill(os.getpid(), 9)", r"signal 9\); it logged nothing"),
+        ("os.write(fd, b'hello\\n'); time.sleep(60)", "not a shoal daemon"),
+        ("os.close(fd); time.sleep(60)", r"ended while it started"),
+        ("time.sleep(60)", "not ready in"),
+        ("os.write(fd, b'{'); time.sleep(60)", "not ready in"),
+    ],
+)
+def test_a_daemon_that_does_not_get_ready_leaves_an_error_and_nothing_else(daemon, script, words):
+    with pytest.raises(BootstrapError, match=words):
+        daemon(script)
+
+
+def test_the_end_of_its_log_is_in_the_error(daemon):
+    script = (
+        "os.mkdir(directory + '/logs'); f = open(directory + '/logs/node.log', 'w')\n"
+        "f.write(''.join(f'line {n}\\n' for n in range(100))); f.close(); sys.exit(1)"
+    )
+    with pytest.raises(BootstrapError) as caught:
+        daemon(script)
+    lines = str(caught.value).splitlines()
+    assert lines[-1].strip() == "line 99"
+    assert len(lines) == 13
+
+
+def test_joining_needs_a_secret(daemon):
+    with pytest.raises(BootstrapError, match="--secret-file"):
+        daemon("", head=False, head_address="10.0.0.1:5")
+    with pytest.raises(BootstrapError, match="no address"):
+        daemon("", head=False, head_address="nowhere")
+
+
+def test_a_node_finds_the_secret_of_the_head_here(daemon):
+    head = daemon(READY + "; os.write(fd, b'\\n'); time.sleep(60)")
+    node = daemon(READY + "; os.write(fd, b'\\n'); time.sleep(60)", head=False, head_address="localhost:9")
+    assert node.secret == head.secret
+    assert node.session_dir != head.session_dir
+
+
+def test_the_command(tmp_path):
+    session = sessions.Session(directory="/d")
+    options = DaemonOptions(
+        head=True, port=5, num_cpus=2, resources={"a": 1}, config={"x": 1}, name="n", owner_pid=7
+    )
+    command = " ".join(bootstrap._command(session, options, 9)[1:])
+    assert command == (
+        "-P -m shoald.node --session-dir /d --head --host 127.0.0.1 --port 5 --ready-fd 9 --num-cpus 2 "
+        '--owner-pid 7 --resources {"a": 1} --config {"x": 1} --name n'
+    )
+    command = " ".join(bootstrap._command(session, DaemonOptions(head_address="h:1"), 9)[1:])
+    assert (
+        command
+        == "-P -m shoald.node --session-dir /d --head-address h:1 --secret-file /d/secret --ready-fd 9"
+    )
