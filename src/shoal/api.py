@@ -123,8 +123,8 @@ def _start_session(arguments: InitArguments) -> Runtime:
     except BaseException:
         _stop_owned()
         raise
-    runtime.job = {"job_id": runtime.identity.job_id, **info}
-    runtime.identity.namespace = arguments.namespace or runtime.identity.job_id
+    namespace = runtime.identity.namespace = arguments.namespace or runtime.identity.job_id
+    runtime.job = {"job_id": runtime.identity.job_id, **info, "namespace": namespace}
     if arguments.log_to_driver:
         _output = DriverOutput(runtime.identity.node_id, settings)
         runtime.log_handler = _output.entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 class TaskContext:
     """The task that this thread (or coroutine) runs."""
 
-    __slots__ = ("arguments", "children", "depth", "name", "resources", "task_id")
+    __slots__ = ("arguments", "depth", "function_name", "name", "resources", "task_id")
 
-    def __init__(self, task_id: bytes, name: str, depth: int, resources: dict[str, float]) -> None:
+    def __init__(
+        self, task_id: bytes, name: str, function_name: str, depth: int, resources: dict[str, float]
+    ) -> None:
         self.task_id = task_id
         self.name = name
+        self.function_name = function_name
         self.depth = depth
         self.resources = resources
         self.arguments: tuple[Any, ...] = ()
-        self.children = 0
 
 
 current_task: ContextVar[TaskContext | None] = ContextVar("shoal_task", default=None)
@@ -67,7 +70,7 @@ class RuntimeContext:
 
     def get_task_function_name(self) -> str | None:
         """The function's name."""
-        return self._task.name if self._task else None
+        return self._task.function_name if self._task else None
 
     def get_actor_id(self) -> str | None:
         """The actor whose method runs; None outside of actors."""
@@ -88,6 +91,10 @@ class RuntimeContext:
     def get_session_dir(self) -> str:
         """The directory of this session's sockets and logs."""
         return self._identity.session_dir
+
+    def get_temp_dir(self) -> str:
+        """The directory that session directories lie in."""
+        return os.path.dirname(self._identity.session_dir)
 
     @property
     def namespace(self) -> str:

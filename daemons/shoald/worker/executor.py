@@ -180,7 +180,8 @@ class Executor:
                 name = function.name
             self._set_task_name(name)
             args, kwargs = self._arguments.load(loaded, submitter, payload, lifted, details)
-            context = TaskContext(task_id, name, details["depth"] if details else 0, resources)
+            depth = details["depth"] if details else 0
+            context = TaskContext(task_id, name, function.name, depth, resources)
             context.arguments = loaded.values
             started = True
             try:
