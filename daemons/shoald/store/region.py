@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import TYPE_CHECKING
 
-from shoal.store.region import Region
+if TYPE_CHECKING:
+    from shoal.store.region import Region
 
 _PAGE = 4096
 _HUGE_PAGE = 2 * 1024**2
@@ -52,6 +54,8 @@ class RegionFile:
 
     def open(self) -> Region:
         """Both mappings, for the daemon's own use."""
+        from shoal.store.region import Region  # loads numpy, which the daemon needs for nothing else
+
         return Region(self.read_fd, self.write_fd, self.capacity)
 
     def close(self) -> None:
