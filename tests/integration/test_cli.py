@@ -118,8 +118,8 @@ def test_tables_show_what_a_driver_does(head, tmp_path):
         assert sum(row["allocated_bytes"] for row in memory["rows"]) + total["leased"] == total["used"]
         assert "which is all that is used" in run("memory").out
         assert "which is all that is used" in run("memory", "--group-by", "call-site").out
-        assert "CAPACITY" not in run("memory").out
-        assert "CAPACITY" in run("memory", "--stats").out
+        assert "capacity" not in run("memory").out
+        assert "capacity" in run("memory", "--stats").out
         assert "OBJECT " not in run("memory", "--stats-only").out
         assert "1/1 CPU in use" in run("status").out
         assert str(driver.pid) in run("list", "jobs").out

@@ -18,20 +18,20 @@ Node = Mapping[str, Any]  # what one daemon answers: node_id, stats, rows, left_
 Stats = Mapping[str, Any]
 _CALLSITE_LENGTH = 40
 _NO_PID = 2**63
-# Bytes in the table of figures: key, heading.
+# Bytes in the table of figures: key, what it is.
 _BYTES = (
-    ("capacity", "CAPACITY"),
-    ("used", "USED"),
-    ("sealed", "OBJECTS"),
-    ("leased", "LEASED"),
-    ("duplicates", "DUPLICATES"),
-    ("primary", "PRIMARY"),
-    ("secondary", "SECONDARY"),
-    ("pinned", "PINNED"),
-    ("cached", "CACHED"),
-    ("free", "FREE"),
-    ("largest_free", "LARGEST FREE"),
-    ("high_water", "HIGH WATER"),
+    ("capacity", "capacity"),
+    ("used", "used"),
+    ("sealed", "  objects"),
+    ("leased", "  leased to writers"),
+    ("duplicates", "  duplicates"),
+    ("free", "free"),
+    ("largest_free", "  longest piece"),
+    ("high_water", "used at most"),
+    ("primary", "primary copies"),
+    ("secondary", "secondary copies"),
+    ("pinned", "pinned"),
+    ("cached", "kept by pins alone"),
 )
 
 
@@ -168,27 +168,17 @@ def add_stats(stats: Iterable[Stats]) -> dict[str, Any]:
 
 
 def stats_tables(nodes: Sequence[Node], units: str) -> list[Table]:
-    """Figures per node and in all: bytes, and what happened since the start."""
+    """Figures, a column per node and one for all: bytes, and what happened since the start."""
     named = [(str(node["node_id"])[:8], node["stats"]) for node in nodes]
     if len(named) != 1:
         named.append(("all", add_stats(stats for _, stats in named)))
-    space = [
-        (
-            name,
-            *(bytes_text(stats.get(key, 0), units) for key, _ in _BYTES),
-            f"{stats.get('fragmentation', 0):.0%}",
-        )
-        for name, stats in named
-    ]
-    columns = ("NODE", *(f">{heading}" for _, heading in _BYTES), ">FRAGMENTED")
+    columns = ("", *(f">{name}" for name, _ in named))
+    space = [(text, *(bytes_text(stats.get(key, 0), units) for _, stats in named)) for key, text in _BYTES]
+    space.append(("fragmented", *(f"{stats.get('fragmentation', 0):.0%}" for _, stats in named)))
     known = {key for key, _ in _BYTES} | {"fragmentation"}
-    counters = list(dict.fromkeys(key for _, stats in named for key in stats if key not in known))
-    counts = [(name, *(_count(key, stats, units) for key in counters)) for name, stats in named]
-    headings = [f">{key.removesuffix('_bytes').replace('_', ' ').upper()}" for key in counters]
-    return [
-        Table(columns, space, "Object store"),
-        Table(("NODE", *headings), counts, "Since the start"),
-    ]
+    counters = dict.fromkeys(key for _, stats in named for key in stats if key not in known)
+    counts = [(key.replace("_", " "), *(_count(key, stats, units) for _, stats in named)) for key in counters]
+    return [Table(columns, space, "Object store"), Table(columns, counts, "Counted since the start")]
 
 
 def _count(key: str, stats: Stats, units: str) -> str:

@@ -24,7 +24,7 @@ def status_command(address: str, temp_dir: str | None, as_json: bool) -> None:
         click.echo(line)
     click.echo()
     pending = report.pending_table(status)
-    show(report.nodes_table(status["nodes"]), *([pending] if pending is not None else []))
+    show(report.nodes_table(report.fresh_nodes(status)), *([pending] if pending is not None else []))
 
 
 @click.command("health-check")

@@ -35,6 +35,16 @@ def nodes_table(nodes: Iterable[Row]) -> Table:
     return Table(("NODE", "NAME", ">PID", "STATE", "USED", "STORE", "WHY"), rows, "Nodes")
 
 
+def fresh_nodes(status: Row) -> list[Row]:
+    """The head's node table, with what this node knows of itself: its last report may be seconds old."""
+    store = status.get("store", {})
+    own = {"available": status.get("available", {}), "store_used_bytes": store.get("used", 0)}
+    return [
+        {**node, **own} if node["node_id"] == status.get("node_id") else node
+        for node in status.get("nodes", ())
+    ]
+
+
 def pending_table(status: Row) -> Table | None:
     """What waits for resources: this node's demands, and those that other nodes told the head."""
     rows = [

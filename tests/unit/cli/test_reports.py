@@ -90,10 +90,13 @@ class TestMemory:
             node([row("b", 50)], free=100, largest_free=100),
         )
         tables = memory.stats_tables([a, b], "B")
-        assert [line[0] for line in tables[0].rows] == ["nnnnnnnn", "nnnnnnnn", "all"]
-        assert tables[0].rows[-1][1:3] == ("2000 B", "150 B")
-        assert tables[0].rows[-1][-1] == "25%"
-        assert len(memory.stats_tables([a], "B")[0].rows) == 1
+        assert tables[0].columns == ("", ">nnnnnnnn", ">nnnnnnnn", ">all")
+        assert tables[0].rows[:2] == [
+            ("capacity", "1000 B", "1000 B", "2000 B"),
+            ("used", "100 B", "50 B", "150 B"),
+        ]
+        assert tables[0].rows[-1] == ("fragmented", "0%", "0%", "25%")
+        assert memory.stats_tables([a], "B")[0].columns == ("", ">nnnnnnnn")
 
 
 NODE = {
@@ -126,6 +129,14 @@ def make_status(**more):
 
 
 class TestStatus:
+    def test_this_nodes_own_figures_are_fresher_than_the_heads(self):
+        other = {**NODE, "node_id": "cd"}
+        own, unchanged = status.fresh_nodes(
+            make_status(nodes=[NODE, other], store={"used": 77, "objects": 2})
+        )
+        assert (own["available"], own["store_used_bytes"]) == ({"CPU": 1.0}, 77)
+        assert unchanged == other
+
     def test_lines(self):
         lines = status.status_lines(make_status())
         assert "head      127.0.0.1:7462" in lines
