@@ -10,9 +10,11 @@ import inspect
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from shoal import config, session
+from shoal.actors.actor_class import ActorClass
+from shoal.actors.calls import ActorCalls
 from shoal.arguments import InitArguments
 from shoal.bootstrap import (
     BootstrapError,
@@ -25,10 +27,10 @@ from shoal.bootstrap import (
 from shoal.client.driver_output import DriverOutput
 from shoal.client.futures import close_loaders
 from shoal.client.runtime import Runtime
-from shoal.exceptions import ClusterNotFoundError, ClusterStartError
 from shoal.context import RuntimeContext, current_task
+from shoal.exceptions import ClusterNotFoundError, ClusterStartError
 from shoal.generator import ObjectRefGenerator
-from shoal.options import TaskOptions
+from shoal.options import ActorOptions, TaskOptions
 from shoal.refs import ObjectRef
 from shoal.remote_function import RemoteFunction
 
@@ -60,7 +62,7 @@ class ClientContext:
     def __getitem__(self, key: str) -> Any:
         return self.address_info[key]
 
-    def __enter__(self) -> ClientContext:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -237,7 +239,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
             return runtime.values.get_all(refs, timeout)
         return [runtime.values.get(ref, timeout) if type(ref) is ObjectRef else ref for ref in refs]
     if isinstance(refs, ObjectRefGenerator):
-        raise ValueError("get needs ObjectRefs; iterate over the generator, and get each ref that it gives")
+        raise ValueError(  # noqa: TRY004  as for anything that is no ref
+            "get needs ObjectRefs; iterate over the generator, and get each ref that it gives"
+        )
     raise ValueError(f"get needs an ObjectRef or a list of them, not {type(refs).__name__}")
 
 
@@ -246,11 +250,12 @@ def wait(
     *,
     num_returns: int = 1,
     timeout: float | None = None,
-    fetch_local: bool = True,
+    fetch_local: bool = True,  # noqa: ARG001  for objects of other nodes
 ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """Split ``refs`` into (ready, not ready), both in input order; at most ``num_returns`` are in the first.
 
-    Returns when that many are ready, or after ``timeout`` seconds. Raises TypeError or ValueError for what cannot be waited for.
+    Returns when that many are ready, or after ``timeout`` seconds. ``fetch_local`` has no effect for objects of this node.
+    Raises TypeError or ValueError for what cannot be waited for.
     """
     if not isinstance(refs, list):
         raise TypeError(f"wait needs a list of ObjectRefs, not {type(refs).__name__}")
@@ -278,8 +283,8 @@ def cancel(
 ) -> None:
     """Cancel the task that makes ``ref``; its `get` raises TaskCancelledError.
 
-    A queued task never runs; a running one gets the exception at its next bytecode, or its worker is killed with ``force``. ``recursive``:
-    its children too. Does nothing if it has finished. Raises TypeError for what is no ref.
+    A queued task never runs; a running one gets the exception at its next bytecode, or its worker is killed with
+    ``force``. ``recursive``: its children too. Does nothing if it has finished. Raises TypeError for what is no ref.
     """
     if isinstance(ref, ObjectRefGenerator):
         ref = ref.completed()
@@ -288,8 +293,15 @@ def cancel(
     runtime = session.runtime()
     with runtime.lock:
         task = runtime.table.entry_of(ref).task
+        calls: object = task.queue if task is not None else None
+        if isinstance(calls, ActorCalls) and force:
+            raise ValueError(
+                "a call of an actor cannot be cancelled with force; shoal.kill(handle) ends the actor"
+            )
         if task is not None:
             runtime.dispatch.cancel(task, force, recursive)
+            if isinstance(calls, ActorCalls):
+                calls.settle()
             runtime.flush()
 
 
@@ -316,9 +328,9 @@ def remote(*args: Any, **options: Any) -> Any:
 
 def _make_remote(target: Any, options: dict[str, Any]) -> Any:
     if inspect.isclass(target):
-        raise TypeError(
-            f"{target.__name__} is a class: actors are not available yet, only functions can be remote"
-        )
+        return ActorClass(target, ActorOptions().merged(**options))
+    if isinstance(target, ActorClass):
+        raise TypeError("the class is remote already; use .options(...) to change its options")
     if isinstance(target, RemoteFunction):
         raise TypeError("the function is remote already; use .options(...) to change its options")
     if not callable(target):

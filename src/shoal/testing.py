@@ -1,15 +1,15 @@
 """Clusters of several nodes on one machine, for tests: real daemons, each with its own region, session and resources.
 
-    with Cluster() as cluster:
-        cluster.add_node(num_cpus=2, resources={"disk": 1})
-        shoal.init(cluster.address)
+with Cluster() as cluster:
+    cluster.add_node(num_cpus=2, resources={"disk": 1})
+    shoal.init(cluster.address)
 """
 
 from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from shoal import config
 from shoal.bootstrap import DaemonInfo, DaemonOptions, start_daemon, stop_session
@@ -104,7 +104,9 @@ class Cluster:
             if len(alive) >= len(self._nodes):
                 return
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(alive)} of {len(self._nodes)} nodes registered within {limit_s:g} s")
+                raise TimeoutError(
+                    f"{len(alive)} of {len(self._nodes)} nodes registered within {limit_s:g} s"
+                )
             time.sleep(_POLL_S)
 
     def shutdown(self) -> None:
@@ -112,7 +114,7 @@ class Cluster:
         while self._nodes:
             _stop(self._nodes.pop())
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

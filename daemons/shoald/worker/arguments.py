@@ -67,7 +67,7 @@ class Arguments:
         if stored:
             self._pin(stored)
         values = []
-        for where, object_id, content, stamp in lifted:
+        for where, object_id, content, _ in lifted:
             if content is None:
                 value = self._read(object_id)
             elif content[0] == _PLAIN_PICKLE:

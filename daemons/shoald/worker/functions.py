@@ -8,8 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from shoal.refs import ObjectRef
 from shoal.ids import split_ids
+from shoal.refs import ObjectRef
 from shoal.serialization import contained_ids, loads_code
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class FunctionCache:
         if function is None:
             blob, name = self._exported[function_id]
             ids = contained_ids(blob)
-            riders: list[ObjectRef[Any]] = [ObjectRef(object_id) for object_id in split_ids(ids)] if ids else []
+            riders: list[ObjectRef[Any]] = (
+                [ObjectRef(object_id) for object_id in split_ids(ids)] if ids else []
+            )
             call = loads_code(blob, riders)
             if inspect.iscoroutinefunction(call):
                 call = _Coroutine(call)

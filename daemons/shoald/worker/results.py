@@ -85,7 +85,7 @@ class Results:
     ) -> tuple[Any, ...]:
         """(FAILED, id, error bytes, contained ids, cancelled). Not ``started``: an argument could not be had."""
         if isinstance(error, TaskCancelledError):
-            return self.cancelled(task_id, name) + (True,)
+            return (*self.cancelled(task_id, name), True)
         wrapped: BaseException
         if isinstance(error, ShoalError) and not started:
             wrapped = error.with_dependent(name)
@@ -94,7 +94,7 @@ class Results:
             wrapped = TaskError.from_exception(error, name, os.getpid(), node, format_remote_traceback(error))
         try:
             packed = serialize(wrapped)
-        except Exception as problem:  # the exception holds something that cannot travel
+        except Exception as problem:  # noqa: BLE001  the exception holds something that cannot travel
             text = f"{type(error).__name__}: {error} (it could not be sent as it is: {problem})"
             packed = serialize(
                 TaskError.from_exception(

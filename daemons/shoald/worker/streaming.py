@@ -49,7 +49,9 @@ class Producer:
             step = iter(iterator).__next__
         except TypeError:
             kind = type(iterator).__name__
-            raise TypeError(f"a streaming task must be a generator or return an iterable, not {kind}") from None
+            raise TypeError(
+                f"a streaming task must be a generator or return an iterable, not {kind}"
+            ) from None
         try:
             while self._produce(step, call):
                 if not self.ready:

@@ -52,7 +52,7 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
 def _dependent(name: str, blob: bytes) -> bytes:
     try:
         error = deserialize(blob)
-    except Exception:  # the cause cannot be loaded here; whoever reads it will see why
+    except Exception:  # noqa: BLE001  the cause cannot be loaded here; whoever reads it will see why
         return blob
     if isinstance(error, ShoalError):
         return serialize(error.with_dependent(name)).to_bytes()
@@ -66,7 +66,7 @@ def retriable(task: TaskRecord, blob: bytes) -> bool:
         return wanted
     try:
         error = deserialize(blob)
-    except Exception:  # a class that cannot be loaded is none of those listed
+    except Exception:  # noqa: BLE001  a class that cannot be loaded is none of those listed
         return False
     cause = error.cause if isinstance(error, TaskError) else error
     return isinstance(cause, tuple(wanted))

@@ -51,7 +51,7 @@ def _resolve(runtime: Runtime, ref: ObjectRef[Any], future: concurrent.futures.F
         return
     try:
         future.set_result(runtime.values.get(ref, None))
-    except BaseException as error:  # whatever the task raised belongs to whoever waits for the future
+    except BaseException as error:  # noqa: BLE001  whatever the task raised belongs to whoever waits for the future
         future.set_exception(error)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ class Interruptible:
         self._previous: Any = None
         self.hit: tuple[int, FrameType | None] | None = None
 
-    def __enter__(self) -> Interruptible:
+    def __enter__(self) -> Self:
         if threading.current_thread() is _main_thread:
             previous = _get_handler(_SIGINT)
             if callable(previous):  # ignored, default or foreign handlers stay as they are

@@ -238,7 +238,7 @@ class Reactor:
         except BrokenFrame as error:
             self._report(f"closing a connection: {error}")
             bodies = None
-        except Exception:  # a boundary that must go on: one peer's message must not end the process
+        except Exception:  # noqa: BLE001  a boundary that must go on: one peer's message must not end the process
             self._report(f"closing a connection, its message failed:\n{traceback.format_exc()}")
             bodies = None
         if bodies is None:

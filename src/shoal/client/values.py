@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.client.waiting import WaitState, local_wait_state
 from shoal.exceptions import GetTimeoutError, ObjectFreedError, ObjectLostError, OwnerDiedError, TaskError
+from shoal.ids import split_ids
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STORED, Entry, Waiter
 from shoal.refs import ObjectRef, released
 from shoal.serialization import Serialized, contained_ids, deserialize, dumps_small, serialize
-from shoal.ids import split_ids
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ Events: submit, replies (`done`, `failed`, `given_back`, `item`), leases granted
 Effects: messages in the leases' outboxes and to the daemon, entries fulfilled or failed, children of cancelled tasks.
 
 Invariants: a task is in exactly one place: waiting for arguments, in its queue, in one lease's `inflight`, or done. Its
-arguments are counted as used until it is done. What a worker kept of the refs it was lent is registered for it before these uses end.
+arguments are counted as used until it is done. What a worker kept of the refs it was lent is registered for it before
+these uses end.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from shoal.ids import return_id
 from shoal.owner.leases import Lease, ShapeQueue
 from shoal.owner.objects import FAILED, GENERATED, INLINE, PENDING, Entry
-from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, FunctionExport, Stream, TaskRecord
-from shoal.ids import return_id
+from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, Stream, TaskRecord
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
@@ -390,9 +391,7 @@ class Dispatcher:
             return
         if lease.recalled or lease.used_up:
             self.give_back(lease, m.RETURN_RECYCLE if lease.used_up else m.RETURN_OK)
-        if lease.queue.ready:
-            self.pump(lease.queue)
-        elif lease.queue.backlog_told:
+        if lease.queue.ready or lease.queue.backlog_told:
             self.pump(lease.queue)
 
     def give_back(self, lease: Lease, state: int) -> None:
@@ -428,7 +427,8 @@ class Dispatcher:
 
     def worker_died(self, lease_id: int, current: bytes, details: dict[str, Any]) -> None:
         """A confirmed death. The task ``current`` was running and counts an attempt; later ones are sent again
-        as if never sent, and so are earlier ones, whose results were lost, unless they may not run twice."""
+        as if never sent, and so are earlier ones, whose results were lost, unless they may not run twice.
+        """
         lease = self.leases.get(lease_id)
         if lease is None:
             return
@@ -460,7 +460,7 @@ class Dispatcher:
 
     def cancel(self, task: TaskRecord, force: bool, recursive: bool) -> None:
         """Stop ``task``: at once if it was not sent; otherwise its worker is told."""
-        if task.state == DONE or task.cancelled and not force:
+        if task.state == DONE or (task.cancelled and not force):
             return
         task.cancelled = True
         if task.state in (WAITING, QUEUED):

@@ -4,8 +4,8 @@ Events: a value was put or arrived, an id was sent away or received, a ref died,
 Effects: messages to the daemon (`to_node`), inline values that must be written to the store (`promotions`),
 waiters that became ready (they are told directly).
 
-Invariants: an entry is in the table while it is counted, pending, or escaped and not yet promoted. A contained entry is counted by its container.
-Whoever hands a ref over registers the receiver's hold before it gives up its own (wire.messages).
+Invariants: an entry is in the table while it is counted, pending, or escaped and not yet promoted. A contained entry is
+counted by its container. Whoever hands a ref over registers the receiver's hold before it gives up its own (wire.messages).
 """
 
 from __future__ import annotations

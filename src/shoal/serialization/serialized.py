@@ -91,10 +91,7 @@ class Serialized:
         """
         if stored.size < self.size:
             return False
-        for position, block in self._blocks():
-            if not equal_bytes(block, stored[position : position + block.size]):
-                return False
-        return True
+        return all(equal_bytes(block, stored[at : at + block.size]) for at, block in self._blocks())
 
     def _lay_out(self, pickle_size: int, entries: list[Source | int], refs: list[Any]) -> None:
         position = head_size(len(entries), len(refs)) + pickle_size

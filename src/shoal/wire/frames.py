@@ -38,7 +38,7 @@ def decode_batch(body: bytes | memoryview) -> list[list[Any]]:
     """The messages of a msgpack body; raises `BrokenFrame` unless it is a list of non-empty lists."""
     try:
         batch = msgpack.unpackb(body, raw=False, strict_map_key=False, use_list=True)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  msgpack raises several kinds; all mean that the bytes are not ours
         raise BrokenFrame(f"body is not msgpack: {error}") from None
     if type(batch) is not list:
         raise BrokenFrame("body is not a list of messages")
