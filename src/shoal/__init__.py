@@ -12,6 +12,10 @@
 import cloudpickle
 
 from shoal import exceptions
+from shoal.actors.actor_class import ActorClass
+from shoal.actors.api import exit_actor, get_actor, kill
+from shoal.actors.handle import ActorHandle
+from shoal.actors.method import method
 from shoal.api import (
     ClientContext,
     available_resources,
@@ -42,6 +46,8 @@ from shoal.serialization import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActorClass",
+    "ActorHandle",
     "ClientContext",
     "ObjectRef",
     "ObjectRefGenerator",
@@ -53,12 +59,16 @@ __all__ = [
     "cluster_resources",
     "deregister_serializer",
     "exceptions",
+    "exit_actor",
     "get",
+    "get_actor",
     "get_runtime_context",
     "init",
     "inspect_serializability",
     "is_initialized",
+    "kill",
     "memory_summary",
+    "method",
     "nodes",
     "put",
     "register_custom_serializer",

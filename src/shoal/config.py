@@ -41,6 +41,12 @@ class Config:
     inline_depth_max: int = 40
     # Processes of one node above its CPUs, for tasks whose parents are blocked; beyond, PlacementError.
     blocked_workers_max: int = 256
+    # Calls sent to one actor by one process and not answered; later ones wait at their caller.
+    actor_calls_sent_max: int = 10_000
+    # Dead actors that a node remembers, to say why they died; of older ones it only says that they are gone.
+    dead_actors_max: int = 1000
+    # A connection to an actor that the node has not heard of yet: its creation may be on its way for this long.
+    actor_unknown_ms: float = 5000.0
     # A get that waits longer than this says once what it waits for.
     get_warning_s: float = 10.0
     # Finished tasks remembered per process for `list tasks`; older ones are forgotten.

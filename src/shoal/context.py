@@ -28,6 +28,20 @@ current_task: ContextVar[TaskContext | None] = ContextVar("shoal_task", default=
 
 
 @dataclass
+class ActorIdentity:
+    """The actor that this process is.
+
+    Attributes:
+        handle: one that does not keep the actor alive.
+    """
+
+    actor_id: str
+    name: str
+    reconstructed: bool
+    handle: Any
+
+
+@dataclass
 class Identity:
     """Who this process is; filled in when it has joined a cluster."""
 
@@ -39,6 +53,7 @@ class Identity:
     session_dir: str = ""
     address: str = ""
     resources: dict[str, float] = field(default_factory=dict)
+    actor: ActorIdentity | None = None
 
 
 class RuntimeContext:
@@ -74,11 +89,11 @@ class RuntimeContext:
 
     def get_actor_id(self) -> str | None:
         """The actor whose method runs; None outside of actors."""
-        return None
+        return self._identity.actor.actor_id if self._identity.actor else None
 
     def get_actor_name(self) -> str | None:
         """The actor's name, if it has one."""
-        return None
+        return (self._identity.actor.name or None) if self._identity.actor else None
 
     def get_placement_group_id(self) -> str | None:
         """The placement group the task runs in; None without."""
@@ -109,7 +124,14 @@ class RuntimeContext:
     @property
     def was_current_actor_reconstructed(self) -> bool:
         """Whether the actor runs again after a death; False outside of actors."""
-        return False
+        return self._identity.actor.reconstructed if self._identity.actor else False
+
+    @property
+    def current_actor(self) -> Any:
+        """A handle to the actor that this is, to be passed on; RuntimeError outside of actors."""
+        if self._identity.actor is None:
+            raise RuntimeError("current_actor is for an actor's methods; this code does not run in an actor")
+        return self._identity.actor.handle
 
     job_id = property(get_job_id)
     node_id = property(get_node_id)

@@ -75,6 +75,9 @@ class Explain:
             position = list(task.lease.inflight).index(task.id) if task.lease is not None else 0
             ahead = f", {position} task(s) ahead of it" if position else ", running"
             return f"is made by task {task.name!r} {where}{ahead}"
+        actor = self._runtime.actors.describe_wait(task)
+        if actor is not None:
+            return f"is made by call {task.name!r}, which {actor}"
         if task.state == QUEUED:
             queue = task.queue
             needs = {name: units / 10_000 for name, units in queue.resources.items()}

@@ -17,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.actors.client import Actors
 from shoal.client.connection import Connection
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
@@ -94,6 +95,7 @@ class Runtime:
         self.run_here: Callable[[TaskRecord], None] | None = None
         self.may_run_here: Callable[[TaskRecord], bool] = lambda task: False
         self.explain = Explain(self)
+        self.actors = Actors(self)
         self.reactor = Reactor(
             self.lock, self.flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
         )
@@ -162,6 +164,7 @@ class Runtime:
             for lease in list(self.dispatch.leases.values()):
                 if lease.connection is not None:
                     lease.connection.close()
+            self.actors.close()
             self.node.connection.close()
         self.reactor.stop()
         if self.store is not None:
@@ -216,6 +219,7 @@ class Runtime:
             ),
             m.LOG: lambda message: self.log_handler(message[1]) if self.log_handler else None,
             m.GOODBYE_OK: lambda message: void(self.node.answered(self._goodbye, message)),
+            **self.actors.handlers(),
         }
 
     def _on_available(self, message: list[Any]) -> None:
@@ -239,7 +243,12 @@ class Runtime:
     def _on_worker_died(self, message: list[Any]) -> None:
         _, lease_id, exit_code, signal_number, current, text = message
         lease = self.dispatch.leases.get(lease_id)
-        details = {"exit_code": exit_code, "signal": signal_number, "message": text, "node": self.identity.node_id}
+        details = {
+            "exit_code": exit_code,
+            "signal": signal_number,
+            "message": text,
+            "node": self.identity.node_id,
+        }
         if lease is not None:
             details["pid"] = lease.pid
             details["log_path"] = os.path.join(self.identity.session_dir, "logs", f"worker-{lease.pid}.log")
@@ -361,6 +370,7 @@ class Runtime:
             table.drain_released()
         if abandoned:
             drop_abandoned(self)
+        self.actors.tick(now)
         if self.store is not None:
             self.store.drain()
             self.packer.drop_recent(now)

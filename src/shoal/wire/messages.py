@@ -55,6 +55,17 @@ SEAL_PINNED = 1  # the sender keeps a (cached) pin
 SEAL_ERROR = 2  # the value is an exception
 SEAL_PRIMARY = 4  # the first copy (not one that was pulled)
 
+# Actors. `actor` is the 16-byte id of the actor's lifetime object, which its creator has sealed before.
+CREATE_ACTOR = 50  # [req, actor, info: dict] → RESPONSE unless req is 0; data: {"actor", "table"} of the actor that has the name
+# info: {"name", "namespace", "class", "resources", "placement", "max_restarts", "detached", "get_if_exists", "table": bytes}
+#   `table` is opaque (what callers need to make a handle); amounts in units of 1/10,000. The creator is connected by this.
+CONNECT_ACTOR = 51  # [actor, incarnation]: → ACTOR_PEER with a newer connection, when there is one, and ACTOR_STATE at changes
+DISCONNECT_ACTOR = 52  # [actor]: the sender has no handle any more
+KILL_ACTOR = 53  # [actor, no_restart: bool]
+ACTOR_READY = 54  # a worker: [actor]: the constructor has returned
+ACTOR_FAILED = 55  # a worker: [actor, error: bytes]: the constructor raised; the error is opaque, for callers
+ACTOR_EXITS = 56  # a worker: [actor, reason]: it ends on purpose (exit_actor), and is not restarted
+
 # --- node daemon → client (msgpack) -------------------------------------------------------------
 
 WELCOME = 101  # [info: dict] + descriptors (region read-only, region writable)
@@ -80,6 +91,11 @@ QUERY = 141  # [req, what, params] → ANSWER
 LOG = 142  # to a driver: [[task name, pid, node, stream "stdout"|"stderr", lines: list[str]], …]
 GOODBYE_OK = 143
 JOB_ENDED = 144  # to a worker: its driver is gone
+
+ACTOR_PEER = 150  # to a caller: [actor, incarnation, worker proc, worker pid] + descriptor of the connection to its process
+ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details: dict]
+#   details: {"reason", "name", "node", "pid", "exit_code", "signal", "current": id of the call started last, "error": bytes}
+BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", "restarts", "job_id", "resources"}]; PEERs follow
 
 # --- submitter → worker (one pickle per frame: a list of tuples) --------------------------------
 

@@ -1,0 +1,46 @@
+"""get_actor, kill, exit_actor, list_named_actors: what users call, besides the handles."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from shoal import session
+from shoal.actors.handle import ActorHandle
+
+
+class ActorExit(BaseException):  # noqa: N818  not an error: it ends the actor, past `except Exception`
+    """Raised by `exit_actor` on its way through the method's code."""
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """A handle to the living actor of that name, in ``namespace`` or this job's. Raises ValueError if there is none."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"get_actor needs a name, not {name!r}")
+    return session.runtime().actors.named(name, namespace)
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor at once, in the middle of its calls; these fail with ActorDiedError.
+
+    ``no_restart`` False: its process ends, and is replaced if `max_restarts` allows. Raises TypeError or ValueError for what is no actor.
+    """
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"kill needs an actor's handle, not {type(actor).__name__}; to stop a task use shoal.cancel(ref)")
+    session.runtime().actors.kill(actor, no_restart)
+
+
+def exit_actor() -> NoReturn:
+    """End the actor whose method runs, on purpose: it is not restarted, and this call fails with ActorDiedError.
+
+    Raises TypeError outside of actors.
+    """
+    runtime = session.current()
+    if runtime is None or runtime.identity.actor is None:
+        raise TypeError("exit_actor can only be called inside an actor's method")
+    raise ActorExit
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """The names of living actors in this namespace; of all: rows {"name", "namespace"}."""
+    rows = session.runtime().request("named_actors", {"all_namespaces": all_namespaces})["rows"]
+    return rows if all_namespaces else [row["name"] for row in rows]

@@ -1,0 +1,278 @@
+"""One actor as this process calls it: a pure core (R6). The order of calls, the connection, and what a death does to them.
+
+    UNRESOLVED → CONNECTED ⇄ BROKEN (connection lost: the daemon will tell) → RESTARTING → CONNECTED
+    any → DEAD
+
+Calls wait here in the order of submission, and are sent in that order: one whose arguments are not there yet holds up the later
+ones, unless the actor runs calls at once anyway (`ordered` is False). Calls that were sent are kept until their
+answer. At a confirmed death those that may have started fail, or are sent again as `max_task_retries` allows; those that surely have
+not started, and those that were never sent, go to the restarted actor, or fail with the dead one.
+
+Invariants: a call is in exactly one place: `waiting`, `aside` (unordered, without its arguments), the lease's `inflight`, or
+done. The actor's lifetime object is counted once while there is any call: the last handle may go while calls are under way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from shoal.actors.errors import actor_died, actor_unavailable
+from shoal.owner.dispatch import OUTBOX_FLUSH
+from shoal.owner.leases import Lease
+from shoal.owner.tasks import DONE, SENT, WAITING, TaskRecord
+
+if TYPE_CHECKING:
+    from shoal.actors.method import ClassTable
+    from shoal.owner.dispatch import Dispatcher
+    from shoal.owner.objects import Entry
+
+UNRESOLVED, CONNECTED, BROKEN, RESTARTING, DEAD = range(5)
+STATE_NAMES = ("PENDING_CREATION", "ALIVE", "RECONNECTING", "RESTARTING", "DEAD")
+# No task runs in place of an actor's call: nothing offers this resource.
+_RESOURCES = {"an actor's own process": 1}
+
+
+class ActorCalls:
+    """The calls of this process to one actor. All methods are called with the runtime's lock held.
+
+    Args:
+        entry: of the lifetime object.
+
+    Attributes:
+        details: what the daemon last said of the actor (see ACTOR_STATE).
+    """
+
+    __slots__ = ("actor_id", "aside", "backlog_told", "details", "dispatch", "entry", "held", "incarnation", "infeasible", "lease", "leases",
+                 "mean_us", "ready", "resources", "state", "table", "waiting", "_pumping", "__weakref__")  # fmt: skip
+
+    def __init__(self, actor_id: bytes, table: ClassTable, dispatch: Dispatcher, entry: Entry) -> None:
+        self.actor_id = actor_id
+        self.table = table
+        self.dispatch = dispatch
+        self.entry = entry
+        self.state = UNRESOLVED
+        self.waiting: deque[TaskRecord] = deque()
+        self.aside: dict[bytes, TaskRecord] = {}
+        self.lease: Lease | None = None
+        self.incarnation = 0
+        self.held = False
+        self.details: dict[str, Any] = {}
+        self._pumping = False
+        # What tasks expect of the queue they are in.
+        self.resources = _RESOURCES
+        self.ready: deque[TaskRecord] = deque()  # nothing here is for leased workers
+        self.backlog_told = 0
+        self.leases: list[Lease] = []
+        self.infeasible: str | None = None
+
+    # --- submit ---
+
+    @property
+    def pending(self) -> int:
+        """Calls without an answer."""
+        return len(self.waiting) + len(self.aside) + (len(self.lease.inflight) if self.lease is not None else 0)
+
+    def submit(self, task: TaskRecord) -> None:
+        """Take over a call, whose arguments are counted for it."""
+        dispatch = self.dispatch
+        dispatch.counters["submitted"] += 1
+        dispatch.tasks[task.id] = task
+        if task.parent is not None:
+            dispatch.children.setdefault(task.parent, set()).add(task.id)
+        if not self.held:
+            self.held = True
+            self.entry.count += 1
+        if task.lifted:
+            for _, entry in task.lifted:
+                if dispatch.table.wait_for(entry, task):
+                    task.unresolved += 1
+        if task.unresolved and not self.table.ordered:
+            self.aside[task.id] = task
+        else:
+            self.waiting.append(task)
+        self.pump()
+
+    def arguments_ready(self, task: TaskRecord) -> None:
+        """All top-level arguments of ``task`` are there (called by the task)."""
+        if self.aside.pop(task.id, None) is not None:
+            self.waiting.append(task)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what can be sent, in order. A call that fails makes others ready: that is a loop here, not a recursion."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self.waiting and self._step(self.waiting[0]):
+                continue
+        finally:
+            self._pumping = False
+
+    def _step(self, task: TaskRecord) -> bool:
+        if task.state == DONE:  # cancelled meanwhile
+            self.waiting.popleft()
+            return True
+        if self.state == DEAD:
+            self.waiting.popleft()
+            self._fail(task, died=True)
+            return True
+        lease = self.lease
+        if lease is None or lease.broken or task.unresolved:
+            return False
+        if len(lease.inflight) >= self.dispatch.config.actor_calls_sent_max:
+            return False
+        self.waiting.popleft()
+        self._send(lease, task)
+        return True
+
+    def _send(self, lease: Lease, task: TaskRecord) -> None:
+        dispatch = self.dispatch
+        failed = dispatch._failed_argument(task) if task.lifted else None
+        if failed is not None:
+            dispatch._fail_with(task, dispatch.make_error("dependent", task, failed.value))
+            return
+        task.state = SENT
+        task.lease = lease
+        idle = not lease.inflight
+        lease.inflight[task.id] = task
+        outbox = lease.outbox
+        outbox.append(dispatch.encode(task))
+        dispatch.dirty.add(lease)
+        if idle or len(outbox) >= OUTBOX_FLUSH:
+            dispatch.urgent = True
+
+    def _fail(self, task: TaskRecord, died: bool) -> None:
+        dispatch = self.dispatch
+        if task.cancelled:
+            error = dispatch.make_error("cancelled", task)
+        else:
+            error = (actor_died if died else actor_unavailable)(self.actor_id, self.table.name, self.details)
+        dispatch._fail_with(task, error)
+
+    # --- the connection ---
+
+    def connected(self, lease: Lease, incarnation: int) -> None:
+        """There is a new connection to the actor's process, which is its ``incarnation``-th."""
+        if self.lease is not None:  # the old connection's calls: whether they ran is not known
+            self._process_gone({}, restarting=True)
+        self.lease = lease
+        self.leases = [lease]
+        self.incarnation = incarnation
+        self.state = CONNECTED
+        self.pump()
+
+    def lost(self) -> None:
+        """The connection is closed: the daemon will say whether the actor died."""
+        if self.lease is not None:
+            self.lease.broken = True
+            if self.state == CONNECTED:
+                self.state = BROKEN
+
+    def restarting(self, details: dict[str, Any]) -> None:
+        """The actor's process died, and another one is on its way."""
+        self.details = details
+        self.state = RESTARTING
+        self._process_gone(details, restarting=True)
+        self.settle()
+
+    def died(self, details: dict[str, Any]) -> None:
+        """The actor is dead for good; idempotent."""
+        if self.state == DEAD:
+            return
+        self.details = details
+        self.state = DEAD
+        self._process_gone(details, restarting=False)
+        for task in list(self.aside.values()):
+            self._fail(task, died=True)
+        self.aside.clear()
+        self.pump()
+        self.settle()
+
+    def _process_gone(self, details: dict[str, Any], restarting: bool) -> None:
+        lease, self.lease = self.lease, None
+        self.leases = []
+        if lease is not None:
+            lease.broken = True
+            if lease.connection is not None:
+                lease.connection.close()
+            self.dispatch.dirty.discard(lease)
+            self._give_up(lease, details.get("current") or b"", restarting)
+
+    def _give_up(self, lease: Lease, current: bytes, restarting: bool) -> None:
+        """Decide over the calls that were sent. ``current``: the one that the process started last, if it was ours."""
+        tasks = list(lease.inflight.values())
+        lease.inflight.clear()
+        started = len(tasks)
+        if self.table.ordered and current in (task.id for task in tasks):
+            started = [task.id for task in tasks].index(current) + 1
+        again: list[TaskRecord] = []
+        for position, task in enumerate(tasks):
+            task.lease = None
+            task.state = WAITING
+            if task.cancelled or not restarting:
+                self._fail(task, died=True)
+            elif position >= started:
+                again.append(task)
+            elif task.retries:
+                task.retries -= task.retries > 0
+                self.dispatch.counters["retried"] += 1
+                again.append(task)
+            else:
+                self._fail(task, died=False)
+        self.waiting.extendleft(reversed(again))
+
+    # --- answers ---
+
+    def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
+        """(FAILED, task id, error, contained ids, kept ids, cancelled) from the actor."""
+        _, task_id, error, contained, kept, cancelled = message
+        task = lease.inflight.pop(task_id, None)
+        if task is None:
+            return
+        dispatch = self.dispatch
+        if kept:
+            dispatch.table.hand_over(lease.proc, kept)
+        if not cancelled and task.retries and not task.cancelled and dispatch.is_retriable(task, error):
+            task.retries -= task.retries > 0
+            dispatch.counters["retried"] += 1
+            task.lease = None
+            task.state = WAITING
+            self.waiting.append(task)
+        else:
+            dispatch._fail_with(task, error, contained)
+
+    def settle(self) -> None:
+        """After answers: send more; with no call left, let the lifetime object go."""
+        if self.waiting:
+            self.pump()
+        if self.held and not self.waiting and not self.aside and (self.lease is None or not self.lease.inflight):
+            self.held = False
+            self.dispatch.table.drop_uses((self.entry,))
+
+    # --- asked by people ---
+
+    def why(self, task: TaskRecord) -> str:
+        """What an unsent call waits for."""
+        name = self.table.name
+        if task.unresolved:
+            return f"waits for {task.unresolved} argument(s)"
+        if self.state in (CONNECTED, BROKEN) and task in self.waiting:
+            return f"waits in line for actor {name}, behind {self.waiting.index(task)} call(s) not sent yet"
+        reason = self.infeasible or self.details.get("reason") or ""
+        return f"waits for actor {name}, which is {STATE_NAMES[self.state]}" + (f": {reason}" if reason else "")
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        inflight = self.lease.inflight if self.lease is not None else {}
+        for task in self.waiting:
+            assert task.state in (WAITING, DONE), task
+            assert task.id not in inflight, task
+        for task in inflight.values():
+            assert task.state == SENT, task
+            assert task.lease is self.lease, task
+        for task in self.aside.values():
+            assert task.state == DONE or task.unresolved, task
+        assert self.held or not inflight, self.actor_id.hex()
+        assert self.state != DEAD or not (self.waiting or inflight or self.aside), self.actor_id.hex()

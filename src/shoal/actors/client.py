@@ -1,0 +1,336 @@
+"""Actors of one process: makes them, connects to those it has handles to, and routes what they answer.
+
+The shell around `ActorCalls`. A connection lives as long as this process has a handle that was used; whether it has is what
+the object table says of the actor's lifetime object.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from typing import TYPE_CHECKING, Any
+
+from shoal.actors.calls import ActorCalls
+from shoal.actors.handle import ActorHandle
+from shoal.client.connection import Connection
+from shoal.client.packing import EMPTY
+from shoal.client.values import callsite
+from shoal.context import current_task
+from shoal.exceptions import PendingCallsLimitExceeded
+from shoal.generator import ObjectRefGenerator
+from shoal.ids import split_ids
+from shoal.owner.leases import Lease
+from shoal.owner.objects import PENDING
+from shoal.owner.tasks import TaskRecord
+from shoal.refs import ObjectRef, released
+from shoal.serialization import serialize
+from shoal.wire import messages as m
+from shoal.wire.frames import BrokenFrame, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.actors.actor_class import ActorClass
+    from shoal.actors.handle import CallForm
+    from shoal.actors.method import ClassTable
+    from shoal.client.runtime import Runtime
+
+_SWEEP_S = 0.1  # unused connections are looked for this often
+_PLAIN = (int, float, bool, str, type(None))
+
+
+class Actors:
+    """The actors that one process knows."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.calls: dict[bytes, ActorCalls] = {}
+        self.on_become: Callable[[list[Any]], None] | None = None
+        self._swept = 0.0
+
+    def handlers(self) -> dict[int, Callable[[list[Any]], None]]:
+        """What to do with the daemon's messages about actors (lock held)."""
+        return {m.ACTOR_PEER: self._on_peer, m.ACTOR_STATE: self._on_state, m.BECOME_ACTOR: self._on_become}
+
+    # --- making ---
+
+    def create(self, actor_class: ActorClass[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle:
+        """Make an actor; its handle. Raises ValueError if its name is taken."""
+        runtime = self._runtime
+        if runtime.closed:
+            raise runtime.connection_lost()
+        options = actor_class._options
+        table = actor_class.table()
+        ref = self._seal(actor_class, args, kwargs)
+        info = {
+            "name": options.name or "",
+            "namespace": options.namespace or "",
+            "class": table.name,
+            "resources": options.resource_units(),
+            "placement": options.placement_units(),
+            "max_restarts": options.max_restarts,
+            "detached": options.lifetime == "detached",
+            "get_if_exists": options.get_if_exists,
+            "table": pickle.dumps(table, 5) if options.name else b"",
+        }
+        handle = ActorHandle(ref, table)
+        if options.name:
+            return self._create_named(handle, info)
+        with runtime.lock:
+            self.attach(handle, created=True)
+            runtime.table.to_node([m.CREATE_ACTOR, 0, ref.id, info])
+            if runtime.node_backlog():
+                runtime.flush()
+        runtime.reactor.nudge()
+        return handle
+
+    def _create_named(self, handle: ActorHandle, info: dict[str, Any]) -> ActorHandle:
+        """Wait for the daemon, which alone knows whether the name is free."""
+        data = self._ask(lambda number: [m.CREATE_ACTOR, number, handle._actor_id, info])
+        if data["actor"] == handle._actor_id:
+            with self._runtime.lock:
+                self.attach(handle, created=True)
+            return handle
+        return self._received(data)
+
+    def _ask(self, message: Callable[[int], list[Any]]) -> dict[str, Any]:
+        runtime = self._runtime
+        with runtime.lock:
+            number, answer = runtime.node.ask()
+            runtime.table.to_node(message(number))
+        runtime.wait(answer, None)
+        if not answer.message:
+            raise runtime.connection_lost()
+        _, _, good, data = answer.message
+        if not good:
+            raise ValueError(data)
+        found: dict[str, Any] = data
+        return found
+
+    def _received(self, data: dict[str, Any]) -> ActorHandle:
+        """A handle to an actor that the daemon has told of; it has registered a hold for this process."""
+        runtime = self._runtime
+        with runtime.lock:
+            (entry,) = runtime.table.received_held(split_ids(data["actor"]), None)
+        return ActorHandle(ObjectRef(entry.id, entry), pickle.loads(data["table"]))
+
+    def named(self, name: str, namespace: str | None) -> ActorHandle:
+        """The living actor of that name; raises ValueError if there is none."""
+        return self._received(
+            self._ask(lambda number: [m.REQUEST, number, "named_actor", {"name": name, "namespace": namespace or ""}])
+        )
+
+    def _seal(
+        self, actor_class: ActorClass[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ObjectRef[Any]:
+        """Store what the actor is made from as its lifetime object; it contains every ref that the constructor gets."""
+        runtime = self._runtime
+        blob, captured = actor_class._export.code(runtime)
+        options = actor_class._options
+        args, kwargs = self._store_large(args, kwargs)
+        settings = {
+            "class": actor_class.__name__,
+            "asynchronous": actor_class._export.is_async,
+            "concurrency": actor_class.concurrency(),
+            "groups": dict(options.concurrency_groups),
+            "backlog": options.generator_backpressure_num_objects,
+        }
+        packed = serialize((blob, captured, runtime.job, settings, actor_class.table(), args, kwargs))
+        where = callsite()
+        object_id = runtime.ids.next_id()
+        runtime.values.escape_all(packed.refs)
+        runtime.store.seal(object_id, packed, m.SEAL_PRIMARY, runtime.table.proc, where, b"")
+        with runtime.lock:
+            entry = runtime.table.add_stored(object_id, packed.size)
+            entry.callsite = where
+        return ObjectRef(object_id, entry)
+
+    def _store_large(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Large arguments become refs to stored copies, which several actors share."""
+        runtime = self._runtime
+
+        def shared(value: Any) -> Any:
+            if isinstance(value, _PLAIN) or type(value) is ObjectRef:
+                return value
+            packed = serialize(value)
+            large = packed.size > runtime.config.inline_bytes_max
+            return runtime.packer.store_shared(packed, "argument of an actor's constructor") if large else value
+
+        if not args and not kwargs:
+            return args, kwargs
+        return tuple(shared(value) for value in args), {name: shared(value) for name, value in kwargs.items()}
+
+    # --- calling ---
+
+    def call(self, handle: ActorHandle, form: CallForm, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Queue a call; its ref, a list of refs, None, or a generator of refs, as `num_returns` says."""
+        runtime = self._runtime
+        if runtime.closed:
+            raise runtime.connection_lost()
+        limit = handle._table.max_pending_calls
+        if limit > 0 and handle._calls is not None and handle._calls.pending >= limit:
+            raise PendingCallsLimitExceeded(f"{limit} calls wait for actor {handle._table.name}", limit=limit)
+        lifted: Any = ()
+        nested = None
+        payload = EMPTY
+        function, options = form.function, form.options
+        if args or kwargs:
+            payload, lifted, nested = runtime.packer.pack(args, kwargs, function.name)
+        task_id = runtime.ids.next_id()
+        count = options.num_returns
+        dispatch, table = runtime.dispatch, runtime.table
+        context = current_task.get()
+        with runtime.lock:
+            if released:
+                table.drain_released()
+            calls = handle._calls if handle._runtime is runtime else None
+            if calls is None:
+                calls = self.attach(handle)
+            task = TaskRecord(task_id, function, options, payload, calls)  # type: ignore[arg-type]  # a queue of another kind
+            task.careful = False
+            if lifted:
+                task.lifted = lifted
+            if nested:
+                task.nested = nested
+            if context is not None:
+                task.parent = context.task_id
+                task.depth = context.depth + 1
+            entry = table.add(task_id, PENDING)
+            entry.task = task
+            if count == 1:
+                task.returns = (entry,)
+            else:
+                runtime._set_returns(task, entry, count)
+            returns = task.returns
+            calls.submit(task)
+            if dispatch.urgent or len(table.node_out) >= 8:
+                runtime.flush()
+        runtime.reactor.nudge()
+        if count == 1:
+            return ObjectRef(task_id, entry)
+        if task.stream is not None:
+            return ObjectRefGenerator(runtime, task, ObjectRef(task_id, entry))
+        return [ObjectRef(each.id, each) for each in returns] or None
+
+    def attach(self, handle: ActorHandle, created: bool = False) -> ActorCalls:
+        """The calls of ``handle``'s actor, connected if they are not (lock held); of this session from now on."""
+        runtime = self._runtime
+        entry = runtime.table.entry_of(handle._ref)
+        calls = self.calls.get(entry.id)
+        if calls is None:
+            table: ClassTable = handle._table
+            calls = self.calls[entry.id] = ActorCalls(entry.id, table, runtime.dispatch, entry)
+            if not created:
+                runtime.table.to_node([m.CONNECT_ACTOR, entry.id, 0])
+        calls.entry = entry  # a new one, if all earlier handles had gone
+        handle._calls = calls
+        handle._runtime = runtime
+        return calls
+
+    def kill(self, handle: ActorHandle, no_restart: bool) -> None:
+        """End the actor's process; no later call of this process reaches it."""
+        runtime = self._runtime
+        with runtime.lock:
+            calls = self.attach(handle)
+            calls.lost()
+            runtime.table.to_node([m.KILL_ACTOR, handle._actor_id, no_restart])
+            runtime.flush()
+
+    # --- messages of the daemon (lock held) ---
+
+    def _on_peer(self, message: list[Any]) -> None:
+        _, actor_id, incarnation, proc, pid = message
+        sock = socket.socket(fileno=self._runtime.node.take_descriptor())
+        calls = self.calls.get(actor_id)
+        if calls is None:
+            sock.close()
+            return
+        runtime = self._runtime
+        connection = Connection(
+            sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_replies, self._on_closed
+        )
+        connection.send(frame(pickle.dumps([(m.JOB, {**runtime.job, "caller": runtime.table.proc})], 5)))
+        lease = Lease(0, proc, pid, calls, connection)  # type: ignore[arg-type]  # a queue of another kind
+        connection.owner = lease
+        calls.connected(lease, incarnation)
+
+    def _on_state(self, message: list[Any]) -> None:
+        _, actor_id, state, details = message
+        calls = self.calls.get(actor_id)
+        if calls is None:
+            return
+        if state == "dead":
+            calls.died(details)
+        elif state == "restarting":
+            calls.restarting(details)
+        else:
+            calls.infeasible = details.get("reason") or None
+            if calls.infeasible:
+                self._runtime.report(f"actor {calls.table.name} cannot be placed now: {calls.infeasible}")
+
+    def _on_become(self, message: list[Any]) -> None:
+        self._runtime.peer_handler = None  # callers that come from now on are the actor's
+        if self.on_become is not None:
+            self.on_become(message)
+
+    # --- messages of actors (lock held) ---
+
+    def _on_replies(self, connection: Connection, bodies: list[bytes]) -> None:
+        lease: Any = connection.owner
+        calls: ActorCalls = lease.queue
+        dispatch = self._runtime.dispatch
+        done = dispatch.done
+        for body in bodies:
+            for message in pickle.loads(body):
+                tag = message[0]
+                if tag == m.DONE:
+                    done(lease, message)
+                elif tag == m.FAILED:
+                    calls.failed(lease, message)
+                elif tag == m.ITEM:
+                    dispatch.item(lease, message[1], message[2], message[3])
+                else:
+                    raise BrokenFrame(f"unknown message {tag} from an actor")
+        calls.settle()
+
+    def _on_closed(self, connection: Connection) -> None:
+        lease: Any = connection.owner
+        calls: ActorCalls = lease.queue
+        if calls.lease is lease and not lease.broken:
+            calls.lost()
+            self._runtime.table.to_node([m.CONNECT_ACTOR, calls.actor_id, calls.incarnation])
+
+    # --- from time to time ---
+
+    def tick(self, now: float) -> None:
+        """Close connections to actors that nothing here refers to any more (lock held)."""
+        if not self.calls or now - self._swept < _SWEEP_S:
+            return
+        self._swept = now
+        entries = self._runtime.table.entries
+        for calls in list(self.calls.values()):
+            if calls.waiting:
+                calls.settle()
+            if not calls.held and calls.actor_id not in entries:
+                self._forget(calls)
+                self._runtime.table.to_node([m.DISCONNECT_ACTOR, calls.actor_id])
+
+    def _forget(self, calls: ActorCalls) -> None:
+        del self.calls[calls.actor_id]
+        lease, calls.lease = calls.lease, None
+        if lease is not None:
+            lease.broken = True
+            if lease.connection is not None:
+                lease.connection.close()
+
+    def close(self) -> None:
+        """The session ends (lock held)."""
+        for calls in list(self.calls.values()):
+            self._forget(calls)
+
+    def describe_wait(self, task: TaskRecord) -> str | None:
+        """What an unsent call of an actor waits for; None for a task."""
+        queue: object = task.queue
+        return queue.why(task) if isinstance(queue, ActorCalls) else None

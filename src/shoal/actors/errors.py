@@ -1,0 +1,40 @@
+"""The errors that callers of an actor get when it is dead or out of reach, as the bytes that an owner keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.exceptions import ActorDiedError, ActorUnavailableError
+from shoal.serialization import serialize
+
+
+def actor_died(actor_id: bytes, class_name: str, details: dict[str, Any]) -> bytes:
+    """The actor is dead: why, where, and how its process ended.
+
+    ``details`` as in ACTOR_STATE; the bytes of a constructor's error go first.
+    """
+    made: bytes | None = details.get("error")
+    if made:
+        return made
+    reason = details.get("reason") or "its process ended"
+    error = ActorDiedError(
+        f"actor {class_name} is dead: {reason}",
+        actor_id=actor_id.hex(),
+        actor_name=details.get("name") or "",
+        node=details.get("node") or "",
+        pid=details.get("pid") or 0,
+        exit_code=None if details.get("signal") else details.get("exit_code"),
+    )
+    return serialize(error).to_bytes()
+
+
+def actor_unavailable(actor_id: bytes, class_name: str, details: dict[str, Any]) -> bytes:
+    """The actor restarts, or the connection to it broke, while the call was under way."""
+    reason = details.get("reason") or "the connection to it broke"
+    error = ActorUnavailableError(
+        f"actor {class_name} could not answer: {reason}; it is being restarted, and whether the call ran is not known",
+        actor_id=actor_id.hex(),
+        actor_name=details.get("name") or "",
+        node=details.get("node") or "",
+    )
+    return serialize(error).to_bytes()
