@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.client.waiting import WaitState, local_wait_state
 from shoal.exceptions import GetTimeoutError, ObjectFreedError, ObjectLostError, OwnerDiedError, TaskError
 from shoal.ids import split_ids
-from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STORED, Entry, Waiter
+from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STORED, WITHOUT_REFS, Entry, Waiter
 from shoal.refs import ObjectRef, released
 from shoal.serialization import Serialized, contained_ids, deserialize, dumps_small, serialize
 from shoal.wire import messages as m
@@ -88,7 +88,9 @@ class Values:
     def get(self, ref: ObjectRef[Any], timeout: float | None) -> Any:
         """The value of one ref; raises what its task raised, or GetTimeoutError."""
         entry = ref._entry
-        if entry is not None and entry.state == INLINE:
+        if entry is not None and (
+            entry.state == INLINE or (entry.state == STORED and self._runtime.store.pins.lookup(entry.id))
+        ):
             return self.load(entry)
         return self.get_all([ref], timeout)[0]
 
@@ -169,8 +171,14 @@ class Values:
         if found is None:
             return self._load_again(entry)
         view, flags = found
-        ids = contained_ids(view)
-        value = deserialize(view, self._riders_stored(entry, ids) if ids else ())
+        riders: Sequence[ObjectRef[Any]] = ()
+        if not entry.flags & WITHOUT_REFS:
+            ids = contained_ids(view)
+            if ids:
+                riders = self._riders_stored(entry, ids)
+            else:
+                entry.flags |= WITHOUT_REFS
+        value = deserialize(view, riders)
         if flags & m.SEAL_ERROR:
             raise as_raised(value)
         return value
