@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import shoal
+from marks import until
 
 
 @shoal.remote
@@ -247,13 +248,6 @@ def test_a_task_without_returns_runs(shoal_session, tmp_path):
 
 
 # --- resources ---
-
-
-def until(condition, limit_s=20.0):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 @shoal.remote

@@ -207,7 +207,7 @@ class Executor:
         self, task_id: bytes, error: BaseException, name: str, submitter: bytes, started: bool, loaded: Loaded
     ) -> tuple[Any, ...]:
         if self._cancels.covers(task_id):
-            failed = self.results.cancelled(task_id, name)
+            failed = (*self.results.cancelled(task_id, name), True)
         elif isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             if len(self._running) > 1:

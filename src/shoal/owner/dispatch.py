@@ -81,10 +81,10 @@ class Dispatcher:
             for _, entry in task.lifted:
                 if wait_for(entry, task):
                     task.unresolved += 1
-        if not task.unresolved:
-            task.state = QUEUED
-            task.queue.ready.append(task)
-            self.pump(task.queue)
+                elif entry.state == FAILED:
+                    task.doomed = True
+        if not task.unresolved or task.doomed:
+            task.queue.arguments_ready(task)
 
     # --- sending ---
 
@@ -110,6 +110,10 @@ class Dispatcher:
             if task.state != QUEUED:  # cancelled, or run in place
                 ready.popleft()
                 continue
+            if task.doomed:
+                ready.popleft()
+                self._fail_with(task, self._error_of_argument(task))
+                continue
             lease = queue.choose(task)
             if lease is None:
                 break
@@ -122,10 +126,6 @@ class Dispatcher:
             self.table.to_node([m.DEMAND, queue.shape_id, queue.resources, wanted, queue.options])
 
     def _send(self, lease: Lease, task: TaskRecord) -> None:
-        failed = self._failed_argument(task)
-        if failed is not None:
-            self._fail_with(task, self.make_error("dependent", task, failed.value))
-            return
         function = task.function
         outbox = lease.outbox
         if function.function_id not in lease.functions:
@@ -141,11 +141,9 @@ class Dispatcher:
         if idle or len(outbox) >= OUTBOX_FLUSH:
             self.urgent = True
 
-    def _failed_argument(self, task: TaskRecord) -> Entry | None:
-        for _, entry in task.lifted:
-            if entry.state == FAILED:
-                return entry
-        return None
+    def _error_of_argument(self, task: TaskRecord) -> bytes:
+        failed = next(entry for _, entry in task.lifted if entry.state == FAILED)
+        return self.make_error("dependent", task, failed.value)
 
     def encode(self, task: TaskRecord) -> tuple[Any, ...]:
         """The TASK message: (TASK, id, function id, payload, lifted arguments, options or None)."""
@@ -493,7 +491,7 @@ class Dispatcher:
 
     def take_for_here(self, task: TaskRecord) -> bool:
         """Claim a queued task to run it in place; False if it is elsewhere or not ready."""
-        if task.state != QUEUED or self._failed_argument(task) is not None or task.stream is not None:
+        if task.state != QUEUED or task.doomed or task.stream is not None:
             return False
         task.state = SENT
         ready = task.queue.ready

@@ -84,9 +84,12 @@ class ShapeQueue:
         self.options: dict[str, Any] = {}
 
     def arguments_ready(self, task: TaskRecord) -> None:
-        """All top-level arguments of ``task`` are there: it may run."""
+        """All top-level arguments of ``task`` are there: it may run. Or one has failed, and needs no worker to fail it."""
         task.state = QUEUED
-        self.ready.append(task)
+        if task.doomed:
+            self.ready.appendleft(task)
+        else:
+            self.ready.append(task)
         self.on_ready(self)
 
     def window(self, task: TaskRecord) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.owner.objects import FAILED
+
 if TYPE_CHECKING:
     from shoal.options import TaskOptions
     from shoal.owner.leases import Lease, ShapeQueue
@@ -45,13 +47,14 @@ class TaskRecord:
         nested: entries of refs inside the payload.
         returns: the entries of its results (a streaming generator: its completion first, then items as they come).
         unresolved: top-level arguments that are not ready yet.
+        doomed: a top-level argument failed, and so will this.
         retries: how many more attempts are allowed; -1: any number.
         parent: id of the task that submitted it, or None.
         careful: its worker sends its result at once and runs no child in its place: it may not run twice, or crashed before.
     """
 
     __slots__ = (
-        "cancelled", "careful", "depth", "function", "id", "lease", "lifted", "nested", "options", "parent", "payload", "queue",
+        "cancelled", "careful", "depth", "doomed", "function", "id", "lease", "lifted", "nested", "options", "parent", "payload", "queue",
         "retries", "returns", "state", "stream", "unresolved",
     )  # fmt: skip
 
@@ -73,6 +76,7 @@ class TaskRecord:
         self.returns: tuple[Entry, ...] = ()
         self.state = WAITING
         self.unresolved = 0
+        self.doomed = False
         self.retries = options.max_retries
         self.lease: Lease | None = None
         self.cancelled = False
@@ -89,7 +93,9 @@ class TaskRecord:
     def entry_ready(self, entry: Entry) -> None:
         """A top-level argument became ready (EntryWaiter)."""
         self.unresolved -= 1
-        if self.unresolved == 0 and self.state == WAITING:
+        if entry.state == FAILED:
+            self.doomed = True
+        if self.state == WAITING and (self.doomed or not self.unresolved):
             self.queue.arguments_ready(self)
 
     def __repr__(self) -> str:
