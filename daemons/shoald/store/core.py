@@ -80,7 +80,7 @@ class StoreCore:
         if client is None or handler is None:
             raise ProtocolError(f"message {message[0]!r} is not for the store, or came before HELLO")
         handler(client, message, now)
-        if ledger.recalls or self._extents.waiting:
+        if ledger.recalls or ledger.forsaken or self._extents.waiting:
             self._settle()
 
     def advanced(self, proc: bytes, number: int, now: float) -> None:
@@ -105,6 +105,22 @@ class StoreCore:
         self._holds.drop(client)
         self._ledger.recalls.pop(proc, None)
         self._settle()
+
+    def watch(self, object_id: bytes) -> bool:
+        """Have `take_unheld` tell when nobody holds this object any more; False if there is no such object."""
+        if object_id not in self._ledger.objects:
+            return False
+        self._ledger.watched.add(object_id)
+        return True
+
+    def take_unheld(self) -> list[bytes]:
+        """The watched objects that nobody holds any more, since the last call; they are watched no longer."""
+        ledger = self._ledger
+        unheld = ledger.unheld_watched
+        if unheld:
+            ledger.unheld_watched = []
+            ledger.watched.difference_update(unheld)
+        return unheld
 
     def forked(self, proc: bytes, token: bytes | int) -> None:
         """A child of ``proc`` keeps what that pins now, until `fork_ended`. Raises ProtocolError."""
@@ -175,10 +191,14 @@ class StoreCore:
         for content_hash, object_id in ledger.by_hash.items():
             assert ledger.objects[object_id].content_hash == content_hash
         assert not ledger.recalls, "recalls that were not sent"
+        assert not ledger.forsaken, "readers that were not told"
 
     def _settle(self) -> None:
         """What every call ends with: recalls go out, and freed memory to whoever waits for it."""
         ledger = self._ledger
+        if ledger.forsaken:
+            ids, ledger.forsaken = ledger.forsaken, []
+            self._readers.forsaken(ids)
         if ledger.recalls:
             ledger.flush_recalls()
         if self._extents.waiting:

@@ -32,10 +32,13 @@ class Ledger:
         clients: registered processes by their 8 bytes.
         forks: forked children by the shell's token; they only pin.
         early: id → how many holders an object has that is not sealed yet.
+        forsaken: ids whose last early holder has gone; readers that relied on it are told (see readers).
         by_hash: content hash → id of an object with that content.
         freed: ids of objects that were freed recently.
         dead: processes that ended recently.
         outbox: messages for clients, in order: (proc, message).
+        watched: ids that somebody in the daemon wants to be told of when nobody holds them any more (actors).
+        unheld_watched: those of them that this happened to; the shell empties it.
         recalls: proc → ids whose pins are wanted back; becomes one message per call of the core.
         secondary_bytes, pinned_bytes, cached_bytes, duplicate_bytes: see `StoreCore.stats`.
     """
@@ -51,12 +54,15 @@ class Ledger:
         "duplicate_bytes",
         "early",
         "forks",
+        "forsaken",
         "freed",
         "objects",
         "outbox",
         "pinned_bytes",
         "recalls",
         "sealed_bytes",
+        "unheld_watched",
+        "watched",
         "secondary_bytes",
     )
 
@@ -67,11 +73,14 @@ class Ledger:
         self.clients: dict[bytes, Client] = {}
         self.forks: dict[bytes | int, Client] = {}
         self.early: dict[bytes, int] = {}
+        self.forsaken: list[bytes] = []
         self.by_hash: dict[bytes, bytes] = {}
         self.freed = Tombstones(config.store_freed_ids_max)
         self.dead = Tombstones(config.store_freed_ids_max)
         self.outbox: list[tuple[bytes, list[Any]]] = []
         self.recalls: dict[bytes, list[bytes]] = {}
+        self.watched: set[bytes] = set()
+        self.unheld_watched: list[bytes] = []
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.sealed_bytes = 0
         self.secondary_bytes = 0
@@ -101,6 +110,8 @@ class Ledger:
         """Ask every process that pins an unheld object to let go of it."""
         assert not obj.recalled, obj
         obj.recalled = True
+        if obj.id in self.watched:
+            self.unheld_watched.append(obj.id)
         self.cached_bytes += obj.allocated
         for client in obj.pins or ():
             if client.connected:
@@ -118,10 +129,11 @@ class Ledger:
             self.early[object_id] = count
         else:
             del self.early[object_id]
+            self.forsaken.append(object_id)
 
     def free(self, obj: StoredObject) -> None:
         """Free an object that nobody holds or pins, and whatever only it held."""
-        objects, freed, by_hash = self.objects, self.freed, self.by_hash
+        objects, freed, by_hash, watched = self.objects, self.freed, self.by_hash, self.watched
         todo = [obj]
         count = 0
         while todo:
@@ -129,6 +141,8 @@ class Ledger:
             assert obj.pins is None, obj
             del objects[obj.id]
             freed.add(obj.id)
+            if obj.id in watched:
+                self.unheld_watched.append(obj.id)
             self.allocator.free(obj.offset, obj.allocated)
             self.sealed_bytes -= obj.allocated
             count += 1

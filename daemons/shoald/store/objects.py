@@ -131,14 +131,19 @@ class Client:
 
 
 class Read:
-    """A parked PIN (``req`` is its number) or WATCH (``req`` is None)."""
+    """A parked PIN (``req`` is its number) or WATCH (``req`` is None).
 
-    __slots__ = ("client", "id", "req")
+    Attributes:
+        stamped: it waits for a stream to be processed up to its stamp.
+    """
+
+    __slots__ = ("client", "id", "req", "stamped")
 
     def __init__(self, client: Client, req: int | None, object_id: bytes) -> None:
         self.client = client
         self.req = req
         self.id = object_id
+        self.stamped = False
 
 
 class Tombstones:

@@ -1,8 +1,10 @@
 """Readers of objects that are not here yet: parked PIN and WATCH requests, and what they wait for.
 
-A reader of an unknown id waits for one of two things, and is answered the moment neither is left:
+A reader of an unknown id waits for one of three things, and is answered the moment none is left:
 - the stream its stamp names, until that is processed as far as the stamp says, or has ended;
-- a process that announced (EXPECT) that it will seal the id, until it seals it or dies.
+- a process that announced (EXPECT) that it will seal the id, until it seals it or dies;
+- somebody (a process or a container) who holds the id, while its owner lives: whoever is given a ref can only have
+  it after the seal or the announcement was sent, so one of these is on its way in another stream.
 A seal answers every reader of its id, whatever they wait for.
 
 Bounds: requests parked and ids announced per client (config.parked_reads_max); beyond, the connection closes.
@@ -14,6 +16,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
+from shoal.ids import PROCESS_ID_SIZE
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_id, checked_ids, checked_size, fields
@@ -81,8 +84,15 @@ class Readers:
         stamped = client.stamped
         while stamped and stamped[0][0] <= number:
             read = heappop(stamped)[2]
-            if read in read.client.reads and read.id not in self._expected:
+            read.stamped = False
+            if read in read.client.reads and not self._promised(read.id):
                 self._fail(read, "")
+
+    def forsaken(self, ids: list[bytes]) -> None:
+        """The last holds of these ids went before they were sealed."""
+        for object_id in ids:
+            if object_id in self._parked:
+                self._fail_hopeless(object_id, "")
 
     def drop(self, client: Client) -> None:
         """The client is gone: its own reads, what it announced, and its stream."""
@@ -100,21 +110,32 @@ class Readers:
         # A stream that ended is processed as far as it will ever be.
         stamped, client.stamped = client.stamped, []
         for _, _, read in stamped:
-            if read in read.client.reads and read.id not in self._expected:
-                self._fail(read, client.name)
-        expects, client.expects = client.expects, set()
-        others = self._ledger.clients.values() if expects else ()
-        still = {entry[2] for other in others for entry in other.stamped}
-        for object_id in expects:
-            for read in list(self._parked.get(object_id, ())):
-                if object_id not in self._expected and read not in still:
-                    self._fail(read, client.name)
+            read.stamped = False
+        hopeless = {read.id for _, _, read in stamped if read in read.client.reads}
+        hopeless.update(object_id for object_id in client.expects if object_id in self._parked)
+        hopeless.update(object_id for object_id in self._parked if object_id[:PROCESS_ID_SIZE] == client.proc)
+        client.expects = set()
+        for object_id in sorted(hopeless):
+            self._fail_hopeless(object_id, client.name)
+
+    def _promised(self, object_id: bytes) -> bool:
+        """Whether the seal of an unknown id is announced, or on its way in some stream."""
+        if object_id in self._expected:
+            return True
+        ledger = self._ledger
+        return object_id in ledger.early and object_id[:PROCESS_ID_SIZE] in ledger.clients
+
+    def _fail_hopeless(self, object_id: bytes, dead: str) -> None:
+        """Fail the readers of an id that have nothing left to wait for."""
+        if not self._promised(object_id):
+            for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
+                self._fail(read, dead)
 
     def _park(self, read: Read, proc: object, number: int) -> None:
         ledger = self._ledger
         stream = ledger.clients.get(proc) if type(proc) is bytes else None
         waits = stream is not None and stream.processed < number
-        if not waits and read.id not in self._expected:
+        if not waits and not self._promised(read.id):
             dead = type(proc) is bytes and proc in ledger.dead
             self._answer_failed(read, "the process" if dead else "")
             return
@@ -124,6 +145,7 @@ class Readers:
         reads[read] = None
         self._parked.setdefault(read.id, {})[read] = None
         if stream is not None and waits:
+            read.stamped = True
             heappush(stream.stamped, (number, next(self._sequence), read))
 
     def _fail(self, read: Read, dead: str) -> None:
@@ -160,7 +182,8 @@ class Readers:
             assert object_id not in self._ledger.objects, object_id.hex()
             for read in waiting:
                 assert read in read.client.reads
-                assert read in stamped or object_id in self._expected, f"{object_id.hex()} waits for nothing"
+                assert read.stamped == (read in stamped)
+                assert read.stamped or self._promised(object_id), f"{object_id.hex()} waits for nothing"
         assert sum(len(w) for w in self._parked.values()) == sum(len(c.reads) for c in clients)
         for object_id, promisers in self._expected.items():
             assert promisers, object_id.hex()

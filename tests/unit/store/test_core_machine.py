@@ -15,7 +15,8 @@ from shoald.store.core import StoreCore
 
 CAPACITY = 64 * 1024
 PROCS = [bytes([65 + index]) * 8 for index in range(3)]
-IDS = [bytes([index]) * 16 for index in range(4)]
+# The first two are owned by a process that may live: readers wait while somebody holds them.
+IDS = [PROCS[0] + bytes(8), PROCS[1] + bytes(8), *(bytes([index]) * 16 for index in range(2))]
 
 
 class Model:

@@ -140,6 +140,53 @@ def test_announcing_what_is_here_changes_nothing() -> None:
     assert bench.ids == {X}
 
 
+OWNED = A + bytes(8)  # an id of process A
+
+
+def test_a_seal_on_its_way_in_another_stream_is_waited_for_while_a_container_holds_the_id() -> None:
+    bench = Bench()
+    bench.seal(B, Y, contained=OWNED)
+    assert bench.pin(C, OWNED) == []
+    assert bench.send(C, m.WATCH, OWNED, NOBODY, 0) == []
+    sent = bench.seal(A, OWNED, holder=C)
+    assert [message[0] for _, message in sent] == [m.PINNED, m.AVAILABLE]
+
+
+def test_and_while_a_process_holds_it() -> None:
+    bench = Bench()
+    bench.send(B, m.HOLD, C, OWNED)
+    bench.pin(C, OWNED, B, 5)
+    assert bench.advanced(B, 5) == []
+    assert kinds(bench.seal(A, OWNED)) == [(C, m.PINNED, None)]
+
+
+def test_holds_that_go_before_the_seal_fail_the_readers() -> None:
+    bench = Bench()
+    bench.seal(B, Y, contained=OWNED)
+    bench.pin(C, OWNED)
+    assert kinds(bench.send(B, m.RELEASE, Y)) == [(C, m.PIN_FAILED, "lost")]
+    bench.send(B, m.HOLD, C, OWNED)
+    bench.pin(C, OWNED, B, 5)
+    assert bench.send(C, m.RELEASE, OWNED) == []  # it still waits for the stream
+    assert kinds(bench.advanced(B, 5)) == [(C, m.PIN_FAILED, "lost")]
+
+
+def test_held_or_not_nobody_waits_for_a_dead_owner() -> None:
+    bench = Bench()
+    bench.seal(B, Y, contained=OWNED)
+    bench.pin(C, OWNED)
+    assert kinds(bench.drop(A)) == [(C, m.PIN_FAILED, "owner_died")]
+    assert kinds(bench.pin(C, OWNED, A, 0)) == [(C, m.PIN_FAILED, "owner_died")]
+
+
+def test_an_announcement_broken_by_death_is_waited_for_no_longer_than_its_owner_lives() -> None:
+    bench = Bench()
+    bench.send(A, m.EXPECT, OWNED)
+    bench.send(A, m.HOLD, B, OWNED)
+    bench.pin(C, OWNED)
+    assert kinds(bench.drop(A)) == [(C, m.PIN_FAILED, "owner_died")]
+
+
 def test_parked_reads_are_bounded() -> None:
     bench = Bench(parked_reads_max=3)
     for _ in range(3):
