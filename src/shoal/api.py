@@ -6,6 +6,7 @@ They check arguments, find the session, and leave the rest to `shoal.client`. Na
 from __future__ import annotations
 
 import atexit
+import gc
 import inspect
 import os
 import sys
@@ -26,7 +27,7 @@ from shoal.bootstrap import (
 )
 from shoal.client.driver_output import DriverOutput
 from shoal.client.futures import close_loaders
-from shoal.client.runtime import Runtime
+from shoal.client.runtime import GC_THRESHOLD, Runtime
 from shoal.context import RuntimeContext, current_task
 from shoal.exceptions import ClusterNotFoundError, ClusterStartError
 from shoal.generator import ObjectRefGenerator
@@ -41,6 +42,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SWITCH_INTERVAL_S = 0.0005
+_GC_DEFAULT = (700, 10, 10)
 _lock = threading.RLock()
 _owned_daemon: DaemonInfo | None = None
 _output: DriverOutput | None = None
@@ -112,6 +114,8 @@ def _start_session(arguments: InitArguments) -> Runtime:
     except BootstrapError as error:
         kind = ClusterStartError if arguments.address is None else ClusterNotFoundError
         raise kind(str(error)) from None
+    if gc.get_threshold() == _GC_DEFAULT:
+        gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
     info = {
         "namespace": arguments.namespace or "",
@@ -166,6 +170,8 @@ def shutdown() -> None:
         if runtime is None or runtime.kind == "worker":
             return
         session.adopt(None)
+        if gc.get_threshold() == GC_THRESHOLD:
+            gc.set_threshold(*_GC_DEFAULT)
         try:
             runtime.close()
         finally:
@@ -239,6 +245,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
             return runtime.values.get_all(refs, timeout)
         return [runtime.values.get(ref, timeout) if type(ref) is ObjectRef else ref for ref in refs]
     if isinstance(refs, ObjectRefGenerator):
+        if refs.is_dynamic:
+            session.runtime().values.get(refs.completed(), timeout)
+            return refs
         raise ValueError(  # noqa: TRY004  as for anything that is no ref
             "get needs ObjectRefs; iterate over the generator, and get each ref that it gives"
         )
@@ -335,7 +344,8 @@ def _make_remote(target: Any, options: dict[str, Any]) -> Any:
         raise TypeError("the function is remote already; use .options(...) to change its options")
     if not callable(target):
         raise TypeError(f"@shoal.remote needs a function, not {type(target).__name__}")
-    if inspect.isgeneratorfunction(target) and "num_returns" not in options:
+    streams = inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
+    if streams and "num_returns" not in options:
         options = {**options, "num_returns": "streaming"}
     return RemoteFunction(target, TaskOptions().merged(**options))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shoal.owner.objects import Entry, Stamp
 
 _PLAIN_PICKLE = 0x80
+_STORED_FIELDS = 3  # (where, id, stamp); an inline one is (where, bytes)
 
 
 class Loaded:
@@ -63,13 +64,14 @@ class Arguments:
         if not lifted:
             return args, kwargs
         positional = list(args)
-        stored = [part for part in lifted if part[2] is None]
+        stored = [part for part in lifted if len(part) == _STORED_FIELDS]
         if stored:
             self._pin(stored)
         values = []
-        for where, object_id, content, _ in lifted:
-            if content is None:
-                value = self._read(object_id)
+        for part in lifted:
+            where, content = part[0], part[1]
+            if len(part) == _STORED_FIELDS:
+                value = self._read(content)
             elif content[0] == _PLAIN_PICKLE:
                 value = deserialize(content)
             else:
@@ -109,7 +111,7 @@ class Arguments:
         waiter.ready = False
         entries: list[Entry] = []
         with runtime.lock:
-            for _, object_id, _, stamp in stored:
+            for _, object_id, stamp in stored:
                 if store.pins.lookup(object_id) is None:
                     entry = table.borrow(object_id)
                     entry.count += 1
@@ -132,7 +134,7 @@ class Arguments:
         if found is None:
             problem = store.pin_errors.pop(object_id, None)
             if problem is None:  # recalled between the wait and the read
-                self._pin([(0, object_id, None, None)])
+                self._pin([(0, object_id, None)])
                 found = store.view(object_id)
                 problem = store.pin_errors.pop(
                     object_id, ("lost", "it was freed while its task was starting")

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from shoal import session
-from shoal.client.runtime import Runtime
+from shoal.client.runtime import GC_THRESHOLD, Runtime
 from shoald.worker import output
 from shoald.worker.executor import Executor
 
@@ -37,6 +37,7 @@ def run_worker(
     runtime.on_exit = _leave
     session.adopt(runtime)
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
     Executor(runtime, status, output.set_task).run()
 
 

@@ -33,7 +33,7 @@ class Results:
         if count == 1:
             content = dumps_small(value)
             if content is not None and len(content) <= self._limit:
-                return [(m.RESULT_INLINE, content, (), None)]
+                return [content]
             return [self.one(task_id, value, submitter, name, self._limit)]
         if count == 0:
             return []
@@ -47,21 +47,23 @@ class Results:
         results = []
         for index, each in enumerate(values):
             result = self.one(return_id(task_id, index), each, submitter, name, min(self._limit, budget))
-            if result[0] == m.RESULT_INLINE:
-                budget -= len(result[1])
+            if type(result) is bytes:
+                budget -= len(result)
             results.append(result)
         return results
 
     def one(
         self, object_id: bytes, value: Any, submitter: bytes, name: str, limit: int | None = None
-    ) -> tuple[Any, ...]:
-        """One result, inline up to ``limit`` bytes."""
+    ) -> Any:
+        """One result (see wire.messages), inline up to ``limit`` bytes."""
         limit = self._limit if limit is None else limit
         content = dumps_small(value)
         if content is not None and len(content) <= limit:
-            return (m.RESULT_INLINE, content, (), None)
+            return content
         packed = serialize(value)
         if packed.size <= limit:
+            if not packed.refs:
+                return packed.to_bytes()
             contained, stamp = self._give_refs(packed, submitter)
             return (m.RESULT_INLINE, packed.to_bytes(), contained, stamp)
         runtime = self._runtime

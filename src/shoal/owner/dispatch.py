@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shoal.config import Config
     from shoal.owner.table import ObjectTable
 
+NO_BACKPRESSURE = 2**62
 OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
 
 
@@ -148,15 +149,10 @@ class Dispatcher:
     def encode(self, task: TaskRecord) -> tuple[Any, ...]:
         """The TASK message: (TASK, id, function id, payload, lifted arguments, options or None)."""
         table = self.table
-        lifted: tuple[Any, ...] = ()
-        if task.lifted:
-            parts: list[tuple[Any, ...]] = []
-            for where, entry in task.lifted:
-                if entry.state == INLINE:
-                    parts.append((where, entry.id, entry.value, None))
-                else:
-                    parts.append((where, entry.id, None, table.stamp_of(entry)))
-            lifted = tuple(parts)
+        lifted: list[tuple[Any, ...]] = [
+            (where, entry.value) if entry.state == INLINE else (where, entry.id, table.stamp_of(entry))
+            for where, entry in task.lifted
+        ]
         options = task.options
         details: dict[str, Any] | None = None
         if (
@@ -177,7 +173,7 @@ class Dispatcher:
                 "stamp": (table.proc, table.node_sequence + 1) if task.nested else None,
                 "stamps": {e.id: e.stamp for e in task.nested if e.stamp} if task.nested else None,
                 "careful": task.careful,
-                "backlog": options.generator_backpressure_num_objects if task.stream else None,
+                "backlog": _backlog(task) if task.stream else None,
                 "taken": task.stream.taken if task.stream else 0,
             }
         return (m.TASK, task.id, task.function.function_id, task.payload, lifted, details)
@@ -205,10 +201,10 @@ class Dispatcher:
         if task.stream is not None:
             self.stream_ended(task.stream, results[0][4])
         for entry, result in zip(task.returns, results, strict=True):
-            if result[0] == m.RESULT_INLINE:
-                table.fulfil_inline(entry, result[1], result[2], result[3])
+            if type(result) is bytes:
+                table.fulfil_plain(entry, result)
             else:
-                table.fulfil_stored(entry, result[1], result[2])
+                table.fulfil(entry, result)
         self._finish(task, "FINISHED")
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
@@ -298,7 +294,7 @@ class Dispatcher:
 
     # --- streaming generators ---
 
-    def item(self, lease: Lease | None, task_id: bytes, index: int, result: tuple[Any, ...]) -> None:
+    def item(self, lease: Lease | None, task_id: bytes, index: int, result: Any) -> None:
         """A generator yielded; repeated items of a second attempt are dropped."""
         task = self.tasks.get(task_id)
         if task is None or task.stream is None:
@@ -312,10 +308,7 @@ class Dispatcher:
             entry.flags |= GENERATED
             if wanted:
                 stream.items[index] = entry
-        if result[0] == m.RESULT_INLINE:
-            self.table.fulfil_inline(entry, result[1], result[2], result[3])
-        else:
-            self.table.fulfil_stored(entry, result[1], result[2])
+        self.table.fulfil(entry, result)
         self._wake_stream(stream)
 
     def stream_ended(self, stream: Stream, total: int) -> None:
@@ -533,3 +526,10 @@ class Dispatcher:
             assert task.state != WAITING or task.unresolved > 0, task
             assert task.state != QUEUED or task in task.queue.ready, task
             assert not task.returns or all(self.table.entries.get(e.id) is e for e in task.returns), task
+
+
+def _backlog(task: TaskRecord) -> int | None:
+    """How many items of a generator may be unread; None: as configured where it runs."""
+    if task.options.num_returns == "dynamic":
+        return NO_BACKPRESSURE  # its reader comes when it has ended
+    return task.options.generator_backpressure_num_objects

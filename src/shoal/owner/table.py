@@ -140,6 +140,26 @@ class ObjectTable:
 
     # --- values arrive ---
 
+    def fulfil(self, entry: Entry, result: Any) -> None:
+        """A result as it came from a worker: bytes, or a tuple RESULT_INLINE or RESULT_STORED."""
+        if type(result) is bytes:
+            self.fulfil_plain(entry, result)
+        elif result[0] == m.RESULT_INLINE:
+            self.fulfil_inline(entry, result[1], result[2], result[3])
+        else:
+            self.fulfil_stored(entry, result[1], result[2])
+
+    def fulfil_plain(self, entry: Entry, value: bytes) -> None:
+        """An inline result without refs (the hot path)."""
+        if entry.state != PENDING:
+            return  # a second run of the task; the first result stands
+        entry.value = value
+        if entry.waiters is None and not entry.flags and entry.count > 0:
+            entry.state = INLINE
+            entry.task = None
+        else:
+            self._settled(entry, INLINE)
+
     def fulfil_inline(
         self, entry: Entry, value: bytes, contained_ids: Sequence[bytes], stamp: Stamp | None = None
     ) -> None:

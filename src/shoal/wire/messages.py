@@ -115,6 +115,7 @@ ITEM = 223  # (task id, index, result): a streaming generator yielded
 RUNNING = 224  # (task id) it has started and takes long: send nothing more meanwhile
 USED_UP = 225  # () the worker has run its last task (max_calls)
 
+# A result is plain bytes (an inline value without refs), or one of:
 RESULT_INLINE = 0  # (RESULT_INLINE, bytes, contained ids, stamp or None): holds on contained ones are registered for the submitter
 RESULT_STORED = 1  # (RESULT_STORED, size, stamp): sealed with a hold for the submitter
 # stamp: (proc, number). The one result of a streaming generator has the number of items as a fifth field.

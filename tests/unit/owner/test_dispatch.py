@@ -50,7 +50,7 @@ class Cluster:
         return self.dispatch.granted(1, self.leases, b"w%07d" % self.leases, self.leases, None)
 
     def finish(self, lease, task_id: bytes, run_us: float = 10.0) -> None:
-        self.dispatch.done(lease, (m.DONE, task_id, [(m.RESULT_INLINE, b"v", (), None)], b"", run_us))
+        self.dispatch.done(lease, (m.DONE, task_id, [b"v"], b"", run_us))
         self.dispatch.settle(lease)
 
     def validate(self) -> None:
@@ -80,7 +80,7 @@ def test_a_dependent_task_waits_for_its_argument():
     assert list(lease.inflight) == [first.id]
     cluster.finish(lease, first.id)
     assert list(lease.inflight) == [second.id]
-    assert lease.outbox[-1][4] == ((0, first.id, b"v", None),)
+    assert lease.outbox[-1][4] == [(0, b"v")]
     cluster.validate()
 
 
