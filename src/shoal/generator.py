@@ -50,6 +50,11 @@ class ObjectRefGenerator(Generic[T]):
             raise StopIteration
         return ref
 
+    @property
+    def is_dynamic(self) -> bool:
+        """Made with num_returns="dynamic": `get` waits for its end and returns it, and nothing holds its producer up."""
+        return self._task.options.num_returns == "dynamic"
+
     def completed(self) -> ObjectRef[Any]:
         """A ref that is ready when the generator has ended; its value is the number of items."""
         return self._completion
@@ -109,6 +114,9 @@ class ObjectRefGenerator(Generic[T]):
         stream = getattr(self, "_stream", None)
         if stream is not None and not stream.closed:
             abandoned.append(self._task)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an ObjectRefGenerator stays in its process; pass on the refs that it gives, or list(it)")
 
     def __repr__(self) -> str:
         return f"ObjectRefGenerator({self._task.name}, {self._stream.taken} taken)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import return_id
@@ -45,6 +46,8 @@ class Producer:
 
     def run(self, iterator: Any, call: Callable[..., Any]) -> list[Any]:
         """Send every item; the results field of DONE. Each step of the generator runs as user code."""
+        if hasattr(iterator, "__anext__"):
+            iterator = _Drained(iterator)
         try:
             step = iter(iterator).__next__
         except TypeError:
@@ -85,3 +88,32 @@ def _next_or_end(step: Callable[[], Any]) -> Any:
         return step()
     except StopIteration:
         return _END
+
+
+class _Drained:
+    """An async generator as an iterator, on a loop of its own that runs while a step does."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+        self._runner = asyncio.Runner()
+
+    def __iter__(self) -> _Drained:
+        return self
+
+    def __next__(self) -> Any:
+        value = self._runner.run(self._step())
+        if value is _END:
+            self._runner.close()
+            raise StopIteration
+        return value
+
+    async def _step(self) -> Any:
+        try:
+            return await anext(self._generator)
+        except StopAsyncIteration:
+            return _END
+
+    def close(self) -> None:
+        """End the generator where it is, as its reader wants no more."""
+        self._runner.run(self._generator.aclose())
+        self._runner.close()

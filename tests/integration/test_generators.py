@@ -1,0 +1,273 @@
+"""Streaming generators: items as they come, a bounded producer, failures in the middle, and readers that leave."""
+
+import asyncio
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import shoal
+from marks import Marks, until
+from shoal.exceptions import TaskError, WorkerCrashedError
+
+
+@pytest.fixture
+def marks(tmp_path):
+    return Marks(tmp_path)
+
+
+@shoal.remote
+def count(n, marks=None):
+    for number in range(n):
+        if marks is not None:
+            marks.add("item")
+        yield number
+
+
+def read(generator):
+    return [shoal.get(ref) for ref in generator]
+
+
+def test_items_come_in_order_and_while_the_generator_runs(shoal_session, marks):
+    @shoal.remote
+    def stream():
+        yield "first"
+        marks.wait("go")
+        yield "second"
+
+    generator = stream.remote()
+    assert isinstance(generator, shoal.ObjectRefGenerator)
+    first = next(generator)
+    assert isinstance(first, shoal.ObjectRef)
+    assert shoal.get(first) == "first"
+    marks.add("go")
+    assert read(generator) == ["second"]
+    with pytest.raises(StopIteration):
+        next(generator)
+
+
+def test_streams_of_any_length(shoal_session):
+    assert read(count.remote(0)) == []
+    assert read(count.remote(1)) == [0]
+    assert read(count.remote(3000)) == list(range(3000))
+
+
+def test_large_items_go_through_the_store_and_are_freed(shoal_session):
+    @shoal.remote
+    def arrays(n):
+        for number in range(n):
+            yield np.full(100_000, number)
+
+    objects = shoal.memory_summary()["objects"]
+    assert [int(array[0]) for array in read(arrays.remote(40))] == list(range(40))
+    until(lambda: shoal.memory_summary()["objects"] <= objects)
+
+
+def test_a_function_that_returns_an_iterable_can_stream(shoal_session):
+    @shoal.remote(num_returns="streaming")
+    def values():
+        return [1, 2, 3]
+
+    @shoal.remote(num_returns="streaming")
+    def no_values():
+        return 5
+
+    assert read(values.remote()) == [1, 2, 3]
+    with pytest.raises(TypeError, match="must be a generator"):
+        read(no_values.remote())
+
+
+def test_a_generator_function_with_a_number_of_returns(shoal_session):
+    assert shoal.get(count.options(num_returns=3).remote(3)) == [0, 1, 2]
+
+
+def test_dynamic_is_a_stream_that_get_waits_for(shoal_session):
+    generator = shoal.get(count.options(num_returns="dynamic").remote(4))
+    assert read(generator) == [0, 1, 2, 3]
+
+
+def test_the_completion_tells_the_number_of_items(shoal_session):
+    generator = count.remote(7)
+    assert shoal.get(generator.completed()) == 7
+    assert len(read(generator)) == 7
+
+
+def test_items_can_be_arguments(shoal_session):
+    @shoal.remote
+    def double(value):
+        return 2 * value
+
+    assert shoal.get([double.remote(ref) for ref in count.remote(20)]) == list(range(0, 40, 2))
+
+
+# --- backpressure ---
+
+
+def test_the_producer_is_bounded_by_its_reader(shoal_session, marks):
+    generator = count.options(_generator_backpressure_num_objects=3).remote(100, marks)
+    marks.wait("item", 3)
+    time.sleep(0.1)  # it must not go on
+    assert marks.count("item") == 3
+    for taken in range(1, 11):
+        next(generator)
+        marks.wait("item", 3 + taken)
+    time.sleep(0.05)
+    assert marks.count("item") == 13
+    assert len(read(generator)) == 90
+
+
+def test_a_reader_that_computes_between_items_does_not_hold_the_producer(shoal_session, marks):
+    generator = count.options(_generator_backpressure_num_objects=1).remote(10, marks)
+    next(generator)
+    # No call into shoal from here on: the news that an item was taken travels by itself.
+    marks.wait("item", 2)
+    assert len(read(generator)) == 9
+
+
+def test_a_dropped_generator_stops_its_producer(shoal_session, marks):
+    @shoal.remote
+    def endless():
+        try:
+            while True:
+                marks.add("item")
+                yield np.zeros(50_000)
+        finally:
+            marks.add("closed")
+
+    objects = shoal.memory_summary()["objects"]
+    generator = endless.remote()
+    next(generator)
+    del generator
+    marks.wait("closed")
+    until(lambda: shoal.memory_summary()["objects"] <= objects)
+    assert marks.count("item") < 100
+
+
+def test_close_stops_the_producer(shoal_session, marks):
+    generator = count.options(_generator_backpressure_num_objects=2).remote(1000, marks)
+    next(generator)
+    generator.close()
+    assert read(generator) == []
+    until(lambda: shoal.available_resources().get("CPU") == 2)
+    assert marks.count("item") <= 5
+
+
+# --- failures ---
+
+
+def test_an_exception_in_the_middle_is_the_last_item(shoal_session):
+    @shoal.remote
+    def breaks():
+        yield 1
+        yield 2
+        raise ValueError("after two")
+
+    generator = breaks.remote()
+    assert shoal.get(next(generator)) == 1
+    assert shoal.get(next(generator)) == 2
+    last = next(generator)
+    with pytest.raises(ValueError, match="after two"):
+        shoal.get(last)
+    with pytest.raises(StopIteration):
+        next(generator)
+    with pytest.raises(TaskError):
+        shoal.get(generator.completed())
+
+
+def test_a_failed_argument_is_the_only_item(shoal_session):
+    @shoal.remote
+    def fail():
+        raise KeyError("argument")
+
+    with pytest.raises(KeyError):
+        read(count.remote(fail.remote()))
+
+
+def test_a_worker_that_dies_in_the_middle_starts_again_without_repeating_items(shoal_session, marks):
+    @shoal.remote(_generator_backpressure_num_objects=4)
+    def stream(n, deaths):
+        attempt = marks.add("attempt")
+        for number in range(n):
+            if attempt < deaths and number == 10 * (attempt + 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield number
+
+    assert read(stream.remote(50, 2)) == list(range(50))
+    assert marks.count("attempt") == 3
+
+
+def test_items_that_were_kept_survive_a_second_attempt(shoal_session, marks):
+    @shoal.remote
+    def stream():
+        first = marks.add("attempt") == 0
+        for number in range(6):
+            yield np.full(30_000, number)
+            if first and number == 3:
+                marks.wait("go")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    generator = stream.remote()
+    kept = [next(generator) for _ in range(4)]
+    marks.add("go")
+    kept += list(generator)
+    assert [int(array[0]) for array in shoal.get(kept)] == list(range(6))
+
+
+def test_a_worker_that_dies_for_good_ends_the_stream_with_its_error(shoal_session):
+    @shoal.remote(max_retries=0)
+    def stream():
+        yield 1
+        time.sleep(0.05)  # the item is on its way
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    generator = stream.remote()
+    assert shoal.get(next(generator)) == 1
+    with pytest.raises(WorkerCrashedError):
+        shoal.get(next(generator))
+    with pytest.raises(StopIteration):
+        next(generator)
+
+
+def test_exceptions_of_generators_are_retried_when_asked(shoal_session, marks):
+    @shoal.remote(retry_exceptions=True)
+    def stream():
+        yield 1
+        if marks.add("attempt") < 2:
+            raise ValueError("again")
+        yield 2
+
+    assert read(stream.remote()) == [1, 2]
+    assert marks.count("attempt") == 3
+
+
+# --- asyncio ---
+
+
+def test_async_iteration(shoal_session):
+    async def read_both():
+        async def read_one(n):
+            return [await ref async for ref in count.remote(n)]
+
+        return await asyncio.gather(read_one(20), read_one(30))
+
+    assert asyncio.run(read_both()) == [list(range(20)), list(range(30))]
+
+
+def test_async_generators_are_tasks_too(shoal_session):
+    @shoal.remote
+    async def stream(n):
+        for number in range(n):
+            await asyncio.sleep(0)
+            yield number
+
+    assert read(stream.remote(5)) == [0, 1, 2, 3, 4]
+
+
+def test_a_generator_read_by_another_task(shoal_session):
+    @shoal.remote
+    def reader(n):
+        return sum(shoal.get(ref) for ref in count.remote(n))
+
+    assert shoal.get(reader.remote(200), timeout=30) == 19_900
