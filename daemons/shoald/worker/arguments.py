@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
     from shoal.owner.objects import Entry, Stamp
 
-_PLAIN_PICKLE = 0x80
+_WITHOUT_REFS = frozenset({0x80, 0x01})  # first bytes of a plain pickle, and of a plain array
 _STORED_FIELDS = 3  # (where, id, stamp); an inline one is (where, bytes)
 
 
@@ -54,7 +54,7 @@ class Arguments:
         if payload == EMPTY:
             args: tuple[Any, ...] = ()
             kwargs: dict[str, Any] = {}
-        elif payload[0] == _PLAIN_PICKLE:
+        elif payload[0] in _WITHOUT_REFS:
             args, kwargs = deserialize(payload)
         else:
             stamp = details["stamp"] if details else None
@@ -72,7 +72,7 @@ class Arguments:
             where, content = part[0], part[1]
             if len(part) == _STORED_FIELDS:
                 value = self._read(content)
-            elif content[0] == _PLAIN_PICKLE:
+            elif content[0] in _WITHOUT_REFS:
                 value = deserialize(content)
             else:
                 value = deserialize(content, self._riders(loaded, content, (submitter, 0), {}))

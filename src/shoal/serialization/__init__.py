@@ -2,7 +2,7 @@
 
     format      the layout, and all checks of what comes in
     pickler     one dump: reducers for refs, arrays and what users registered; when cloudpickle takes over
-    arrays      numpy arrays            ragged   many small arrays as one
+    arrays      numpy arrays            ragged   many small arrays as one       raw   small arrays, inline
     frames      pandas, polars, Arrow   tensors  torch
     custom      serializers that users register
     sources     copying, hashing and comparing of buffers

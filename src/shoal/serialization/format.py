@@ -10,9 +10,9 @@
 All integers are little-endian and unsigned 64-bit (the CRC and magic apart), so neither a buffer, nor the
 pickle, nor the number of buffers has a limit in the format. Bytes between the parts have no meaning.
 
-A value without refs and without large buffers has no header at all: it is a plain pickle of protocol 5, which
-the first byte tells apart. `parse` trusts nothing outside the pickle: whatever bytes come in, it raises
-`BrokenFormatError` or returns parts that lie inside of them. The content of the pickle is not its business.
+A value without refs and without large buffers has no header at all: it is a plain pickle of protocol 5, or the bytes of a
+small array (raw.py), which the first byte tells apart. `parse` trusts nothing outside the pickle: whatever bytes come in,
+it raises `BrokenFormatError` or returns parts that lie inside of them. The content of the pickle is not its business.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ ALIGNMENT = 64
 ID_SIZE = 16
 MAGIC = b"shl1"
 PICKLE_MAGIC = b"\x80\x05"
+RAW_TAG = b"\x01"  # a plain array, see raw.py
 # Slots of the table that take no bytes: the load fills them with access to the riders.
 SLOT = 2**64 - 1
 NEXT_RIDER = 0
@@ -73,6 +74,11 @@ def make_head(table: list[tuple[int, int]], refs: bytes, pickle_size: int, total
     return MAGIC + crc32(body).to_bytes(4, "little") + body
 
 
+def is_raw(data: memoryview | bytes) -> bool:
+    """Whether it is a plain array without a header."""
+    return data[:1] == RAW_TAG
+
+
 def is_plain(data: memoryview | bytes) -> bool:
     """Whether it is a pickle without a header."""
     return data[:2] == PICKLE_MAGIC
@@ -104,7 +110,7 @@ def parse(data: memoryview) -> Parts:
 
 def contained_ids(data: memoryview) -> bytes:
     """The concatenated ids of the refs inside; nothing is unpickled. Raises as `parse` does."""
-    if is_plain(data):
+    if is_plain(data) or is_raw(data):
         return b""
     _, _, buffers, refs = _read_header(data)
     end = head_size(buffers, refs)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from pickle import dumps
 from typing import Any
 
+from numpy import ndarray
+
+from .raw import HEADER_SIZE, dumps_raw
 from .serialized import INLINE_BYTES
 
 # Items of a container that are looked at; a longer one takes the general way.
@@ -25,9 +28,12 @@ _all_plain = _PLAIN.issuperset
 def dumps_small(value: Any) -> bytes | None:
     """The inline bytes of a plain value, or None if it is another kind of value, or large.
 
-    Plain are exact numbers, None, short texts and bytes, and short tuples, lists and dicts of these.
+    Plain are exact numbers, None, short texts and bytes, short tuples, lists and dicts of these, and small arrays of one
+    dimension and a common dtype.
     """
     kind = type(value)
+    if kind is ndarray:
+        return dumps_raw(value) if value.nbytes <= INLINE_BYTES - HEADER_SIZE else None
     if kind in _NUMBERS:
         blob = dumps(value, 5)
         return blob if len(blob) <= INLINE_BYTES else None

@@ -18,6 +18,7 @@ from shoal.ids import split_ids
 
 from . import format as layout
 from .format import NEXT_RIDER, SLOT, BrokenFormatError
+from .raw import loads_raw
 from .sources import Array
 
 # An array is uint8 in one dimension.
@@ -41,11 +42,15 @@ def deserialize(data: Data, riders: Sequence[Any] = ()) -> Any:
     try:
         if type(data) is bytes and data[:2] == layout.PICKLE_MAGIC:
             return _loads(data)
+        if type(data) is bytes and data[:1] == layout.RAW_TAG:
+            return loads_raw(data)
         view = _view(data)
         if not view.readonly:
             view = view.toreadonly()
         if layout.is_plain(view):
             return _loads(view)
+        if layout.is_raw(view):
+            return loads_raw(view)
         parts = layout.parse(view)
         return _loads(parts.pickle, buffers=_buffers(view, parts, riders))
     except (pickle.UnpicklingError, EOFError) as error:
