@@ -1,89 +1,127 @@
-"""What this process knows about why something is not there yet (R8): for errors, warnings and `shoal why`."""
+"""What this process knows about why something is not there yet (R8): for errors, warnings and `shoal why`.
+
+A chain leads from an object to what everything behind it waits for: object, its task, the argument that the task waits
+for, and so on. Where it leaves this process (a task runs elsewhere, or waits for a worker) the answer to a question of the
+daemon says so in data, and the daemon goes on from there (node.why).
+"""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoal.owner.objects import BORROWED, PENDING, STATE_NAMES
+from shoal.context import current_task
+from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STATE_NAMES, Entry
 from shoal.owner.tasks import QUEUED, SENT, WAITING
 
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
-    from shoal.owner.objects import Entry
+    from shoal.context import TaskContext
     from shoal.owner.tasks import TaskRecord
 
 _SHOWN_MAX = 3
 _DEPTH_MAX = 20
 _ROWS_MAX = 10_000
+_OBJECTS_MAX = 100  # that one question is answered for: `why` of a short prefix
 
 
 class Explain:
-    """Answers questions about one process's objects and tasks; reads the tables with the lock held by the caller."""
+    """Answers questions about one process's objects and tasks."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        # By token of the wait: who waits (None: no task), for what, and since when on the monotonic clock.
+        self._waits: dict[object, tuple[TaskContext | None, list[Entry], float]] = {}
+
+    # --- for errors and warnings (lock not held) ---
 
     def timeout(self, entries: list[Entry]) -> str:
         """The message of a GetTimeoutError."""
-        missing = self._missing(entries)
-        return f"{len(missing)} of {len(entries)} object(s) did not arrive in time: {self._reasons(missing)}"
+        with self._runtime.lock:
+            missing = self._missing(entries)
+            reasons = self._reasons(missing)
+        what = "the object" if len(entries) == 1 else f"{len(missing)} of {len(entries)} objects"
+        return f"{what} did not arrive in time: {reasons}"
 
     def waiting(self, entries: list[Entry]) -> str:
         """What a get that has waited long says once."""
-        missing = self._missing(entries)
+        with self._runtime.lock:
+            missing = self._missing(entries)
+            reasons = self._reasons(missing)
         seconds = self._runtime.config.get_warning_s
-        return (
-            f"get has waited {seconds:g} s for {len(missing)} object(s): {self._reasons(missing)} "
-            "(`shoal why ID` shows more)"
-        )
+        what = "an object" if len(missing) == 1 else f"{len(missing)} objects"
+        return f"get has waited {seconds:g} s for {what}: {reasons} (`shoal why ID` shows more)"
 
     @staticmethod
     def _missing(entries: list[Entry]) -> list[Entry]:
         return [entry for entry in entries if entry.state in (PENDING, BORROWED)] or entries
 
     def _reasons(self, missing: list[Entry]) -> str:
-        parts = [f"{entry.id.hex()} {self.chain(entry)[-1]}" for entry in missing[:_SHOWN_MAX]]
+        parts = [", namely ".join(self.chain(entry)) for entry in missing[:_SHOWN_MAX]]
         if len(missing) > _SHOWN_MAX:
             parts.append(f"and {len(missing) - _SHOWN_MAX} more")
         return "; ".join(parts)
 
+    # --- waits under way, by whoever blocks (lock held) ---
+
+    def wait_begins(self, token: object, entries: list[Entry]) -> None:
+        """The calling thread blocks until ``entries`` are there."""
+        self._waits[token] = (current_task.get(), entries, time.monotonic())
+
+    def wait_ends(self, token: object) -> None:
+        """It goes on; nothing if it has never begun."""
+        self._waits.pop(token, None)
+
+    # --- chains (lock held) ---
+
     def chain(self, entry: Entry) -> list[str]:
-        """The waits from ``entry`` down to its cause, one line each."""
-        lines: list[str] = []
-        for _ in range(_DEPTH_MAX):
-            task = entry.task
-            if task is None:
-                lines.append(self._without_task(entry))
-                break
-            lines.append(self._task_line(task))
-            blocker = next((needed for _, needed in task.lifted if needed.state in (PENDING, BORROWED)), None)
-            if task.state != WAITING or blocker is None:
-                break
-            entry = blocker
-        return lines
+        """The waits from ``entry`` down to its cause, a phrase for each."""
+        return [f"{link.id.hex()} {self._phrase(link)}" for link in self._links(entry)]
 
     @staticmethod
-    def _without_task(entry: Entry) -> str:
+    def _links(entry: Entry) -> list[Entry]:
+        """``entry``, the argument that its task waits for, the argument that that one's task waits for, …"""
+        links = [entry]
+        while len(links) < _DEPTH_MAX:
+            task = links[-1].task
+            if task is None or task.state != WAITING:
+                break
+            blocker = next((needed for _, needed in task.lifted if needed.state in (PENDING, BORROWED)), None)
+            if blocker is None:
+                break
+            links.append(blocker)
+        return links
+
+    def _phrase(self, entry: Entry) -> str:
+        task = entry.task
+        if task is not None and entry.state == PENDING:
+            return f"of task {task.name!r}, which {self._task_phrase(task)}"
         if entry.state == BORROWED:
-            return "is borrowed: its owner has not delivered it to the node yet"
+            return "is borrowed, and its maker has not delivered it to the node yet"
+        if entry.state == FAILED:
+            return "has failed: get raises its error"
+        if entry.state == INLINE:
+            return "is there, in the memory of this process"
         return f"is {STATE_NAMES[entry.state]}"
 
-    def _task_line(self, task: TaskRecord) -> str:
+    def _task_phrase(self, task: TaskRecord) -> str:
+        lease = task.lease
         if task.state == SENT:
-            where = f"at worker pid {task.lease.pid}" if task.lease is not None else "in this process"
-            position = list(task.lease.inflight).index(task.id) if task.lease is not None else 0
-            ahead = f", {position} task(s) ahead of it" if position else ", running"
-            return f"is made by task {task.name!r} {where}{ahead}"
+            if lease is None:
+                return "runs in this process"
+            ahead = _position(task)
+            return f"waits behind {_count(ahead, 'task')} at worker {lease.pid}" if ahead else f"runs at worker {lease.pid}"
         actor = self._runtime.actors.describe_wait(task)
         if actor is not None:
-            return f"is made by call {task.name!r}, which {actor}"
+            return actor
         if task.state == QUEUED:
             queue = task.queue
-            needs = {name: units / 10_000 for name, units in queue.resources.items()}
-            reason = queue.infeasible or f"{len(queue.leases)} worker(s) leased, all busy"
-            return f"is made by task {task.name!r}, which waits for a worker with {needs}: {reason}"
-        return f"is made by task {task.name!r}, which waits for {task.unresolved} argument(s)"
+            if queue.infeasible:
+                return f"cannot run now: {queue.infeasible}"
+            needs = ", ".join(f"{units / 10_000:g} {name}" for name, units in queue.resources.items()) or "no resources"
+            leased = f"{_count(len(queue.leases), 'worker')} leased, all busy" if queue.leases else "none leased yet"
+            return f"waits for a worker with {needs} ({leased})"
+        return f"waits for {_count(task.unresolved, 'argument')}"
 
     # --- questions of the daemon (lock held) ---
 
@@ -96,21 +134,61 @@ class Explain:
             entries = list(runtime.table.entries.values())[:_ROWS_MAX]
             return [runtime.table.describe(entry) for entry in entries]
         if what == "why":
-            return self._why(str(params.get("id", "")))
+            wanted = str(params.get("id", ""))
+            return self._running(wanted) if params.get("running") else self._known(wanted)
         if what == "ping":
             return time.time()
         return None
 
-    def _why(self, prefix: str) -> list[str]:
+    def _known(self, prefix: str) -> list[dict[str, Any]]:
+        """A row for each object or finished task that ``prefix`` names: lines, and where its chain leaves this process."""
         runtime = self._runtime
-        lines = []
+        rows: list[dict[str, Any]] = []
         for object_id, entry in list(runtime.table.entries.items()):
             if object_id.hex().startswith(prefix):
-                lines.append(
-                    f"object {object_id.hex()} is {STATE_NAMES[entry.state]} in process {runtime.pid}"
-                )
-                if entry.state in (PENDING, BORROWED):
-                    lines += self.chain(entry)
-            if len(lines) > _ROWS_MAX:
-                break
-        return lines
+                rows.append(self._row(entry, f"object {object_id.hex()} "))
+                if len(rows) >= _OBJECTS_MAX:
+                    return rows
+        known = {object_id.hex() for object_id in runtime.table.entries}
+        for task_id, name, outcome in runtime.dispatch.finished:
+            if task_id.hex().startswith(prefix) and task_id.hex() not in known:
+                rows.append({"lines": [f"task {task_id.hex()} {name!r} has {outcome}; nobody here refers to its result"]})
+        return rows[:_OBJECTS_MAX] + self._running(prefix)
+
+    def _row(self, entry: Entry, start: str) -> dict[str, Any]:
+        links = self._links(entry)
+        lines = [f"{start}{self._phrase(entry)}"]
+        lines += [f"{'  ' * depth}object {link.id.hex()} {self._phrase(link)}" for depth, link in enumerate(links[1:], 1)]
+        row: dict[str, Any] = {"lines": lines}
+        task = links[-1].task
+        if task is not None and links[-1].state == PENDING:
+            if task.state == SENT and task.lease is not None and not _position(task):
+                row["running"] = task.id.hex()
+            elif task.state == QUEUED and getattr(task.queue, "shape_id", None):
+                row["shape"] = task.queue.shape_id
+        return row
+
+    def _running(self, prefix: str) -> list[dict[str, Any]]:
+        """A row for each wait of a task that runs here and that ``prefix`` names."""
+        rows = []
+        now = time.monotonic()
+        for context, entries, since in self._waits.values():
+            if context is None or not context.task_id.hex().startswith(prefix):
+                continue
+            head = f"task {context.task_id.hex()} {context.name!r} has waited {now - since:.1f} s here"
+            missing = self._missing(entries)
+            if not missing:
+                rows.append({"lines": [head]})
+            for entry in missing[:_SHOWN_MAX]:
+                rows.append(self._row(entry, f"{head} for object {entry.id.hex()} "))
+        return rows
+
+
+def _position(task: TaskRecord) -> int:
+    """How many tasks are ahead of a sent one at its worker."""
+    assert task.lease is not None, task
+    return next((place for place, task_id in enumerate(task.lease.inflight) if task_id == task.id), 0)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
