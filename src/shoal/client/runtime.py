@@ -263,7 +263,9 @@ class Runtime:
             return
         queue.infeasible = message[3] if message[2] != "ok" else None
         if message[2] == "infeasible":
-            self.report(f"{len(queue.ready)} task(s) cannot run now: {message[3]}")
+            names = sorted({task.name for task in queue.ready})
+            what = f"task {names[0]!r}" if len(names) == 1 else f"{len(queue.ready)} tasks"
+            self.report(f"{what} cannot run now: {message[3]}")
         elif message[2] == "limit":
             self.dispatch.refused(queue, message[3])
 
@@ -414,6 +416,8 @@ class Runtime:
             if hook is not None and entries is not None and not blocked:
                 with self.lock:
                     blocked = hook(token)
+                    if blocked:
+                        self.explain.wait_begins(token, entries)
             return False
 
         proxy: Awaited = _Interrupted(awaited, interruptible) if interruptible.active else awaited
@@ -428,6 +432,7 @@ class Runtime:
         finally:
             if blocked and self.unblocked_hook is not None:
                 with self.lock:
+                    self.explain.wait_ends(token)
                     self.unblocked_hook(token)
                     self.flush()
 

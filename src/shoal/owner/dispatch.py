@@ -124,7 +124,9 @@ class Dispatcher:
         told = queue.backlog_told
         if wanted != told and (not wanted or not told or wanted > 2 * told or 2 * wanted < told):
             queue.backlog_told = wanted
-            self.table.to_node([m.DEMAND, queue.shape_id, queue.resources, wanted, queue.options])
+            # One queue may have tasks of several functions; people see the first that waits.
+            options = {**queue.options, "name": ready[0].name} if ready else queue.options
+            self.table.to_node([m.DEMAND, queue.shape_id, queue.resources, wanted, options])
 
     def _send(self, lease: Lease, task: TaskRecord) -> None:
         function = task.function
