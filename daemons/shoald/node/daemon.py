@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.wire import auth
 from shoal.wire import messages as m
+from shoald.node.actorside import ActorSide
 from shoald.node.clients import Client, Job, read_hello
 from shoald.node.effects import EndWorker, Grant, Send, StartWorker
 from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
@@ -81,6 +82,7 @@ class NodeDaemon:
         )
         self.clients: dict[bytes, Client] = {}
         self.jobs: dict[str, Job] = {}
+        self.actors = ActorSide(self)
         self.requests = Requests(self)
         self.connections = 0
         self._to_flush: set[FrameSocket] = set()
@@ -137,6 +139,8 @@ class NodeDaemon:
             # After its goodbye its leases have ended, whatever it says of them.
             if not client.leaving and not (tag == m.KILL_WORKER and self._spares(client, message)):
                 self.scheduler.handle(client.proc, message, now)
+        elif m.CREATE_ACTOR <= tag <= m.ACTOR_EXITS:
+            self.actors.handle(client, message, now)
         elif tag == m.FORK:
             self._forked(client, message, now)
         elif tag == m.ANSWER:
@@ -254,6 +258,7 @@ class NodeDaemon:
         job = self.jobs.pop(client.job_id, None)
         if job is not None:
             self.on_job(job, "FINISHED" if client.leaving else "FAILED")
+            self.actors.job_ended(job.job_id, now)
             self.scheduler.client_left(client.proc, now)
             self.scheduler.job_ended(job.job_id, now)
 
@@ -266,6 +271,7 @@ class NodeDaemon:
             return
         del self.clients[client.proc]
         self.requests.client_left(client.proc)
+        self.actors.client_left(client.proc)
         if client.kind == "worker":
             self.scheduler.client_left(client.proc, now)
             self.scheduler.worker_lost(client.worker_id, now)
@@ -356,6 +362,7 @@ class NodeDaemon:
 
     def turn_end(self, now: float) -> float | None:
         """Decide, carry out, send. Returns when the next turn is due at the latest."""
+        actors_due = self.actors.turn(now)
         due = self.scheduler.schedule(now)
         for _ in range(_EFFECT_ROUNDS_MAX):
             effects, self.scheduler.outbox = self.scheduler.outbox, []
@@ -373,7 +380,7 @@ class NodeDaemon:
         # What closing a socket that does not read has brought about is for the next turn.
         if self.scheduler.outbox or self.store.outbox:
             return now
-        return due if store_due is None else store_due if due is None else min(due, store_due)
+        return min((time for time in (due, store_due, actors_due) if time is not None), default=None)
 
     def _send_store_messages(self) -> None:
         outbox = self.store.outbox
@@ -392,6 +399,8 @@ class NodeDaemon:
             client = self.clients.get(effect.proc)
             if client is not None:
                 client.sock.send(effect.message)
+            else:
+                self.actors.told(effect.proc, effect.message, self.loop.now())
         elif isinstance(effect, StartWorker):
             failure = self.workers.start(effect.worker_id, effect.slot)
             if failure:
@@ -413,6 +422,9 @@ class NodeDaemon:
         submitter = self.clients.get(grant.proc)
         worker = self.scheduler.pool.workers[grant.worker_id]
         client = self.clients.get(worker.proc)
+        if self.actors.granted(grant, worker.pid, self.loop.now()):
+            self.on_first_grant()
+            return
         if submitter is None or client is None:
             return  # the end of that connection is on its way to the scheduler, and ends the lease
         try:

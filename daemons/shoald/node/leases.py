@@ -100,6 +100,11 @@ class Demand:
         self.last_grant = 0
         self.told = "ok"
 
+    @property
+    def without_cpu(self) -> bool:
+        """Whether its leases count against `zero_cpu_leases_max`: tasks that ask for no CPU, but not actors."""
+        return not self.resources.get(CPU) and not self.options.get("actor")
+
     def __repr__(self) -> str:
         return f"<demand {self.client.proc.hex()}/{self.shape_id} {self.resources} backlog={self.backlog}>"
 

@@ -11,7 +11,7 @@ import heapq
 from typing import TYPE_CHECKING
 
 from shoald.node.fairness import order_key
-from shoald.node.leases import CPU, Amounts, Demand
+from shoald.node.leases import Amounts, Demand
 from shoald.node.pool import STARTING
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Placing:
                 unmet.append(demand)
                 heapq.heappop(queue)
                 continue
-            needs_cpu = CPU in demand.resources
-            if not needs_cpu and zero_cpu >= core.config.zero_cpu_leases_max:
+            without_cpu = demand.without_cpu
+            if without_cpu and zero_cpu >= core.config.zero_cpu_leases_max:
                 heapq.heappop(queue)
                 continue
             assert demand.client.job is not None, demand
@@ -66,7 +66,7 @@ class Placing:
             else:
                 heapq.heappop(queue)
                 continue
-            zero_cpu += not needs_cpu
+            zero_cpu += without_cpu
             if demand.backlog <= planned.get(demand, 0):
                 heapq.heappop(queue)
         for amounts in set_aside:

@@ -60,7 +60,7 @@ class Pressure:
         for lease in core.leases.values():
             if self._is_coming(lease, now):
                 self._add(coming, lease)
-            elif lease.recalled_at is None and not lease.blocked:
+            elif lease.recalled_at is None and not lease.blocked and not lease.demand.options.get("actor"):
                 takeable.append(lease)
         for demand in unmet[:DEMANDS_PER_ROUND]:
             missing = self._missing(demand, coming)
@@ -173,7 +173,7 @@ class Pressure:
             )
             held = f"held by workers {_some(holders)}" if holders else "lent back to tasks that went on"
             return f"waits for {format_amounts(missing)} more ({held})"
-        if CPU not in demand.resources and core.zero_cpu_running >= self._config.zero_cpu_leases_max:
+        if demand.without_cpu and core.zero_cpu_running >= self._config.zero_cpu_leases_max:
             running = core.zero_cpu_running
             return f"waits for one of {running} running tasks without CPU (zero_cpu_leases_max) to end"
         if not core.staffing.room():

@@ -63,6 +63,7 @@ class Requests:
             "tasks": lambda params, reply: self._ask_all("tasks", params, [], reply),
             "objects": lambda params, reply: self._ask_all("objects", params, [], reply),
             "why": self._why,
+            "actors": lambda _, reply: reply(True, {"rows": self._actor_rows()}),
             "cluster_resources": lambda _, reply: self._resources("resources", reply),
             "available_resources": lambda _, reply: self._resources("available", reply),
             "logs_dir": lambda _, reply: reply(True, daemon.session.logs_dir),
@@ -79,7 +80,11 @@ class Requests:
         def reply(ok: bool, data: Any) -> None:
             client.sock.send([m.RESPONSE, number, ok, data])
 
-        if answer is None:
+        if method == "named_actor" and client.proc:  # these two depend on who asks
+            self._daemon.actors.named(client, params, reply)
+        elif method == "named_actors" and client.proc:
+            self._daemon.actors.list_named(client, params, reply)
+        elif answer is None:
             known = ", ".join(sorted(self._methods))
             reply(False, f"this daemon has no method {method!r}; it has {known}")
         else:
@@ -111,6 +116,10 @@ class Requests:
             row["resources"] = floats(row["resources"])
             row["submitter"] = self._daemon.name_of(row.pop("proc"))
         return rows[: self._daemon.config.rows_max]
+
+    def _actor_rows(self) -> list[dict[str, Any]]:
+        daemon = self._daemon
+        return daemon.actors.core.rows(daemon.loop.now())[: daemon.config.rows_max]
 
     def _worker_rows(self) -> list[dict[str, Any]]:
         return [self._worker_row(worker) for worker in self._daemon.scheduler.pool.workers.values()]

@@ -54,6 +54,7 @@ class SchedulerCore:
         self.leases: dict[int, Lease] = {}
         self.waiting: dict[Demand, None] = {}
         self.zero_cpu_running = 0
+        self.actors = 0  # clients that are actors: each keeps a worker for life
         self.counters = {"granted": 0, "returned": 0, "recalled": 0, "oversubscribed": 0, "workers_died": 0}
         self.staffing = Staffing(self)
         self._placing = Placing(self)
@@ -69,6 +70,7 @@ class SchedulerCore:
         if proc in self.clients:
             raise ProtocolError(f"process {proc.hex()} is connected already")
         client = self.clients[proc] = Client(proc, kind)
+        self.actors += kind == "actor"
         if job_id:
             client.job = self.jobs.setdefault(job_id, Job(job_id))
 
@@ -79,6 +81,7 @@ class SchedulerCore:
         client = self.clients.pop(proc, None)
         if client is None:
             return
+        self.actors -= client.kind == "actor"
         for demand in client.demands.values():
             demand.backlog = 0
             self.waiting.pop(demand, None)
@@ -299,7 +302,7 @@ class SchedulerCore:
         demand.told = "ok"
         if not demand.backlog:
             self.waiting.pop(demand, None)
-        self.zero_cpu_running += not demand.resources.get(CPU)
+        self.zero_cpu_running += demand.without_cpu
         self._count(lease, 1)
         worker.lease_id = lease.lease_id
         self.pool.move(worker, LEASED, now)
@@ -323,7 +326,7 @@ class SchedulerCore:
         self._count(lease, -1)
         demand = lease.demand
         self.ledger.give(demand.resources)
-        self.zero_cpu_running -= not demand.resources.get(CPU)
+        self.zero_cpu_running -= demand.without_cpu
         demand.leases.discard(lease.lease_id)
         demand.client.leases.pop(lease.lease_id, None)
         del self.leases[lease.lease_id]
@@ -343,7 +346,7 @@ class SchedulerCore:
         lease.blocked = True
         self._count(lease, 1)
         self.ledger.give({CPU: cpu} if cpu else {})
-        self.zero_cpu_running -= not cpu
+        self.zero_cpu_running -= lease.demand.without_cpu
 
     def _take_back(self, lease: Lease, ending: bool = False) -> None:
         cpu = lease.demand.resources.get(CPU, 0)
@@ -351,7 +354,7 @@ class SchedulerCore:
         lease.blocked = False
         self._count(lease, 1)
         self.ledger.take({CPU: cpu} if cpu else {})
-        self.zero_cpu_running += not cpu
+        self.zero_cpu_running += lease.demand.without_cpu
         if not ending and self.ledger.free.get(CPU, 0) < 0:
             self.counters["oversubscribed"] += 1
 
@@ -411,7 +414,7 @@ class SchedulerCore:
             for demand in client.demands.values():
                 assert (demand.backlog > 0) == (demand in self.waiting), demand
                 assert all(lease_id in self.leases for lease_id in demand.leases), demand
-        running = [lease for lease in self.leases.values() if not lease.demand.resources.get(CPU)]
+        running = [lease for lease in self.leases.values() if lease.demand.without_cpu]
         assert self.zero_cpu_running == sum(not lease.blocked for lease in running), self.zero_cpu_running
 
 

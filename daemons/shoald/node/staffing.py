@@ -26,11 +26,17 @@ class Staffing:
 
     def __init__(self, core: SchedulerCore) -> None:
         self._core = core
-        self.processes_max = min(core.config.workers_max, core.cpus + core.config.blocked_workers_max)
         self.stopping = False
         self.last_failure = ""
         self._failures = 0
         self._paused_until = 0.0
+
+    @property
+    def processes_max(self) -> int:
+        """How many workers there may be: for the CPUs, for tasks whose parents wait, and one for each actor."""
+        core = self._core
+        most = core.cpus + core.config.blocked_workers_max + core.actors
+        return min(core.config.workers_max, most)
 
     def room(self) -> int:
         """How many more workers may be started, counting those that idle ones of other jobs could make way
@@ -66,7 +72,7 @@ class Staffing:
             return None
         core, pool = self._core, self._core.pool
         deadlines: list[float | None] = []
-        wanted = max(short - pool.count(STARTING), core.cpus - pool.living)
+        wanted = max(short - pool.count(STARTING), core.cpus + core.actors - pool.living)
         if wanted > 0 and now < self._paused_until:
             deadlines.append(self._paused_until)
         elif wanted > 0:

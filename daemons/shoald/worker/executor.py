@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from shoal.actors.client import Actors
     from shoal.client.runtime import Runtime
     from shoal.owner.tasks import TaskRecord
 
@@ -64,15 +65,16 @@ def _amounts(units: dict[str, int]) -> dict[str, float]:
 class _Inbox:
     """Tasks that wait here (an `Awaited` of the reactor)."""
 
-    __slots__ = ("tasks", "wake")
+    __slots__ = ("_actors", "tasks", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, actors: Actors) -> None:
+        self._actors = actors
         self.tasks: deque[tuple[Peer, tuple[Any, ...]]] = deque()
         self.wake: object = None
 
     @property
     def ready(self) -> bool:
-        return bool(self.tasks)
+        return bool(self.tasks) or self._actors.become is not None
 
 
 class Executor:
@@ -88,7 +90,7 @@ class Executor:
         self.runtime = runtime
         self._status = status
         self._set_task_name = set_task_name
-        self._inbox = _Inbox()
+        self._inbox = _Inbox(runtime.actors)
         self._peers: list[Peer] = []
         self._arguments = Arguments(runtime)
         self.results = Results(runtime)
@@ -113,8 +115,8 @@ class Executor:
 
     # --- the loop ---
 
-    def run(self) -> None:
-        """Execute tasks until the process ends."""
+    def run(self) -> list[Any]:
+        """Execute tasks until the process ends, or is to become an actor: then this returns the message that says so."""
         self._cancels.install()
         inbox = self._inbox
         tasks = inbox.tasks
@@ -124,6 +126,8 @@ class Executor:
                 peer, message = tasks.popleft()
             except IndexError:
                 self._send_replies()
+                if self.runtime.actors.become is not None:
+                    return self.runtime.actors.become
                 if self._cancels.any:
                     self._forget_cancels()
                 wait(inbox, None)

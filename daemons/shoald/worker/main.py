@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shoal import session
 from shoal.client.runtime import GC_THRESHOLD, Runtime
 from shoald.worker import output
+from shoald.worker.actor import ActorExecutor
 from shoald.worker.executor import Executor
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def run_worker(
     session.adopt(runtime)
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    Executor(runtime, status, output.set_task).run()
+    become = Executor(runtime, status, output.set_task).run()
+    ActorExecutor(runtime, status, output.set_task, become).run()
 
 
 def _leave() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.context import TaskContext
+    from shoald.worker.calls import Calls
     from shoald.worker.executor import Executor
 
 _END = object()
@@ -27,7 +28,7 @@ class Producer:
     """
 
     def __init__(
-        self, executor: Executor, context: TaskContext, submitter: bytes, backlog: int, taken: int
+        self, executor: Executor | Calls, context: TaskContext, submitter: bytes, backlog: int, taken: int
     ) -> None:
         self._executor = executor
         self._context = context

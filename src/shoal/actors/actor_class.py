@@ -48,7 +48,7 @@ class ActorClass(Generic[C]):
                     f"it has {', '.join(sorted(groups))}"
                 )
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> ActorClass[C]:
+    def __new__(cls, *args: Any, **_: Any) -> ActorClass[C]:
         if args and isinstance(args[0], str):  # class Sub(ThisActorClass): …
             raise TypeError(
                 f"{args[0]} cannot inherit from an actor class: inherit from the plain class, and make the subclass remote"
@@ -123,9 +123,8 @@ class ClassExport:
         found = self.methods.get("__init__")
         if found is not None:
             return found
-        if self.cls.__init__ is object.__init__ and self.cls.__new__ is object.__new__:  # type: ignore[misc]
-            return MethodSpec("__init__", (), (0, 0))
-        return MethodSpec("__init__", None, (0, 1 << 30))
+        inherited = any("__init__" in vars(base) or "__new__" in vars(base) for base in self.cls.__mro__[:-1])
+        return MethodSpec("__init__", None, (0, 1 << 30)) if inherited else MethodSpec("__init__", (), (0, 0))
 
     def code(self, runtime: Runtime) -> tuple[bytes, list[ObjectRef[Any]]]:
         """The pickled class, and the refs that it captured."""
@@ -137,7 +136,7 @@ class ClassExport:
 
 
 def group_of_methods(cls: type) -> dict[str, str]:
-    """method name → the concurrency group that `@method` put it in."""
+    """Method name → the concurrency group that `@method` put it in."""
     found = {}
     for name, value in inspect.getmembers(cls):
         group = options_of(value).get("concurrency_group")

@@ -8,13 +8,13 @@ from shoal import session
 from shoal.actors.handle import ActorHandle
 
 
-class ActorExit(BaseException):  # noqa: N818  not an error: it ends the actor, past `except Exception`
-    """Raised by `exit_actor` on its way through the method's code."""
+class ActorExit(BaseException):
+    """Raised by `exit_actor` on its way through the method's code: no error, so `except Exception` lets it pass."""
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """A handle to the living actor of that name, in ``namespace`` or this job's. Raises ValueError if there is none."""
-    if not isinstance(name, str) or not name:
+    if not name:
         raise ValueError(f"get_actor needs a name, not {name!r}")
     return session.runtime().actors.named(name, namespace)
 
@@ -22,10 +22,12 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor at once, in the middle of its calls; these fail with ActorDiedError.
 
-    ``no_restart`` False: its process ends, and is replaced if `max_restarts` allows. Raises TypeError or ValueError for what is no actor.
+    ``no_restart`` False: its process ends, and is replaced if `max_restarts` allows. Raises ValueError for what is no actor.
     """
     if not isinstance(actor, ActorHandle):
-        raise ValueError(f"kill needs an actor's handle, not {type(actor).__name__}; to stop a task use shoal.cancel(ref)")
+        raise ValueError(  # noqa: TRY004  as in Ray
+            f"kill needs an actor's handle, not {type(actor).__name__}; to stop a task use shoal.cancel(ref)"
+        )
     session.runtime().actors.kill(actor, no_restart)
 
 

@@ -5,8 +5,8 @@
 
 Calls wait here in the order of submission, and are sent in that order: one whose arguments are not there yet holds up the later
 ones, unless the actor runs calls at once anyway (`ordered` is False). Calls that were sent are kept until their
-answer. At a confirmed death those that may have started fail, or are sent again as `max_task_retries` allows; those that surely have
-not started, and those that were never sent, go to the restarted actor, or fail with the dead one.
+answer. At a confirmed death those that may have started fail, or are sent again as `max_task_retries` allows; those
+that surely have not started, and those that were never sent, go to the restarted actor, or fail with the dead one.
 
 Invariants: a call is in exactly one place: `waiting`, `aside` (unordered, without its arguments), the lease's `inflight`, or
 done. The actor's lifetime object is counted once while there is any call: the last handle may go while calls are under way.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.actors.errors import actor_died, actor_unavailable
 from shoal.owner.dispatch import OUTBOX_FLUSH
 from shoal.owner.leases import Lease
+from shoal.owner.objects import FAILED
 from shoal.owner.tasks import DONE, SENT, WAITING, TaskRecord
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ class ActorCalls:
         details: what the daemon last said of the actor (see ACTOR_STATE).
     """
 
-    __slots__ = ("actor_id", "aside", "backlog_told", "details", "dispatch", "entry", "held", "incarnation", "infeasible", "lease", "leases",
-                 "mean_us", "ready", "resources", "state", "table", "waiting", "_pumping", "__weakref__")  # fmt: skip
+    __slots__ = (
+        "_pumping", "actor_id", "aside", "backlog_told", "details", "dispatch", "entry", "held", "incarnation",
+        "infeasible", "lease", "leases", "ready", "resources", "state", "table", "waiting",
+    )  # fmt: skip
 
     def __init__(self, actor_id: bytes, table: ClassTable, dispatch: Dispatcher, entry: Entry) -> None:
         self.actor_id = actor_id
@@ -87,17 +90,28 @@ class ActorCalls:
             for _, entry in task.lifted:
                 if dispatch.table.wait_for(entry, task):
                     task.unresolved += 1
-        if task.unresolved and not self.table.ordered:
+                elif entry.state == FAILED:
+                    task.doomed = True
+        if task.doomed:
+            self._fail_for_argument(task)
+        elif task.unresolved and not self.table.ordered:
             self.aside[task.id] = task
         else:
             self.waiting.append(task)
-        self.pump()
+        self.settle()
 
     def arguments_ready(self, task: TaskRecord) -> None:
-        """All top-level arguments of ``task`` are there (called by the task)."""
-        if self.aside.pop(task.id, None) is not None:
+        """All top-level arguments of ``task`` are there, or one has failed (called by the task)."""
+        was_aside = self.aside.pop(task.id, None) is not None
+        if task.doomed:
+            self._fail_for_argument(task)
+        elif was_aside:
             self.waiting.append(task)
-        self.pump()
+        self.settle()
+
+    def _fail_for_argument(self, task: TaskRecord) -> None:
+        dispatch = self.dispatch
+        dispatch._fail_with(task, dispatch._error_of_argument(task))
 
     def pump(self) -> None:
         """Send what can be sent, in order. A call that fails makes others ready: that is a loop here, not a recursion."""
@@ -111,7 +125,7 @@ class ActorCalls:
             self._pumping = False
 
     def _step(self, task: TaskRecord) -> bool:
-        if task.state == DONE:  # cancelled meanwhile
+        if task.state == DONE:  # cancelled meanwhile, or an argument failed
             self.waiting.popleft()
             return True
         if self.state == DEAD:
@@ -129,10 +143,6 @@ class ActorCalls:
 
     def _send(self, lease: Lease, task: TaskRecord) -> None:
         dispatch = self.dispatch
-        failed = dispatch._failed_argument(task) if task.lifted else None
-        if failed is not None:
-            dispatch._fail_with(task, dispatch.make_error("dependent", task, failed.value))
-            return
         task.state = SENT
         task.lease = lease
         idle = not lease.inflight

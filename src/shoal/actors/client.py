@@ -45,7 +45,7 @@ class Actors:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.calls: dict[bytes, ActorCalls] = {}
-        self.on_become: Callable[[list[Any]], None] | None = None
+        self.become: list[Any] | None = None  # the message that makes this worker an actor
         self._swept = 0.0
 
     def handlers(self) -> dict[int, Callable[[list[Any]], None]]:
@@ -261,6 +261,7 @@ class Actors:
         calls = self.calls.get(actor_id)
         if calls is None:
             return
+        self._read_last_replies(calls)
         if state == "dead":
             calls.died(details)
         elif state == "restarting":
@@ -270,10 +271,18 @@ class Actors:
             if calls.infeasible:
                 self._runtime.report(f"actor {calls.table.name} cannot be placed now: {calls.infeasible}")
 
+    def _read_last_replies(self, calls: ActorCalls) -> None:
+        """What the actor had answered before it died counts: it may still lie in the socket."""
+        connection: Connection | None = calls.lease.connection if calls.lease is not None else None
+        while connection is not None and not connection.closed:
+            bodies = connection.receive()
+            if not bodies:
+                return  # nothing more, or its end
+            self._on_replies(connection, bodies)
+
     def _on_become(self, message: list[Any]) -> None:
         self._runtime.peer_handler = None  # callers that come from now on are the actor's
-        if self.on_become is not None:
-            self.on_become(message)
+        self.become = message
 
     # --- messages of actors (lock held) ---
 
@@ -298,7 +307,7 @@ class Actors:
     def _on_closed(self, connection: Connection) -> None:
         lease: Any = connection.owner
         calls: ActorCalls = lease.queue
-        if calls.lease is lease and not lease.broken:
+        if not lease.broken and lease is calls.lease:
             calls.lost()
             self._runtime.table.to_node([m.CONNECT_ACTOR, calls.actor_id, calls.incarnation])
 

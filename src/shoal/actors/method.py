@@ -155,7 +155,13 @@ def _counts(rows: tuple[tuple[str, int, bool], ...]) -> tuple[int, int]:
 
 
 def _signature(rows: tuple[tuple[str, int, bool], ...]) -> inspect.Signature:
-    kinds = list(inspect.Parameter.POSITIONAL_ONLY.__class__)
+    kinds = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    )  # by number
     return inspect.Signature(
         [
             inspect.Parameter(name, kinds[kind], default=None if has_default else inspect.Parameter.empty)

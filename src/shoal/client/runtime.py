@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.client import Actors
+from shoal.client.awaits import Interrupted, Never, ignored
 from shoal.client.connection import Connection
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
@@ -216,12 +217,12 @@ class Runtime:
             m.PEER: self._on_peer,
             m.EXIT: lambda message: self.on_exit() if self.on_exit else None,
             m.JOB_ENDED: lambda message: self.on_exit() if self.on_exit else None,
-            m.RESPONSE: lambda message: void(self.node.answered(message[1], message)),
+            m.RESPONSE: lambda message: ignored(self.node.answered(message[1], message)),
             m.QUERY: lambda message: table.to_node(
                 [m.ANSWER, message[1], self.explain.answer(message[2], message[3])]
             ),
             m.LOG: lambda message: self.log_handler(message[1]) if self.log_handler else None,
-            m.GOODBYE_OK: lambda message: void(self.node.answered(self._goodbye, message)),
+            m.GOODBYE_OK: lambda message: ignored(self.node.answered(self._goodbye, message)),
             **self.actors.handlers(),
         }
 
@@ -276,9 +277,16 @@ class Runtime:
         else:
             self.peer_handler(message, sock)
 
-    def serve_peers(self, handler: Callable[[list[Any], socket.socket], None]) -> None:
-        """Give submitters' connections to ``handler``, with the lock held; those that came before, now."""
+    def serve_peers(
+        self, handler: Callable[[list[Any], socket.socket], None], *, actor: bool = False
+    ) -> None:
+        """Give submitters' connections to ``handler``, with the lock held; those that came before, now.
+
+        Those of a worker that is to become an actor are for the ``actor``'s handler.
+        """
         with self.lock:
+            if self.actors.become is not None and not actor:
+                return
             self.peer_handler = handler
             early, self._early_peers = self._early_peers, []
             for message, sock in early:
@@ -420,7 +428,7 @@ class Runtime:
                         self.explain.wait_begins(token, entries)
             return False
 
-        proxy: Awaited = _Interrupted(awaited, interruptible) if interruptible.active else awaited
+        proxy: Awaited = Interrupted(awaited, interruptible) if interruptible.active else awaited
         try:
             while True:
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
@@ -457,7 +465,7 @@ class Runtime:
 
     def poll(self) -> None:
         """Look at the sockets once, without waiting."""
-        self.wait(_Never(), 0.0)
+        self.wait(Never(), 0.0)
 
     def cancel_entries(self, entries: list[Entry]) -> None:
         """Cancel the tasks of pending entries (Ctrl-C)."""
@@ -582,39 +590,3 @@ class Runtime:
     def where(self) -> str:
         """The call site of the user's code, for people."""
         return callsite()
-
-
-def void(_: object) -> None:
-    """For handlers whose result nobody needs."""
-
-
-class _Interrupted:
-    """An awaited that is also ready when a signal came."""
-
-    __slots__ = ("_awaited", "_interruptible")
-
-    def __init__(self, awaited: Awaited, interruptible: Interruptible) -> None:
-        self._awaited = awaited
-        self._interruptible = interruptible
-
-    @property
-    def ready(self) -> bool:
-        return self._awaited.ready or self._interruptible.hit is not None
-
-    @property
-    def wake(self) -> object:
-        return self._awaited.wake
-
-    @wake.setter
-    def wake(self, lock: object) -> None:
-        self._awaited.wake = lock
-
-
-class _Never:
-    """Never ready: a wait for the time only."""
-
-    __slots__ = ("wake",)
-    ready = False
-
-    def __init__(self) -> None:
-        self.wake: object = None

@@ -1,0 +1,415 @@
+"""The actors of one node: a pure core (R6). Creation, names, restarts, callers and death; the scheduler finds the workers.
+
+    PENDING (a worker is awaited) → STARTING (the constructor runs) → ALIVE → DEAD
+    STARTING, ALIVE → RESTARTING → STARTING        after an unintended death, while `max_restarts` allows
+
+To the scheduler an actor is a client that asks for one lease and keeps it for life (`proc`, a new one for each process). A
+detached actor is a job of its own: it does not end with its driver's.
+
+Invariants: a name belongs to at most one actor that is not dead, and is free as soon as the actor is to end for good. Callers
+are told of each death once that of the process is confirmed; of a constructor's failure at once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from shoal.ids import OBJECT_ID_SIZE
+from shoal.wire import messages as m
+from shoald.store.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from shoal.config import Config
+    from shoald.node.leases import Amounts
+    from shoald.node.scheduler import SchedulerCore
+
+PENDING, STARTING, ALIVE, RESTARTING, DEAD = "PENDING_CREATION", "STARTING", "ALIVE", "RESTARTING", "DEAD"
+_pack_number = struct.Struct(">Q").pack  # process ids that no process has: theirs are random
+_TEXT_MAX = 1000
+
+
+class ActorRecord:
+    """One actor.
+
+    Attributes:
+        proc: what the scheduler calls the actor's present process; b"" without one.
+        worker_id: of its worker; b"" while there is none.
+        incarnation: how many workers it has had, this one included.
+        restarts_left: -1 for any number.
+        final: why it is not restarted any more; "" while it may be.
+        callers: processes that are connected, or wait to be.
+        obstacle: why no worker can be had; "" if one can.
+    """
+
+    __slots__ = ("actor_id", "callers", "details", "error", "final", "incarnation", "info", "job", "obstacle", "owner_job",
+                 "pid", "proc", "restarts", "restarts_left", "since", "state", "worker_id")  # fmt: skip
+
+    def __init__(self, actor_id: bytes, info: dict[str, Any], owner_job: str, now: float) -> None:
+        self.actor_id = actor_id
+        self.info = info
+        self.owner_job = owner_job
+        self.job = f"detached {actor_id.hex()}" if info["detached"] else owner_job
+        self.state = PENDING
+        self.since = now
+        self.proc = b""
+        self.worker_id = b""
+        self.pid = 0
+        self.incarnation = 0
+        self.restarts = 0
+        self.restarts_left: int = info["max_restarts"]
+        self.final = ""
+        self.error = b""
+        self.obstacle = ""
+        self.callers: dict[bytes, None] = {}
+        self.details: dict[str, Any] = {}
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(namespace, name); the name is "" if it has none."""
+        return self.info["namespace"], self.info["name"]
+
+    def __repr__(self) -> str:
+        return f"<actor {self.info['class']} {self.actor_id.hex()} {self.state} pid={self.pid}>"
+
+
+class ActorCore:
+    """All actors of one node.
+
+    Attributes:
+        outbox: effects in order, for the shell: ("send", proc, message), ("become", record), ("connect", proc, record),
+            ("hold", actor id) and ("let_go", actor id): the node's own hold on a detached actor.
+    """
+
+    def __init__(self, scheduler: SchedulerCore, config: Config, node_id: str) -> None:
+        self._scheduler = scheduler
+        self._config = config
+        self._node_id = node_id
+        self.actors: dict[bytes, ActorRecord] = {}
+        self.by_proc: dict[bytes, ActorRecord] = {}
+        self.by_worker: dict[bytes, ActorRecord] = {}
+        self.names: dict[tuple[str, str], ActorRecord] = {}
+        self.dead: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+        self.outbox: list[tuple[Any, ...]] = []
+        self._early: dict[bytes, dict[bytes, float]] = {}
+        self._procs = 0
+
+    # --- creation ---
+
+    def create(self, caller: bytes, job: str, actor_id: Any, info: Any, now: float) -> ActorRecord:
+        """A new actor, or with `get_if_exists` the one that has its name.
+
+        Raises ValueError if the name is taken, ProtocolError for a message that makes no sense.
+        """
+        _check(actor_id, info)
+        if actor_id in self.actors or actor_id in self.dead:
+            raise ProtocolError(f"actor {actor_id.hex()} exists already")
+        record = ActorRecord(actor_id, info, job, now)
+        if info["name"]:
+            owner = self.names.get(record.key)
+            if owner is not None and info["get_if_exists"]:
+                return owner
+            if owner is not None:
+                raise ValueError(
+                    f"an actor named {info['name']!r} exists already in namespace {info['namespace']!r}; take another name, "
+                    "get_if_exists=True, or kill it first"
+                )
+            self.names[record.key] = record
+        self.actors[actor_id] = record
+        record.callers[caller] = None
+        record.callers.update(dict.fromkeys(self._early.pop(actor_id, ())))
+        if info["detached"]:
+            self.outbox.append(("hold", actor_id))
+        self._start(record, now)
+        return record
+
+    def _start(self, record: ActorRecord, now: float) -> None:
+        """Ask the scheduler for a worker."""
+        self._procs += 1
+        record.proc = _pack_number(self._procs)
+        self.by_proc[record.proc] = record
+        scheduler, info = self._scheduler, record.info
+        scheduler.client_joined(record.proc, "actor", record.job)
+        # What is only needed to be placed is not kept; on one node it only has to be there at all.
+        placed = scheduler.ledger.feasible(info["placement"])
+        resources: Amounts = info["resources"] if placed else info["placement"]
+        options = {"name": info["class"], "actor": True}
+        scheduler.handle(record.proc, [m.DEMAND, 1, resources, 1, options], now)
+
+    # --- the process ---
+
+    def granted(self, proc: bytes, worker_id: bytes, pid: int, now: float) -> None:
+        """The scheduler leased a worker to an actor."""
+        record = self.by_proc[proc]
+        record.worker_id = worker_id
+        record.pid = pid
+        record.incarnation += 1
+        record.obstacle = ""
+        self._enter(record, STARTING, now)
+        self.by_worker[worker_id] = record
+        self.outbox.append(("become", record))
+        for caller in record.callers:
+            self.outbox.append(("connect", caller, record))
+
+    def told(self, proc: bytes, message: list[Any], now: float) -> None:
+        """The scheduler's word to an actor as its client."""
+        record = self.by_proc.get(proc)
+        if record is None:
+            return
+        if message[0] == m.WORKER_DIED:
+            _, _, exit_code, signal, current, text = message[:6]
+            self._process_gone(record, exit_code, signal, current, text, now)
+        elif message[0] == m.DEMAND_STATUS:
+            record.obstacle = message[3] if message[2] != "ok" else ""
+            for caller in record.callers:
+                self._tell(caller, record, "pending", {"reason": record.obstacle})
+
+    def ready(self, worker_id: bytes, actor_id: Any, now: float) -> None:
+        """The constructor has returned."""
+        record = self._of_worker(worker_id, actor_id)
+        if record is not None and record.state == STARTING:
+            self._enter(record, ALIVE, now)
+
+    def failed(self, worker_id: bytes, actor_id: Any, error: Any, now: float) -> None:
+        """The constructor raised: the actor is dead, and its process ends."""
+        record = self._of_worker(worker_id, actor_id)
+        if type(error) is not bytes:
+            raise ProtocolError("an actor's failure without an error")
+        if record is not None and not record.final:
+            record.error = error
+            self._finish(record, {"reason": "its constructor raised an exception", "error": error}, now)
+            self._end_process(record, "its constructor raised an exception", now, politely=True)
+
+    def exits(self, worker_id: bytes, actor_id: Any, reason: Any, now: float) -> None:
+        """The process ends on purpose."""
+        record = self._of_worker(worker_id, actor_id)
+        if record is not None and not record.final:
+            self._finalize(record, str(reason)[:_TEXT_MAX])
+            self._end_process(record, record.final, now, politely=True)
+
+    def _of_worker(self, worker_id: bytes, actor_id: Any) -> ActorRecord | None:
+        record = self.by_worker.get(worker_id)
+        if record is not None and record.actor_id != actor_id:
+            raise ProtocolError("a worker spoke for another actor")
+        return record
+
+    def _end_process(self, record: ActorRecord, reason: str, now: float, politely: bool = False) -> None:
+        worker = self._scheduler.pool.workers.get(record.worker_id)
+        if worker is not None:
+            self._scheduler.end_worker(worker, reason, now, politely)
+
+    def _process_gone(
+        self, record: ActorRecord, exit_code: int, signal: int, current: bytes, text: str, now: float
+    ) -> None:
+        self._forget_process(record, now)
+        if record.state == DEAD:
+            return
+        details = {
+            "reason": text, "pid": record.pid, "exit_code": exit_code, "signal": signal, "current": current,
+        }  # fmt: skip
+        if record.final or not record.restarts_left:
+            if record.final:
+                details["reason"] = record.final
+            self._finish(record, details, now)
+            return
+        record.restarts_left -= record.restarts_left > 0
+        record.restarts += 1
+        record.details = details
+        self._enter(record, RESTARTING, now)
+        for caller in record.callers:
+            self._tell(caller, record, "restarting", details)
+        self._start(record, now)
+
+    def _forget_process(self, record: ActorRecord, now: float) -> None:
+        self.by_proc.pop(record.proc, None)
+        self.by_worker.pop(record.worker_id, None)
+        self._scheduler.client_left(record.proc, now)
+        record.proc = record.worker_id = b""
+
+    # --- callers ---
+
+    def connect(self, caller: bytes, actor_id: Any, now: float) -> None:
+        """A process has a handle and wants to call."""
+        if type(actor_id) is not bytes or len(actor_id) != OBJECT_ID_SIZE:
+            raise ProtocolError("a connection to what is no actor")
+        record = self.actors.get(actor_id)
+        if record is not None:
+            record.callers[caller] = None
+            if record.worker_id and not self._is_dying(record):
+                self.outbox.append(("connect", caller, record))
+            elif record.obstacle:
+                self._tell(caller, record, "pending", {"reason": record.obstacle})
+        elif actor_id in self.dead:
+            self.outbox.append(("send", caller, [m.ACTOR_STATE, actor_id, "dead", self.dead[actor_id]]))
+        else:
+            # The creator's stream may be behind the one that brought the handle.
+            self._early.setdefault(actor_id, {})[caller] = now + self._config.actor_unknown_ms / 1000
+
+    def _is_dying(self, record: ActorRecord) -> bool:
+        worker = self._scheduler.pool.workers.get(record.worker_id)
+        return worker is None or worker.state == "dying"
+
+    def disconnect(self, caller: bytes, actor_id: Any) -> None:
+        """A process has no handle any more."""
+        record = self.actors.get(actor_id)
+        if record is not None:
+            record.callers.pop(caller, None)
+        self._early.get(actor_id, {}).pop(caller, None)
+
+    def client_left(self, proc: bytes) -> None:
+        """A process is gone, as a caller."""
+        for record in self.actors.values():
+            record.callers.pop(proc, None)
+        for waiting in self._early.values():
+            waiting.pop(proc, None)
+
+    def tick(self, now: float) -> float | None:
+        """Tell those who wait for an actor that never came. Returns when to look again."""
+        due: float | None = None
+        for actor_id, waiting in list(self._early.items()):
+            for caller, until in list(waiting.items()):
+                if until <= now:
+                    del waiting[caller]
+                    details = {"reason": "this node does not know it: it was never made, or ended long ago"}
+                    self.outbox.append(("send", caller, [m.ACTOR_STATE, actor_id, "dead", details]))
+                elif due is None or until < due:
+                    due = until
+            if not waiting:
+                del self._early[actor_id]
+        return due
+
+    # --- ends ---
+
+    def kill(self, actor_id: Any, no_restart: bool, now: float) -> None:
+        """Somebody wants it ended, or its process replaced; nothing if it is dead."""
+        record = self.actors.get(actor_id)
+        if record is None:
+            return
+        if no_restart:
+            self._end(record, "it was killed by shoal.kill()", now)
+        elif record.worker_id:
+            self._end_process(record, "its process was killed by shoal.kill(no_restart=False)", now)
+
+    def unheld(self, actor_id: bytes, now: float) -> None:
+        """Nobody holds the lifetime object any more: the last handle is gone."""
+        record = self.actors.get(actor_id)
+        if record is not None:
+            self._end(record, "all handles to it are gone", now, politely=True)
+
+    def job_ended(self, job: str, now: float) -> None:
+        """A driver is gone, and its actors with it, except detached ones."""
+        for record in [record for record in self.actors.values() if record.job == job]:
+            self._end(record, "its driver is gone", now)
+
+    def _end(self, record: ActorRecord, reason: str, now: float, politely: bool = False) -> None:
+        if record.state == DEAD:
+            return
+        self._finalize(record, reason)
+        if record.worker_id:
+            self._end_process(record, reason, now, politely)
+        else:
+            self._forget_process(record, now)
+            self._finish(record, {"reason": reason}, now)
+
+    def _finalize(self, record: ActorRecord, reason: str) -> None:
+        """It will not be restarted; its name is free."""
+        record.final = record.final or reason
+        if self.names.get(record.key) is record:
+            del self.names[record.key]
+
+    def _finish(self, record: ActorRecord, details: dict[str, Any], now: float) -> None:
+        self._finalize(record, details["reason"])
+        self._enter(record, DEAD, now)
+        facts = {"name": record.info["name"], "node": self._node_id, "pid": record.pid, "class": record.info["class"]}
+        record.details = details = {**facts, **details}
+        del self.actors[record.actor_id]
+        self.dead[record.actor_id] = details
+        if len(self.dead) > self._config.dead_actors_max:
+            self.dead.popitem(last=False)
+        for caller in record.callers:
+            self.outbox.append(("send", caller, [m.ACTOR_STATE, record.actor_id, "dead", details]))
+        record.callers.clear()
+        if record.info["detached"]:
+            self.outbox.append(("let_go", record.actor_id))
+            self._scheduler.jobs.pop(record.job, None)
+
+    def _tell(self, caller: bytes, record: ActorRecord, state: str, details: dict[str, Any]) -> None:
+        facts = {"name": record.info["name"], "node": self._node_id}
+        self.outbox.append(("send", caller, [m.ACTOR_STATE, record.actor_id, state, {**facts, **details}]))
+
+    @staticmethod
+    def _enter(record: ActorRecord, state: str, now: float) -> None:
+        record.state = state
+        record.since = now
+
+    # --- for people ---
+
+    def named(self, namespace: str, name: str) -> ActorRecord | None:
+        """The actor of that name that is not about to end."""
+        return self.names.get((namespace, name))
+
+    def rows(self, now: float) -> list[dict[str, Any]]:
+        """A row per actor, the living first, for `list actors`."""
+        rows = [
+            {
+                "actor_id": record.actor_id.hex(),
+                "class": record.info["class"],
+                "name": record.info["name"],
+                "namespace": record.info["namespace"],
+                "state": record.state,
+                "pid": record.pid if record.worker_id else 0,
+                "node_id": self._node_id,
+                "restarts": record.restarts,
+                "detached": record.info["detached"],
+                "callers": len(record.callers),
+                "job": record.owner_job,
+                "since_s": now - record.since,
+                "reason": record.obstacle or record.final,
+            }
+            for record in self.actors.values()
+        ]
+        rows += [
+            {
+                "actor_id": actor_id.hex(), "class": details.get("class", ""), "name": details.get("name", ""),
+                "namespace": "", "state": DEAD, "pid": details.get("pid", 0), "node_id": self._node_id, "restarts": 0,
+                "detached": False, "callers": 0, "job": "", "since_s": 0.0, "reason": details["reason"],
+            }
+            for actor_id, details in reversed(self.dead.items())
+        ]  # fmt: skip
+        return rows
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        for actor_id, record in self.actors.items():
+            assert record.actor_id == actor_id
+            assert record.state != DEAD, record
+            assert record.proc, record
+            assert self.by_proc[record.proc] is record, record
+            assert bool(record.worker_id) == (record.state in (STARTING, ALIVE)), record
+            assert not record.worker_id or self.by_worker[record.worker_id] is record, record
+            assert not record.info["name"] or record.final or self.names[record.key] is record, record
+        for key, record in self.names.items():
+            assert record.key == key, record
+            assert self.actors.get(record.actor_id) is record, record
+
+
+def _check(actor_id: Any, info: Any) -> None:
+    """Raise ProtocolError unless these describe an actor."""
+    if type(actor_id) is not bytes or len(actor_id) != OBJECT_ID_SIZE or type(info) is not dict:
+        raise ProtocolError("an actor needs an id and a description")
+    texts = ("name", "namespace", "class")
+    if any(type(info.get(name)) is not str or len(info[name]) > _TEXT_MAX for name in texts):
+        raise ProtocolError("an actor's names are texts")
+    if type(info.get("max_restarts")) is not int or info["max_restarts"] < -1:
+        raise ProtocolError("an actor needs its number of restarts")
+    if any(type(info.get(name)) is not bool for name in ("detached", "get_if_exists")):
+        raise ProtocolError("an actor is detached or not, and gotten or not")
+    for name in ("resources", "placement"):
+        amounts = info.get(name)
+        if type(amounts) is not dict or not all(
+            type(k) is str and type(v) is int and 0 <= v < 2**63 for k, v in amounts.items()
+        ):
+            raise ProtocolError("resources are whole numbers of 1/10,000, not negative")
+    if type(info.get("table")) is not bytes:
+        raise ProtocolError("an actor's table is bytes")

@@ -1,0 +1,216 @@
+"""Actors as the daemon's shell handles them: messages to the core, the core's effects to sockets and the store. Decides nothing.
+
+A connection between a caller and an actor is a socket pair, one end for each, as between a submitter and a leased worker.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from shoal.wire import messages as m
+from shoald.node.actors import ActorCore, ActorRecord
+from shoald.store.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from shoald.node.clients import Client
+    from shoald.node.daemon import NodeDaemon
+    from shoald.node.effects import Grant
+    from shoald.node.requests import Reply
+
+HOLDER = b"\0detach\0"  # the process, for the store, that holds what detached actors are made from
+
+
+class ActorSide:
+    """The actors of one daemon."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+        self.core = ActorCore(daemon.scheduler, daemon.config, daemon.node_id)
+        daemon.store.register(HOLDER, {"pid": 0, "kind": "detached actors", "job_id": ""})
+
+    # --- messages ---
+
+    def handle(self, client: Client, message: list[Any], now: float) -> None:
+        """A message about actors; raises ProtocolError, and changes nothing, if it makes no sense."""
+        core = self.core
+        tag, fields = message[0], message[1:]
+        try:
+            if tag == m.CREATE_ACTOR:
+                req, actor_id, info = fields
+                self._create(client, req, actor_id, info, now)
+            elif tag == m.CONNECT_ACTOR:
+                actor_id, _ = fields
+                core.connect(client.proc, actor_id, now)
+            elif tag == m.DISCONNECT_ACTOR:
+                (actor_id,) = fields
+                core.disconnect(client.proc, actor_id)
+            elif tag == m.KILL_ACTOR:
+                actor_id, no_restart = fields
+                core.kill(actor_id, bool(no_restart), now)
+            elif client.kind != "worker":
+                raise ProtocolError(f"message {tag} is not one that a {client.kind} sends")
+            elif tag == m.ACTOR_READY:
+                (actor_id,) = fields
+                core.ready(client.worker_id, actor_id, now)
+            elif tag == m.ACTOR_FAILED:
+                actor_id, blob = fields
+                core.failed(client.worker_id, actor_id, blob, now)
+            elif tag == m.ACTOR_EXITS:
+                actor_id, reason = fields
+                core.exits(client.worker_id, actor_id, reason, now)
+            else:
+                raise ProtocolError(f"message {tag} is not one about actors")
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(f"message {tag} has wrong fields: {error}") from None
+        self.flush()
+
+    def _create(self, client: Client, req: Any, actor_id: Any, info: Any, now: float) -> None:
+        if type(req) is not int or type(info) is not dict:
+            raise ProtocolError("an actor is described by a dictionary")
+        info["namespace"] = info.get("namespace") or self.namespace_of(client)
+        if not self._daemon.store.watch(actor_id):
+            raise ProtocolError("an actor without what it is to be made from")
+        try:
+            record = self.core.create(client.proc, client.job_id, actor_id, info, now)
+        except ValueError as error:
+            client.sock.send([m.RESPONSE, req, False, str(error)])
+            return
+        if record.actor_id != actor_id:  # the one that has the name: the asker gets a hold on that
+            self._hold(client.proc, record.actor_id, now)
+        if req:
+            client.sock.send([m.RESPONSE, req, True, {"actor": record.actor_id, "table": record.info["table"]}])
+
+    def _hold(self, proc: bytes, actor_id: bytes, now: float) -> None:
+        self._daemon.store.handle(HOLDER, [m.HOLD, proc, actor_id], now)
+
+    def namespace_of(self, client: Client) -> str:
+        """The namespace that names without one belong to."""
+        job = self._daemon.jobs.get(client.job_id)
+        if job is not None:
+            return job.namespace
+        record = self.core.by_worker.get(client.worker_id)
+        return str(record.info["namespace"]) if record is not None else client.job_id
+
+    # --- events of the daemon ---
+
+    def granted(self, grant: Grant, pid: int, now: float) -> bool:
+        """A worker was leased; whether that was to an actor."""
+        if grant.proc not in self.core.by_proc:
+            return False
+        self.core.granted(grant.proc, grant.worker_id, pid, now)
+        self.flush()
+        return True
+
+    def told(self, proc: bytes, message: list[Any], now: float) -> None:
+        """The scheduler's word to a client that may be an actor."""
+        self.core.told(proc, message, now)
+        self.flush()
+
+    def client_left(self, proc: bytes) -> None:
+        """A process is gone."""
+        self.core.client_left(proc)
+
+    def job_ended(self, job_id: str, now: float) -> None:
+        """A driver is gone."""
+        self.core.job_ended(job_id, now)
+        self.flush()
+
+    def turn(self, now: float) -> float | None:
+        """See to actors whose last handle went in this turn. Returns when to look again."""
+        for actor_id in self._daemon.store.take_unheld():
+            self.core.unheld(actor_id, now)
+        due = self.core.tick(now)
+        self.flush()
+        return due
+
+    # --- effects ---
+
+    def flush(self) -> None:
+        """Carry out what the core has decided."""
+        while self.core.outbox:
+            effects, self.core.outbox = self.core.outbox, []
+            for effect in effects:
+                self._carry_out(effect)
+
+    def _carry_out(self, effect: tuple[Any, ...]) -> None:
+        daemon = self._daemon
+        kind = effect[0]
+        if kind == "send":
+            client = daemon.clients.get(effect[1])
+            if client is not None:
+                client.sock.send(effect[2])
+        elif kind == "connect":
+            self._connect(effect[1], effect[2])
+        elif kind == "become":
+            self._become(effect[1])
+        elif kind == "hold":
+            self._hold(HOLDER, effect[1], daemon.loop.now())
+        elif kind == "let_go":
+            daemon.store.handle(HOLDER, [m.RELEASE, effect[1]], daemon.loop.now())
+
+    def _worker_of(self, record: ActorRecord) -> Client | None:
+        worker = self._daemon.scheduler.pool.workers.get(record.worker_id)
+        return self._daemon.clients.get(worker.proc) if worker is not None else None
+
+    def _become(self, record: ActorRecord) -> None:
+        client = self._worker_of(record)
+        if client is None:
+            return  # it has just closed its connection: its death is on the way
+        client.job_id = record.job
+        info = {
+            "name": record.info["name"],
+            "namespace": record.info["namespace"],
+            "class": record.info["class"],
+            "restarts": record.restarts,
+            "job_id": record.owner_job,
+            "resources": record.info["resources"],
+        }
+        client.sock.send([m.BECOME_ACTOR, record.actor_id, info])
+
+    def _connect(self, proc: bytes, record: ActorRecord) -> None:
+        caller, client = self._daemon.clients.get(proc), self._worker_of(record)
+        if caller is None or client is None:
+            return  # what ended that connection is on its way to the core
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._daemon.log.line(f"no socket between {caller} and {record}: {error}")
+            details = {"reason": f"no socket for the connection: {error.strerror}"}
+            caller.sock.send([m.ACTOR_STATE, record.actor_id, "dead", details])
+            return
+        peer = [m.ACTOR_PEER, record.actor_id, record.incarnation, client.proc, client.pid]
+        caller.sock.send(peer, ours.detach())
+        resources = record.info["resources"]
+        client.sock.send([m.PEER, 0, proc, record.owner_job, resources, caller.kind], theirs.detach())
+
+    # --- for people ---
+
+    def named(self, client: Client, params: dict[str, Any], reply: Reply) -> None:
+        """The actor of a name."""
+        name, namespace = str(params.get("name")), str(params.get("namespace") or self.namespace_of(client))
+        record = self.core.named(namespace, name)
+        if record is None:
+            reply(False, f"there is no actor named {name!r} in namespace {namespace!r}")
+            return
+        now = self._daemon.loop.now()
+        self._hold(client.proc, record.actor_id, now)
+        reply(True, {"actor": record.actor_id, "table": record.info["table"]})
+
+    def list_named(self, client: Client, params: dict[str, Any], reply: Reply) -> None:
+        """The names in the asker's namespace, or in all."""
+        own = self.namespace_of(client)
+        rows = [
+            {"name": name, "namespace": namespace}
+            for namespace, name in sorted(self.core.names)
+            if params.get("all_namespaces") or namespace == own
+        ]
+        reply(True, {"rows": rows})
+
+    def name_of(self, worker_id: bytes) -> str:
+        """What to call a worker that is an actor; "" if it is none."""
+        record = self.core.by_worker.get(worker_id)
+        if record is None:
+            return ""
+        name = record.info["name"]
+        return f"actor {record.info['class']}" + (f" {name!r}" if name else "") + f" {record.pid}"

@@ -1,0 +1,243 @@
+"""An actor with async methods: all its calls run on one asyncio loop, in a thread of its own.
+
+Each concurrency group starts at most its limit of calls; the rest waits in order. Replies of calls that end in the same turn of
+the loop are sent together. Methods that are not async run on the loop as well, and hold it up while they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from shoal.actors.api import ActorExit
+from shoal.context import TaskContext, current_task
+from shoal.ids import return_id
+from shoal.serialization import serialize
+from shoal.wire import messages as m
+from shoald.worker.arguments import Loaded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from shoald.worker.calls import Calls
+    from shoald.worker.executor import Peer
+
+    Call = tuple[Peer, tuple[Any, ...]]
+
+
+class AsyncLanes:
+    """Calls on an event loop; the arguments are those of `Lanes`."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        groups: dict[str, int],
+        group_of: dict[str, str],
+        answer: Callable[[list[Call]], None],
+        end: Callable[[str], None],
+    ) -> None:
+        self.open = False
+        self._calls = calls
+        self._groups = {name: _Group(limit) for name, limit in groups.items()}
+        self._group_of = group_of
+        self._answer = answer
+        self._end = end
+        self._answers: list[Call] = []
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="actor-loop", daemon=True)
+        self._thread.start()
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def run_first(self, make: Callable[[], None]) -> None:
+        """Run the constructor on the loop, and wait for it; raises what it raises."""
+
+        async def constructor() -> None:
+            make()
+
+        asyncio.run_coroutine_threadsafe(constructor(), self._loop).result()
+
+    # --- from the thread that reads the sockets ---
+
+    def deliver(self, arrived: list[Call]) -> None:
+        """Calls that may start as soon as their group has room."""
+        self._loop.call_soon_threadsafe(self._start, arrived)
+
+    def cancel(self, task_id: bytes) -> None:
+        """Stop a call: at once if it has not started; else at its next await."""
+        self._loop.call_soon_threadsafe(self._cancel, task_id)
+
+    def drop(self, peer: Peer) -> None:
+        """A caller is gone: its calls that have not started do not run."""
+        self._loop.call_soon_threadsafe(self._drop, peer)
+
+    # --- on the loop ---
+
+    def _start(self, arrived: list[Call]) -> None:
+        for call in arrived:
+            method, _, asked = self._calls.names(call[1][2])
+            group = self._groups.get(asked or self._group_of.get(method, "")) or self._groups[""]
+            if group.running < group.limit:
+                self._begin(call, group)
+            else:
+                group.waiting.append(call)
+
+    def _begin(self, call: Call, group: _Group) -> None:
+        group.running += 1
+        self._tasks[call[1][1]] = self._loop.create_task(self._run(call, group))
+
+    async def _run(self, call: Call, group: _Group) -> None:
+        peer, message = call
+        try:
+            reply = await self._call(peer.proc, message)
+        except ActorExit:
+            self._end("exit_actor() was called")
+            return
+        except SystemExit:
+            self._end("a method called sys.exit()")
+            return
+        finally:
+            self._tasks.pop(message[1], None)
+            group.running -= 1
+            if group.waiting and group.running < group.limit:
+                self._begin(group.waiting.popleft(), group)
+        self._reply(peer, reply)
+
+    def _reply(self, peer: Peer, reply: tuple[Any, ...]) -> None:
+        if not self._answers:
+            self._loop.call_soon(self._flush)
+        self._answers.append((peer, reply))
+
+    def _flush(self) -> None:
+        answers, self._answers = self._answers, []
+        self._answer(answers)
+
+    async def _call(self, caller: bytes, message: tuple[Any, ...]) -> tuple[Any, ...]:
+        _, task_id, function_id, payload, lifted, details = message
+        calls = self._calls
+        loaded = Loaded()
+        method, name, _ = calls.names(function_id)
+        if details is not None and details["name"]:
+            name = details["name"]
+        started = False
+        try:
+            args, kwargs = calls.arguments.load(loaded, caller, payload, lifted, details)
+            context = TaskContext(task_id, name, calls.names(function_id)[1], details["depth"] if details else 0, calls.resources)
+            context.arguments = loaded.values
+            current_task.set(context)  # of this asyncio task alone
+            started = True
+            calls.set_task_name(name)
+            try:
+                value = calls.method(method)(*args, **kwargs)
+                if inspect.isawaitable(value):
+                    value = await value
+                if details is not None and details["stream"]:
+                    results = await self._stream(task_id, value, caller, name, details)
+                else:
+                    count = details["returns"] if details is not None else 1
+                    results = calls.results.encode(task_id, value, count, caller, name)
+            finally:
+                del args, kwargs  # whatever still refers to a ref now keeps it (Arguments.kept)
+                value = None
+                context.arguments = ()
+            return (m.DONE, task_id, results, calls.arguments.kept(loaded), 0.0)
+        except asyncio.CancelledError:
+            return (*calls.results.cancelled(task_id, name), b"", True)
+        except BaseException as error:  # noqa: BLE001  everything a method raises goes to its caller
+            return calls.failure(task_id, error, name, caller, started, loaded)
+
+    def _cancel(self, task_id: bytes) -> None:
+        running = self._tasks.get(task_id)
+        if running is not None:
+            running.cancel()
+            return
+        for group in self._groups.values():
+            for call in group.waiting:
+                if call[1][1] == task_id:
+                    group.waiting.remove(call)
+                    self._reply(call[0], (*self._calls.results.cancelled(task_id), b"", True))
+                    return
+
+    def _drop(self, peer: Peer) -> None:
+        for group in self._groups.values():
+            group.waiting = deque(call for call in group.waiting if call[0] is not peer)
+
+    # --- generators ---
+
+    async def _stream(
+        self, task_id: bytes, iterator: Any, caller: bytes, name: str, details: dict[str, Any]
+    ) -> list[Any]:
+        calls = self._calls
+        backlog = details["backlog"] or calls.runtime.config.generator_backlog_max
+        producer = calls.producers[task_id] = _Backpressure(self._loop, backlog, details["taken"])
+        sent = 0
+        try:
+            async for value in _items(iterator):
+                result = calls.results.one(return_id(task_id, sent + 1), value, caller, name)
+                del value
+                calls.reply_now(caller, (m.ITEM, task_id, sent, result), True)
+                sent += 1
+                await producer.room(sent)
+        finally:
+            del calls.producers[task_id]
+            if hasattr(iterator, "aclose"):
+                await iterator.aclose()
+        return [(m.RESULT_INLINE, serialize(sent).to_bytes(), (), None, sent)]
+
+
+class _Group:
+    """One concurrency group."""
+
+    __slots__ = ("limit", "running", "waiting")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.running = 0
+        self.waiting: deque[Call] = deque()
+
+
+class _Backpressure:
+    """How far a generator may run ahead of its reader."""
+
+    __slots__ = ("_backlog", "_loop", "_room", "_taken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, backlog: int, taken: int) -> None:
+        self._loop = loop
+        self._backlog = backlog
+        self._taken = taken
+        self._room = asyncio.Event()
+
+    def consumed(self, count: int) -> None:
+        """The reader has taken ``count`` items so far; on the thread that reads the sockets."""
+        self._taken = max(self._taken, count)
+        self._loop.call_soon_threadsafe(self._room.set)
+
+    async def room(self, sent: int) -> None:
+        """Wait until another item may be sent."""
+        while sent - self._taken >= self._backlog:
+            self._room.clear()
+            if sent - self._taken >= self._backlog:
+                await self._room.wait()
+
+
+async def _items(iterator: Any) -> AsyncIterator[Any]:
+    if hasattr(iterator, "__aiter__"):
+        async for value in iterator:
+            yield value
+    else:
+        for value in iterator:
+            yield value
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # a platform that it has no wheel for
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

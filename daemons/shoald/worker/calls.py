@@ -1,0 +1,160 @@
+"""One call of an actor's method: from its message to its reply, on whichever thread it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.actors.api import ActorExit
+from shoal.context import TaskContext, current_task
+from shoal.wire import messages as m
+from shoald.worker.arguments import Arguments, Loaded
+from shoald.worker.streaming import Producer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.client.runtime import Runtime
+    from shoald.worker.cancels import Cancels
+    from shoald.worker.results import Results
+
+_GROUP = b"\0"  # between a method's name and the concurrency group that a call asks for
+
+
+class Calls:
+    """Runs calls on one instance.
+
+    Args:
+        reply_now: sends an item of a generator: (caller, message, whether at once).
+        cancels: of calls on the main thread.
+
+    Attributes:
+        instance: the actor's object, once it is made.
+        producers: generators under way, by call; each has `consumed`.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        arguments: Arguments,
+        results: Results,
+        class_name: str,
+        resources: dict[str, float],
+        reply_now: Callable[[bytes, tuple[Any, ...], bool], None],
+        set_task_name: Callable[[str], None],
+        cancels: Cancels,
+    ) -> None:
+        self.runtime = runtime
+        self.arguments = arguments
+        self.results = results
+        self.resources = resources
+        self.reply_now = reply_now
+        self.set_task_name = set_task_name
+        self.instance: Any = None
+        self.producers: dict[bytes, Any] = {}
+        self._class_name = class_name
+        self._cancels = cancels
+        self._names: dict[bytes, tuple[str, str, str]] = {}
+
+    def names(self, function_id: bytes) -> tuple[str, str, str]:
+        """(method, name for people, concurrency group asked for or "") of the function field of a call."""
+        found = self._names.get(function_id)
+        if found is None:
+            method, _, group = function_id.partition(_GROUP)
+            name = method.decode()
+            found = self._names[function_id] = (name, f"{self._class_name}.{name}", group.decode())
+        return found
+
+    def method(self, name: str) -> Callable[..., Any]:
+        """The bound method; every actor answers to Ray's three names."""
+        found: Callable[..., Any] | None = getattr(self.instance, name, None)
+        if found is not None:
+            return found
+        if name == "__ray_ready__":
+            return lambda: True
+        if name == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+        if name == "__ray_terminate__":
+            return _terminate
+        raise AttributeError(f"{self._class_name} has no method {name!r}")
+
+    def run(self, caller: bytes, message: tuple[Any, ...]) -> tuple[Any, ...]:
+        """(DONE, id, results, kept) or a whole FAILED message.
+
+        Raises ActorExit and SystemExit, which end the actor.
+        """
+        _, task_id, function_id, payload, lifted, details = message
+        loaded = Loaded()
+        method, name, _ = self.names(function_id)
+        if details is not None and details["name"]:
+            name = details["name"]
+        started = False
+        try:
+            self.set_task_name(name)
+            args, kwargs = self.arguments.load(loaded, caller, payload, lifted, details)
+            context = TaskContext(task_id, name, self.names(function_id)[1], details["depth"] if details else 0, self.resources)
+            context.arguments = loaded.values
+            started = True
+            try:
+                value = self._call(context, self.method(method), args, kwargs)
+                if details is None:
+                    results = self.results.encode(task_id, value, 1, caller, name)
+                elif details["stream"]:
+                    results = self._stream(context, value, caller, details)
+                else:
+                    results = self.results.encode(task_id, value, details["returns"], caller, name)
+            finally:
+                del args, kwargs  # whatever still refers to a ref now keeps it (Arguments.kept)
+                value = None
+                context.arguments = ()
+            return (m.DONE, task_id, results, self.arguments.kept(loaded))
+        except BaseException as error:  # noqa: BLE001  everything a method raises goes to its caller
+            return self.failure(task_id, error, name, caller, started, loaded)
+
+    def failure(
+        self, task_id: bytes, error: BaseException, name: str, caller: bytes, started: bool, loaded: Loaded
+    ) -> tuple[Any, ...]:
+        """The FAILED message for what a call raised; raises on what ends the actor."""
+        if self._cancels.covers(task_id):
+            failed = (*self.results.cancelled(task_id, name), True)
+        elif isinstance(error, ActorExit | SystemExit):
+            raise error
+        else:
+            failed = self.results.failure(task_id, error, name, caller, started)
+        error.__traceback__ = None
+        return (*failed[:4], self.arguments.kept(loaded), failed[4])
+
+    def _call(
+        self,
+        context: TaskContext,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        stopping: bool = False,
+    ) -> Any:
+        token = current_task.set(context)
+        cancels = self._cancels
+        outer = cancels.in_user_code
+        try:
+            if not stopping:
+                cancels.check(context.task_id)
+                cancels.in_user_code = True
+            return function(*args, **kwargs)
+        finally:
+            cancels.in_user_code = outer
+            current_task.reset(token)
+
+    def _stream(self, context: TaskContext, iterator: Any, caller: bytes, details: dict[str, Any]) -> list[Any]:
+        backlog = details["backlog"] or self.runtime.config.generator_backlog_max
+        producer = Producer(self, context, caller, backlog, details["taken"])
+        self.producers[context.task_id] = producer
+        cancels = self._cancels
+        outer, cancels.in_user_code = cancels.in_user_code, True  # also while it waits for its reader
+        try:
+            return producer.run(iterator, self._call)
+        finally:
+            cancels.in_user_code = outer
+            del self.producers[context.task_id]
+
+
+def _terminate() -> None:
+    raise ActorExit
