@@ -37,6 +37,7 @@ class Packer:
         self._runtime = runtime
         self._limit = runtime.config.inline_bytes_max
         self._known: dict[tuple[bytes, int], bytes] = {}
+        self._last_arrays: dict[tuple[int, int, int], bytes] = {}
         self._recent: deque[tuple[float, Entry]] = deque()
 
     def pack(
@@ -48,7 +49,7 @@ class Packer:
             if type(value) is ObjectRef:
                 lifted.append((position, value))
             elif type(value) is np.ndarray and value.nbytes > self._limit:
-                lifted.append((position, self.store_shared(serialize(value), callsite)))
+                lifted.append((position, self._store_array(value, callsite)))
         if kwargs:
             for name, value in kwargs.items():
                 if type(value) is ObjectRef:
@@ -107,20 +108,41 @@ class Packer:
                 table.escape(entry)
         return entries
 
+    def _store_array(self, array: np.ndarray[Any, Any], callsite: str) -> ObjectRef[Any]:
+        """The same array as a moment ago is compared with its stored copy, which is enough; others are hashed first."""
+        packed = serialize(array)
+        key = (id(array), array.ctypes.data, array.nbytes)
+        last = self._last_arrays.pop(key, None)
+        ref = self._if_equal(last, packed) if last is not None else None
+        if ref is None:
+            ref = self.store_shared(packed, callsite)
+        if len(self._last_arrays) >= _RECENT_MAX:
+            self._last_arrays.pop(next(iter(self._last_arrays)))
+        self._last_arrays[key] = ref.id
+        return ref
+
+    def _if_equal(self, object_id: bytes, packed: Serialized) -> ObjectRef[Any] | None:
+        """A ref to the stored object, if it is still there and holds just these bytes."""
+        runtime = self._runtime
+        with runtime.lock:
+            entry = runtime.table.entries.get(object_id)
+            ref = self._share(entry) if entry is not None and entry.state == STORED else None
+        if ref is None:
+            return None
+        found = runtime.store.view(object_id)
+        if found is None or not packed.equals(found[0]):
+            return None
+        self._keep_a_while(ref)
+        return ref
+
     def store_shared(self, packed: Serialized, callsite: str) -> ObjectRef[Any]:
         """A ref to a stored copy of these bytes, made now or found."""
         runtime = self._runtime
         key = (packed.content_hash(), packed.size)
         known = self._known.get(key)
-        if known is not None:
-            with runtime.lock:
-                entry = runtime.table.entries.get(known)
-                ref = self._share(entry) if entry is not None and entry.state == STORED else None
-            if ref is not None:
-                found = runtime.store.view(known)
-                if found is not None and packed.equals(found[0]):
-                    self._keep_a_while(ref)
-                    return ref
+        shared = self._if_equal(known, packed) if known is not None else None
+        if shared is not None:
+            return shared
         ref = runtime.values.put_stored(packed, callsite, key[0])
         if len(self._known) >= _KNOWN_MAX:
             self._known.clear()
