@@ -454,6 +454,11 @@ class NodeDaemon:
         worker = self.scheduler.pool.by_proc.get(proc)
         return f"worker {worker.pid}" if worker is not None else f"process {proc.hex()}" if proc else ""
 
+    def name_holders(self, row: dict[str, Any]) -> None:
+        """Give each holder of an object, as the store lists them, a name for people; objects have none."""
+        for holder in row["holders"]:
+            holder["name"] = self.name_of(bytes.fromhex(holder["proc"])) if holder["role"] != "object" else ""
+
     def facts(self) -> dict[str, Any]:
         """How to find this daemon: node.json, and the head of `status`."""
         return {

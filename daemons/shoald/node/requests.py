@@ -1,13 +1,15 @@
 """Questions of people (REQUEST → RESPONSE), answered from the daemon's tables or by asking all processes
 (QUERY → ANSWER).
 
-    status                 this node: resources, workers, demands that wait and why, jobs, store; head and
-    its nodes nodes                  the node table (the head's, or this node alone) memory
-    {"stats", "rows", "left_out"}: what the store holds, and who holds it workers, jobs          a row per
-    worker process, or driver tasks, objects         a row per task or object, as its owner knows it why
-    {"id": hex}        what a task or object waits for: lines of the processes that know it, and of the
-    store cluster_resources, available_resources     {name: amount}, as floats logs_dir               where
-    worker output is kept stop                   end this daemon
+- status: this node: resources, workers, demands that wait and why, jobs, store; the head and its nodes
+- nodes: the node table (the head's, or this node alone)
+- memory: {"stats", "rows", "left_out"}: what the store holds, and who holds it
+- workers, jobs, actors: a row for each
+- tasks, objects: a row for each, as its owner knows it
+- why {"id": hex}: what a task or object waits for (node.why)
+- cluster_resources, available_resources: {name: amount}, as floats
+- logs_dir: where worker output is kept
+- stop: end this daemon
 
 Answers to tasks, objects and why: {"rows": […], "silent": [processes that did not answer within
 query_ms_max]}.
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.wire import messages as m
 from shoald.node.leases import UNITS, Amounts
 from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Worker
+from shoald.node.why import Why
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -40,9 +43,9 @@ class _Query:
 
     __slots__ = ("pending", "reply", "rows", "timer")
 
-    def __init__(self, pending: dict[bytes, str], rows: list[Any], reply: Reply) -> None:
+    def __init__(self, pending: dict[bytes, str], reply: Reply) -> None:
         self.pending = pending
-        self.rows = rows
+        self.rows: list[dict[str, Any]] = []
         self.reply = reply
         self.timer: Timer | None = None
 
@@ -60,9 +63,9 @@ class Requests:
             "memory": self._memory,
             "workers": lambda _, reply: reply(True, {"rows": self._worker_rows()}),
             "jobs": lambda _, reply: reply(True, {"rows": self._job_rows()}),
-            "tasks": lambda params, reply: self._ask_all("tasks", params, [], reply),
-            "objects": lambda params, reply: self._ask_all("objects", params, [], reply),
-            "why": self._why,
+            "tasks": lambda params, reply: self._ask_all("tasks", params, reply),
+            "objects": lambda params, reply: self._ask_all("objects", params, reply),
+            "why": Why(daemon, self.ask).answer,
             "actors": lambda _, reply: reply(True, {"rows": self._actor_rows()}),
             "cluster_resources": lambda _, reply: self._resources("resources", reply),
             "available_resources": lambda _, reply: self._resources("available", reply),
@@ -164,8 +167,7 @@ class Requests:
         if left_out:
             rows = sorted(rows, key=lambda row: -row["size_bytes"])[:bound]
         for row in rows:
-            for holder in row["holders"]:
-                holder["name"] = daemon.name_of(bytes.fromhex(holder.get("proc") or ""))
+            daemon.name_holders(row)
         answer = {
             "node_id": daemon.node_id,
             "stats": daemon.store.stats(),
@@ -221,39 +223,20 @@ class Requests:
 
     # --- all processes ---
 
-    def _why(self, params: dict[str, Any], reply: Reply) -> None:
-        wanted = str(params.get("id", ""))
-        rows: list[Any] = []
-        for row in self._daemon.store.rows(self._daemon.loop.now()):
-            if wanted and row["id"].startswith(wanted):
-                kinds = ", ".join(
-                    f"{holder['role']} {holder['pid']} ({holder['kind']})" for holder in row["holders"][:8]
-                )
-                rows.append(
-                    {
-                        "process": "store",
-                        "lines": [f"{row['id']} is {row['state']} in the store, held by {kinds}"],
-                    }
-                )
-        waiting = [
-            f"{row['submitter']}: {row['name'] or 'tasks'}: {row['reason']}" for row in self._pending_rows()
-        ]
-        if waiting:
-            rows.append({"process": "scheduler", "lines": waiting[:20]})
-        self._ask_all("why", params, rows, reply)
-
-    def _ask_all(self, what: str, params: dict[str, Any], rows: list[Any], reply: Reply) -> None:
+    def ask(self, procs: list[bytes], what: str, params: dict[str, Any], reply: Reply) -> None:
+        """Put a QUERY to some connected processes; ``reply`` gets what they answer within query_ms_max."""
         daemon = self._daemon
         number = self._number()
-        asked = {
-            proc: daemon.name_of(proc) for proc, client in daemon.clients.items() if client.kind != "cli"
-        }
-        query = self._queries[number] = _Query(asked, rows, reply)
-        for proc in asked:
+        query = self._queries[number] = _Query({proc: daemon.name_of(proc) for proc in procs}, reply)
+        for proc in procs:
             daemon.clients[proc].sock.send([m.QUERY, number, what, params])
         query.timer = daemon.loop.call_later(daemon.config.query_ms_max / 1000, lambda: self._finish(number))
-        if not asked:
+        if not procs:
             self._finish(number)
+
+    def _ask_all(self, what: str, params: dict[str, Any], reply: Reply) -> None:
+        clients = self._daemon.clients
+        self.ask([proc for proc, client in clients.items() if client.kind != "cli"], what, params, reply)
 
     def answered(self, client: Client, message: list[Any]) -> None:
         """An ANSWER; one that comes too late is dropped."""
@@ -263,11 +246,8 @@ class Requests:
         if query is None or client.proc not in query.pending:
             return
         name, data = query.pending.pop(client.proc), message[2]
-        rows = data if isinstance(data, list) else []
-        lines = [row for row in rows if isinstance(row, str)]
-        rows = [{**row, "process": name} for row in rows if isinstance(row, dict)]
-        if lines:
-            rows.append({"process": name, "lines": lines})
+        given = data if isinstance(data, list) else []
+        rows = [{**row, "process": name, "proc": client.proc.hex()} for row in given if isinstance(row, dict)]
         query.rows += rows[: max(0, self._daemon.config.rows_max - len(query.rows))]
         if not query.pending:
             self._finish(message[1])
