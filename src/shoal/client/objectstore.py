@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Requests that no thread waits for; numbers of `NodeLink.ask` start above.
 _AHEAD = 0
 _FOR_PROMOTION = 1
+_IDLE_S = 0.5
 
 
 class ClientStore:
@@ -46,6 +47,8 @@ class ClientStore:
         self.pin_waiters: dict[bytes, list[Waiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self._asked_for_promotion = False
+        self._written = self._written_seen = 0
+        self._idle_since = 0.0
 
     # --- writing ---
 
@@ -100,11 +103,21 @@ class ClientStore:
                 raise ObjectStoreFullError(message[3])
             self._return(self.extents.add(message[2], message[3]))
             offset = self.extents.carve(size)
+            self._ask_ahead()
         if offset is None:  # another thread was faster
             return self._room_for(size)
         return offset
 
+    def return_idle(self, now: float) -> None:
+        """Nothing was written for a while: room that was leased ahead for large values goes back (lock held)."""
+        if self._written != self._written_seen:
+            self._written_seen = self._written
+            self._idle_since = now
+        elif now - self._idle_since > _IDLE_S:
+            self._return(self.extents.idle())
+
     def _ask_ahead(self) -> None:
+        self._written += 1
         wanted = self.extents.want_ahead()
         if wanted is not None:
             self._table.to_node([m.ALLOC, _AHEAD, *wanted])

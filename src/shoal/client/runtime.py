@@ -387,6 +387,7 @@ class Runtime:
         if self.store is not None:
             self.store.drain()
             self.packer.drop_recent(now)
+            self.store.return_idle(now)
         delay = _IDLE_TICK_S
         if self.dispatch.leases:
             due = self.dispatch.return_idle(now, self.config.lease_idle_ms / 1000)

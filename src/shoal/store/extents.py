@@ -2,7 +2,8 @@
 
 A slab is asked for ahead of need, so that writing a value costs no round trip. Its size follows what is
 written: it doubles with every slab that was used up, from config.slab_bytes_min to slab_bytes_max, and starts
-over when the daemon wants memory back. A value that is too large for that gets an extent of its own.
+over when the daemon wants memory back. A value that is too large for that gets an extent of its own, and while such values
+keep being written, one of that size is asked for ahead too: two places then take turns, and none is waited for.
 
 The caller sends what `want` and `want_ahead` say as ALLOC, tells the answer by `add` or `refused`, and
 returns what `add`, `give_back` and `unused` hand out as EXTENT_RETURN. Callers serialize calls.
@@ -25,7 +26,7 @@ class ExtentLeases:
         slabs_max: partly used slabs that are kept; beyond, the smallest rest goes back.
     """
 
-    __slots__ = ("_asked", "_ends", "_slab", "_slab_max", "_slab_min", "_slabs_max", "_starts", "_worthwhile")
+    __slots__ = ("_asked", "_ends", "_large", "_slab", "_slab_max", "_slab_min", "_slabs_max", "_starts", "_worthwhile")
 
     def __init__(self, slab_min: int, slab_max: int, slabs_max: int) -> None:
         self._slab_min = slab_min
@@ -35,6 +36,7 @@ class ExtentLeases:
         self._starts: list[int] = []  # the last slab is the one in use
         self._ends: list[int] = []
         self._asked = 0  # requests ahead of need that have no answer yet: 0 or 1
+        self._large = 0  # size of the last value that took an extent of its own
         self._worthwhile = False  # something was carved since the last request ahead
 
     def carve(self, size: int) -> int | None:
@@ -57,6 +59,7 @@ class ExtentLeases:
         """What to ask the daemon for, now that `carve` had no room for ``size``: (size_min, size_wanted)."""
         size = _round_up(size)
         if size > self._slab_max // 2:
+            self._large = size
             return size, size
         return size, max(self._slab, min(self._slab_max, 4 * size))
 
@@ -64,6 +67,12 @@ class ExtentLeases:
         """The next slab, (size_min, size_wanted), when little is left and none is asked for; else None."""
         if self._asked or not self._worthwhile:
             return None
+        if self._large:
+            if any(end - start >= self._large for start, end in zip(self._starts, self._ends, strict=True)):
+                return None
+            self._asked = 1
+            self._worthwhile = False
+            return self._slab_min, self._large  # or less: under pressure nobody waits for this
         left = sum(self._ends) - sum(self._starts)
         if left > self._slab // 2:
             return None
@@ -100,6 +109,7 @@ class ExtentLeases:
         if ahead:
             self._asked = 0
         self._slab = self._slab_min
+        self._large = 0
 
     def give_back(self, offset: int, size: int) -> list[tuple[int, int]]:
         """Bytes that were carved and not used after all (writing them failed): kept for the next carve.
@@ -113,12 +123,24 @@ class ExtentLeases:
                 return []
         return [(offset, end - offset)]
 
+    def idle(self) -> list[tuple[int, int]]:
+        """Nothing was written for a while: what was leased ahead for large values goes back."""
+        if not self._large:
+            return []
+        self._large = 0
+        keep = [(a, b) for a, b in zip(self._starts, self._ends, strict=True) if b - a <= self._slab_max]
+        back = [(a, b - a) for a, b in zip(self._starts, self._ends, strict=True) if b - a > self._slab_max]
+        self._starts = [a for a, _ in keep]
+        self._ends = [b for _, b in keep]
+        return back
+
     def unused(self) -> list[tuple[int, int]]:
         """Everything that is leased and not carved, to give back; slabs start small again."""
         ranges = [(start, end - start) for start, end in zip(self._starts, self._ends, strict=True)]
         self._starts.clear()
         self._ends.clear()
         self._slab = self._slab_min
+        self._large = 0
         return ranges
 
     @property

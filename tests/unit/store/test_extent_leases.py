@@ -122,3 +122,18 @@ def test_no_byte_twice_and_none_lost() -> None:
                 for unit in range(start // 64, (start + length) // 64):
                     assert owned.pop(unit)
             assert extents.left_bytes == 64 * len(owned)
+
+
+def test_large_values_have_their_next_place_asked_for_ahead() -> None:
+    extents = ExtentLeases(1 * MIB, 64 * MIB, 8)
+    assert extents.want(100 * MIB) == (100 * MIB, 100 * MIB)
+    extents.add(0, 100 * MIB)
+    assert extents.carve(100 * MIB) == 0
+    assert extents.want_ahead() == (1 * MIB, 100 * MIB)
+    extents.add(100 * MIB, 100 * MIB, ahead=True)
+    assert extents.carve(100 * MIB) == 100 * MIB
+    assert extents.want_ahead() == (1 * MIB, 100 * MIB)
+    extents.add(0, 100 * MIB, ahead=True)
+    assert extents.want_ahead() is None
+    assert extents.idle() == [(0, 100 * MIB)]
+    assert extents.left_bytes == 0
