@@ -201,9 +201,27 @@ def load(overrides: dict[str, Any] | None = None) -> Config:
 
 
 def _convert(name: str, kind: type, value: object) -> object:
-    if kind is bool and isinstance(value, str):
-        return value.lower() in {"1", "true", "yes"}
+    """``value`` as an int, float or bool; nothing is rounded, and no limit is negative or not a number."""
     try:
-        return kind(value)
-    except (TypeError, ValueError):
+        if kind is bool:
+            return _FLAGS[str(value).lower()]
+        number = kind(value)
+        if isinstance(value, float) and number != value:
+            raise ValueError(value)
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"setting {name!r} needs {kind.__name__}, not {value!r}") from None
+    if not number >= 0:
+        raise ValueError(f"setting {name!r} must not be negative, but is {value!r}")
+    return number
+
+
+_FLAGS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}

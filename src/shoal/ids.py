@@ -3,7 +3,7 @@
     8 bytes process · 4 bytes task or put counter · 4 bytes return index
 
 A process prefix is random, so ids need no coordination; the counter makes one id cost 0.1 µs.
-When the counter is used up (or after a fork) the process takes a fresh prefix.
+When the counter is used up, after some hours of nothing but small puts, the process takes a fresh prefix.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ class IdSource:
         process_id: 8 random bytes; the owner part of every id made until the counter runs out.
     """
 
-    __slots__ = ("_next", "process_id", "prefix")
+    __slots__ = ("_series", "process_id")
 
     def __init__(self, process_id: bytes | None = None) -> None:
         self.process_id = process_id or os.urandom(PROCESS_ID_SIZE)
-        self.prefix = self.process_id
-        self._next = itertools.count(1).__next__
+        # A prefix and its counter are replaced together: threads must never pair one with the other's.
+        self._series = (self.process_id, itertools.count(1).__next__)
 
     def next_id(self) -> bytes:
-        """The id of return 0 of a new task, or of a new put."""
-        counter = self._next()
-        if counter > _COUNTER_LIMIT:
-            self.prefix = os.urandom(PROCESS_ID_SIZE)
-            self._next = itertools.count(2).__next__
-            counter = 1
-        return self.prefix + _pack_pair(counter, 0)
+        """The id of return 0 of a new task, or of a new put. From any thread."""
+        prefix, advance = self._series
+        counter = advance()
+        while counter > _COUNTER_LIMIT:
+            # Several threads may come here at once: each of their series is good, and the last one stays.
+            self._series = prefix, advance = os.urandom(PROCESS_ID_SIZE), itertools.count(1).__next__
+            counter = advance()
+        return prefix + _pack_pair(counter, 0)
 
 
 def return_id(task_id: bytes, index: int) -> bytes:

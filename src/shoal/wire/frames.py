@@ -29,8 +29,11 @@ def frame(body: bytes) -> bytes:
 
 
 def encode_batch(messages: list[Any]) -> bytes:
-    """A frame with a msgpack batch: a list of messages, each a list that starts with its tag."""
-    body: bytes = msgpack.packb(messages, use_bin_type=True)
+    """A frame with a msgpack batch: a list of messages, each a list that starts with its tag.
+
+    Texts in them are for people: what is not Unicode (a file name in another encoding) becomes "?", and the batch goes out.
+    """
+    body: bytes = msgpack.packb(messages, use_bin_type=True, unicode_errors="replace")
     return _length.pack(len(body)) + body
 
 
