@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shoal.owner.objects import Entry, Stamp
 
 _WITHOUT_REFS = frozenset({0x80, 0x01})  # first bytes of a plain pickle, and of a plain array
-_STORED_FIELDS = 3  # (where, id, stamp); an inline one is (where, bytes)
+_STORED_FIELDS = 3  # (where, id, stamp); an inline one is (where, bytes), and if refs are inside, (where, bytes, stamp, stamps)
 
 
 class Loaded:
@@ -27,11 +27,13 @@ class Loaded:
     Attributes:
         riders: refs inside its arguments; those still in use at its end are kept.
         values: the values of arguments that were refs (`get` on them returns them).
+        attempt: which run of the task this is, from 0.
     """
 
-    __slots__ = ("riders", "values")
+    __slots__ = ("attempt", "riders", "values")
 
     def __init__(self) -> None:
+        self.attempt = 0
         self.riders: list[list[ObjectRef[Any]]] = []
         self.values: tuple[Any, ...] = ()
 
@@ -51,6 +53,8 @@ class Arguments:
         details: dict[str, Any] | None,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs). Raises the error of an argument that failed, or ObjectLostError."""
+        if details is not None:
+            loaded.attempt = details["attempt"]
         if payload == EMPTY:
             args: tuple[Any, ...] = ()
             kwargs: dict[str, Any] = {}
@@ -71,11 +75,11 @@ class Arguments:
         for part in lifted:
             where, content = part[0], part[1]
             if len(part) == _STORED_FIELDS:
-                value = self._read(content)
+                value = self._read(loaded, content)
             elif content[0] in _WITHOUT_REFS:
                 value = deserialize(content)
             else:
-                value = deserialize(content, self._riders(loaded, content, (submitter, 0), {}))
+                value = deserialize(content, self._riders(loaded, content, part[2], part[3]))
             values.append(value)
             if type(where) is int:
                 positional[where] = value
@@ -128,7 +132,7 @@ class Arguments:
                 with runtime.lock:
                     table.drop_uses(entries)
 
-    def _read(self, object_id: bytes) -> Any:
+    def _read(self, loaded: Loaded, object_id: bytes) -> Any:
         store = self._runtime.store
         found = store.view(object_id)
         if found is None:
@@ -143,26 +147,35 @@ class Arguments:
                 raise ObjectLostError(f"argument {object_id.hex()} is lost: {problem[1]}")
         view, flags = found
         ids = contained_ids(view)
-        # Refs read out of a stored container are held by it, and it is held by the submitter until the task ends.
-        riders = self._stored_riders(object_id, ids) if ids else ()
+        riders: list[ObjectRef[Any]] = []
+        if ids:
+            # They are held by the stored container, and it is held by the submitter until the task ends.
+            riders = [ObjectRef(each) for each in split_ids(ids)]
+            loaded.riders.append(riders)
         value = deserialize(view, riders)
         if flags & m.SEAL_ERROR:
             raise as_raised(value)
         return value
 
-    def _stored_riders(self, object_id: bytes, ids: bytes) -> list[ObjectRef[Any]]:
-        return [ObjectRef(each) for each in split_ids(ids)]
-
     def kept(self, loaded: Loaded) -> bytes:
-        """Ids of refs that the process still uses after the task; the submitter registers holds for them."""
+        """Ids of refs that outlive the task, one for each hold that the submitter is to register for this process.
+
+        These are the refs that came with the arguments, or out of containers among them, which somebody still refers to; and
+        those that were sealed into something or sent on: the submitter must not let go of them before the daemon has heard
+        of that in this process's own stream.
+        """
+        loaded.values = ()
         if not loaded.riders:
             return b""
         table = self._runtime.table
         kept = []
         with self._runtime.lock:
             table.drain_released()
-            for riders in loaded.riders:
+            lists = loaded.riders
+            while lists:
+                riders = lists.pop()
                 for ref in table.riders_in_use(riders):
                     table.entry_of(ref).holds += 1
                     kept.append(ref.id)
+                lists += table.riders_of_idle(riders)
         return b"".join(kept)

@@ -119,7 +119,7 @@ class Calls:
         elif isinstance(error, ActorExit | SystemExit):
             raise error
         else:
-            failed = self.results.failure(task_id, error, name, caller, started)
+            failed = self.results.failure(task_id, error, name, caller, started, loaded.attempt)
         error.__traceback__ = None
         return (*failed[:4], self.arguments.kept(loaded), failed[4])
 

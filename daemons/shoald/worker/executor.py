@@ -218,7 +218,7 @@ class Executor:
                 return _LEFT, task_id, code
             self._leave(code)
         else:
-            failed = self.results.failure(task_id, error, name, submitter, started)
+            failed = self.results.failure(task_id, error, name, submitter, started, loaded.attempt)
         error.__traceback__ = None
         del error
         return (*failed[:4], self._arguments.kept(loaded), failed[4])

@@ -1,6 +1,7 @@
 """What a task made, on its way to the submitter: small values in the reply, large ones sealed in the store.
 
-Refs inside a result escape, and the submitter's hold on them is registered before the reply is sent.
+Refs inside a result escape. A value (or an error) with refs is sealed in the store, however small it is: the stored copy holds
+the refs, and the submitter holds the copy. So nothing is lost or left over when this process dies at any moment.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from shoal.wire import messages as m
 
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
+    from shoal.owner.objects import Stamp
 
 
 class Results:
@@ -64,28 +66,26 @@ class Results:
         if packed.size <= limit:
             if not packed.refs:
                 return packed.to_bytes()
-            contained, stamp = self._give_refs(packed, submitter)
-            return (m.RESULT_INLINE, packed.to_bytes(), contained, stamp)
-        runtime = self._runtime
-        runtime.values.escape_all(packed.refs)
-        runtime.store.seal(object_id, packed, m.SEAL_PRIMARY, submitter, name)
-        with runtime.lock:
-            return (m.RESULT_STORED, packed.size, (runtime.table.proc, runtime.table.node_sequence))
+            return (m.RESULT_INLINE, packed.to_bytes(), self._seal(object_id, packed, m.SEAL_PRIMARY, submitter, name))
+        return (m.RESULT_STORED, packed.size, self._seal(object_id, packed, m.SEAL_PRIMARY, submitter, name))
 
-    def _give_refs(self, packed: Serialized, submitter: bytes) -> tuple[list[bytes], Any]:
-        if not packed.refs:
-            return [], None
+    def _seal(self, object_id: bytes, packed: Serialized, flags: int, submitter: bytes, name: str) -> Stamp:
         runtime = self._runtime
         runtime.values.escape_all(packed.refs)
-        ids = [ref.id for ref in packed.refs]
+        runtime.store.seal(object_id, packed, flags, submitter, name)
         with runtime.lock:
-            runtime.table.hand_over(submitter, b"".join(ids))
-            return ids, (runtime.table.proc, runtime.table.node_sequence)
+            return runtime.table.stamp_now()
 
     def failure(
-        self, task_id: bytes, error: BaseException, name: str, submitter: bytes, started: bool
+        self,
+        task_id: bytes,
+        error: BaseException,
+        name: str,
+        submitter: bytes,
+        started: bool,
+        attempt: int = 0,
     ) -> tuple[Any, ...]:
-        """(FAILED, id, error bytes, contained ids, cancelled). Not ``started``: an argument could not be had."""
+        """(FAILED, id, error bytes, container, cancelled). Not ``started``: an argument could not be had."""
         if isinstance(error, TaskCancelledError):
             return (*self.cancelled(task_id, name), True)
         wrapped: BaseException
@@ -94,8 +94,14 @@ class Results:
         else:
             node = self._runtime.identity.node_id
             wrapped = TaskError.from_exception(error, name, os.getpid(), node, format_remote_traceback(error))
+        container: tuple[Any, ...] = ()
         try:
             packed = serialize(wrapped)
+            if packed.size > self._budget:
+                raise ValueError(f"it has {packed.size} bytes, and an error may have {self._budget}")
+            if packed.refs:
+                error_id = return_id(task_id, m.ERROR_INDEX - attempt)
+                container = (error_id, self._seal(error_id, packed, m.SEAL_PRIMARY | m.SEAL_ERROR, submitter, name))
         except Exception as problem:  # noqa: BLE001  the exception holds something that cannot travel
             text = f"{type(error).__name__}: {error} (it could not be sent as it is: {problem})"
             packed = serialize(
@@ -107,9 +113,8 @@ class Results:
                     format_remote_traceback(error),
                 )
             )
-        contained, _ = self._give_refs(packed, submitter)
-        return (m.FAILED, task_id, packed.to_bytes(), contained, False)
+        return (m.FAILED, task_id, packed.to_bytes(), container, False)
 
     def cancelled(self, task_id: bytes, name: str = "") -> tuple[Any, ...]:
-        """(FAILED, id, error bytes, no contained ids) of a cancelled task."""
-        return (m.FAILED, task_id, serialize(TaskCancelledError(task_name=name)).to_bytes(), [])
+        """(FAILED, id, error bytes, no container) of a cancelled task."""
+        return (m.FAILED, task_id, serialize(TaskCancelledError(task_name=name)).to_bytes(), ())

@@ -110,8 +110,7 @@ class ActorCalls:
         self.settle()
 
     def _fail_for_argument(self, task: TaskRecord) -> None:
-        dispatch = self.dispatch
-        dispatch._fail_with(task, dispatch._error_of_argument(task))
+        self.dispatch.fail_dependent(task)
 
     def pump(self) -> None:
         """Send what can be sent, in order. A call that fails makes others ready: that is a loop here, not a recursion."""
@@ -221,6 +220,9 @@ class ActorCalls:
         for position, task in enumerate(tasks):
             task.lease = None
             task.state = WAITING
+            if position < started:
+                task.unheard = True
+                task.attempt += 1
             if task.cancelled or not restarting:
                 self._fail(task, died=True)
             elif position >= started:
@@ -236,22 +238,27 @@ class ActorCalls:
     # --- answers ---
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
-        """(FAILED, task id, error, contained ids, kept ids, cancelled) from the actor."""
-        _, task_id, error, contained, kept, cancelled = message
+        """(FAILED, task id, error, container, kept ids, cancelled) from the actor."""
+        _, task_id, error, container, kept, cancelled = message
         task = lease.inflight.pop(task_id, None)
         if task is None:
             return
         dispatch = self.dispatch
         if kept:
             dispatch.table.hand_over(lease.proc, kept)
+        held = dispatch.received_container(container)
         if not cancelled and task.retries and not task.cancelled and dispatch.is_retriable(task, error):
             task.retries -= task.retries > 0
             dispatch.counters["retried"] += 1
+            task.attempt += 1
             task.lease = None
             task.state = WAITING
             self.waiting.append(task)
         else:
-            dispatch._fail_with(task, error, contained)
+            task.unheard |= len(task.returns) > 1  # some may be sealed already
+            dispatch._fail_with(task, error, held)
+        if held is not None:
+            dispatch.table.drop_uses((held,))
 
     def settle(self) -> None:
         """After answers: send more; with no call left, let the lifetime object go."""

@@ -16,7 +16,9 @@ from shoal.exceptions import (
     TaskError,
     WorkerCrashedError,
 )
-from shoal.serialization import deserialize, serialize
+from shoal.ids import split_ids
+from shoal.refs import ObjectRef
+from shoal.serialization import contained_ids, deserialize, serialize
 
 if TYPE_CHECKING:
     from shoal.owner.tasks import TaskRecord
@@ -51,12 +53,17 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
 
 def _dependent(name: str, blob: bytes) -> bytes:
     try:
-        error = deserialize(blob)
+        error = deserialize(blob, _placeholders(blob))
     except Exception:  # noqa: BLE001  the cause cannot be loaded here; whoever reads it will see why
         return blob
     if isinstance(error, ShoalError):
         return serialize(error.with_dependent(name)).to_bytes()
     return blob
+
+
+def _placeholders(blob: bytes) -> list[ObjectRef[Any]]:
+    """Refs for those inside an error that is only looked at or passed on; what holds them is somebody else's business."""
+    return [ObjectRef(object_id) for object_id in split_ids(contained_ids(blob))]
 
 
 def retriable(task: TaskRecord, blob: bytes) -> bool:
@@ -65,7 +72,7 @@ def retriable(task: TaskRecord, blob: bytes) -> bool:
     if isinstance(wanted, bool):
         return wanted
     try:
-        error = deserialize(blob)
+        error = deserialize(blob, _placeholders(blob))
     except Exception:  # noqa: BLE001  a class that cannot be loaded is none of those listed
         return False
     cause = error.cause if isinstance(error, TaskError) else error

@@ -164,7 +164,9 @@ class Values:
         if state == INLINE:
             if entry.contained is None:
                 return deserialize(entry.value)
-            return deserialize(entry.value, self._riders_inline(entry))
+            if entry.contained:
+                return deserialize(entry.value, self._riders_inline(entry))
+            return deserialize(entry.value, self._riders_sealed(entry, entry.value))
         if state == FAILED:
             raise self.error_of(entry)
         found = self._runtime.store.view(entry.id)
@@ -202,14 +204,29 @@ class Values:
         return riders
 
     def _riders_stored(self, entry: Entry, ids: bytes) -> list[ObjectRef[Any]]:
-        riders = entry.riders
-        if riders is None:
-            riders = entry.riders = [ObjectRef(object_id) for object_id in split_ids(ids)]
-        return riders
+        with self._lock:
+            if entry.riders is None:
+                entry.riders = [ObjectRef(object_id) for object_id in split_ids(ids)]
+            return entry.riders
+
+    def _riders_sealed(self, container: Entry, content: bytes) -> list[ObjectRef[Any]]:
+        """Refs in ``content``, riding on a container whose seal the daemon may not have seen yet: readers quote its stamp."""
+        table = self._table
+        with self._lock:
+            if container.riders is None:
+                riders: list[ObjectRef[Any]] = []
+                for object_id in split_ids(contained_ids(content)):
+                    inner = table.borrow(object_id)
+                    if inner.state == BORROWED and inner.stamp is None:
+                        inner.stamp = container.stamp
+                    inner.count += 1
+                    riders.append(ObjectRef(object_id, inner))
+                container.riders = riders
+            return container.riders
 
     def error_of(self, entry: Entry) -> BaseException:
         """The exception of a failed entry, to be raised."""
-        riders = self._riders_inline(entry) if entry.contained else ()
+        riders = self._riders_sealed(entry.contained[0], entry.value) if entry.contained else ()
         return as_raised(deserialize(entry.value, riders))
 
     # --- wait ---

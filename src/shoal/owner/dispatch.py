@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NO_BACKPRESSURE = 2**62
 OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
+_ATTEMPTS_SEARCHED_MAX = 1000  # attempts whose errors are looked for; what older ones left stays until this process ends
 
 
 class Dispatcher:
@@ -113,7 +114,7 @@ class Dispatcher:
                 continue
             if task.doomed:
                 ready.popleft()
-                self._fail_with(task, self._error_of_argument(task))
+                self.fail_dependent(task)
                 continue
             lease = queue.choose(task)
             if lease is None:
@@ -144,15 +145,21 @@ class Dispatcher:
         if idle or len(outbox) >= OUTBOX_FLUSH:
             self.urgent = True
 
-    def _error_of_argument(self, task: TaskRecord) -> bytes:
+    def fail_dependent(self, task: TaskRecord) -> None:
+        """Fail a task of which an argument failed."""
         failed = next(entry for _, entry in task.lifted if entry.state == FAILED)
-        return self.make_error("dependent", task, failed.value)
+        container = failed.contained[0] if failed.contained else None
+        self._fail_with(task, self.make_error("dependent", task, failed.value), container)
 
     def encode(self, task: TaskRecord) -> tuple[Any, ...]:
         """The TASK message: (TASK, id, function id, payload, lifted arguments, options or None)."""
         table = self.table
         lifted: list[tuple[Any, ...]] = [
-            (where, entry.value) if entry.state == INLINE else (where, entry.id, table.stamp_of(entry))
+            (where, entry.id, table.stamp_of(entry))
+            if entry.state != INLINE
+            else (where, entry.value)
+            if entry.contained is None
+            else (where, entry.value, *table.stamps_inside(entry))
             for where, entry in task.lifted
         ]
         options = task.options
@@ -161,6 +168,7 @@ class Dispatcher:
             task.nested
             or len(task.returns) != 1
             or task.depth
+            or task.attempt
             or task.careful
             or task.stream
             or options.max_calls
@@ -172,8 +180,9 @@ class Dispatcher:
                 "depth": task.depth,
                 "max_calls": options.max_calls,
                 "name": options.name,
-                "stamp": (table.proc, table.node_sequence + 1) if task.nested else None,
+                "stamp": table.stamp_now() if task.nested else None,
                 "stamps": {e.id: e.stamp for e in task.nested if e.stamp} if task.nested else None,
+                "attempt": task.attempt,
                 "careful": task.careful,
                 "backlog": _backlog(task) if task.stream else None,
                 "taken": task.stream.taken if task.stream else 0,
@@ -206,32 +215,45 @@ class Dispatcher:
             if type(result) is bytes:
                 table.fulfil_plain(entry, result)
             else:
-                table.fulfil(entry, result)
+                table.fulfil(entry, result, task.unheard)
+        if task.unheard:
+            self._reclaim(task)
         self._finish(task, "FINISHED")
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
-        """(FAILED, task id, error, contained ids, kept ids, cancelled) from a worker."""
-        _, task_id, error, contained, kept, cancelled = message
+        """(FAILED, task id, error, container, kept ids, cancelled) from a worker."""
+        _, task_id, error, container, kept, cancelled = message
         task = lease.inflight.pop(task_id, None)
         if task is None:
             return
         lease.stalled = False
         if kept:
             self.table.hand_over(lease.proc, kept)
-        if not cancelled and task.retries and not task.cancelled and self.is_retriable(task, error):
-            self._retry(task)
-            return
-        self._fail_with(task, error, contained)
+        self._failed(task, error, container, cancelled)
 
     def failed_here(self, task: TaskRecord, message: tuple[Any, ...]) -> None:
         """A task that ran in place failed; the same message as `failed`."""
-        _, _, error, contained, kept, cancelled = message
+        _, _, error, container, kept, cancelled = message
         if kept:
             self.table.hand_over(self.table.proc, kept)
+        self._failed(task, error, container, cancelled)
+
+    def _failed(self, task: TaskRecord, error: bytes, container: tuple[Any, ...], cancelled: bool) -> None:
+        held = self.received_container(container)
         if not cancelled and task.retries and not task.cancelled and self.is_retriable(task, error):
             self._retry(task)
         else:
-            self._fail_with(task, error, contained)
+            task.unheard |= len(task.returns) > 1  # some may be sealed already
+            self._fail_with(task, error, held)
+        if held is not None:
+            self.table.drop_uses((held,))
+
+    def received_container(self, container: tuple[Any, ...]) -> Entry | None:
+        """The entry of what holds the refs inside an error (the third field of FAILED), with one use; None if there are none."""
+        if not container:
+            return None
+        object_id, stamp = container
+        return self.table.received_held((object_id,), stamp)[0]
 
     def crashed_here(self, task: TaskRecord, exit_code: int) -> None:
         """A task that ran in place called sys.exit: for it, and not for its parent, that is a worker's death."""
@@ -258,21 +280,33 @@ class Dispatcher:
             task.queue.ready.append(task)
 
     def _retry(self, task: TaskRecord) -> None:
+        task.attempt += 1
         if task.retries > 0:
             task.retries -= 1
         self.counters["retried"] += 1
         self._requeue(task, front=False)
         self.pump(task.queue)
 
-    def _fail_with(
-        self, task: TaskRecord, error: bytes, contained: list[bytes] | tuple[bytes, ...] = ()
-    ) -> None:
+    def _fail_with(self, task: TaskRecord, error: bytes, container: Entry | None = None) -> None:
         table = self.table
         for entry in task.returns:
-            table.fail(entry, error, contained)
+            table.fail(entry, error, container)
+        if task.unheard:
+            self._reclaim(task)
         if task.stream is not None:
             self._end_stream(task.stream, error_entry=task.returns[0] if task.returns else None)
         self._finish(task, "FAILED")
+
+    def _reclaim(self, task: TaskRecord) -> None:
+        """Find what runs of ``task`` sealed that died before they could tell: results, items, containers of errors."""
+        count = len(task.returns)
+        if task.stream is not None:
+            known = task.stream.taken + len(task.stream.items)
+            count = 1 + known + min(_backlog(task) or NO_BACKPRESSURE, self.config.generator_backlog_max)
+        ids = [return_id(task.id, index) for index in range(count)]
+        first = max(0, task.attempt - _ATTEMPTS_SEARCHED_MAX)
+        ids += [return_id(task.id, m.ERROR_INDEX - attempt) for attempt in range(first, task.attempt + 1)]
+        self.table.reclaim(ids)
 
     def _finish(self, task: TaskRecord, outcome: str) -> None:
         if task.state == DONE:
@@ -310,7 +344,7 @@ class Dispatcher:
             entry.flags |= GENERATED
             if wanted:
                 stream.items[index] = entry
-        self.table.fulfil(entry, result)
+        self.table.fulfil(entry, result, task.unheard)
         self._wake_stream(stream)
 
     def stream_ended(self, stream: Stream, total: int) -> None:
@@ -432,6 +466,8 @@ class Dispatcher:
         if running is not None:
             position = tasks.index(running)
             for task in tasks[:position]:
+                task.unheard = True
+                task.attempt += 1
                 if not task.options.max_retries:
                     self._crashed(task, details)
             self._crashed(running, details)
@@ -441,6 +477,7 @@ class Dispatcher:
         self.pump(lease.queue)
 
     def _crashed(self, task: TaskRecord, details: dict[str, Any]) -> None:
+        task.unheard = True
         if task.cancelled:
             self._fail_with(task, self.make_error("cancelled", task))
         elif task.retries:

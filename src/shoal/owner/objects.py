@@ -42,7 +42,8 @@ class Entry:
         value: INLINE: its bytes; FAILED: the bytes of its error.
         size: bytes of the stored layout, for STORED (0: unknown).
         holds: holds the daemon counts for this process.
-        contained: entries of refs inside an inline value; each counted once for this container.
+        contained: entries that an inline value or an error needs; each counted once for it. [] for an inline value whose
+            refs ride on its stored copy.
         stamp: the seal's place in its maker's stream: readers pass it on (see wire.messages).
         riders: refs of a stored container, made at the first read and shared by all reads.
     """

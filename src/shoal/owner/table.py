@@ -31,7 +31,7 @@ from shoal.refs import ObjectRef, released
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 # References to a rider that are not its users': the list, the loop variable, the argument of getrefcount.
 _RIDER_BASELINE = 3
@@ -55,6 +55,7 @@ class ObjectTable:
         self.promotions: list[Entry] = []
         self.freed: list[bytes] = []
         self._release_ids: list[bytes] = []
+        self._reclaiming: set[bytes] = set()
 
     # --- messages to the daemon ---
 
@@ -84,7 +85,17 @@ class ObjectTable:
 
     def stamp_of(self, entry: Entry) -> Stamp:
         """What a reader elsewhere must quote so that it does not overtake the seal of ``entry``."""
-        return entry.stamp or (self.proc, self.node_sequence + (1 if self._release_ids else 0))
+        return entry.stamp or self.stamp_now()
+
+    def stamp_now(self) -> Stamp:
+        """What a reader elsewhere must quote so that it does not overtake what this process has announced so far."""
+        return self.proc, self.node_sequence + (1 if self._release_ids else 0)
+
+    def stamps_inside(self, entry: Entry) -> tuple[Stamp, dict[bytes, Stamp]]:
+        """What readers of the refs inside an inline value must quote: for all, and for some of them."""
+        if not entry.contained:
+            return entry.stamp or self.stamp_now(), {}
+        return self.stamp_now(), {inner.id: inner.stamp for inner in entry.contained if inner.stamp}
 
     # --- making entries ---
 
@@ -140,14 +151,18 @@ class ObjectTable:
 
     # --- values arrive ---
 
-    def fulfil(self, entry: Entry, result: Any) -> None:
-        """A result as it came from a worker: bytes, or a tuple RESULT_INLINE or RESULT_STORED."""
+    def fulfil(self, entry: Entry, result: Any, again: bool) -> None:
+        """A result as it came from a worker: bytes, or a tuple RESULT_INLINE or RESULT_STORED.
+
+        ``again``: an earlier run may have sealed it too. The first copy is the one that counts, with the refs inside of it.
+        """
         if type(result) is bytes:
             self.fulfil_plain(entry, result)
-        elif result[0] == m.RESULT_INLINE:
-            self.fulfil_inline(entry, result[1], result[2], result[3])
+        elif result[0] == m.RESULT_INLINE and not (again and result[2]):
+            self.fulfil_inline(entry, result[1], result[2])
         else:
-            self.fulfil_stored(entry, result[1], result[2])
+            size = result[1] if type(result[1]) is int else len(result[1])
+            self.fulfil_stored(entry, size, result[2])
 
     def fulfil_plain(self, entry: Entry, value: bytes) -> None:
         """An inline result without refs (the hot path)."""
@@ -160,55 +175,71 @@ class ObjectTable:
         else:
             self._settled(entry, INLINE)
 
-    def fulfil_inline(
-        self, entry: Entry, value: bytes, contained_ids: Sequence[bytes], stamp: Stamp | None = None
-    ) -> None:
-        """A result arrived; its contained refs are held for this process by their sender's doing."""
-        if entry.state != PENDING:  # a second run of the task; the first result stands
-            if contained_ids:
-                self.drop_uses(self.received_held(contained_ids, stamp))
+    def fulfil_inline(self, entry: Entry, value: bytes, stamp: Stamp | tuple[()]) -> None:
+        """A small result arrived. With a ``stamp`` it has refs, which ride on the copy that was sealed under its id."""
+        if entry.state != PENDING:
             return
-        if contained_ids:
-            entry.contained = self.received_held(contained_ids, stamp)
         entry.value = value
+        if stamp:
+            entry.holds += 1
+            entry.stamp = stamp
+            entry.flags |= ESCAPED | PROMOTED
+            entry.contained = []
+            self._reclaiming.discard(entry.id)
         self._settled(entry, INLINE)
 
     def fulfil_stored(self, entry: Entry, size: int, stamp: Stamp | None) -> None:
         """A result was sealed in the store, with a hold for this process."""
-        entry.holds += 1
         if entry.state == PENDING:
+            entry.holds += 1
             entry.size = size
             entry.stamp = stamp
             self._settled(entry, STORED)
 
-    def fail(
-        self, entry: Entry, error: bytes, contained_ids: Sequence[bytes] = (), stamp: Stamp | None = None
-    ) -> None:
-        """The object will never have a value; ``error`` says why."""
+    def fail(self, entry: Entry, error: bytes, container: Entry | None = None) -> None:
+        """The object will never have a value; ``error`` says why. ``container`` holds the refs inside of it."""
         if entry.state not in (PENDING, BORROWED):
             return
-        if contained_ids:
-            entry.contained = self.received_held(contained_ids, stamp)
+        if container is not None:
+            entry.contained = [container]
+            container.count += 1
         entry.value = error
         self._settled(entry, FAILED)
 
+    def reclaim(self, object_ids: Iterable[bytes]) -> None:
+        """Give up holds that may have been registered by a worker that died before it could tell.
+
+        No run of their task is under way any more, and none of them has been settled as stored.
+        """
+        for object_id in object_ids:
+            entry = self.entries.get(object_id)
+            if entry is None or not (entry.holds or entry.flags & ESCAPED):
+                self._reclaiming.add(object_id)
+                self.to_node([m.WATCH, object_id, self.proc, 0])
+
     def available(self, object_id: bytes, size: int, error: bytes | None) -> None:
         """The daemon has ``object_id`` (AVAILABLE), or knows that nobody will."""
+        if object_id in self._reclaiming:
+            self._reclaiming.discard(object_id)
+            if error is None:
+                self._release_ids.append(object_id)
         entry = self.entries.get(object_id)
         if entry is None or entry.state != BORROWED:
             return
         entry.flags &= ~WATCHED
         if error is not None:
             entry.value = error
+            entry.flags |= ESCAPED  # it is not this process that would write it to the store
             self._settled(entry, FAILED)
         else:
             entry.size = size
             self._settled(entry, STORED)
 
     def _settled(self, entry: Entry, state: int) -> None:
+        owned = entry.state == PENDING
         entry.state = state
         entry.task = None
-        if entry.flags & ESCAPED and state != STORED and not entry.flags & PROMOTED:
+        if owned and entry.flags & ESCAPED and state != STORED and not entry.flags & PROMOTED:
             self.promote(entry)
         waiters = entry.waiters
         if waiters is not None:
@@ -250,6 +281,7 @@ class ObjectTable:
         """Have the shell write an inline value (or an error) to the store, with a hold for this process."""
         entry.flags |= PROMOTED | ESCAPED
         entry.holds += 1
+        self._reclaiming.discard(entry.id)
         for inner in entry.contained or ():
             self.escape(inner)
         self.to_node([m.EXPECT, entry.id])
@@ -327,13 +359,25 @@ class ObjectTable:
             self.to_node([m.HOLD, self.proc, b"".join(missing)])
 
     def riders_in_use(self, riders: list[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
-        """Those of ``riders`` that somebody besides the list refers to, or whose entry is in use."""
+        """Those of ``riders`` that somebody besides the list refers to, whose entry is in use, or that were sent on."""
         kept = []
         for ref in riders:
             entry = ref._entry
-            if getrefcount(ref) > _RIDER_BASELINE or (entry is not None and entry.count > 1):
+            if getrefcount(ref) > _RIDER_BASELINE or (
+                entry is not None and (entry.count > 1 or entry.flags & ESCAPED)
+            ):
                 kept.append(ref)
         return kept
+
+    @staticmethod
+    def riders_of_idle(riders: list[ObjectRef[Any]]) -> list[list[ObjectRef[Any]]]:
+        """The riders of containers that go with the list ``riders``: read while it lived, and not in use themselves."""
+        lists = []
+        for ref in riders:
+            entry = ref._entry
+            if entry is not None and entry.riders and entry.count <= 1 and not entry.holds:
+                lists.append(entry.riders)
+        return lists
 
     # --- asked by people ---
 

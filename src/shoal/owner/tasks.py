@@ -50,12 +50,14 @@ class TaskRecord:
         doomed: a top-level argument failed, and so will this.
         retries: how many more attempts are allowed; -1: any number.
         parent: id of the task that submitted it, or None.
+        attempt: which run of it this is, from 0.
+        unheard: a run of it ended with its worker, which may have sealed things that this process does not know of.
         careful: its worker sends its result at once and runs no child in its place: it may not run twice, or crashed before.
     """
 
     __slots__ = (
-        "cancelled", "careful", "depth", "doomed", "function", "id", "lease", "lifted", "nested", "options", "parent", "payload", "queue",
-        "retries", "returns", "state", "stream", "unresolved",
+        "attempt", "cancelled", "careful", "depth", "doomed", "function", "id", "lease", "lifted", "nested",
+        "options", "parent", "payload", "queue", "retries", "returns", "state", "stream", "unheard", "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,8 @@ class TaskRecord:
         self.retries = options.max_retries
         self.lease: Lease | None = None
         self.cancelled = False
+        self.attempt = 0
+        self.unheard = False
         self.careful = not options.max_retries
         self.parent: bytes | None = None
         self.depth = 0

@@ -109,13 +109,17 @@ CONSUMED = 205  # (task id, count): items of a generator the reader has taken
 # --- worker → submitter -------------------------------------------------------------------------
 
 DONE = 220  # (task id, results, kept ids, run time µs)
-FAILED = 221  # (task id, error blob, contained ids, kept ids, retriable kind)
+FAILED = 221  # (task id, error blob, container, kept ids, cancelled)
+#   container: () or (id, stamp): an object that holds the refs inside the error, sealed with a hold for the submitter
 GIVEN_BACK = 222  # ([task ids]) not started, and never will be here
 ITEM = 223  # (task id, index, result): a streaming generator yielded
 RUNNING = 224  # (task id) it has started and takes long: send nothing more meanwhile
 USED_UP = 225  # () the worker has run its last task (max_calls)
 
 # A result is plain bytes (an inline value without refs), or one of:
-RESULT_INLINE = 0  # (RESULT_INLINE, bytes, contained ids, stamp or None): holds on contained ones are registered for the submitter
+RESULT_INLINE = 0  # (RESULT_INLINE, bytes, stamp): also sealed with a hold for the submitter; the refs inside ride on that
 RESULT_STORED = 1  # (RESULT_STORED, size, stamp): sealed with a hold for the submitter
-# stamp: (proc, number). The one result of a streaming generator has the number of items as a fifth field.
+# stamp: (proc, number). The one result of a streaming generator is (RESULT_INLINE, bytes, (), None, number of items).
+# What was sealed before a worker died without telling is found by its id: the submitter asks (WATCH) and drops its hold. So an
+# id under a task is only ever sealed by a run of that task; an error's container has return index ERROR_INDEX - attempt.
+ERROR_INDEX = 2**32 - 1
