@@ -541,7 +541,7 @@ class Dispatcher:
             {
                 "id": task.id.hex(),
                 "name": task.name,
-                "state": STATE_NAMES[task.state],
+                "state": "AT_WORKER" if queued_behind(task) else STATE_NAMES[task.state],
                 "worker_pid": task.lease.pid if task.lease is not None else None,
                 "retries_left": task.retries,
             }
@@ -565,6 +565,14 @@ class Dispatcher:
             assert task.state != WAITING or task.unresolved > 0, task
             assert task.state != QUEUED or task in task.queue.ready, task
             assert not task.returns or all(self.table.entries.get(e.id) is e for e in task.returns), task
+
+
+def queued_behind(task: TaskRecord) -> int:
+    """How many tasks are ahead of a sent one at its worker; 0 for one that runs (calls of actors may run side by side)."""
+    lease = task.lease
+    if task.state != SENT or lease is None or not isinstance(task.queue, ShapeQueue):
+        return 0
+    return next((place for place, task_id in enumerate(lease.inflight) if task_id == task.id), 0)
 
 
 def _backlog(task: TaskRecord) -> int | None:

@@ -390,6 +390,7 @@ class ObjectTable:
             "references": entry.count,
             "holds": entry.holds,
             "task": entry.task.id.hex() if entry.task is not None else "",
+            "function": entry.task.name if entry.task is not None else "",
             "callsite": entry.callsite or "",
         }
 
