@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import current_task
+from shoal.owner.dispatch import queued_behind
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STATE_NAMES, Entry
 from shoal.owner.tasks import QUEUED, SENT, WAITING
 
@@ -109,8 +110,12 @@ class Explain:
         if task.state == SENT:
             if lease is None:
                 return "runs in this process"
-            ahead = _position(task)
-            return f"waits behind {_count(ahead, 'task')} at worker {lease.pid}" if ahead else f"runs at worker {lease.pid}"
+            ahead = queued_behind(task)
+            return (
+                f"waits behind {_count(ahead, 'task')} at worker {lease.pid}"
+                if ahead
+                else f"runs at worker {lease.pid}"
+            )
         actor = self._runtime.actors.describe_wait(task)
         if actor is not None:
             return actor
@@ -118,8 +123,15 @@ class Explain:
             queue = task.queue
             if queue.infeasible:
                 return f"cannot run now: {queue.infeasible}"
-            needs = ", ".join(f"{units / 10_000:g} {name}" for name, units in queue.resources.items()) or "no resources"
-            leased = f"{_count(len(queue.leases), 'worker')} leased, all busy" if queue.leases else "none leased yet"
+            needs = (
+                ", ".join(f"{units / 10_000:g} {name}" for name, units in queue.resources.items())
+                or "no resources"
+            )
+            leased = (
+                f"{_count(len(queue.leases), 'worker')} leased, all busy"
+                if queue.leases
+                else "none leased yet"
+            )
             return f"waits for a worker with {needs} ({leased})"
         return f"waits for {_count(task.unresolved, 'argument')}"
 
@@ -152,17 +164,26 @@ class Explain:
         known = {object_id.hex() for object_id in runtime.table.entries}
         for task_id, name, outcome in runtime.dispatch.finished:
             if task_id.hex().startswith(prefix) and task_id.hex() not in known:
-                rows.append({"lines": [f"task {task_id.hex()} {name!r} has {outcome}; nobody here refers to its result"]})
+                rows.append(
+                    {
+                        "lines": [
+                            f"task {task_id.hex()} {name!r} has {outcome}; nobody here refers to its result"
+                        ]
+                    }
+                )
         return rows[:_OBJECTS_MAX] + self._running(prefix)
 
     def _row(self, entry: Entry, start: str) -> dict[str, Any]:
         links = self._links(entry)
         lines = [f"{start}{self._phrase(entry)}"]
-        lines += [f"{'  ' * depth}object {link.id.hex()} {self._phrase(link)}" for depth, link in enumerate(links[1:], 1)]
+        lines += [
+            f"{'  ' * depth}object {link.id.hex()} {self._phrase(link)}"
+            for depth, link in enumerate(links[1:], 1)
+        ]
         row: dict[str, Any] = {"lines": lines}
         task = links[-1].task
         if task is not None and links[-1].state == PENDING:
-            if task.state == SENT and task.lease is not None and not _position(task):
+            if task.state == SENT and task.lease is not None and not queued_behind(task):
                 row["running"] = task.id.hex()
             elif task.state == QUEUED and getattr(task.queue, "shape_id", None):
                 row["shape"] = task.queue.shape_id
@@ -182,12 +203,6 @@ class Explain:
             for entry in missing[:_SHOWN_MAX]:
                 rows.append(self._row(entry, f"{head} for object {entry.id.hex()} "))
         return rows
-
-
-def _position(task: TaskRecord) -> int:
-    """How many tasks are ahead of a sent one at its worker."""
-    assert task.lease is not None, task
-    return next((place for place, task_id in enumerate(task.lease.inflight) if task_id == task.id), 0)
 
 
 def _count(number: int, what: str) -> str:
