@@ -72,7 +72,7 @@ class Results:
     def _seal(self, object_id: bytes, packed: Serialized, flags: int, submitter: bytes, name: str) -> Stamp:
         runtime = self._runtime
         runtime.values.escape_all(packed.refs)
-        runtime.store.seal(object_id, packed, flags, submitter, name)
+        runtime.store.seal(object_id, packed, flags, submitter, f"result of {name}")
         with runtime.lock:
             return runtime.table.stamp_now()
 

@@ -143,7 +143,7 @@ class Packer:
         shared = self._if_equal(known, packed) if known is not None else None
         if shared is not None:
             return shared
-        ref = runtime.values.put_stored(packed, callsite, key[0])
+        ref = runtime.values.put_stored(packed, f"argument of {callsite}", key[0])
         if len(self._known) >= _KNOWN_MAX:
             self._known.clear()
         self._known[key] = ref.id

@@ -414,8 +414,11 @@ class Runtime:
         timeout_s: float | None,
         entries: list[Entry] | None,
         interruptible: Interruptible,
+        warn_s: float | None = None,
     ) -> bool:
+        """Wait for ``awaited``; after ``warn_s``, say once what of ``entries`` is missing."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        warn_at = None if warn_s is None else time.monotonic() + warn_s
         blocked = False
         token = object()
 
@@ -432,12 +435,17 @@ class Runtime:
         proxy: Awaited = Interrupted(awaited, interruptible) if interruptible.active else awaited
         try:
             while True:
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                warns = warn_at is not None and (deadline is None or warn_at < deadline)
+                until = warn_at if warns else deadline
+                left = None if until is None else max(until - time.monotonic(), 0.0)
                 done = self.reactor.wait(proxy, left, on_block)
                 if interruptible.hit is not None:
                     interruptible.deliver()
                     continue
-                return done and awaited.ready
+                if done or not warns:
+                    return done and awaited.ready
+                warn_at = None
+                self.report(self.explain.waiting(entries or []))
         finally:
             if blocked and self.unblocked_hook is not None:
                 with self.lock:
@@ -447,18 +455,11 @@ class Runtime:
 
     def wait_for_objects(self, awaited: Awaited, entries: list[Entry], deadline: float | None) -> bool:
         """Wait for objects: says after a while what it waits for; Ctrl-C cancels their tasks (main thread)."""
-        warn_s = self.config.get_warning_s
+        warn_s = self.config.get_warning_s if entries else None
         with Interruptible(self.reactor.ring) as interruptible:
             try:
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                if left is not None and left <= warn_s:
-                    return self._wait_interruptible(awaited, left, entries, interruptible)
-                if self._wait_interruptible(awaited, warn_s, entries, interruptible):
-                    return True
-                if entries:
-                    self.report(self.explain.waiting(entries))
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                return self._wait_interruptible(awaited, left, entries, interruptible)
+                return self._wait_interruptible(awaited, left, entries, interruptible, warn_s)
             except KeyboardInterrupt:
                 if self.kind == "driver":  # in a worker it is the waiting task that was cancelled
                     self.cancel_entries(entries)
