@@ -75,6 +75,8 @@ class _Inquiry:
             task = row.get("running")
             if type(task) is str:
                 self._to_follow.append(task)
+            if type(row.get("waits")) is str:  # its worker knew it by itself
+                self._followed.add(row["waits"])
             self._rows.append(row)
         self._follow()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.context import current_task
 from shoal.owner.dispatch import queued_behind
-from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STATE_NAMES, Entry
+from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, Entry
 from shoal.owner.tasks import QUEUED, SENT, WAITING
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Explain:
             return "has failed: get raises its error"
         if entry.state == INLINE:
             return "is there, in the memory of this process"
-        return f"is {STATE_NAMES[entry.state]}"
+        return "is there, in the store"
 
     def _task_phrase(self, task: TaskRecord) -> str:
         lease = task.lease
@@ -199,9 +199,10 @@ class Explain:
             head = f"task {context.task_id.hex()} {context.name!r} has waited {now - since:.1f} s here"
             missing = self._missing(entries)
             if not missing:
-                rows.append({"lines": [head]})
+                rows.append({"lines": [head], "waits": context.task_id.hex()})
             for entry in missing[:_SHOWN_MAX]:
-                rows.append(self._row(entry, f"{head} for object {entry.id.hex()} "))
+                row = self._row(entry, f"{head} for object {entry.id.hex()} ")
+                rows.append({**row, "waits": context.task_id.hex()})
         return rows
 
 
