@@ -88,9 +88,7 @@ class ClientStore:
             if offset is not None:
                 self._ask_ahead()
                 return offset
-            self.drain()
-            self._table.drain_released()
-            self.release_freed()
+            self.give_back()
             number, answer = self._node.ask()
             self._table.to_node([m.ALLOC, number, *self.extents.want(size)])
         runtime.wait(answer, None)
@@ -216,6 +214,12 @@ class ClientStore:
         return make_view(self.region, pin.offset, pin.size, object_id, self.closed_views), pin.flags
 
     # --- giving back (lock held) ---
+
+    def give_back(self) -> None:
+        """Tell the daemon of every ref and view that has died by now."""
+        self.drain()
+        self._table.drain_released()
+        self.release_freed()
 
     def drain(self) -> None:
         """Count views that died since the last call; unpin what was recalled."""

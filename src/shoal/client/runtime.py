@@ -572,6 +572,7 @@ class Runtime:
     def request(self, method: str, params: dict[str, Any], timeout_s: float = 10.0) -> Any:
         """Ask the daemon a question (REQUEST); raises RuntimeError with its answer if it cannot."""
         with self.lock:
+            self.store.give_back()  # so that the answer knows of what this process has let go of
             number, answer = self.node.ask()
             self.table.to_node([m.REQUEST, number, method, params])
         if not self.wait(answer, timeout_s):
