@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 _BINARY = {"KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
+_GAP = "  "
+_INDENT = "    "
+
+
 @dataclass(frozen=True)
 class Table:
-    """Columns are names; ">" in front aligns one to the right. `notes` are lines under the table."""
+    """Columns are names; ">" in front aligns one to the right.
+
+    Attributes:
+        details: columns that say more. One without any content ("" or "-") is left out; where the table is too wide, they
+            go, in this order and as far as needed, into lines of their own under their row.
+        notes: lines under the table.
+        empty: what to say instead of a table without rows.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
     notes: Sequence[str] = field(default=())
+    details: Sequence[str] = field(default=())
+    empty: str = "none"
 
 
 def bytes_text(size: float, units: str = "auto") -> str:
@@ -82,18 +96,59 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[len(text) - length + 1 :]
 
 
-def plain_lines(table: Table) -> list[str]:
-    """The table as aligned text, for pipes and logs."""
-    names = [column.lstrip(">") for column in table.columns]
-    widths = [max([len(name), *(len(row[index]) for row in table.rows)]) for index, name in enumerate(names)]
-    right = [column.startswith(">") for column in table.columns]
+_NOTHING = frozenset({"", "-"})
 
-    def line(cells: Iterable[str]) -> str:
-        padded = [
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(cells, widths, right, strict=True)
-        ]
-        return "  ".join(padded).rstrip()
 
+def table_lines(table: Table, width: int | None = None) -> list[str]:
+    """The table as aligned text: its title (if it has one), the names of its columns, rows and notes.
+
+    Args:
+        width: characters in a line of the terminal; None (pipes and logs): as many as it takes.
+    """
     head = [table.title] if table.title else []
-    return [*head, line(names), *(line(row) for row in table.rows), *table.notes]
+    notes = [line for note in table.notes for line in _wrapped(note, width, "")]
+    if not table.rows:
+        return [*head, f"{_GAP}{table.empty}", *notes]
+    names = [column.lstrip(">") for column in table.columns]
+    right = {name for name, column in zip(names, table.columns, strict=True) if column.startswith(">")}
+    rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
+    blank = {name for name in table.details if all(row[name] in _NOTHING for row in rows)}
+    shown = [name for name in names if name not in blank]
+    below = _too_much(shown, widths, table.details, width)
+    shown = [name for name in shown if name not in below]
+
+    def line(cells: Mapping[str, str]) -> str:
+        aligned = [
+            cells[name].rjust(widths[name]) if name in right else cells[name].ljust(widths[name])
+            for name in shown
+        ]
+        return _GAP.join(aligned).rstrip()
+
+    lines = [*head, line({name: name for name in names})]
+    for row in rows:
+        said = [f"{name.lower()}: {row[name]}" for name in below if row[name] not in _NOTHING]
+        lines += [line(row), *_wrapped("; ".join(said), width, _INDENT)]
+    return [*lines, *notes]
+
+
+def _too_much(
+    shown: Sequence[str], widths: Mapping[str, int], details: Sequence[str], width: int | None
+) -> list[str]:
+    """Which of ``details`` have to go below their rows so that the others fit into ``width``."""
+    below: list[str] = []
+    if width is not None:
+        needed = sum(widths[name] + len(_GAP) for name in shown) - len(_GAP)
+        for name in details:
+            if needed <= width:
+                break
+            if name in shown:
+                below.append(name)
+                needed -= widths[name] + len(_GAP)
+    return below
+
+
+def _wrapped(text: str, width: int | None, indent: str) -> list[str]:
+    if width is None:
+        return [indent + text] if text else []
+    return textwrap.wrap(text, max(width, 20), initial_indent=indent, subsequent_indent=indent)

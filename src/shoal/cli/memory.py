@@ -35,10 +35,14 @@ def memory_command(
 ) -> None:
     """Show what is in the object store, who holds it, by which kind of hold, and where it was made.
 
-    A hold is a reference that a process (or another object) has; a pin is a view into the memory. SIZE is
-    what an object takes out of the store, and the line under the table adds it up to what is used.
+    A hold is a reference that a process (or another object) has. A pin is a view into the memory; a process keeps it for
+    the next read until the room is needed. SIZE is what an object takes out of the store, and the line under the table
+    adds it up to what is used.
     """
     nodes = ask_all(address, temp_dir, "memory")
+    if not stats_only and not group_by:
+        answers = ask_all(address, temp_dir, "tasks")
+        nodes = report.with_tasks(nodes, [row for answer in answers for row in answer["rows"]])
     rows = report.sort_rows(report.rows_of(nodes), sort_by)
     if as_json:
         answer: dict[str, Any] = {}

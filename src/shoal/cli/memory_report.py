@@ -22,16 +22,28 @@ _NO_PID = 2**63
 _BYTES = (
     ("capacity", "capacity"),
     ("used", "used"),
-    ("sealed", "  objects"),
-    ("leased", "  leased to writers"),
-    ("duplicates", "  duplicates"),
+    ("sealed", "  by objects"),
+    ("leased", "  leased to writers ahead of need"),
+    ("duplicates", "  by duplicates that are still read"),
+    ("high_water", "used at most"),
     ("free", "free"),
     ("largest_free", "  longest piece"),
-    ("high_water", "used at most"),
     ("primary", "primary copies"),
     ("secondary", "secondary copies"),
-    ("pinned", "pinned"),
-    ("cached", "kept by pins alone"),
+    ("pinned", "pinned by processes"),
+    ("cached", "  and referred to by nobody"),
+)
+# What happened since the start: key, what it is.
+_COUNTS = (
+    ("seals", "objects made"),
+    ("frees", "objects freed"),
+    ("dedups", "copies saved: the same bytes were there"),
+    ("pins", "pins granted"),
+    ("allocs", "leases to writers"),
+    ("evictions", "copies evicted"),
+    ("spilled", "spilled to disk"),
+    ("restored", "restored from disk"),
+    ("fetches", "fetched from other nodes"),
 )
 
 
@@ -52,43 +64,62 @@ def _pids(row: Row) -> list[int]:
     return [holder["pid"] for holder in row["holders"] if holder.get("pid")]
 
 
+def with_tasks(nodes: Iterable[Node], tasks: Iterable[Row]) -> list[Node]:
+    """The answers of ``nodes``, with the name of the task that each worker among the holders runs."""
+    running: dict[int, str] = {}
+    for task in tasks:
+        if task["state"] == "RUNNING" and task.get("worker_pid"):
+            running.setdefault(task["worker_pid"], task["name"])
+
+    def named(holder: Mapping[str, Any]) -> dict[str, Any]:
+        task = running.get(holder.get("pid") or 0) if holder.get("role") == "worker" else None
+        return {**holder, "task": task} if task else dict(holder)
+
+    def row_named(row: Row) -> dict[str, Any]:
+        return {**row, "holders": [named(holder) for holder in row["holders"]]}
+
+    return [{**node, "rows": [row_named(row) for row in node.get("rows", ())]} for node in nodes]
+
+
 def holders_text(holders: Iterable[Mapping[str, Any]]) -> str:
-    """Who, and by which kinds of hold: "driver 12 (hold ×2, pin), object 9f… (container)"."""
+    """Who, and by which kinds of hold: "driver 12 (hold ×2, pin), worker 13 in f (pin), object 9f (contains it)"."""
     kinds: dict[str, list[str]] = {}
     for holder in holders:
         count = holder.get("count", 1)
-        kind = str(holder["kind"]) + (f" ×{count}" if count != 1 else "")
-        kinds.setdefault(_who(holder), []).append(kind)
+        kind = "contains it" if holder["kind"] == "container" else str(holder["kind"])
+        kinds.setdefault(_who(holder), []).append(kind + (f" ×{count}" if count != 1 else ""))
     return ", ".join(f"{who} ({', '.join(held)})" for who, held in kinds.items()) or "nobody"
 
 
 def _who(holder: Mapping[str, Any]) -> str:
     role = holder.get("role") or "process"
-    task = f" {holder['task']}" if holder.get("task") else ""
+    task = f" in {holder['task']}" if holder.get("task") else ""
     if holder.get("name"):
-        return str(holder["name"])
+        return f"{holder['name']}{task}"
     if holder.get("pid"):
         return f"{role} {holder['pid']}{task}"
-    return f"{role} {str(holder.get('proc', '?'))[:16]}"
+    return f"{role} {holder.get('proc', '?')}"
 
 
 def objects_table(rows: Sequence[Row], nodes: Sequence[Node], units: str, limit: int | None) -> Table:
     """A row per object, at most ``limit``, and under it the sum that must come out as what is used."""
     shown = rows if limit is None else rows[:limit]
+    several = len(nodes) > 1
     lines = [
         (
             row["id"],
             bytes_text(row["allocated_bytes"], units),
-            row["node_id"][:8],
             row["state"],
-            holders_text(row["holders"]),
-            shorten(row.get("callsite") or "-", _CALLSITE_LENGTH),
             age_text(row["age_s"]),
+            row["node_id"][:8] if several else "-",
+            shorten(row.get("callsite") or "-", _CALLSITE_LENGTH),
+            holders_text(row["holders"]),
         )
         for row in shown
     ]
-    columns = ("OBJECT", ">SIZE", "NODE", "STATE", "HELD BY", "CALL SITE", ">AGE")
-    return Table(columns, lines, "Objects", sum_lines(rows, nodes, units, len(shown)))
+    columns = ("OBJECT", ">SIZE", "STATE", ">AGE", "NODE", "CALL SITE", "HELD BY")
+    notes = sum_lines(rows, nodes, units, len(shown))
+    return Table(columns, lines, "Objects", notes, details=("HELD BY", "CALL SITE", "NODE"))
 
 
 def sum_lines(rows: Sequence[Row], nodes: Sequence[Node], units: str, shown: int) -> list[str]:
@@ -175,14 +206,16 @@ def stats_tables(nodes: Sequence[Node], units: str) -> list[Table]:
     columns = ("", *(f">{name}" for name, _ in named))
     space = [(text, *(bytes_text(stats.get(key, 0), units) for _, stats in named)) for key, text in _BYTES]
     space.append(("fragmented", *(f"{stats.get('fragmentation', 0):.0%}" for _, stats in named)))
-    known = {key for key, _ in _BYTES} | {"fragmentation"}
-    counters = dict.fromkeys(key for _, stats in named for key in stats if key not in known)
-    counts = [(key.replace("_", " "), *(_count(key, stats, units) for _, stats in named)) for key in counters]
-    return [Table(columns, space, "Object store"), Table(columns, counts, "Counted since the start")]
+    space.append(("objects", *(f"{stats.get('objects', 0):,}" for _, stats in named)))
+    known = {key for key, _ in (*_BYTES, *_COUNTS)} | {"fragmentation", "objects"}
+    others = dict.fromkeys(key for _, stats in named for key in stats if key not in known)
+    counters = [*_COUNTS, *((key, key.replace("_", " ")) for key in others)]
+    counts = [(text, *(_count(key, stats, units) for _, stats in named)) for key, text in counters]
+    return [Table(columns, space, "Object store"), Table(columns, counts, "Since the start")]
 
 
 def _count(key: str, stats: Stats, units: str) -> str:
     value = stats.get(key, 0)
     if key.endswith("_bytes") or key in {"spilled", "restored"}:
         return bytes_text(value, units)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:,g}" if isinstance(value, float) else f"{value:,}"

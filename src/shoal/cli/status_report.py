@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.cli.format import Table, age_text, bytes_text, resources_text, shorten, usage_text
+from shoal.cli.memory_report import holders_text
 
 Row = Mapping[str, Any]
 _ID_LENGTH = 8
@@ -32,7 +33,8 @@ def nodes_table(nodes: Iterable[Row]) -> Table:
                 str(node.get("reason") or "-") if dead or state != "ALIVE" else "-",
             )
         )
-    return Table(("NODE", "NAME", ">PID", "STATE", "USED", "STORE", "WHY"), rows, "Nodes")
+    columns = ("NODE", "NAME", ">PID", "STATE", "USED", "STORE", "WHY")
+    return Table(columns, rows, "Nodes", details=("WHY", "NAME"))
 
 
 def fresh_nodes(status: Row) -> list[Row]:
@@ -50,10 +52,10 @@ def pending_table(status: Row) -> Table | None:
     rows = [
         (
             row.get("name") or "-",
-            row.get("submitter") or "-",
-            resources_text(row["resources"]),
             str(row.get("backlog", "")),
+            resources_text(row["resources"]),
             age_text(row.get("waiting_s", 0.0)),
+            row.get("submitter") or "-",
             row.get("reason") or "-",
         )
         for row in status.get("pending", ())
@@ -64,19 +66,18 @@ def pending_table(status: Row) -> Table | None:
         rows += [
             (
                 "-",
-                f"node {node['node_id'][:_ID_LENGTH]}",
-                resources_text(demand["resources"]),
                 str(demand.get("count", "")),
+                resources_text(demand["resources"]),
                 "-",
+                f"node {node['node_id'][:_ID_LENGTH]}",
                 demand.get("reason") or "-",
             )
             for demand in node.get("pending", ())
         ]
     if not rows:
         return None
-    return Table(
-        ("FUNCTION", "FOR", "NEEDS", ">TASKS", ">SINCE", "WHY IT WAITS"), rows, "Waiting for resources"
-    )
+    columns = ("FUNCTION", ">TASKS", "NEEDS", ">SINCE", "FOR", "BECAUSE")
+    return Table(columns, rows, "Waiting for resources", details=("BECAUSE", "FOR"))
 
 
 def status_lines(status: Row) -> list[str]:
@@ -138,27 +139,23 @@ def list_table(kind: str, rows: Sequence[Row], now_s: float) -> Table:
 
 
 def _workers_table(rows: Sequence[Row]) -> Table:
-    columns = (">PID", "WORKER", "NODE", "STATE", ">SINCE", "FOR", "HOLDS", "DOING")
+    columns = (">PID", "STATE", ">SINCE", "NODE", "USES", "FOR", "DOING")
     lines = [
         (
             str(row["pid"]),
-            row["worker_id"],
-            row["node_id"][:_ID_LENGTH],
             row["state"],
             age_text(row["since_s"]),
-            row["submitter"] or row["job"] or "-",
+            row["node_id"][:_ID_LENGTH],
             resources_text(row["resources"]),
+            row["submitter"] or row["job"] or "-",
             _doing(row),
         )
         for row in rows
     ]
-    return Table(columns, lines, "Workers")
+    return Table(columns, lines, "Workers", details=("DOING", "FOR"))
 
 
 def _doing(row: Row) -> str:
-    note = row.get("note")
-    if isinstance(note, Mapping) and note:
-        return ", ".join(f"{key} {value}" for key, value in note.items())
     task = str(row.get("task_id") or "").strip("0")
     return f"task {row['task_id']}" if task else row.get("reason") or "-"
 
@@ -170,12 +167,17 @@ def _tasks_table(rows: Sequence[Row]) -> Table:
             row["name"] or "-",
             row["state"],
             str(row.get("worker_pid") or "-"),
-            "-" if row.get("retries_left") is None else str(row["retries_left"]),
+            "-" if row.get("retries_left") is None else _retries(row["retries_left"]),
             row.get("process") or "-",
         )
         for row in rows
     ]
-    return Table(("TASK", "FUNCTION", "STATE", ">WORKER", ">RETRIES LEFT", "OWNER"), lines, "Tasks")
+    columns = ("TASK", "FUNCTION", "STATE", ">WORKER", "RETRIES LEFT", "OWNER")
+    return Table(columns, lines, "Tasks", details=("RETRIES LEFT", "OWNER"))
+
+
+def _retries(left: int) -> str:
+    return "any" if left < 0 else str(left)
 
 
 def _objects_table(rows: Sequence[Row]) -> Table:
@@ -183,16 +185,16 @@ def _objects_table(rows: Sequence[Row]) -> Table:
         (
             row["id"],
             row["state"],
-            bytes_text(row["size_bytes"] or 0),
+            bytes_text(row["size_bytes"]) if row["size_bytes"] else "-",
             str(row["references"]),
-            row.get("task") or "-",
-            shorten(row.get("callsite") or "-", 40),
+            shorten(row.get("callsite") or row.get("function") or "-", 40),
             row.get("process") or "-",
         )
         for row in rows
     ]
-    columns = ("OBJECT", "STATE", ">SIZE", ">REFS", "TASK", "CALL SITE", "PROCESS")
-    return Table(columns, lines, "Objects, as each process that has a reference knows them")
+    columns = ("OBJECT", "STATE", ">SIZE", ">REFS", "CALL SITE", "PROCESS")
+    title = "Objects, as each process that has a reference knows them"
+    return Table(columns, lines, title, details=("PROCESS", "CALL SITE"))
 
 
 def _jobs_table(rows: Sequence[Row], now_s: float) -> Table:
@@ -208,7 +210,8 @@ def _jobs_table(rows: Sequence[Row], now_s: float) -> Table:
         )
         for row in rows
     ]
-    return Table(("JOB", ">PID", "NODE", "SCRIPT", "NAMESPACE", ">RUNNING", ">WORKERS"), lines, "Jobs")
+    columns = ("JOB", ">PID", "NODE", "SCRIPT", "NAMESPACE", ">RUNNING", ">WORKERS")
+    return Table(columns, lines, "Jobs", details=("NAMESPACE", "NODE"))
 
 
 def silent_notes(silent: Sequence[str]) -> list[str]:
@@ -221,13 +224,25 @@ def silent_notes(silent: Sequence[str]) -> list[str]:
 def why_lines(wanted: str, answer: Row) -> list[str]:
     """What each process knows about ``wanted``; lines of one process are indented under its name."""
     lines: list[str] = []
+    last = None
     for row in answer.get("rows", ()):
-        if isinstance(row, str):
-            lines.append(row)
-            continue
-        lines += [f"{row.get('process', '?')}:", *(f"  {line}" for line in row.get("lines", ()))]
+        process = row.get("process", "?")
+        if process != last:
+            lines.append(f"{process}:")
+            last = process
+        said = [_stored_line(row)] if "object" in row else row.get("lines", ())
+        lines += [f"  {line}" for line in said]
     if not lines:
         lines = [
             f"nobody here knows {wanted}: it was freed, has never existed, or belongs to another machine"
         ]
     return [*lines, *silent_notes(answer.get("silent", ()))]
+
+
+def _stored_line(row: Row) -> str:
+    stored = row["object"]
+    size, age = bytes_text(stored["allocated_bytes"]), age_text(stored["age_s"])
+    return (
+        f"object {stored['id']} is there, on node {row['node_id'][:_ID_LENGTH]} ({size}, {stored['state']}, {age} old); "
+        f"call site: {stored.get('callsite') or '-'}; held by: {holders_text(stored['holders'])}"
+    )

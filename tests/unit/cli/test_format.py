@@ -1,6 +1,8 @@
 """Values and tables as people read them."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal.cli import format as fmt
 from shoal.cli.common import parse_pairs
@@ -67,7 +69,59 @@ def test_shorten_keeps_the_end():
 
 def test_tables_are_aligned():
     table = fmt.Table(("NAME", ">N"), [("a", "1"), ("long", "22")], "Title", ["note"])
-    assert fmt.plain_lines(table) == ["Title", "NAME   N", "a      1", "long  22", "note"]
+    assert fmt.table_lines(table) == ["Title", "NAME   N", "a      1", "long  22", "note"]
+    assert fmt.table_lines(table, 80) == fmt.table_lines(table)
+
+
+def test_a_table_without_rows_says_so():
+    assert fmt.table_lines(fmt.Table(("A",), [], "Title", ["note"])) == ["Title", "  none", "note"]
+    assert fmt.table_lines(fmt.Table(("A",), [], empty="nobody")) == ["  nobody"]
+
+
+WIDE = fmt.Table(
+    ("ID", "BECAUSE", ">N", "FOR"),
+    [("a", "it is long, and wraps", "1", "x"), ("b", "-", "2", "yy")],
+    details=("BECAUSE", "FOR"),
+    notes=["one two three"],
+)
+
+
+def test_details_go_below_their_rows_as_far_as_needed():
+    assert fmt.table_lines(WIDE, 40)[0] == "ID  BECAUSE                N  FOR"
+    assert fmt.table_lines(WIDE, 32) == [
+        "ID  N  FOR",
+        "a   1  x",
+        "    because: it is long, and",
+        "    wraps",
+        "b   2  yy",
+        "one two three",
+    ]
+    assert fmt.table_lines(WIDE, 8) == [
+        "ID  N",
+        "a   1",
+        "    because: it is",
+        "    long, and wraps;",
+        "    for: x",
+        "b   2",
+        "    for: yy",
+        "one two three",
+    ]
+
+
+def test_details_that_no_row_has_are_left_out():
+    table = fmt.Table(("ID", "WHY", "N"), [("a", "-", "-"), ("b", "", "-")], details=("WHY",))
+    assert fmt.table_lines(table) == ["ID  N", "a   -", "b   -"]
+
+
+CELL = st.text("xyz ", max_size=30).map(str.strip)
+
+
+@given(rows=st.lists(st.tuples(CELL, CELL, CELL, CELL), max_size=5), width=st.integers(1, 100))
+def test_nothing_is_lost_in_any_width(rows, width):
+    lines = fmt.table_lines(fmt.Table(("A", "B", ">C", "D"), rows, details=("D", "B")), width)
+    for letter in "xyz":
+        wanted = sum(cell.count(letter) for row in rows for cell in row)
+        assert sum(line.count(letter) for line in lines) == wanted
 
 
 def test_pairs():
