@@ -127,12 +127,16 @@ class _Exports:
     def renew(self, runtime: Runtime) -> FunctionExport:
         """Export the function to the current session."""
         blob, refs = dumps_code(self.function)
-        with runtime.lock:
-            held = [runtime.table.entry_of(ref) for ref in refs]
-            for entry in held:
-                entry.count += 1
-                runtime.table.escape(entry)
         function_id = hashlib.blake2b(blob, digest_size=_ID_SIZE).digest()
-        self.export = FunctionExport(function_id, blob, self.name, held)
+        exports = runtime.dispatch.exports
+        with runtime.lock:
+            export = exports.get(function_id)
+            if export is None:
+                held = [runtime.table.entry_of(ref) for ref in refs]
+                for entry in held:
+                    entry.count += 1
+                    runtime.table.escape(entry)
+                export = exports[function_id] = FunctionExport(function_id, blob, self.name, held)
+        self.export = export
         self.runtime = runtime
-        return self.export
+        return export

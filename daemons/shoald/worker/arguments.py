@@ -38,6 +38,25 @@ class Loaded:
         self.values: tuple[Any, ...] = ()
 
 
+def borrowed_riders(
+    runtime: Runtime, content: bytes, stamp: Stamp | None, stamps: dict[bytes, Stamp]
+) -> list[ObjectRef[Any]]:
+    """Refs for the ids inside ``content``, with entries; whoever reads them quotes ``stamps``, or for other ids ``stamp``."""
+    ids = contained_ids(content)
+    if not ids:
+        return []
+    table = runtime.table
+    riders: list[ObjectRef[Any]] = []
+    with runtime.lock:
+        for object_id in split_ids(ids):
+            entry = table.borrow(object_id)
+            if entry.state == BORROWED and entry.stamp is None:
+                entry.stamp = stamps.get(object_id, stamp)
+            entry.count += 1
+            riders.append(ObjectRef(object_id, entry))
+    return riders
+
+
 class Arguments:
     """Loads arguments in one worker."""
 
@@ -92,19 +111,9 @@ class Arguments:
         self, loaded: Loaded, content: bytes, stamp: Stamp | None, stamps: dict[bytes, Stamp]
     ) -> list[ObjectRef[Any]]:
         """Refs for the ids in ``content``; readers quote the stamps, so that they do not overtake seals."""
-        ids = contained_ids(content)
-        if not ids:
-            return []
-        table = self._runtime.table
-        riders: list[ObjectRef[Any]] = []
-        with self._runtime.lock:
-            for object_id in split_ids(ids):
-                entry = table.borrow(object_id)
-                if entry.state == BORROWED and entry.stamp is None:
-                    entry.stamp = stamps.get(object_id, stamp)
-                entry.count += 1
-                riders.append(ObjectRef(object_id, entry))
-        loaded.riders.append(riders)
+        riders = borrowed_riders(self._runtime, content, stamp, stamps)
+        if riders:
+            loaded.riders.append(riders)
         return riders
 
     def _pin(self, stored: list[Any]) -> None:

@@ -111,6 +111,7 @@ class Executor:
         runtime.run_here = self.run_here
         runtime.may_run_here = self.may_run_here
         runtime.dispatch.cancel_here = self._cancels.request
+        runtime.dispatch.forget_here = lambda function_id: self._functions.forget(None, function_id)
         runtime.serve_peers(self._on_peer)
 
     # --- the loop ---
@@ -151,8 +152,9 @@ class Executor:
             self._stop_blocking()
         if reply[0] == m.DONE:
             run_us = (now - started) * 1e6
-            function = self._functions.known[function_id]
-            function.short = run_us < 500
+            function = self._functions.known.get(function_id)
+            if function is not None:
+                function.short = run_us < 500
             reply = (*reply, run_us)
         if not peer.replies:
             peer.since = now
@@ -409,6 +411,7 @@ class Executor:
         peer: Any = connection.owner
         if peer in self._peers:
             self._peers.remove(peer)
+        self._functions.forget_all(peer)
         tasks = self._inbox.tasks
         for item in [item for item in tasks if item[0] is peer]:
             tasks.remove(item)
@@ -422,7 +425,9 @@ class Executor:
                 if tag == m.TASK:
                     tasks.append((peer, message))
                 elif tag == m.FUNCTION:
-                    self._functions.exported(message[1], message[2], message[3])
+                    self._functions.exported(peer, *message[1:])
+                elif tag == m.FORGET:
+                    self._functions.forget(peer, message[1])
                 elif tag == m.CANCEL:
                     self._cancel(peer, message[1], message[2], message[3])
                 elif tag == m.TAKE_BACK:

@@ -8,15 +8,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import split_ids
-from shoal.refs import ObjectRef
 from shoal.serialization import contained_ids, loads_code
+from shoald.worker.arguments import borrowed_riders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.client.runtime import Runtime
+    from shoal.owner.objects import Stamp
     from shoal.owner.tasks import FunctionExport
+    from shoal.refs import ObjectRef
     from shoald.worker.arguments import Loaded
 
 
@@ -38,41 +39,68 @@ class Function:
 
 
 class FunctionCache:
-    """By content hash; a function's captured refs are held as long as the process lives."""
+    """By content hash. One that captured refs holds them, and goes when no submitter may use it any more; others stay."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.known: dict[bytes, Function] = {}
-        self._exported: dict[bytes, tuple[bytes, str]] = {}
-        self._riders: list[list[ObjectRef[Any]]] = []
+        self._exported: dict[bytes, tuple[bytes, str, Stamp | None, dict[bytes, Stamp]]] = {}
+        self._riders: dict[bytes, list[ObjectRef[Any]]] = {}
+        self._users: dict[bytes, set[object]] = {}  # of functions that captured refs
         self._job_id: str | None = None
 
-    def exported(self, function_id: bytes, blob: bytes, name: str) -> None:
-        """A submitter sent a function."""
+    def exported(
+        self,
+        user: object,
+        function_id: bytes,
+        blob: bytes,
+        name: str,
+        stamp: Stamp | None = None,
+        stamps: dict[bytes, Stamp] | None = None,
+    ) -> None:
+        """A submitter (``user``; None: this process itself) sent a function. ``stamps`` are those of its captured refs."""
+        if contained_ids(blob):
+            self._users.setdefault(function_id, set()).add(user)
         if function_id not in self.known:
-            self._exported[function_id] = (blob, name)
+            self._exported[function_id] = (blob, name, stamp, stamps or {})
 
     def add_local(self, function: FunctionExport) -> None:
         """A function that this process exports itself may run here too."""
-        self.exported(function.function_id, function.blob, function.name)
+        self.exported(None, function.function_id, function.blob, function.name)
+
+    def forget(self, user: object, function_id: bytes) -> None:
+        """``user`` sends no more tasks of a function; without other users, its captured refs are let go of."""
+        users = self._users.get(function_id)
+        if users is not None:
+            users.discard(user)
+            if not users:
+                del self._users[function_id]
+                self.known.pop(function_id, None)
+                self._exported.pop(function_id, None)
+                self._riders.pop(function_id, None)
+
+    def forget_all(self, user: object) -> None:
+        """``user`` is gone."""
+        for function_id in [function_id for function_id, users in self._users.items() if user in users]:
+            self.forget(user, function_id)
 
     def get(self, function_id: bytes, loaded: Loaded) -> Function:
         """The function, loaded now if it is new; raises what its import raises."""
         function = self.known.get(function_id)
         if function is None:
-            blob, name = self._exported[function_id]
-            ids = contained_ids(blob)
-            riders: list[ObjectRef[Any]] = (
-                [ObjectRef(object_id) for object_id in split_ids(ids)] if ids else []
-            )
+            blob, name, stamp, stamps = self._exported[function_id]
+            riders = borrowed_riders(self._runtime, blob, stamp, stamps)
             call = loads_code(blob, riders)
             if inspect.iscoroutinefunction(call):
                 call = _Coroutine(call)
-            function = self.known[function_id] = Function(call, name)
-            del self._exported[function_id]
+            function = Function(call, name)
             if riders:
-                self._riders.append(riders)
                 loaded.riders.append(riders)
+                if function_id not in self._users:  # its submitter left in the meantime
+                    return function
+                self._riders[function_id] = riders
+            self.known[function_id] = function
+            self._exported.pop(function_id, None)
         return function
 
     def enter_job(self, job: dict[str, Any]) -> None:

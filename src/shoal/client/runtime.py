@@ -35,7 +35,7 @@ from shoal.ids import IdSource, return_id, split_ids
 from shoal.owner.dispatch import Dispatcher
 from shoal.owner.objects import FAILED, PENDING, Entry
 from shoal.owner.table import ObjectTable
-from shoal.owner.tasks import FunctionExport, Stream, TaskRecord
+from shoal.owner.tasks import FunctionExport, Stream, TaskRecord, forgotten
 from shoal.refs import ObjectRef, released
 from shoal.serialization import contained_ids
 from shoal.store.region import Region
@@ -383,6 +383,8 @@ class Runtime:
             table.drain_released()
         if abandoned:
             drop_abandoned(self)
+        if forgotten:
+            self.dispatch.forget_functions()
         self.actors.tick(now)
         if self.store is not None:
             self.store.drain()

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from shoal.ids import return_id
 from shoal.owner.leases import Lease, ShapeQueue
 from shoal.owner.objects import FAILED, GENERATED, INLINE, PENDING, Entry
-from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, Stream, TaskRecord
+from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, Stream, TaskRecord, forgotten
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Dispatcher:
     Attributes:
         dirty: leases whose outbox is not empty; `urgent` when that should not wait for the next flush.
         errors: makes the bytes of an error: (kind, task, details) → bytes. Given by the shell, which may pickle.
+        exports: the living functions of this process, by content hash.
         finished: the last finished tasks, for people: (id, name, state).
     """
 
@@ -52,6 +54,8 @@ class Dispatcher:
         self.dirty: set[Lease] = set()
         self.urgent = False
         self.cancel_here: Callable[[bytes], None] = lambda task_id: None
+        self.forget_here: Callable[[bytes], None] = lambda function_id: None
+        self.exports: WeakValueDictionary[bytes, FunctionExport] = WeakValueDictionary()
         self.children: dict[bytes, set[bytes]] = {}
         self.tasks: dict[bytes, TaskRecord] = {}
         self.finished: deque[tuple[bytes, str, str]] = deque(maxlen=config.finished_tasks_max)
@@ -134,7 +138,7 @@ class Dispatcher:
         outbox = lease.outbox
         if function.function_id not in lease.functions:
             lease.functions.add(function.function_id)
-            outbox.append((m.FUNCTION, function.function_id, function.blob, function.name))
+            outbox.append(self._export_message(function))
         task.state = SENT
         task.lease = lease
         idle = not lease.inflight
@@ -144,6 +148,25 @@ class Dispatcher:
         self.dirty.add(lease)
         if idle or len(outbox) >= OUTBOX_FLUSH:
             self.urgent = True
+
+    def _export_message(self, function: FunctionExport) -> tuple[Any, ...]:
+        message = (m.FUNCTION, function.function_id, function.blob, function.name)
+        if not function.held:
+            return message
+        return (*message, self.table.stamp_now(), {entry.id: entry.stamp for entry in function.held if entry.stamp})
+
+    def forget_functions(self) -> None:
+        """Tell the workers of functions with captured refs that are no more: they hold these refs too."""
+        while forgotten:
+            function_id = forgotten.popleft()
+            if function_id in self.exports:
+                continue  # exported again meanwhile
+            self.forget_here(function_id)
+            for lease in self.leases.values():
+                if function_id in lease.functions:
+                    lease.functions.discard(function_id)
+                    lease.outbox.append((m.FORGET, function_id))
+                    self.dirty.add(lease)
 
     def fail_dependent(self, task: TaskRecord) -> None:
         """Fail a task of which an argument failed."""

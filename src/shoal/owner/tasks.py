@@ -6,9 +6,11 @@ SENT → QUEUED when it was given back unstarted, or is tried again
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.owner.objects import FAILED
+from shoal.refs import released
 
 if TYPE_CHECKING:
     from shoal.options import TaskOptions
@@ -19,15 +21,20 @@ WAITING, QUEUED, SENT, DONE = range(4)
 STATE_NAMES = ("PENDING_ARGS", "PENDING_NODE", "RUNNING", "FINISHED")
 
 
+# Functions with captured refs whose export died; drained by the dispatcher, which tells the workers. `__del__` may run
+# anywhere, so it only appends.
+forgotten: deque[bytes] = deque()
+
+
 class FunctionExport:
     """A function as workers get it: content hash and pickled code, and what its runs showed.
 
     Attributes:
         mean_us: moving average of its run time in µs; None until it was measured.
-        held: entries of refs that the function captured, held as long as the function lives.
+        held: entries of refs that the function captured, counted once each as long as this lives.
     """
 
-    __slots__ = ("blob", "function_id", "held", "local", "mean_us", "name")
+    __slots__ = ("__weakref__", "blob", "function_id", "held", "local", "mean_us", "name")
 
     def __init__(self, function_id: bytes, blob: bytes, name: str, held: list[Entry]) -> None:
         self.function_id = function_id
@@ -36,6 +43,12 @@ class FunctionExport:
         self.held = held
         self.mean_us: float | None = None
         self.local: Any = None
+
+    def __del__(self) -> None:
+        held = getattr(self, "held", None)
+        if held:
+            released.extend(held)
+            forgotten.append(self.function_id)
 
 
 class TaskRecord:

@@ -100,11 +100,12 @@ BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", 
 # --- submitter → worker (one pickle per frame: a list of tuples) --------------------------------
 
 JOB = 200  # (job: dict) first on every connection: {"job_id", "namespace", "sys_path", "cwd", "caller"}
-FUNCTION = 201  # (function id, blob, name) before its first TASK on this connection
+FUNCTION = 201  # (function id, blob, name) before its first TASK on this connection; (…, stamp, stamps) if it captured refs
 TASK = 202  # (task id, function id, args payload, arg refs, options or None); see shoal.owner.spec
 CANCEL = 203  # (task id, force, recursive)
 TAKE_BACK = 204  # (how many): give back that many unstarted tasks, newest first
 CONSUMED = 205  # (task id, count): items of a generator the reader has taken
+FORGET = 206  # (function id): no task of it follows; the worker lets go of the refs that it captured
 
 # --- worker → submitter -------------------------------------------------------------------------
 
