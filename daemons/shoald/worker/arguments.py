@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from shoal.owner.objects import Entry, Stamp
 
 _WITHOUT_REFS = frozenset({0x80, 0x01})  # first bytes of a plain pickle, and of a plain array
-_STORED_FIELDS = 3  # (where, id, stamp); an inline one is (where, bytes), and if refs are inside, (where, bytes, stamp, stamps)
+# A lifted argument is (where, bytes) if inline, (where, id, stamp) if stored, (where, bytes, stamp, stamps) if refs are inside.
+_INLINE_FIELDS = 2
+_STORED_FIELDS = 3
 
 
 class Loaded:
@@ -95,7 +97,7 @@ class Arguments:
             where, content = part[0], part[1]
             if len(part) == _STORED_FIELDS:
                 value = self._read(loaded, content)
-            elif content[0] in _WITHOUT_REFS:
+            elif len(part) == _INLINE_FIELDS:
                 value = deserialize(content)
             else:
                 value = deserialize(content, self._riders(loaded, content, part[2], part[3]))
