@@ -114,7 +114,10 @@ class HeadLink:
         if self._refused:
             raise HeadRefusedError(self._refused)
         if not settled:
-            raise HeadUnreachableError(f"no head answers at {self._address}: {self._trouble}")
+            raise HeadUnreachableError(
+                f"no head answers at {self._address} ({self._trouble}): check the address, or start one there with "
+                "`shoal start-head`"
+            )
 
     def report(self, report: Mapping[str, Any]) -> None:
         """Tell the head something, soon and merged with other reports (see ReportBuffer.add).
@@ -419,7 +422,7 @@ def _code(error: BaseException) -> grpc.StatusCode | None:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         text = " ".join((error.details() or str(error.code())).split())
-        return text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+        return text.rpartition("last error: ")[2].rpartition("Failed to connect to remote host: ")[2]
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return " ".join(str(error).split()) or type(error).__name__

@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoald.node.options import BadOptions, NodeOptions, parse
@@ -44,11 +45,10 @@ _SWITCH_INTERVAL_S = 0.0005  # the loop waits this long at most while another th
 
 def main(arguments: list[str], fork_server: tuple[int, socket.socket]) -> NoReturn:
     """Be a node daemon; ends the process."""
-    ready_fd = -1
+    ready_fd = ready_fd_of(arguments)
     code = 1
     try:
         options = parse(arguments)
-        ready_fd = options.ready_fd
         code = Lifecycle(options, fork_server).run()
     except (BadOptions, SessionError) as error:
         report_ready(ready_fd, {"ok": False, "error": str(error)})
@@ -59,6 +59,12 @@ def main(arguments: list[str], fork_server: tuple[int, socket.socket]) -> NoRetu
     finally:
         # Not sys.exit: whatever a thread of a library still waits for, this process ends now (R8).
         os._exit(code)
+
+
+def ready_fd_of(arguments: list[str]) -> int:
+    """Where the starter listens; also when the other arguments make no sense. -1: nowhere."""
+    text = dict(pairwise(arguments)).get("--ready-fd", "")
+    return int(text) if text.isdigit() else -1
 
 
 def report_ready(ready_fd: int, facts: dict[str, Any]) -> None:

@@ -80,11 +80,23 @@ def parse(arguments: list[str]) -> NodeOptions:
         given["config"] = load({k: v for k, v in given["config"].items() if v is not None})
     except ValueError as error:
         raise BadOptions(str(error)) from None
+    _check_capacity(given["object_store_memory"])
     given["resources"] = in_units({CPU: cpu_count() if num_cpus is None else num_cpus, **given["resources"]})
     given["labels"] = {str(key): str(value) for key, value in given["labels"].items()}
     given["session_dir"] = os.path.abspath(given["session_dir"])
     known = {option.name for option in fields(NodeOptions)}
     return NodeOptions(**{key: value for key, value in given.items() if key in known})
+
+
+def _check_capacity(size: int) -> None:
+    """Pages are only taken as they are used: without this, it is a task that would be killed for it, much later."""
+    from shoald.store.memory import memory_limit  # 3 ms that a start without this option need not wait for
+
+    if size and size > (limit := memory_limit()):
+        raise BadOptions(
+            f"an object store of {size / 1024**3:.1f} GiB does not fit into the {limit / 1024**3:.1f} GiB of memory that "
+            "this machine, or this container, may use"
+        )
 
 
 def _json_object(text: str) -> dict[str, Any]:
