@@ -11,7 +11,7 @@
 
 import cloudpickle
 
-from shoal import exceptions
+from shoal import actor, exceptions, util
 from shoal.actors.actor_class import ActorClass
 from shoal.actors.api import exit_actor, get_actor, kill
 from shoal.actors.handle import ActorHandle
@@ -53,6 +53,7 @@ __all__ = [
     "ObjectRefGenerator",
     "RemoteFunction",
     "RuntimeContext",
+    "actor",
     "available_resources",
     "cancel",
     "cloudpickle",
@@ -75,5 +76,6 @@ __all__ = [
     "register_serializer",
     "remote",
     "shutdown",
+    "util",
     "wait",
 ]

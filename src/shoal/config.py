@@ -47,6 +47,8 @@ class Config:
     dead_actors_max: int = 1000
     # A connection to an actor that the node has not heard of yet: its creation may be on its way for this long.
     actor_unknown_ms: float = 5000.0
+    # A caller whose connection to an actor broke gets another one after this time, unless the actor turns out to be dead.
+    actor_reconnect_ms: float = 500.0
     # A get that waits longer than this says once what it waits for.
     get_warning_s: float = 10.0
     # Finished tasks remembered per process for `list tasks`; older ones are forgotten.

@@ -39,12 +39,12 @@ class ActorRecord:
         incarnation: how many workers it has had, this one included.
         restarts_left: -1 for any number.
         final: why it is not restarted any more; "" while it may be.
-        callers: processes that are connected, or wait to be.
+        callers: processes that are connected, or wait to be; `reconnects`: when those get a new connection that lost theirs.
         obstacle: why no worker can be had; "" if one can.
     """
 
     __slots__ = ("actor_id", "callers", "details", "error", "final", "incarnation", "info", "job", "obstacle", "owner_job",
-                 "pid", "proc", "restarts", "restarts_left", "since", "state", "worker_id")  # fmt: skip
+                 "pid", "proc", "reconnects", "restarts", "restarts_left", "since", "state", "worker_id")  # fmt: skip
 
     def __init__(self, actor_id: bytes, info: dict[str, Any], owner_job: str, now: float) -> None:
         self.actor_id = actor_id
@@ -63,6 +63,7 @@ class ActorRecord:
         self.error = b""
         self.obstacle = ""
         self.callers: dict[bytes, None] = {}
+        self.reconnects: dict[bytes, float] = {}
         self.details: dict[str, Any] = {}
 
     @property
@@ -226,17 +227,21 @@ class ActorCore:
         self.by_worker.pop(record.worker_id, None)
         self._scheduler.client_left(record.proc, now)
         record.proc = record.worker_id = b""
+        record.reconnects.clear()
 
     # --- callers ---
 
-    def connect(self, caller: bytes, actor_id: Any, now: float) -> None:
-        """A process has a handle and wants to call."""
+    def connect(self, caller: bytes, actor_id: Any, broken: Any, now: float) -> None:
+        """A process has a handle and wants to call; ``broken``: the incarnation that it has lost its connection to, 0 for none."""
         if type(actor_id) is not bytes or len(actor_id) != OBJECT_ID_SIZE:
             raise ProtocolError("a connection to what is no actor")
         record = self.actors.get(actor_id)
         if record is not None:
             record.callers[caller] = None
-            if record.worker_id and not self._is_dying(record):
+            if broken and broken == record.incarnation:
+                # Usually the process has died, and that is about to be confirmed.
+                record.reconnects[caller] = now + self._config.actor_reconnect_ms / 1000
+            elif record.worker_id and not self._is_dying(record):
                 self.outbox.append(("connect", caller, record))
             elif record.obstacle:
                 self._tell(caller, record, "pending", {"reason": record.obstacle})
@@ -255,17 +260,19 @@ class ActorCore:
         record = self.actors.get(actor_id)
         if record is not None:
             record.callers.pop(caller, None)
+            record.reconnects.pop(caller, None)
         self._early.get(actor_id, {}).pop(caller, None)
 
     def client_left(self, proc: bytes) -> None:
         """A process is gone, as a caller."""
         for record in self.actors.values():
             record.callers.pop(proc, None)
+            record.reconnects.pop(proc, None)
         for waiting in self._early.values():
             waiting.pop(proc, None)
 
     def tick(self, now: float) -> float | None:
-        """Tell those who wait for an actor that never came. Returns when to look again."""
+        """Tell those who wait for an actor that never came; connect those anew whose connection broke. Returns when to look again."""
         due: float | None = None
         for actor_id, waiting in list(self._early.items()):
             for caller, until in list(waiting.items()):
@@ -277,6 +284,14 @@ class ActorCore:
                     due = until
             if not waiting:
                 del self._early[actor_id]
+        for record in self.actors.values():
+            for caller, until in list(record.reconnects.items()):
+                if until > now:
+                    due = until if due is None else min(due, until)
+                    continue
+                del record.reconnects[caller]
+                if record.worker_id and not self._is_dying(record):
+                    self.outbox.append(("connect", caller, record))
         return due
 
     # --- ends ---

@@ -40,8 +40,8 @@ class ActorSide:
                 req, actor_id, info = fields
                 self._create(client, req, actor_id, info, now)
             elif tag == m.CONNECT_ACTOR:
-                actor_id, _ = fields
-                core.connect(client.proc, actor_id, now)
+                actor_id, broken = fields
+                core.connect(client.proc, actor_id, broken, now)
             elif tag == m.DISCONNECT_ACTOR:
                 (actor_id,) = fields
                 core.disconnect(client.proc, actor_id)

@@ -86,11 +86,18 @@ class Actors:
 
     def _create_named(self, handle: ActorHandle, info: dict[str, Any]) -> ActorHandle:
         """Wait for the daemon, which alone knows whether the name is free."""
-        data = self._ask(lambda number: [m.CREATE_ACTOR, number, handle._actor_id, info])
-        if data["actor"] == handle._actor_id:
+        with self._runtime.lock:
+            calls = self.attach(handle, created=True)  # before its connection can come
+        try:
+            data = self._ask(lambda number: [m.CREATE_ACTOR, number, handle._actor_id, info])
+        except BaseException:
             with self._runtime.lock:
-                self.attach(handle, created=True)
+                self._forget(calls)
+            raise
+        if data["actor"] == handle._actor_id:
             return handle
+        with self._runtime.lock:
+            self._forget(calls)
         return self._received(data)
 
     def _ask(self, message: Callable[[int], list[Any]]) -> dict[str, Any]:
@@ -327,7 +334,7 @@ class Actors:
                 self._runtime.table.to_node([m.DISCONNECT_ACTOR, calls.actor_id])
 
     def _forget(self, calls: ActorCalls) -> None:
-        del self.calls[calls.actor_id]
+        self.calls.pop(calls.actor_id, None)
         lease, calls.lease = calls.lease, None
         if lease is not None:
             lease.broken = True
