@@ -4,7 +4,7 @@
     python tools/generate_proto.py --check   exit 1, naming the files, if they differ from proto/
 
 Only message classes are generated. The service's methods are read from the descriptor at run time
-(shoald/head/rpc.py), so there is no generated gRPC code, whose absolute imports would clash with `shoal`.
+(shoald/head/channel.py), so there is no generated gRPC code, whose absolute imports would clash with `shoal`.
 """
 
 from __future__ import annotations

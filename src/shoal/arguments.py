@@ -148,6 +148,14 @@ def _check_goes_with_address(where: str | None, source: str, given: Mapping[str,
 # --- single arguments ---
 
 
+def check_argument(argument: str, called: str, value: Any) -> Any:
+    """``value`` as `init` takes it for ``argument``, which the user knows as ``called``.
+
+    Raises ValueError or TypeError that says what is wrong with it.
+    """
+    return _CHECKS[argument](called, value)
+
+
 def _object_store_memory(name: str, value: Any) -> int:
     size = int(checks.whole(0)(name, value))
     least = Config.store_bytes_min

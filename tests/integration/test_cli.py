@@ -121,7 +121,7 @@ def test_tables_show_what_a_driver_does(head, tmp_path):
         assert "capacity" not in run("memory").out
         assert "capacity" in run("memory", "--stats").out
         assert "OBJECT " not in run("memory", "--stats-only").out
-        assert "1/1 CPU in use" in run("status").out
+        assert "resources 1/1 CPU" in run("status").out
         assert str(driver.pid) in run("list", "jobs").out
         assert "wait_for" in run("why", waiting).out
         for kind in ("workers", "objects"):
@@ -152,6 +152,13 @@ def test_mistakes_are_one_clear_line(head, tmp_path):
         joining = ("start-node", "--address", nobody, "--secret-file", str(wrong))
         assert "no head answers" in run(*joining, "--system-config", "handshake_ms_max=300").error
     assert "no daemon of yours" in run("stop", "--session", "nothing").error
+    new = ("start-head", "--port", "0")
+    assert "did you mean 'poll_us'?" in run(*new, "--system-config", "pol_us=1").error
+    assert "'poll_us'" in run(*new, "--system-config", "poll_us=x").error
+    assert "too small" in run(*new, "--object-store-memory", "1KB").error
+    assert "does not fit" in run(*new, "--object-store-memory", "1000TB").error
+    assert "--num-cpus" in run(*new, "--num-cpus", "nan").error
+    assert "disk" in run(*new, "--resources", "disk=-1").error
     assert "no id" in run("why", "xyz").error
     assert "nobody here knows" in run("why", "abcd").out
     assert "no log file" in run("logs", "nothing").error

@@ -37,8 +37,9 @@ def asking_options(command: F) -> F:
     address = click.option(
         "--address",
         default="auto",
+        envvar="SHOAL_ADDRESS",
         metavar="HOST:PORT",
-        help="The cluster's head (default: the one on this machine).",
+        help="The cluster's head (default: the one on this machine, or SHOAL_ADDRESS).",
     )
     return address(temp_dir_option(json_option(command)))
 
@@ -113,13 +114,21 @@ def parse_pairs(text: str, kind: type) -> dict[str, Any]:
     """A JSON object or "a=1,b=2", with values of ``kind``; raises ValueError."""
     if text.lstrip().startswith("{"):
         try:
-            return {name: kind(value) for name, value in json.loads(text).items()}
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"not a JSON object: {error}") from None
+            given = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{text!r} is no JSON object: {error}") from None
+        return {name: _as_kind(name, value, kind) for name, value in given.items()}
     pairs = {}
     for pair in filter(None, text.split(",")):
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
             raise ValueError(f"{pair!r} is not name=value")
-        pairs[name.strip()] = kind(value)
+        pairs[name.strip()] = _as_kind(name.strip(), value, kind)
     return pairs
+
+
+def _as_kind(name: str, value: Any, kind: type) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} needs a number, not {value!r}") from None

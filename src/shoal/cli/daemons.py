@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from shoal.arguments import check_argument
 from shoal.bootstrap import (
     DEFAULT_PORT,
     BootstrapError,
@@ -163,7 +164,24 @@ def started_lines(info: Session) -> list[str]:
     return [*lines, "  look at it, stop it:        shoal status, shoal stop"]
 
 
+# Of start-head and start-node, as `init` calls and checks them.
+_CHECKED = {
+    "num_cpus": "num_cpus",
+    "object_store_memory": "object_store_memory",
+    "resources": "resources",
+    "labels": "labels",
+    "system_config": "_system_config",
+}
+
+
 def _options(given: dict[str, Any], **more: Any) -> DaemonOptions:
+    for name, argument in _CHECKED.items():
+        if given[name] is not None:
+            option = "--" + name.replace("_", "-")
+            try:
+                given[name] = check_argument(argument, option, given[name])
+            except (ValueError, TypeError) as error:
+                raise BootstrapError(str(error)) from None
     return DaemonOptions(config=given.pop("system_config"), **given, **more)
 
 

@@ -128,6 +128,6 @@ def test_pairs():
     assert parse_pairs('{"a": 2}', float) == {"a": 2.0}
     assert parse_pairs("a=2, b=0.5", float) == {"a": 2.0, "b": 0.5}
     assert parse_pairs("", str) == {}
-    for text in ("a", "=2", "{", '{"a": "x"}'):
+    for text in ("a", "=2", "{", '{"a": "x"}', "a=x"):
         with pytest.raises(ValueError, match=r"."):
             parse_pairs(text, float)

@@ -33,6 +33,7 @@ def test_what_is_no_amount(amount):
         ["--session-dir", "/s", "--config", "[1]"],
         ["--session-dir", "/s", "--config", '{"poll_us": "many"}'],
         ["--session-dir", "/s", "--resources", "{"],
+        ["--session-dir", "/s", "--object-store-memory", str(2**60)],
     ],
 )
 def test_bad_command_lines(arguments):
