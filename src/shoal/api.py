@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from shoal import config, session
 from shoal.actors.actor_class import ActorClass
@@ -317,14 +317,25 @@ def cancel(
 # --- tasks ---
 
 
+class _MakeRemote(Protocol):
+    """What `remote(num_cpus=…)` returns: a decorator for functions and classes."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]  # a class is callable
+    @overload
+    def __call__(self, target: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+
+
 @overload
-def remote(function: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]  # a class is callable
 @overload
-def remote(**options: Any) -> Callable[[Callable[P, T]], RemoteFunction[P, T]]: ...
+def remote(target: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+@overload
+def remote(**options: Any) -> _MakeRemote: ...
 
 
 def remote(*args: Any, **options: Any) -> Any:
-    """Make a function remote: `@remote`, or `@remote(num_cpus=2, …)`.
+    """Make a function remote, or a class one of actors: `@remote`, or `@remote(num_cpus=2, …)`.
 
     Raises TypeError or ValueError for bad options, at once.
     """

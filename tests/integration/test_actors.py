@@ -88,7 +88,7 @@ def test_keyword_and_default_arguments(shoal_session):
 
 def test_a_wrong_call_is_refused_at_once(shoal_session):
     counter = Counter.remote()
-    with pytest.raises(TypeError, match="Counter.add"):
+    with pytest.raises(TypeError, match=r"Counter\.add"):
         counter.add.remote(1, 2)
     with pytest.raises(TypeError, match="Counter"):
         Counter.remote(1, 2, 3)
@@ -277,7 +277,7 @@ def test_state_that_cannot_be_pickled(shoal_session):
     class Locked:
         def __init__(self):
             self.lock = threading.Lock()
-            self.file = open("/dev/null", "w")
+            self.file = open("/dev/null", "w")  # noqa: SIM115  kept open on purpose
 
         def use(self):
             with self.lock:
@@ -533,7 +533,7 @@ def test_cancel_of_async_calls(shoal_session, tmp_path):
     @shoal.remote(max_concurrency=1)
     class Async:
         async def forever(self, mark):
-            open(mark, "w").close()
+            open(mark, "w").close()  # noqa: ASYNC230
             await asyncio.sleep(1000)
 
         async def quick(self):

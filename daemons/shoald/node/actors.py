@@ -232,7 +232,10 @@ class ActorCore:
     # --- callers ---
 
     def connect(self, caller: bytes, actor_id: Any, broken: Any, now: float) -> None:
-        """A process has a handle and wants to call; ``broken``: the incarnation that it has lost its connection to, 0 for none."""
+        """A process has a handle and wants to call.
+
+        ``broken``: the incarnation that it has lost its connection to, 0 for none.
+        """
         if type(actor_id) is not bytes or len(actor_id) != OBJECT_ID_SIZE:
             raise ProtocolError("a connection to what is no actor")
         record = self.actors.get(actor_id)
@@ -272,7 +275,10 @@ class ActorCore:
             waiting.pop(proc, None)
 
     def tick(self, now: float) -> float | None:
-        """Tell those who wait for an actor that never came; connect those anew whose connection broke. Returns when to look again."""
+        """Tell those who wait for an actor that never came; connect those anew whose connection broke.
+
+        Returns when to look again.
+        """
         due: float | None = None
         for actor_id, waiting in list(self._early.items()):
             for caller, until in list(waiting.items()):

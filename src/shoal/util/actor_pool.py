@@ -79,8 +79,8 @@ class ActorPool:
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """The next result in the order of submission.
 
-        Raises StopIteration if nothing is to come; TimeoutError after ``timeout`` seconds (with ``ignore_if_timedout`` that result is
-        given up); what the call raised.
+        Raises StopIteration if nothing is to come; TimeoutError after ``timeout`` seconds (with ``ignore_if_timedout``
+        that result is given up); what the call raised.
         """
         import shoal
 

@@ -53,11 +53,11 @@ class Executor(concurrent.futures.Executor):
 
     def _done(self, future: concurrent.futures.Future[Any]) -> None:
         with self._lock:
-            self._open.discard(future)  # type: ignore[arg-type]  # only its own come here
+            self._open.discard(future)
         if self._room is not None:
             self._room.release()
 
-    def map(  # type: ignore[override]  # later Pythons add buffersize
+    def map(
         self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
     ) -> Iterator[T]:
         """``fn`` of the items of the iterables, in order; all are submitted at once.

@@ -39,7 +39,12 @@ def as_completed(
 
 
 def map_unordered(
-    function: Any, items: Iterable[Any], *, backpressure_size: int | None = 100, chunk_size: int = 10, yield_obj_refs: bool = False
+    function: Any,
+    items: Iterable[Any],
+    *,
+    backpressure_size: int | None = 100,
+    chunk_size: int = 10,
+    yield_obj_refs: bool = False,
 ) -> Iterator[Any]:
     """``function.remote(item)`` for each item; the results as they come.
 

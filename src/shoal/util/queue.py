@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from shoal.actors.actor_class import ActorClass
     from shoal.actors.handle import ActorHandle
 
 
@@ -35,7 +36,8 @@ class Queue:
         from shoal.api import remote
 
         self.maxsize = maxsize
-        self.actor: ActorHandle = remote(_QueueActor).options(**(actor_options or {})).remote(maxsize)
+        actor_class: ActorClass[Any] = remote(_QueueActor)
+        self.actor: ActorHandle = actor_class.options(**(actor_options or {})).remote(maxsize)
 
     def __len__(self) -> int:
         return self.qsize()
@@ -64,7 +66,7 @@ class Queue:
         if not _get(self.actor.put.remote(item, timeout)):
             raise Full
 
-    async def put_async(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+    async def put_async(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: ASYNC109  as in Ray
         """The same, to be awaited."""
         if not block:
             timeout = 0.0
@@ -79,7 +81,7 @@ class Queue:
         _check_timeout(timeout)
         return _taken(_get(self.actor.get.remote(timeout)))
 
-    async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
+    async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ASYNC109  as in Ray
         """The same, to be awaited."""
         if not block:
             timeout = 0.0
@@ -110,7 +112,10 @@ class Queue:
         return list(items)
 
     def shutdown(self, force: bool = False, grace_period_s: int = 5) -> None:
-        """End the actor; what is in the queue is lost. Without ``force``, calls under way may end within ``grace_period_s`` seconds."""
+        """End the actor; what is in the queue is lost.
+
+        Without ``force``, calls under way may end within ``grace_period_s`` seconds.
+        """
         from shoal.actors.api import kill
         from shoal.api import wait
 
@@ -153,7 +158,7 @@ class _QueueActor:
     def full(self) -> bool:
         return self._queue.full()
 
-    async def put(self, item: Any, timeout: float | None) -> bool:
+    async def put(self, item: Any, timeout: float | None) -> bool:  # noqa: ASYNC109  the caller's
         try:
             if timeout == 0:
                 self._queue.put_nowait(item)
@@ -163,7 +168,7 @@ class _QueueActor:
             return False
         return True
 
-    async def get(self, timeout: float | None) -> tuple[bool, Any]:
+    async def get(self, timeout: float | None) -> tuple[bool, Any]:  # noqa: ASYNC109  the caller's
         try:
             if timeout == 0:
                 return True, self._queue.get_nowait()

@@ -1,8 +1,8 @@
 """Pool: the interface of `multiprocessing.Pool`, with actors as its processes.
 
-Work is cut into chunks, which wait in one queue; an actor gets the next one when it has fewer than two. Results arrive on
-the thread that resolves futures; callbacks run there. An actor that dies takes the calls it was sent with it: they raise ActorDiedError,
-and another one takes its place.
+Work is cut into chunks, which wait in one queue; an actor gets the next one when it has fewer than two. Results arrive
+on the thread that resolves futures; callbacks run there. An actor that dies takes the calls it was sent with it: they
+raise ActorDiedError, and another one takes its place.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Pool:
             raise ValueError("Number of processes must be at least 1")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+        if maxtasksperchild is not None and maxtasksperchild <= 0:
             raise ValueError("maxtasksperchild must be a positive int or None")
         del context
         self._class = remote(_Worker).options(**(actor_options or {}))
@@ -292,7 +292,7 @@ class Pool:
 def _parts(items: Iterator[Any], chunksize: int) -> Iterator[tuple[int, list[tuple[tuple[Any, ...], dict[str, Any]]]]]:
     """(index, calls) of each chunk."""
     for index in itertools.count():
-        part = [((item,), {}) for item in itertools.islice(items, chunksize)]
+        part: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((item,), {}) for item in itertools.islice(items, chunksize)]
         if not part:
             return
         yield index, part
