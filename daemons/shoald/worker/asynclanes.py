@@ -179,9 +179,10 @@ class AsyncLanes:
         sent = 0
         try:
             async for value in _items(iterator):
-                result = calls.results.one(return_id(task_id, sent + 1), value, caller, name)
+                if sent >= details["received"]:  # what an earlier attempt has sent is not sent again
+                    result = calls.results.one(return_id(task_id, sent + 1), value, caller, name)
+                    calls.reply_now(caller, (m.ITEM, task_id, sent, result), True)
                 del value
-                calls.reply_now(caller, (m.ITEM, task_id, sent, result), True)
                 sent += 1
                 await producer.room(sent)
         finally:

@@ -145,7 +145,7 @@ class Calls:
 
     def _stream(self, context: TaskContext, iterator: Any, caller: bytes, details: dict[str, Any]) -> list[Any]:
         backlog = details["backlog"] or self.runtime.config.generator_backlog_max
-        producer = Producer(self, context, caller, backlog, details["taken"])
+        producer = Producer(self, context, caller, backlog, details["taken"], details["received"])
         self.producers[context.task_id] = producer
         cancels = self._cancels
         outer, cancels.in_user_code = cancels.in_user_code, True  # also while it waits for its reader

@@ -249,7 +249,7 @@ class Executor:
         self, context: TaskContext, iterator: Any, submitter: bytes, details: dict[str, Any]
     ) -> list[Any]:
         backlog = details["backlog"] or self.runtime.config.generator_backlog_max
-        producer = Producer(self, context, submitter, backlog, details["taken"])
+        producer = Producer(self, context, submitter, backlog, details["taken"], details["received"])
         self._producers[context.task_id] = producer
         cancels = self._cancels
         outer, cancels.in_user_code = cancels.in_user_code, True  # also while it waits for its reader

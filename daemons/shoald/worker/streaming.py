@@ -25,16 +25,24 @@ class Producer:
     Args:
         backlog: how many items may be unread.
         taken: items that the reader has taken from an earlier attempt; they are made again, and not waited for.
+        received: items that an earlier attempt has sent; they are made again, and not sent.
     """
 
     def __init__(
-        self, executor: Executor | Calls, context: TaskContext, submitter: bytes, backlog: int, taken: int
+        self,
+        executor: Executor | Calls,
+        context: TaskContext,
+        submitter: bytes,
+        backlog: int,
+        taken: int,
+        received: int,
     ) -> None:
         self._executor = executor
         self._context = context
         self._submitter = submitter
         self._backlog = backlog
         self._taken = taken
+        self._received = received
         self._sent = 0
         self.ready = True
         self.wake: object = None
@@ -74,6 +82,9 @@ class Producer:
         value = call(context, _next_or_end, (step,), {})
         if value is _END:
             return False
+        if self._sent < self._received:
+            self._sent += 1
+            return True
         object_id = return_id(context.task_id, self._sent + 1)
         result = executor.results.one(object_id, value, self._submitter, context.name)
         del value

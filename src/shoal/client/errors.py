@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.exceptions import (
     NodeDiedError,
     ObjectLostError,
+    ObjectStoreFullError,
     PlacementError,
     ShoalError,
     TaskCancelledError,
@@ -44,6 +45,8 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
         )
     elif kind == "placement":
         error = PlacementError(f"task {name} {details}")
+    elif kind == "store_full":
+        error = ObjectStoreFullError(str(details))
     elif kind == "node_lost":
         error = NodeDiedError(str(details))
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import pickle
+import select
 import socket
 import sys
 import threading
@@ -28,12 +29,13 @@ from shoal.client.objectstore import ClientStore
 from shoal.client.packing import EMPTY, Packer
 from shoal.client.reactor import Awaited, Reactor
 from shoal.client.values import Values, callsite
+from shoal.client.waiting import drop_abandoned_waits
 from shoal.context import Identity, current_task
 from shoal.exceptions import NodeDiedError
 from shoal.generator import ObjectRefGenerator, abandoned, drop_abandoned
 from shoal.ids import IdSource, return_id, split_ids
 from shoal.owner.dispatch import Dispatcher
-from shoal.owner.objects import FAILED, PENDING, Entry
+from shoal.owner.objects import BORROWED, FAILED, PENDING, REFUSED, Entry
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, Stream, TaskRecord, forgotten
 from shoal.refs import ObjectRef, released
@@ -88,6 +90,7 @@ class Runtime:
         self.lost_reason = ""
         self.identity = Identity(kind=kind)
         self.welcome: dict[str, Any] = {}
+        self._no_room = b""
         self.job: dict[str, Any] = {}
         self.peer_handler: Callable[[list[Any], socket.socket], None] | None = None
         self._early_peers: list[tuple[list[Any], socket.socket]] = []
@@ -268,6 +271,8 @@ class Runtime:
             what = f"task {names[0]!r}" if len(names) == 1 else f"{len(queue.ready)} tasks"
             self.report(f"{what} cannot run now: {message[3]}")
         elif message[2] == "limit":
+        if lease is not None:
+            self._last_replies(lease)
             self.dispatch.refused(queue, message[3])
 
     def _on_peer(self, message: list[Any]) -> None:
@@ -308,6 +313,27 @@ class Runtime:
                 elif tag == m.ITEM:
                     dispatch.item(lease, message[1], message[2], message[3])
                 elif tag == m.GIVEN_BACK:
+        self._take_replies(lease, bodies)
+        self.dispatch.settle(lease)
+
+    def _last_replies(self, lease: Any) -> None:
+        """The worker is dead: take what it had sent, so that it does not count as lost."""
+        lease.broken = True
+        connection = lease.connection
+        poll = select.poll()
+        if not connection.closed:
+            poll.register(connection.fd, select.POLLIN)
+        while not connection.closed and poll.poll(0):
+            try:
+                bodies = connection.receive()
+                if bodies is None:
+                    break
+                self._take_replies(lease, bodies)
+            except BrokenFrame as error:
+                self.report(f"the last words of worker {lease.pid} are no messages: {error}")
+                break
+
+    def _take_replies(self, lease: Any, bodies: list[bytes]) -> None:
                     dispatch.given_back(lease, message[1])
                 elif tag == m.RUNNING:
                     lease.stalled = True
@@ -315,7 +341,6 @@ class Runtime:
                     lease.used_up = True
                 else:
                     raise BrokenFrame(f"unknown message {tag} from a worker")
-        dispatch.settle(lease)
 
     def _on_worker_gone(self, connection: Connection) -> None:
         lease: Any = connection.owner
@@ -357,21 +382,25 @@ class Runtime:
         table = self.table
         waiting, table.promotions = table.promotions, []
         for position, entry in enumerate(waiting):
-            content = entry.value or b""
-            flags = m.SEAL_PRIMARY | (m.SEAL_ERROR if entry.state == FAILED else 0)
+            refused = entry.flags & REFUSED
+            content = self._no_room if refused else entry.value
+            flags = m.SEAL_PRIMARY | (m.SEAL_ERROR if refused or entry.state == FAILED else 0)
             if not self.store.promote_now(entry, content, contained_ids(content), flags):
                 table.promotions = waiting[position:] + table.promotions
                 return
             table.promoted(entry)
 
     def promotions_failed(self, reason: str) -> None:
-        """There is no room for values whose refs were sent away: their readers get the error (lock held)."""
-        waiting, self.table.promotions = self.table.promotions, []
-        self.report(
-            f"{len(waiting)} value(s) that tasks refer to could not be written to the store: {reason}"
-        )
-        for entry in waiting:
-            self.table.promoted(entry)
+        """There is no room for values whose refs were sent away: an error takes their place, for whoever reads them elsewhere.
+
+        That is small; until there is room even for that, readers wait, and it is tried again (lock held).
+        """
+        self._no_room = make_error("store_full", None, reason)
+        refused = [entry for entry in self.table.promotions if not entry.flags & REFUSED]
+        for entry in refused:
+            entry.flags |= REFUSED
+        if refused:
+            self.report(f"{len(refused)} value(s) that tasks refer to do not fit into the store: {reason}")
 
     def node_backlog(self) -> bool:
         """Whether enough waits for the daemon to be worth a system call."""
@@ -402,6 +431,7 @@ class Runtime:
         return delay
 
     # --- waiting ---
+        drop_abandoned_waits()
 
     def wait(self, awaited: Awaited, timeout_s: float | None) -> bool:
         """Wait for something that messages will make ready; whether it is."""
@@ -595,3 +625,7 @@ class Runtime:
     def where(self) -> str:
         """The call site of the user's code, for people."""
         return callsite()
+    def round_trip(self) -> None:
+        """Return when the daemon has answered what it was asked before, as far as it can."""
+        self.request("logs_dir", {})
+

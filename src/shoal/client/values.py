@@ -6,7 +6,6 @@ stored ones are pinned here. Whoever waits here reads the sockets (reactor).
 
 from __future__ import annotations
 
-import heapq
 import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -151,12 +150,20 @@ class Values:
                     waiter.missing += 1
             if waiter.missing == 0:
                 return
-        if not self._runtime.wait_for_objects(waiter, entries, deadline):
+        runtime = self._runtime
+        if runtime.wait_for_objects(waiter, entries, deadline):
+            return
+        # The time is up for waiting for objects; what is in this node's store is there, and takes a round trip.
+        runtime.round_trip()
+        if not waiter.ready and all(entry.state == STORED for entry in entries):
+            runtime.wait_for_objects(waiter, entries, monotonic() + runtime.config.control_ms_max / 1000)
+        if not waiter.ready:
             with self._lock:
-                for waiters in store.pin_waiters.values():
-                    if waiter in waiters:
+                for entry in entries:
+                    waiters = store.pin_waiters.get(entry.id)
+                    while waiters and waiter in waiters:
                         waiters.remove(waiter)
-            raise GetTimeoutError(self._runtime.explain.timeout(entries))
+            raise GetTimeoutError(runtime.explain.timeout(entries))
 
     def load(self, entry: Entry) -> Any:
         """The value of an entry that is here; raises its error if it failed."""
@@ -250,13 +257,14 @@ class Values:
             with self._lock:
                 state.expect(num_returns)
             if timeout == 0:
-                self._runtime.poll()
+                if state.borrowed:
+                    self._runtime.round_trip()
+                else:
+                    self._runtime.poll()
             elif not state.ready:
                 self._runtime.wait_for_objects(state, [], deadline)
         with self._lock:
-            arrived = state.arrived
-            positions = [heapq.heappop(arrived) for _ in range(min(num_returns, len(arrived)))]
-        return state.take(positions)
+            return state.take(num_returns)
 
 
 def as_raised(value: Any) -> BaseException:

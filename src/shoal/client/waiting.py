@@ -9,19 +9,32 @@ from __future__ import annotations
 import bisect
 import heapq
 import threading
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
+
+from shoal.owner.objects import BORROWED
 
 if TYPE_CHECKING:
     from shoal.owner.objects import Entry
     from shoal.owner.table import ObjectTable
     from shoal.refs import ObjectRef
 
-_local = threading.local()
+# By thread. A state goes when nobody has the list that it left any more (`drop_abandoned`): it keeps refs alive.
+_states: dict[int, WaitState] = {}
+_LIST_BASELINE = 2  # references to a list that nobody else has: the state's, and the argument of getrefcount
 
 
 def local_wait_state() -> WaitState | None:
     """The state that this thread's last `wait` left."""
-    return getattr(_local, "state", None)
+    return _states.get(threading.get_ident())
+
+
+def drop_abandoned_waits() -> None:
+    """Forget the states whose list is gone (lock held)."""
+    for thread, state in list(_states.items()):
+        if state.is_abandoned():
+            del _states[thread]
+            state.close()
 
 
 class _Arrival:
@@ -41,24 +54,35 @@ class _Arrival:
 
 
 class WaitState:
-    """Refs that are waited for, by position in the first call's list (an `Awaited` of the reactor)."""
+    """Refs that are waited for, by position in the first call's list (an `Awaited` of the reactor).
 
-    __slots__ = ("_list", "_positions", "_refs", "_snapshot", "_table", "arrived", "ready", "target", "wake")
+    Attributes:
+        arrived: a heap of the positions of refs that are ready and were not taken yet.
+        borrowed: there are refs of which only the daemon knows whether they are ready.
+    """
+
+    __slots__ = (
+        "_list", "_positions", "_refs", "_snapshot", "_table", "arrived", "borrowed", "ready", "target", "wake",
+    )  # fmt: skip
 
     def __init__(self, refs: list[ObjectRef[Any]], table: ObjectTable, lock: threading.Lock) -> None:
         self._table = table
-        self._refs = list(refs)
+        self._refs: list[ObjectRef[Any] | None] = list(refs)
         self._list: list[ObjectRef[Any]] = refs
-        self._snapshot = self._refs
+        self._snapshot = list(refs)
         self._positions = list(range(len(refs)))
         self.arrived: list[int] = []
+        self.borrowed = False
         self.target = 1
         self.ready = False
         self.wake: object = None
         with lock:
             for position, ref in enumerate(refs):
-                if not table.wait_for(table.entry_of(ref), _Arrival(self, position)):
+                entry = table.entry_of(ref)
+                if not table.wait_for(entry, _Arrival(self, position)):
                     self.arrived.append(position)
+                elif entry.state == BORROWED:
+                    self.borrowed = True
 
     def matches(self, refs: list[ObjectRef[Any]], table: ObjectTable) -> bool:
         """Whether ``refs`` is the list that the last call returned, unchanged."""
@@ -69,16 +93,48 @@ class WaitState:
         self.target = count
         self.ready = len(self.arrived) >= count
 
-    def take(self, positions: list[int]) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """The refs at ``positions`` (ascending), and all others."""
-        refs = self._refs
-        ready = [refs[position] for position in positions]
+    def take(self, count: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Up to ``count`` ready refs, and all others, both in the order of the list (lock held)."""
+        refs, arrived = self._refs, self.arrived
+        ready: list[Any] = []
         rest = self._snapshot.copy()
+        positions = [heapq.heappop(arrived) for _ in range(min(count, len(arrived)))]
+        for position in positions:
+            ready.append(refs[position])
+            refs[position] = None
         for position in reversed(positions):
             index = bisect.bisect_left(self._positions, position)
             del self._positions[index]
             del rest[index]
         self._list = rest
         self._snapshot = rest.copy()
-        _local.state = self if rest else None
+        self._stay(bool(rest))
         return ready, rest
+
+    def _stay(self, wanted: bool) -> None:
+        """Be this thread's state for the next call, or not; the one before it is over."""
+        thread = threading.get_ident()
+        before = _states.get(thread)
+        if before is not None and before is not self:
+            before.close()
+        if wanted:
+            _states[thread] = self
+        elif before is not None:
+            del _states[thread]
+
+    def is_abandoned(self) -> bool:
+        """Whether nobody can come back with the list that the last call returned."""
+        return getrefcount(self._list) <= _LIST_BASELINE
+
+    def close(self) -> None:
+        """Wait for nothing any more, and let go of the refs (lock held)."""
+        for position in self._positions:
+            ref = self._refs[position]
+            entry = ref._entry if ref is not None else None
+            if entry is not None and entry.waiters:
+                entry.waiters = [w for w in entry.waiters if type(w) is not _Arrival or w.state is not self]
+        self._refs = []
+        self._list = []
+        self._snapshot = []
+        self._positions = []
+        self.arrived = []

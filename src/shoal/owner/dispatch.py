@@ -229,6 +229,7 @@ class Dispatcher:
             table.hand_over(lease.proc, kept)
         self.complete(task, results)
 
+                "received": task.stream.taken + len(task.stream.items) if task.stream else 0,
     def complete(self, task: TaskRecord, results: list[Any]) -> None:
         """Fulfil the returns of a task that ran, here or elsewhere."""
         table = self.table

@@ -23,6 +23,7 @@ ESCAPED = 1  # its id was sent to others: it must be findable through the node
 PROMOTED = 2  # the node has a sealed copy of the inline value, or will get it
 WATCHED = 4  # the daemon was asked to tell when it is there
 GENERATED = 8  # made by a streaming generator
+REFUSED = 16  # there was no room to promote it: readers elsewhere get an error
 WITHOUT_REFS = 16  # stored, and was seen to contain none
 
 Stamp = tuple[bytes, int]
