@@ -27,6 +27,7 @@ from shoald.worker.arguments import Arguments, Loaded
 from shoald.worker.blocking import Blocking
 from shoald.worker.cancels import Cancels
 from shoald.worker.functions import FunctionCache
+from shoald.worker.output import flush_partial_lines
 from shoald.worker.results import Results
 from shoald.worker.streaming import Producer
 
@@ -83,10 +84,10 @@ class Executor:
     Args:
         status: 64 writable bytes shared with the daemon; the first 16 name the task of the lease that was started last
             (not what runs inside it: the submitter does not know that).
-        set_task_name: tells the output writers whose lines come now.
+        set_task_name: tells the output writers whose lines come now, and whether it is a task known to be short.
     """
 
-    def __init__(self, runtime: Runtime, status: memoryview, set_task_name: Callable[[str], None]) -> None:
+    def __init__(self, runtime: Runtime, status: memoryview, set_task_name: Callable[[str, bool], None]) -> None:
         self.runtime = runtime
         self._status = status
         self._set_task_name = set_task_name
@@ -131,6 +132,7 @@ class Executor:
                     return self.runtime.actors.become
                 if self._cancels.any:
                     self._forget_cancels()
+                flush_partial_lines()
                 wait(inbox, None)
                 continue
             self._execute(peer, message)
@@ -184,7 +186,7 @@ class Executor:
             else:
                 function = self._functions.get(function_id, loaded)
                 name = function.name
-            self._set_task_name(name)
+            self._set_task_name(name, function.short)
             args, kwargs = self._arguments.load(loaded, submitter, payload, lifted, details)
             depth = details["depth"] if details else 0
             context = TaskContext(task_id, name, function.name, depth, resources)
@@ -310,7 +312,7 @@ class Executor:
                 runtime.dispatch.failed_here(task, reply)
             runtime.flush()
         if outer is not None:
-            self._set_task_name(outer.name)
+            self._set_task_name(outer.name, True)
             self._cancels.check(outer.task_id)
 
     def may_run_here(self, task: TaskRecord) -> bool:

@@ -1,8 +1,10 @@
 """What user code in a worker prints: lines to the node daemon's pipes (descriptors 1 and 2), by task.
 
-`set_task` only stores a name: it runs for every task. A writer that has something to print looks whether the
-name is another one than last time, and if so writes a marker (shoald.markers) first. So output that does not
-come through Python (C code, `os.write`, child processes) counts for the task that printed last.
+`set_task` runs for every task and mostly stores a name. A writer that has something to print looks whether the
+name is another one than last time, and if so writes a marker (shoald.markers) first. What does not come through Python
+(C code, `os.write`, child processes) has no such moment: before a task that is not known to be short the marker is
+written at once, and before one that is, the name of another task is taken back. So it counts for its task, or for the
+worker, but never for another task.
 
 The writers cannot be closed, and never raise when the daemon is gone: nobody reads, and the task goes on.
 They are `sys.__stdout__` and `sys.__stderr__` too, for code that replaces `sys.stdout` and puts those back.
@@ -26,10 +28,24 @@ _current = ""
 _writers: list[TaskWriter] = []
 
 
-def set_task(name: str) -> None:
-    """What is printed from now on is the output of the task ``name``; "" for none."""
+def set_task(name: str, short: bool = True) -> None:
+    """What is printed from now on is the output of the task ``name``; "" for none. ``short``: it is known to be."""
     global _current
+    if name is _current:
+        return
     _current = name
+    for writer in _writers:
+        if not short:
+            writer.announce(name)
+        elif writer.marked and writer.marked != name:
+            writer.announce("")
+
+
+def flush_partial_lines() -> None:
+    """Write out lines without an end: whoever printed them has ended."""
+    for writer in _writers:
+        if writer.pending:
+            writer.flush()
 
 
 def install(config: Config) -> None:
@@ -81,6 +97,10 @@ def _after_fork() -> None:
 class TaskWriter(io.BufferedIOBase):
     """The bytes of one descriptor, marked with the task that wrote them. Usable from any thread.
 
+    Attributes:
+        marked: the task that the last marker named.
+        pending: what was not written yet.
+
     Args:
         fd: where to write; it stays the caller's.
         buffer_bytes_max: how much of a line without an end is kept before it is written all the same.
@@ -90,9 +110,9 @@ class TaskWriter(io.BufferedIOBase):
         super().__init__()
         self._fd = fd
         self._buffer_bytes_max = buffer_bytes_max
-        self._pending = bytearray()
+        self.pending = bytearray()
         self._draining = False
-        self._marked = ""
+        self.marked = ""
         # Can be taken again: a signal handler may print while this thread writes.
         self._lock = threading.RLock()
 
@@ -111,19 +131,35 @@ class TaskWriter(io.BufferedIOBase):
         view = memoryview(data)
         name = _current
         with self._lock:
-            if name is not self._marked:
-                if name != self._marked:
-                    self._pending += encode_marker(name)
-                self._marked = name
-            self._pending += view
-            if len(self._pending) >= self._buffer_bytes_max:
+            if name is not self.marked:
+                if name != self.marked:
+                    self.pending += encode_marker(name)
+                self.marked = name
+            self.pending += view
+            if len(self.pending) >= self._buffer_bytes_max:
                 self._drain()
         return view.nbytes
+
+    def announce(self, name: str) -> None:
+        """Write the marker of the task ``name`` now, after what is pending; later, if the pipe has no room for it."""
+        with self._lock:
+            if name == self.marked:
+                return
+            self.pending += encode_marker(name)
+            self.marked = name
+            # A task that prints nothing does not wait for those who read what others have printed.
+            if len(self.pending) <= select.PIPE_BUF and self._has_room():
+                self._drain()
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def flush(self) -> None:
         """Write what is pending. Never raises for a descriptor that takes nothing any more."""
         with self._lock:
-            if self._pending:
+            if self.pending:
                 self._drain()
 
     def _drain(self) -> None:
@@ -136,7 +172,7 @@ class TaskWriter(io.BufferedIOBase):
             self._draining = False
 
     def _write_pending(self) -> None:
-        pending = self._pending
+        pending = self.pending
         while pending:
             try:
                 # A copy: a signal handler that prints makes it grow meanwhile.
@@ -157,7 +193,7 @@ class TaskWriter(io.BufferedIOBase):
     def after_fork(self) -> None:
         """In a forked child: what was pending is the parent's to write; who held the lock is not here."""
         self._lock = threading.RLock()
-        self._pending = bytearray()
+        self.pending = bytearray()
         self._draining = False
 
     def close(self) -> None:
