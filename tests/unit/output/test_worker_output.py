@@ -63,6 +63,46 @@ def test_a_marker_goes_before_the_first_output_of_another_task(pipe, text):
     assert parsed(data) == [("", "start"), ("f", "line"), ("f", "line"), ("f", "line"), ("g", "line")]
 
 
+@pytest.fixture
+def installed(pipe, monkeypatch):
+    monkeypatch.setattr(output, "_writers", [pipe[0]])
+    return pipe
+
+
+def test_output_that_bypasses_python_counts_for_its_task_or_the_worker(installed):
+    _, written, ends = installed
+    for name, short in [("f", False), ("g", True), ("g", True), ("h", True), ("i", False), ("i", True)]:
+        output.set_task(name, short)
+        os.write(ends[1], b"raw\n")
+    data = written()
+    assert parsed(data) == [("f", "raw"), *[("", "raw")] * 3, ("i", "raw"), ("i", "raw")]
+    assert data.count(b"\x00") == 3
+
+
+def test_a_task_does_not_wait_for_room_to_say_its_name(installed):
+    writer, written, ends = installed
+    output.set_task("f", False)
+    os.set_blocking(ends[1], False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(ends[1], b"x" * 4095 + b"\n")
+    os.set_blocking(ends[1], True)
+    output.set_task("g", False)
+    before = parsed(written())
+    assert {task for task, _ in before} == {"f"}
+    writer.write(b"line\n")
+    writer.flush()
+    assert parsed(written()) == [("g", "line")]
+
+
+def test_lines_without_an_end_are_written_after_their_task(installed, text):
+    _, written, _ = installed
+    output.set_task("f", False)
+    print("no end", end="", file=text)
+    output.flush_partial_lines()
+    assert parsed(written()) == [("f", "no end")]
+
+
 def test_a_line_without_an_end_stays_with_its_task(pipe, text):
     writer, written, _ = pipe
     output.set_task("f")
@@ -88,7 +128,7 @@ def test_much_without_an_end_is_written_all_the_same(pipe, text):
     writer, written, _ = pipe
     print("x" * 200, end="", file=text)
     assert len(written()) == 200
-    assert not writer._pending
+    assert not writer.pending
 
 
 def test_surrogates_and_large_writes(pipe, text):
@@ -130,7 +170,7 @@ def test_nothing_is_raised_when_nobody_reads(pipe, text):
         writer.flush()
     os.close(ends[1])
     print("no descriptor", file=text)
-    assert not writer._pending
+    assert not writer.pending
 
 
 def test_closing_does_not_silence_later_tasks(pipe, text):
