@@ -149,7 +149,7 @@ def _memcmp() -> Callable[[int, int, int], int]:
     function = ctypes.CDLL(None).memcmp
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     function.restype = ctypes.c_int
-    return function  # type: ignore[no-any-return]  # ctypes does not know what it calls
+    return function
 
 
 def _raw(array: Array) -> Array:
