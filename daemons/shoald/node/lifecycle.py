@@ -23,6 +23,7 @@ import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shoald.node.leases import UNITS
 from shoald.node.options import BadOptions, NodeOptions, parse
 from shoald.node.session import Session, SessionError
 from shoald.shell.daemonlog import DaemonLog
@@ -155,12 +156,12 @@ class Lifecycle:
         from shoald.node.daemon import NodeDaemon
         from shoald.store.region import RegionFile
 
-        options = self._options
-        capacity = options.object_store_memory
-        if not capacity:
-            from shoald.store.memory import default_capacity
+        from shoald.store.memory import default_capacity, memory_limit
 
-            capacity = default_capacity()
+        options = self._options
+        capacity = options.object_store_memory or default_capacity()
+        # What the store does not take is for tasks to ask for.
+        options.resources.setdefault("memory", max(0, memory_limit() - capacity) * UNITS)
         self._region = RegionFile(capacity, self._session.path)
         self._daemon: NodeDaemon = NodeDaemon(
             self._loop, self._node_id, options, self._session, self._region, self._log

@@ -20,7 +20,7 @@ class Interrupted:
 
     @property
     def ready(self) -> bool:
-        return self._awaited.ready or self._interruptible.hit is not None
+        return self._awaited.ready or bool(self._interruptible.hits)
 
     @property
     def wake(self) -> object:

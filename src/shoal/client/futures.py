@@ -42,7 +42,7 @@ def _loader(runtime: Runtime) -> concurrent.futures.ThreadPoolExecutor:
 def close_loaders() -> None:
     """End the threads that resolve futures (shutdown)."""
     for loader in _loaders.values():
-        loader.shutdown(wait=False, cancel_futures=True)
+        loader.shutdown(wait=False)  # what waits has failed by now, and is told so
     _loaders.clear()
 
 

@@ -23,7 +23,7 @@ from shoal.client.awaits import Interrupted, Never, ignored
 from shoal.client.connection import Connection
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
-from shoal.client.interrupts import Interruptible
+from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
 from shoal.client.packing import EMPTY, Packer
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 # cost a fifth of the time of submitting.
 GC_THRESHOLD = (50_000, 20, 20)
 _IDLE_TICK_S = 0.2  # refs that die while a process is idle are noticed this soon
+_START_AGAIN = "start again with shoal.shutdown() and shoal.init()"
 _FRAME_MESSAGES = 32  # task messages in one frame; keeps frames far below their limit
 
 
@@ -86,11 +87,12 @@ class Runtime:
         self.table = ObjectTable(self.ids.process_id)
         self.dispatch = Dispatcher(self.table, config, make_error)
         self.dispatch.is_retriable = retriable
-        self.closed = False
+        self.closed = False  # no use can be made of it any more
+        self._left = False
         self.lost_reason = ""
+        self._no_room = b""
         self.identity = Identity(kind=kind)
         self.welcome: dict[str, Any] = {}
-        self._no_room = b""
         self.job: dict[str, Any] = {}
         self.peer_handler: Callable[[list[Any], socket.socket], None] | None = None
         self._early_peers: list[tuple[list[Any], socket.socket]] = []
@@ -104,7 +106,7 @@ class Runtime:
         self.explain = Explain(self)
         self.actors = Actors(self)
         self.reactor = Reactor(
-            self.lock, self.flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
+            self.lock, self._flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
         )
         self.store: ClientStore = None  # type: ignore[assignment]  # set by the WELCOME that __init__ waits for
         try:
@@ -159,15 +161,18 @@ class Runtime:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Leave in order: worker output that is under way is printed, then connections close. Idempotent."""
-        if self.closed:
+        if self._left:
             return
-        with self.lock:
-            number, answer = self.node.ask()
-            self._goodbye = number
-            self.table.to_node([m.GOODBYE])
-        self.wait(answer, timeout_s)
+        self._left = True
+        if not self.closed:
+            with self.lock:
+                number, answer = self.node.ask()
+                self._goodbye = number
+                self.table.to_node([m.GOODBYE])
+            self.wait(answer, timeout_s)
         self.closed = True
         with self.lock:
+            self._fail_all("the session has been shut down")
             for lease in list(self.dispatch.leases.values()):
                 if lease.connection is not None:
                     lease.connection.close()
@@ -178,14 +183,21 @@ class Runtime:
             self.store.region.close()
 
     def _node_lost(self) -> None:
-        self.lost_reason = self.lost_reason or "the connection to the node daemon closed"
         self.closed = True
         if self.on_exit is not None:
             self.on_exit()
-        error = make_error("node_lost", None, self.lost_reason)
+        self._fail_all("the connection to the node daemon closed")
+
+    def _fail_all(self, reason: str) -> None:
+        """Whatever is waited for will not come any more (lock held)."""
+        self.lost_reason = self.lost_reason or reason
+        error = make_error("node_lost", None, f"{self.lost_reason}; {_START_AGAIN}")
         for entry in list(self.table.entries.values()):
-            if entry.state == PENDING:
+            if entry.state == PENDING or (entry.state == BORROWED and entry.waiters):
                 self.table.fail(entry, error)
+        for task in list(self.dispatch.tasks.values()):
+            if task.stream is not None:
+                self.dispatch.end_stream(task)
         for waiters in list(self.store.pin_waiters.values()) if self.welcome else ():
             for waiter in waiters:
                 waiter.ready = True
@@ -194,7 +206,7 @@ class Runtime:
     def connection_lost(self) -> Exception:
         """The error for whoever needs the daemon when it is gone."""
         reason = self.lost_reason or "the session has been shut down"
-        return NodeDiedError(f"{reason}; start again with shoal.shutdown() and shoal.init()")
+        return NodeDiedError(f"{reason}; {_START_AGAIN}")
 
     def report(self, text: str) -> None:
         """Something for people to read that is nobody's exception."""
@@ -259,6 +271,8 @@ class Runtime:
         if lease is not None:
             details["pid"] = lease.pid
             details["log_path"] = os.path.join(self.identity.session_dir, "logs", f"worker-{lease.pid}.log")
+        if lease is not None:
+            self._last_replies(lease)
         self.dispatch.worker_died(lease_id, current, details)
 
     def _on_demand_status(self, message: list[Any]) -> None:
@@ -271,8 +285,6 @@ class Runtime:
             what = f"task {names[0]!r}" if len(names) == 1 else f"{len(queue.ready)} tasks"
             self.report(f"{what} cannot run now: {message[3]}")
         elif message[2] == "limit":
-        if lease is not None:
-            self._last_replies(lease)
             self.dispatch.refused(queue, message[3])
 
     def _on_peer(self, message: list[Any]) -> None:
@@ -301,18 +313,6 @@ class Runtime:
 
     def _on_replies(self, connection: Connection, bodies: list[bytes]) -> None:
         lease: Any = connection.owner
-        dispatch = self.dispatch
-        done = dispatch.done
-        for body in bodies:
-            for message in pickle.loads(body):
-                tag = message[0]
-                if tag == m.DONE:
-                    done(lease, message)
-                elif tag == m.FAILED:
-                    dispatch.failed(lease, message)
-                elif tag == m.ITEM:
-                    dispatch.item(lease, message[1], message[2], message[3])
-                elif tag == m.GIVEN_BACK:
         self._take_replies(lease, bodies)
         self.dispatch.settle(lease)
 
@@ -334,6 +334,18 @@ class Runtime:
                 break
 
     def _take_replies(self, lease: Any, bodies: list[bytes]) -> None:
+        dispatch = self.dispatch
+        done = dispatch.done
+        for body in bodies:
+            for message in pickle.loads(body):
+                tag = message[0]
+                if tag == m.DONE:
+                    done(lease, message)
+                elif tag == m.FAILED:
+                    dispatch.failed(lease, message)
+                elif tag == m.ITEM:
+                    dispatch.item(lease, message[1], message[2], message[3])
+                elif tag == m.GIVEN_BACK:
                     dispatch.given_back(lease, message[1])
                 elif tag == m.RUNNING:
                     lease.stalled = True
@@ -352,6 +364,11 @@ class Runtime:
     # --- sending (lock held) ---
 
     def flush(self) -> None:
+        """Write out what is queued. A signal handler that raises does so when that is done."""
+        with Interruptible(nothing):
+            self._flush()
+
+    def _flush(self) -> None:
         """Write out what is queued; to the daemon first, since what goes to workers may refer to it."""
         table, dispatch = self.table, self.dispatch
         if released:
@@ -414,6 +431,7 @@ class Runtime:
             drop_abandoned(self)
         if forgotten:
             self.dispatch.forget_functions()
+        drop_abandoned_waits()
         self.actors.tick(now)
         if self.store is not None:
             self.store.drain()
@@ -431,7 +449,6 @@ class Runtime:
         return delay
 
     # --- waiting ---
-        drop_abandoned_waits()
 
     def wait(self, awaited: Awaited, timeout_s: float | None) -> bool:
         """Wait for something that messages will make ready; whether it is."""
@@ -471,7 +488,7 @@ class Runtime:
                 until = warn_at if warns else deadline
                 left = None if until is None else max(until - time.monotonic(), 0.0)
                 done = self.reactor.wait(proxy, left, on_block)
-                if interruptible.hit is not None:
+                if interruptible.hits:
                     interruptible.deliver()
                     continue
                 if done or not warns:
@@ -616,6 +633,10 @@ class Runtime:
             raise RuntimeError(data)
         return data
 
+    def round_trip(self) -> None:
+        """Return when the daemon has answered what it was asked before, as far as it can."""
+        self.request("logs_dir", {})
+
     def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future for the value of ``ref``."""
         from shoal.client.futures import future_of
@@ -625,7 +646,3 @@ class Runtime:
     def where(self) -> str:
         """The call site of the user's code, for people."""
         return callsite()
-    def round_trip(self) -> None:
-        """Return when the daemon has answered what it was asked before, as far as it can."""
-        self.request("logs_dir", {})
-

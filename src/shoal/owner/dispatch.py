@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from shoal.config import Config
     from shoal.owner.table import ObjectTable
+    from shoal.owner.tasks import FunctionExport
 
 NO_BACKPRESSURE = 2**62
 OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
@@ -123,8 +124,12 @@ class Dispatcher:
             lease = queue.choose(task)
             if lease is None:
                 break
-            ready.popleft()
-            self._send(lease, task)
+            try:
+                ready.popleft()
+                self._send(lease, task)
+            except BaseException:  # a signal handler of the user has raised in here
+                self._unsend(lease, task)
+                raise
         wanted = queue.wanted() if ready else 0
         told = queue.backlog_told
         if wanted != told and (not wanted or not told or wanted > 2 * told or 2 * wanted < told):
@@ -137,8 +142,8 @@ class Dispatcher:
         function = task.function
         outbox = lease.outbox
         if function.function_id not in lease.functions:
-            lease.functions.add(function.function_id)
             outbox.append(self._export_message(function))
+            lease.functions.add(function.function_id)
         task.state = SENT
         task.lease = lease
         idle = not lease.inflight
@@ -148,6 +153,21 @@ class Dispatcher:
         self.dirty.add(lease)
         if idle or len(outbox) >= OUTBOX_FLUSH:
             self.urgent = True
+
+    def _unsend(self, lease: Lease, task: TaskRecord) -> None:
+        """Make good for a send that was interrupted: it was made, or it was not begun."""
+        if lease.outbox and lease.outbox[-1][:2] == (m.TASK, task.id):
+            task.state = SENT
+            task.lease = lease
+            lease.inflight[task.id] = task
+            self.dirty.add(lease)
+            return
+        lease.inflight.pop(task.id, None)
+        task.lease = None
+        task.state = QUEUED
+        ready = task.queue.ready
+        if not ready or ready[0] is not task:
+            ready.appendleft(task)
 
     def _export_message(self, function: FunctionExport) -> tuple[Any, ...]:
         message = (m.FUNCTION, function.function_id, function.blob, function.name)
@@ -209,6 +229,7 @@ class Dispatcher:
                 "careful": task.careful,
                 "backlog": _backlog(task) if task.stream else None,
                 "taken": task.stream.taken if task.stream else 0,
+                "received": task.stream.taken + len(task.stream.items) if task.stream else 0,
             }
         return (m.TASK, task.id, task.function.function_id, task.payload, lifted, details)
 
@@ -229,7 +250,6 @@ class Dispatcher:
             table.hand_over(lease.proc, kept)
         self.complete(task, results)
 
-                "received": task.stream.taken + len(task.stream.items) if task.stream else 0,
     def complete(self, task: TaskRecord, results: list[Any]) -> None:
         """Fulfil the returns of a task that ran, here or elsewhere."""
         table = self.table
@@ -318,7 +338,7 @@ class Dispatcher:
         if task.unheard:
             self._reclaim(task)
         if task.stream is not None:
-            self._end_stream(task.stream, error_entry=task.returns[0] if task.returns else None)
+            self.end_stream(task)
         self._finish(task, "FAILED")
 
     def _reclaim(self, task: TaskRecord) -> None:
@@ -376,11 +396,15 @@ class Dispatcher:
         stream.total = total
         self._wake_stream(stream)
 
-    def _end_stream(self, stream: Stream, error_entry: Entry | None) -> None:
+    def end_stream(self, task: TaskRecord) -> None:
+        """A generator ends early: its completion, which has failed, is its last item."""
+        stream, error = task.stream, task.returns[0]
+        if stream is None or stream.total is not None:
+            return
         stream.total = stream.taken + len(stream.items)
-        if error_entry is not None and not stream.closed:
-            error_entry.count += 1
-            stream.items[stream.total] = error_entry
+        if not stream.closed:
+            error.count += 1
+            stream.items[stream.total] = error
             stream.total += 1
         self._wake_stream(stream)
 
