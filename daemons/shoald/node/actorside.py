@@ -207,6 +207,25 @@ class ActorSide:
         ]
         reply(True, {"rows": rows})
 
+    def why(self, wanted: str) -> list[dict[str, Any]]:
+        """What `why` says of actors whose id begins like this."""
+        rows = []
+        for row in self.core.rows(self._daemon.loop.now()):
+            if row["actor_id"].startswith(wanted):
+                name = f" {row['name']!r}" if row["name"] else ""
+                line = f"actor {row['actor_id']} ({row['class']}{name}) is {row['state']}"
+                line += f" in process {row['pid']}" if row["pid"] else ""
+                line += f": {row['reason']}" if row["reason"] else ""
+                rows.append({"process": "actors", "node_id": row["node_id"], "lines": [line]})
+        return rows
+
+    def name_of_process(self, proc: bytes) -> str:
+        """What to call a process that is none: an actor as the scheduler knows it, and what holds detached ones."""
+        record = self.core.by_proc.get(proc)
+        if proc == HOLDER:
+            return "detached actors"
+        return self.name_of(record.worker_id) if record is not None else ""
+
     def name_of(self, worker_id: bytes) -> str:
         """What to call a worker that is an actor; "" if it is none."""
         record = self.core.by_worker.get(worker_id)

@@ -449,8 +449,11 @@ class NodeDaemon:
             return (
                 f"{client} {client.info.get('argv0') or ''}".strip()
                 if client.kind == "driver"
-                else str(client)
+                else self.actors.name_of(client.worker_id) or str(client)
             )
+        actor = self.actors.name_of_process(proc)
+        if actor:
+            return actor
         worker = self.scheduler.pool.by_proc.get(proc)
         return f"worker {worker.pid}" if worker is not None else f"process {proc.hex()}" if proc else ""
 

@@ -42,7 +42,8 @@ class Why:
             return
         daemon = self._daemon
         everybody = [proc for proc, client in daemon.clients.items() if client.kind != "cli"]
-        _Inquiry(self._daemon, self._ask, reply, self._stored(wanted)).start(everybody, wanted)
+        rows = [*daemon.actors.why(wanted), *self._stored(wanted)]
+        _Inquiry(self._daemon, self._ask, reply, rows).start(everybody, wanted)
 
     def _stored(self, wanted: str) -> list[dict[str, Any]]:
         daemon = self._daemon

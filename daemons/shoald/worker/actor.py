@@ -26,7 +26,7 @@ from shoal.client.connection import Connection
 from shoal.context import ActorIdentity, TaskContext, current_task
 from shoal.exceptions import ActorDiedError, ShoalError, format_remote_traceback
 from shoal.refs import ObjectRef
-from shoal.serialization import loads_code, serialize
+from shoal.serialization import deserialize, loads_code, serialize
 from shoal.wire import messages as m
 from shoal.wire.frames import BrokenFrame, frame
 from shoald.worker import output
@@ -134,11 +134,12 @@ class ActorExecutor:
         """What the actor is made from; raises what cannot be loaded, and the error of an argument that failed."""
         runtime = self.runtime
         ref: ObjectRef[Any] = ObjectRef(self._actor_id)
-        blob, captured, job, settings, self._table, args, kwargs = runtime.values.get(ref, None)
+        blob, captured, job, settings, self._table, given, inside = runtime.values.get(ref, None)
         runtime.identity.job_id = self._info["job_id"]
         FunctionCache(runtime).enter_job({**job, "namespace": self._info["namespace"]})
         cls = loads_code(blob, captured)
         self._captured = captured
+        args, kwargs = deserialize(given, inside)
         refs = [value for value in (*args, *kwargs.values()) if type(value) is ObjectRef]
         values = dict(zip([id(each) for each in refs], runtime.values.get_all(refs, None), strict=True))
         arguments = tuple(values[id(value)] if type(value) is ObjectRef else value for value in args)

@@ -142,7 +142,11 @@ class Actors:
             "groups": dict(options.concurrency_groups),
             "backlog": options.generator_backpressure_num_objects,
         }
-        packed = serialize((blob, captured, runtime.job, settings, actor_class.table(), args, kwargs))
+        # By themselves: they can only be loaded where the job's modules are found.
+        given = serialize((args, kwargs))
+        packed = serialize(
+            (blob, captured, runtime.job, settings, actor_class.table(), given.to_bytes(), given.refs)
+        )
         where = callsite()
         object_id = runtime.ids.next_id()
         runtime.values.escape_all(packed.refs)

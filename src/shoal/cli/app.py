@@ -14,7 +14,7 @@ _COMMANDS = {
     "status": ("status", "Nodes, resources, and what waits for them."),
     "health-check": ("status", "Exit with 0 if the node and the head answer."),
     "memory": ("memory", "What is in the object store, and who holds it."),
-    "list": ("lists", "List nodes, workers, tasks, objects or jobs."),
+    "list": ("lists", "List nodes, workers, tasks, actors, objects or jobs."),
     "why": ("lists", "What a task or an object waits for."),
     "logs": ("logs", "Show or follow the logs of a daemon and its workers."),
 }

@@ -13,11 +13,11 @@ from shoal.cli.output import show
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(["nodes", "workers", "tasks", "objects", "jobs"]))
+@click.argument("kind", type=click.Choice(["nodes", "workers", "tasks", "actors", "objects", "jobs"]))
 @click.option("-n", "--limit", type=click.IntRange(min=0), help="Print at most this many rows.")
 @asking_options
 def list_command(kind: str, limit: int | None, address: str, temp_dir: str | None, as_json: bool) -> None:
-    """List nodes of the cluster; or workers, tasks, objects or jobs of its nodes on this machine."""
+    """List nodes of the cluster; or workers, tasks, actors, objects or jobs of its nodes on this machine."""
     if kind == "nodes":
         with asking(address, temp_dir) as daemon:
             answers = [daemon.request("nodes")]

@@ -126,13 +126,14 @@ def _job(job: Row) -> str:
 
 
 def list_table(kind: str, rows: Sequence[Row], now_s: float) -> Table:
-    """`shoal list KIND`: nodes, workers, tasks, objects or jobs, at ``now_s`` (Unix seconds)."""
+    """`shoal list KIND`: nodes, workers, tasks, actors, objects or jobs, at ``now_s`` (Unix seconds)."""
     if kind == "jobs":
         return _jobs_table(rows, now_s)
     tables = {
         "nodes": nodes_table,
         "workers": _workers_table,
         "tasks": _tasks_table,
+        "actors": _actors_table,
         "objects": _objects_table,
     }
     return tables[kind](rows)
@@ -178,6 +179,33 @@ def _tasks_table(rows: Sequence[Row]) -> Table:
 
 def _retries(left: int) -> str:
     return "any" if left < 0 else str(left)
+
+
+def _actors_table(rows: Sequence[Row]) -> Table:
+    columns = ("ACTOR", "CLASS", "NAME", "STATE", ">SINCE", ">PID", ">RESTARTS", ">CALLERS", "NODE", "WHY")
+    lines = [
+        (
+            row["actor_id"],
+            row["class"],
+            _actor_name(row),
+            row["state"],
+            age_text(row["since_s"]),
+            str(row["pid"] or "-"),
+            str(row["restarts"]),
+            str(row["callers"]),
+            row["node_id"][:_ID_LENGTH],
+            shorten(" ".join(str(row["reason"]).split()) or "-", 60),
+        )
+        for row in rows
+    ]
+    return Table(columns, lines, "Actors", details=("WHY", "CALLERS", "RESTARTS"))
+
+
+def _actor_name(row: Row) -> str:
+    if not row["name"]:
+        return "-"
+    detached = ", detached" if row["detached"] else ""
+    return f"{row['name']} ({row['namespace']}{detached})"
 
 
 def _objects_table(rows: Sequence[Row]) -> Table:

@@ -93,6 +93,7 @@ class _TaskFuture(concurrent.futures.Future[Any]):
     def __init__(self, ref: ObjectRef[Any]) -> None:
         super().__init__()
         self._ref: ObjectRef[Any] | None = ref
+        self._ending = threading.RLock()  # callbacks run in it, and may ask again
 
     def start(self) -> None:
         ref = self._ref
@@ -102,9 +103,11 @@ class _TaskFuture(concurrent.futures.Future[Any]):
     def _arrived(self, inner: concurrent.futures.Future[Any]) -> None:
         from shoal.exceptions import TaskError
 
-        self._ref = None
-        if not self.set_running_or_notify_cancel():
-            return
+        with self._ending:
+            self._ref = None
+            if self.cancelled():
+                return
+            self.set_running_or_notify_cancel()
         error = inner.exception()
         if error is None:
             self.set_result(inner.result())
@@ -119,9 +122,13 @@ class _TaskFuture(concurrent.futures.Future[Any]):
         """Cancel the task, also when it runs; False if it has ended."""
         from shoal.api import cancel
 
-        ref = self._ref
-        if not super().cancel():
-            return False
+        with self._ending:
+            ref = self._ref
+            if self.cancelled():
+                return True
+            if not super().cancel():
+                return False
+            self.set_running_or_notify_cancel()  # whoever waits for it need not wait for the task
         if ref is not None:
             cancel(ref)
         return True
