@@ -387,20 +387,21 @@ value = shoal.get(sleep.remote(0.5))
 alarms = 0
 for _ in range(100):
     signal.setitimer(signal.ITIMER_REAL, 0.003)
+    end = time.monotonic() + 0.1  # an exception raised inside of some __del__ is dropped by Python itself
     try:
-        while True:
+        while time.monotonic() < end:
             shoal.get([sleep.remote(0) for _ in range(10)])
     except TooLong:
         alarms += 1
 same = [signal.getsignal(n) is h for n, h in
         ((signal.SIGINT, on_signal), (signal.SIGUSR1, on_signal), (signal.SIGALRM, on_alarm))]
-tell(calls=calls, value=value, alarms=alarms, same=same, after=shoal.get([sleep.remote(0)], timeout=30))
+tell(calls=calls, value=value, alarms=alarms > 50, same=same, after=shoal.get([sleep.remote(0)], timeout=30))
 """
     )
     assert run.line() == {
         "calls": ["SIGINT", "SIGUSR1"],
         "value": 0.5,
-        "alarms": 100,
+        "alarms": True,
         "same": [True, True, True],
         "after": [0],
     }
