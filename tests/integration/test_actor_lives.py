@@ -1,9 +1,11 @@
 """Actors that die, restart, are killed, named, detached; each with processes that really end."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -353,9 +355,9 @@ except ValueError:
 
 
 def test_a_detached_actor_outlives_its_driver():
-    environment = {**os.environ, "SHOAL_TEMP_DIR": os.environ["TMPDIR"]}
+    folder = tempfile.mkdtemp()  # of a short path, and not where the module's session is known
+    environment = {**os.environ, "SHOAL_TEMP_DIR": folder}
     run = [sys.executable, "-m", "shoal"]
-    folder = os.environ["TMPDIR"]
     start = [*run, "start-head", "--port", "0", "--num-cpus", "1", "--temp-dir", folder]
     subprocess.run(start, capture_output=True, check=True)
     try:
@@ -370,3 +372,4 @@ def test_a_detached_actor_outlives_its_driver():
         assert outputs[1].stdout.split() == ["2", "gone"], outputs[1].stderr
     finally:
         subprocess.run([*run, "stop", "--temp-dir", folder], capture_output=True, check=True)
+        shutil.rmtree(folder)
