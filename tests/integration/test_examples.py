@@ -85,3 +85,19 @@ def test_first_script_of_the_readme(tmp_path):
     done = run_script(script)
     assert done.returncode == 0, done.stderr
     assert 0.5 < float(done.stdout) < 0.51
+
+
+def test_model_server(example, capsys):
+    accuracy, requests = example("model_server").main()
+    assert requests == 600
+    assert accuracy > 0.95
+    printed = capsys.readouterr().out
+    assert "answers/s" in printed
+    assert "latency" in printed
+
+
+def test_parameter_server(example):
+    alone, in_step, asynchronous = example("parameter_server").main().values()
+    assert alone > 0.85
+    assert abs(in_step - alone) < 0.03
+    assert asynchronous > 0.85

@@ -17,7 +17,8 @@ CORES = {
     "daemons/shoald/store": (
         "allocator core errors extents holds leases ledger objects pins readers report seals"
     ),
-    "daemons/shoald/node": "effects fairness leases placing pool pressure scheduler staffing",
+    "src/shoal/actors": "calls errors method",
+    "daemons/shoald/node": "actors effects fairness leases placing pool pressure scheduler staffing",
     "daemons/shoald/head": "core directory events jobs nodes reports",
 }
 IMPURE = frozenset(
