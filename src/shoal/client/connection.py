@@ -8,6 +8,8 @@ runtime's lock held, except `receive`, which only the leader calls.
 from __future__ import annotations
 
 import array
+import os
+import select
 import socket
 from collections import deque
 from typing import TYPE_CHECKING
@@ -78,6 +80,39 @@ class Connection:
             self._queue(memoryview(data)[sent:])
             self._reactor.want_write(self, True)
 
+    def send_with_descriptor(self, data: bytes, descriptor: int) -> None:
+        """Send after all that is queued, waiting for the kernel to take its start (the daemon reads whatever happens)."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        while not self.closed:
+            if self._out:
+                self.writable()
+            sent = 0
+            try:
+                if not self._out:
+                    sent = self.sock.sendmsg([data], rights)
+            except BlockingIOError:
+                sent = 0  # no room at the moment
+            except OSError:
+                self._reactor.lost(self)
+                return
+            if sent == len(data):
+                return
+            if sent:
+                self._queue(memoryview(data)[sent:])
+                self._reactor.want_write(self, True)
+                return
+            if any(mask & ~select.POLLOUT for _, mask in poll.poll(1000)):
+                return  # the daemon is gone; the reader will notice
+
+    def forget(self) -> None:
+        """In a forked child: close this copy of the socket, and touch nothing that the parent shares."""
+        self.closed = True
+        self.sock.close()
+        self._out.clear()
+        self.out_bytes = 0
+
     def _queue(self, data: memoryview) -> None:
         self._out.append(data)
         self.out_bytes += len(data)
@@ -144,3 +179,5 @@ class Connection:
             self.sock.close()
             self._out.clear()
             self.out_bytes = 0
+            while self.descriptors:  # came with messages that nobody will read
+                os.close(self.descriptors.popleft())

@@ -8,6 +8,9 @@ questions arrive while user code runs), a tick after the last leader has left.
 A thread that takes the lead from the sleeping backup rings the bell, an eventfd: one system call, safe in signal
 handlers and in `__del__`. Wake-ups are idempotent.
 
+Nobody may sleep where nobody leads: whoever sleeps says so first and then looks again, and whoever leaves looks after
+the sleepers. A wait on top of a wait (in a signal handler, or in a `__del__` that interrupts the leader) leads in its place.
+
 Not responsible for what messages mean: connections hand frames to their owners with the runtime's lock held.
 """
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 _EVENTS_MAX = 32
 _QUIET_TICKS = 5  # ticks without activity before the backup thread parks
 _PARK_S = 5.0
+_LEAVE_S = 5.0  # how long `stop` waits for whoever leads
+_AFTER_ERROR_S = 1.0
 _sched_yield = os.sched_yield
 
 
@@ -73,12 +78,16 @@ class Reactor:
         self._connections: dict[int, Connection] = {}
         self._lost: list[Connection] = []
         self._lead = threading.Lock()
+        self._leader = 0  # which thread has it
         self._followers: list[Awaited] = []
         self._turns = 0  # how often somebody led; the backup compares
         self._backup_leads = False
         self._nudges = 0
         self._asleep = False  # the backup is parked, or blocks as the leader
-        self._yield_to = 0  # threads that want the lead from the backup
+        self._claims: list[object] = []  # one of each thread that wants the lead from the backup
+        self.eager = (
+            0  # things that are awaited without a thread that waits (futures): the backup does not pause then
+        )
         self._stopping = False
         self._nap = threading.Lock()
         self._nap.acquire()
@@ -113,7 +122,7 @@ class Reactor:
 
     def ring(self) -> None:
         """Wake whoever sleeps in the epoll. Safe anywhere."""
-        with contextlib.suppress(OSError):  # closed at shutdown, or already ringing
+        with contextlib.suppress(OSError, ValueError):  # already ringing, or closed at shutdown
             os.eventfd_write(self._bell, 1)
 
     def nudge(self) -> None:
@@ -141,30 +150,50 @@ class Reactor:
         found other work). A KeyboardInterrupt leaves everything consistent.
         """
         deadline = None if timeout_s is None else monotonic() + timeout_s
-        while not awaited.ready:
-            if self._lead.acquire(blocking=False):
-                try:
-                    stop = self._lead_until(awaited, deadline, on_block)
-                finally:
-                    self._lead.release()
-                    self._pass_on()
-                if stop:
+        try:
+            while not awaited.ready and not self._stopping:
+                if self._lead.acquire(blocking=False):
+                    if self._lead_once(awaited, deadline, on_block):
+                        break
+                elif self._leader == threading.get_ident():
+                    if self._lead_until(awaited, deadline, on_block):
+                        break
+                elif self._backup_leads:
+                    self._take_over()
+                elif not self._follow(awaited, deadline):
                     break
-            elif self._backup_leads:
-                self._take_over()
-            elif not self._follow(awaited, deadline):
-                break
+        except (OSError, ValueError):
+            if not self._stopping:  # a handler that ran on top of this wait has closed everything
+                raise
+        finally:
+            # Perhaps this thread was woken to take the lead, and does not need it any more.
+            if self._followers and not self._lead.locked():
+                self._pass_on()
         return awaited.ready
 
-    def _take_over(self) -> None:
-        self._yield_to += 1
+    def _lead_once(
+        self, awaited: Awaited, deadline: float | None, on_block: Callable[[], bool] | None
+    ) -> bool:
+        """Lead, with the lead acquired, and pass it on."""
         try:
+            self._leader = threading.get_ident()
+            return self._lead_until(awaited, deadline, on_block)
+        finally:
+            self._leader = 0
+            self._lead.release()
+            self._pass_on()
+
+    def _take_over(self) -> None:
+        claim = object()
+        try:
+            self._claims.append(claim)
             self.ring()
             self._wake_nap()
             if self._lead.acquire(timeout=0.05):
                 self._lead.release()
         finally:
-            self._yield_to -= 1
+            if claim in self._claims:
+                self._claims.remove(claim)
 
     def _lead_until(
         self, awaited: Awaited, deadline: float | None, on_block: Callable[[], bool] | None
@@ -175,7 +204,7 @@ class Reactor:
             self._flush()
         now = monotonic()
         poll_until = now + self._poll_s
-        while not awaited.ready:
+        while not awaited.ready and not self._stopping:
             events = poll(0, _EVENTS_MAX)
             if events:
                 self._handle(events)
@@ -256,13 +285,14 @@ class Reactor:
         awaited.wake = lock
         self._followers.append(awaited)
         try:
-            if awaited.ready or not self._lead.locked():
+            if awaited.ready or self._stopping or self._backup_leads or not self._lead.locked():
                 return True
             timeout = -1.0 if deadline is None else max(deadline - monotonic(), 0.0)
             woken = lock.acquire(timeout=timeout)
             return woken or awaited.ready
         finally:
-            self._followers.remove(awaited)
+            if awaited in self._followers:
+                self._followers.remove(awaited)
             awaited.wake = None
 
     def _wake_followers(self) -> None:
@@ -303,28 +333,37 @@ class Reactor:
     def _run_backup(self) -> None:
         quiet = 0
         while not self._stopping:
-            seen = self._turns
-            if quiet >= _QUIET_TICKS and self._lead.locked():
-                self._asleep = True
+            try:
+                quiet = self._backup_turn(quiet)
+            except Exception:  # noqa: BLE001  a boundary that must go on: without this thread nobody reads while nobody waits
+                self._report(f"the backup thread met an error, and goes on:\n{traceback.format_exc()}")
+                self._nap.acquire(timeout=_AFTER_ERROR_S)
+
+    def _backup_turn(self, quiet: int) -> int:
+        """Park, look, or lead; returns for how many ticks nothing has happened."""
+        seen = self._turns
+        if quiet >= _QUIET_TICKS:
+            self._asleep = True  # before the look at the lead: who leaves it now wakes us
+            if self._lead.locked():
                 self._nap.acquire(timeout=_PARK_S)
-                self._asleep = False
-                quiet = 0
-                continue
-            self._nap.acquire(timeout=self._tick_s)
-            if self._lead.locked() or self._turns != seen:
-                quiet = 0 if self._turns != seen else quiet + 1
-                self._backup_look()
-                continue
-            if self._yield_to == 0 and self._lead.acquire(blocking=False):
-                quiet = 0
-                try:
-                    self._backup_leads = True
-                    self._lead_as_backup()
-                finally:
-                    self._backup_leads = False
-                    self._lead.release()
-                    if self._followers:
-                        self._pass_on()
+            self._asleep = False
+            return 0
+        self._nap.acquire(timeout=self._tick_s)
+        if self._lead.locked() or self._turns != seen:
+            self._backup_look()
+            return 0 if self._turns != seen else quiet + 1
+        if not self._claims and self._lead.acquire(blocking=False):
+            try:
+                self._leader = threading.get_ident()
+                self._backup_leads = True
+                self._lead_as_backup()
+            finally:
+                self._backup_leads = False
+                self._leader = 0
+                self._lead.release()
+                if self._followers:
+                    self._pass_on()
+        return 0
 
     def _backup_look(self) -> None:
         """Somebody else leads, or is about to: only see to work that runs long, and to queued messages."""
@@ -349,28 +388,48 @@ class Reactor:
             self._asleep = False
             if events:
                 self._handle(events)
-            if nudged or events:
+            if (nudged or events) and not self.eager:
                 self._nap.acquire(timeout=self._tick_s)
-                if self._wanted():
-                    return
+            if self._wanted():
+                return
+            self._asleep = not nudged  # before the look: what is queued after it rings
             with self._lock:
                 delay = self._tick(monotonic())
                 self._flush()
             if nudged:
                 delay = 0.0
-            else:
-                self._asleep = True
 
     def _wanted(self) -> bool:
         """Whether the backup has to give up the lead."""
-        return bool(self._stopping or self._yield_to or self._followers)
+        return bool(self._stopping or self._claims or self._followers)
 
-    def stop(self) -> None:
-        """End the backup thread and close the epoll; connections must be closed before."""
-        self._stopping = True
-        self.ring()
-        self._wake_nap()
-        if self._backup.is_alive() and threading.current_thread() is not self._backup:
-            self._backup.join()
+    def forked(self, refuse: Callable[..., bool]) -> None:
+        """This is a child: let go of the sockets, which the parent goes on with. ``refuse`` takes the place of `wait`."""
+        for connection in self._connections.values():
+            connection.forget()
+        self._connections.clear()
         self._epoll.close()
         os.close(self._bell)
+        self._stopping = True
+        self.wait = refuse  # type: ignore[method-assign]
+
+    def stop(self) -> None:
+        """End the backup thread and every wait, and close what is open; idempotent. A handler on top of a wait may call it."""
+        if self._stopping:
+            return
+        self._stopping = True
+        for follower in list(self._followers):
+            self._wake(follower)
+        self.ring()
+        self._wake_nap()
+        me = threading.get_ident()
+        if self._backup.is_alive() and self._backup.ident != me:
+            self._backup.join(_LEAVE_S)
+        left = self._leader == me or self._lead.acquire(timeout=_LEAVE_S)
+        with self._lock:
+            for connection in list(self._connections.values()):
+                connection.close()
+        if left:  # otherwise somebody still reads: better a descriptor too many than one under a reader
+            self._epoll.close()
+            bell, self._bell = self._bell, -1
+            os.close(bell)
