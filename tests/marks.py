@@ -33,7 +33,9 @@ class Marks:
 
     def pid(self, name):
         """The process of one run of ``name``."""
-        return next(int(each.rpartition(".")[2]) for each in os.listdir(self.folder) if each.startswith(f"{name}."))
+        return next(
+            int(each.rpartition(".")[2]) for each in os.listdir(self.folder) if each.startswith(f"{name}.")
+        )
 
     def wait(self, name, count=1):
         """Wait until ``name`` has run ``count`` times."""

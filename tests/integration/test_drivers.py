@@ -305,7 +305,7 @@ tell(values=shoal.get([alive.remote(i) for i in range(10)], timeout=30))
 
 def test_ctrl_c_that_is_not_caught_ends_the_script(script):
     run = script(CTRL_C + "\nthreading.Thread(target=press).start()\nshoal.get(refs)\n")
-    out, err = run.finish(-signal.SIGINT)
+    _, err = run.finish(-signal.SIGINT)
     assert "KeyboardInterrupt" in err
 
 
@@ -444,7 +444,7 @@ def test_shutdown_while_other_threads_wait(no_leaks):
     def wait(how):
         try:
             how()
-        except BaseException as error:  # noqa: BLE001  what it raises is what is tested
+        except BaseException as error:
             failures.append(error)
 
     waits = [lambda: shoal.get(ref), lambda: shoal.wait([ref]), lambda: ref.future().result()]
@@ -488,6 +488,31 @@ def test_custom_resources_and_memory_are_shared_out(no_leaks, tmp_path):
 # --- deaths ---
 
 
+def test_a_worker_that_owns_unfinished_work_is_not_ended_for_idling(no_leaks, marks, monkeypatch):
+    monkeypatch.setenv("SHOAL_IDLE_WORKER_MS", "50")
+    monkeypatch.setenv("SHOAL_LEASE_IDLE_MS", "20")
+
+    @shoal.remote(num_cpus=0)
+    def child():
+        marks.wait("go")
+        return "made"
+
+    @shoal.remote
+    def parent():
+        ref = child.remote()
+        marks.add("parent")
+        marks.wait("parent", 4)  # each in a process of its own
+        return ref, os.getpid()
+
+    with shoal.init(num_cpus=1):
+        # Several owners, so that some of them are more than the number that is kept warm.
+        made = shoal.get([parent.options(num_cpus=0).remote() for _ in range(4)])
+        shoal.get(shoal.remote(os.getpid).remote())
+        time.sleep(0.5)  # long enough for idle ones to be ended
+        marks.add("go")
+        assert shoal.get([ref for ref, _ in made], timeout=30) == ["made"] * 4
+
+
 def processes():
     """The daemon, its fork server, and the workers, of this process's session."""
     daemon = next(child for child in psutil.Process().children() if "shoald" in " ".join(child.cmdline()))
@@ -528,7 +553,12 @@ def test_the_daemon_is_killed(no_leaks, marks):
     psutil.wait_procs([server, *workers], timeout=20)
     assert not server.is_running()
     assert not any(worker.is_running() for worker in workers)
-    for call in (lambda: shoal.get(refs[0]), lambda: sleep.remote(), lambda: shoal.put(bytes(10**6)), lambda: shoal.nodes()):
+    for call in (
+        lambda: shoal.get(refs[0]),
+        lambda: sleep.remote(),
+        lambda: shoal.put(bytes(10**6)),
+        lambda: shoal.nodes(),
+    ):
         with pytest.raises(NodeDiedError):
             call()
     with pytest.raises(NodeDiedError):

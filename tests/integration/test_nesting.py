@@ -111,7 +111,13 @@ def test_recursion_200_deep_takes_few_processes():
 
 @pytest.mark.parametrize(
     ("function", "depth"),
-    [(down_by_wait, 100), (down_by_timeout, 12), (down_by_await, 12), (down_by_future, 12), (down_by_thread, 12)],
+    [
+        (down_by_wait, 100),
+        (down_by_timeout, 12),
+        (down_by_await, 12),
+        (down_by_future, 12),
+        (down_by_thread, 12),
+    ],
 )
 def test_every_way_to_wait(function, depth):
     assert shoal.get(function.remote(depth), timeout=60) == depth

@@ -225,7 +225,9 @@ def test_num_returns(shoal_session):
     assert shoal.get(many) == list(range(1000))
 
 
-@pytest.mark.parametrize(("value", "said"), [((1, 2), "2 value"), (5, "returned int"), (iter([1, 2, 3, 4]), "4 value")])
+@pytest.mark.parametrize(
+    ("value", "said"), [((1, 2), "2 value"), (5, "returned int"), (iter([1, 2, 3, 4]), "4 value")]
+)
 def test_a_wrong_number_of_returns_says_so_in_every_one(shoal_session, value, said):
     @shoal.remote(num_returns=3)
     def wrong():
@@ -403,7 +405,7 @@ def test_threads_may_all_use_the_session(shoal_session):
                 assert not rest
                 array = np.full(30_000, number)
                 assert shoal.get(identity.remote(array)).sum() == 30_000 * number
-        except BaseException as error:  # noqa: BLE001  reported by the main thread
+        except BaseException as error:
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]

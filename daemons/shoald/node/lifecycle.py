@@ -154,9 +154,8 @@ class Lifecycle:
 
     def _make_daemon(self) -> None:
         from shoald.node.daemon import NodeDaemon
-        from shoald.store.region import RegionFile
-
         from shoald.store.memory import default_capacity, memory_limit
+        from shoald.store.region import RegionFile
 
         options = self._options
         capacity = options.object_store_memory or default_capacity()

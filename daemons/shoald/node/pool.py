@@ -39,7 +39,7 @@ class Worker:
         slot: its index in the status board.
         since: when it entered its state.
         reason: why it is ended, for people; "" if nobody decided that.
-        note: what it says it is doing.
+        note: what it says of itself; "unfinished": it waits for tasks of its own, and must not be ended for idling.
     """
 
     __slots__ = ("job", "lease_id", "note", "pid", "proc", "reason", "since", "slot", "state", "worker_id")

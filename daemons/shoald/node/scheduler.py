@@ -118,7 +118,7 @@ class SchedulerCore:
                 _, lease_id, reason = message[:3]
                 self._kill(client, lease_id, str(reason), now)
             elif message[0] == m.WORKER_NOTE:
-                self._note(client, message[1])
+                self._note(client, message[1], now)
             else:
                 raise ProtocolError(f"message {message[0]} is not one for the scheduler")
         except (ValueError, IndexError) as error:
@@ -209,11 +209,12 @@ class SchedulerCore:
         if lease is not None:
             self.end_worker(self.pool.workers[lease.worker_id], reason, now)
 
-    def _note(self, client: Client, note: Any) -> None:
+    def _note(self, client: Client, note: Any, now: float) -> None:
         worker = self.pool.by_proc.get(client.proc)
         if worker is None or type(note) is not dict:
             raise ProtocolError("notes are dictionaries, and only workers send them")
         worker.note = note
+        self._deadline = now
 
     # --- workers ---
 

@@ -13,6 +13,7 @@ from shoald.node.effects import StartWorker
 from shoald.node.pool import IDLE, STARTING
 
 if TYPE_CHECKING:
+    from shoald.node.pool import Worker
     from shoald.node.scheduler import SchedulerCore
 
 
@@ -43,7 +44,11 @@ class Staffing:
         for.
         """
         pool = self._core.pool
-        return max(0, self.processes_max - pool.living + pool.count(IDLE))
+        return max(0, self.processes_max - pool.living + len(self._spare()))
+
+    def _spare(self) -> list[Worker]:
+        """Idle workers that may be ended, idle for longest first."""
+        return [worker for worker in self._core.pool.in_state(IDLE) if not worker.note.get("unfinished")]
 
     def worked(self) -> None:
         """A worker started a task, or was returned in order: workers can work."""
@@ -88,11 +93,11 @@ class Staffing:
         """End idle workers that the demands at hand cannot use (or they would have been given to them)."""
         pool = self._core.pool
         missing = wanted - (self.processes_max - pool.living)
-        for worker in pool.in_state(IDLE)[: max(0, missing)]:
+        for worker in self._spare()[: max(0, missing)]:
             self._core.end_worker(worker, "it idled while other jobs need the room", now)
 
     def _end_idle(self, now: float) -> float | None:
-        idle = self._core.pool.in_state(IDLE)
+        idle = self._spare()
         extra = idle[: max(0, len(idle) - self._core.cpus)]
         idle_s = self._core.config.idle_worker_ms / 1000
         for worker in extra:

@@ -25,7 +25,9 @@ class Blocking:
         on_block: called when the first wait begins, before the daemon's message is flushed.
     """
 
-    def __init__(self, runtime: Runtime, is_running: Callable[[], bool], on_block: Callable[[], None]) -> None:
+    def __init__(
+        self, runtime: Runtime, is_running: Callable[[], bool], on_block: Callable[[], None]
+    ) -> None:
         self._table = runtime.table
         self._is_running = is_running
         self._on_block = on_block

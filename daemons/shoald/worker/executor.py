@@ -102,6 +102,7 @@ class Executor:
         self._careful = False
         self._units: dict[str, int] = {}
         self._serial = 0
+        self._told_unfinished = False
         self._watched = (0, 0.0)
         self._long_serial = 0
         self._reply_delay_s = runtime.config.reply_delay_us / 1e6
@@ -205,7 +206,7 @@ class Executor:
                 value = None
                 context.arguments = ()
             return (m.DONE, task_id, results, self._arguments.kept(loaded))
-        except BaseException as error:  # everything a task raises goes to its submitter
+        except BaseException as error:  # noqa: BLE001  everything a task raises goes to its submitter
             return self._failure(task_id, error, name, submitter, started, loaded)
         finally:
             self._running.pop()
@@ -316,8 +317,11 @@ class Executor:
             self._cancels.check(outer.task_id)
 
     def may_run_here(self, task: TaskRecord) -> bool:
-        """Whether an own task may run in place: nesting is bounded, the running task's lease covers what it needs, and
-        neither of them may take the other down with it (a crash ends both)."""
+        """Whether an own task may run in place.
+
+        Nesting is bounded, the running task's lease has to cover what it needs, and neither of them may take
+        the other down with it (a crash ends both).
+        """
         options = task.options
         if self._careful or len(self._running) >= self.runtime.config.inline_depth_max:
             return False
@@ -367,12 +371,22 @@ class Executor:
     # --- watchdog (lock held; on the backup thread, or on the main thread before it sleeps) ---
 
     def _watch(self, now: float) -> float | None:
-        if not self._running or threading.current_thread() is _MAIN:
+        if not self._running:
+            self._tell_unfinished()
+            return None
+        if threading.current_thread() is _MAIN:
             return None
         if self._cancels.remind():
             self._watch_replies(now)
             return self.runtime.config.tick_ms / 1000
         return self._watch_replies(now)
+
+    def _tell_unfinished(self) -> None:
+        """Between tasks: while it waits for tasks that it submitted, this process must not be ended for idling."""
+        unfinished = bool(self.runtime.dispatch.tasks)
+        if unfinished != self._told_unfinished:
+            self._told_unfinished = unfinished
+            self.runtime.table.to_node([m.WORKER_NOTE, {"unfinished": unfinished}])
 
     def _watch_replies(self, now: float) -> float | None:
         serial, since = self._watched

@@ -361,6 +361,22 @@ def test_idle_extra_workers_end_after_their_time(node):
     assert len(node.core.pool) == 2
 
 
+def test_worker_that_waits_for_its_own_tasks_is_not_ended_for_idling(node):
+    node.demand(DRIVER, 1, 4, resources={})
+    node.run()
+    owner = node.core.pool.by_proc[node.worker_proc(node.grants[0])]
+    node.core.handle(owner.proc, [m.WORKER_NOTE, {"unfinished": True}], node.now)
+    for grant in node.grants:
+        node.give_back(grant)
+    node.run()
+    node.run(passed_s=node.config.idle_worker_ms / 1000)
+    assert owner.state == IDLE
+    node.core.handle(owner.proc, [m.WORKER_NOTE, {"unfinished": False}], node.now)
+    node.run(passed_s=node.config.idle_worker_ms / 1000)
+    assert node.core.pool.count(IDLE) == 2
+
+
+
 def test_workers_that_cannot_start_are_tried_again_with_pauses():
     node = Node({"CPU": 10_000}, worker_start_failures_max=2)
     node.driver(DRIVER, "job1")
