@@ -104,10 +104,14 @@ def main() -> tuple[float, int]:
 
     right = sum(int(np.sum(digits[rows] == found)) for rows, (found, _) in zip(chosen, answers, strict=True))
     seconds = np.concatenate([times for _, times in answers])
-    sizes = [size for sizes in shoal.get([server.batch_sizes.remote() for server in servers]) for size in sizes]
+    sizes = [
+        size for sizes in shoal.get([server.batch_sizes.remote() for server in servers]) for size in sizes
+    ]
     accuracy = right / chosen.size
     print(f"{chosen.size} pictures from {CLIENTS} clients, {accuracy:.1%} read right")
-    print(f"{chosen.size / elapsed_s:,.0f} answers/s by {SERVERS} servers, {np.mean(sizes):.1f} pictures at a time")
+    print(
+        f"{chosen.size / elapsed_s:,.0f} answers/s by {SERVERS} servers, {np.mean(sizes):.1f} pictures at a time"
+    )
     low, middle, high = 1000 * np.quantile(seconds, [0.05, 0.5, 0.99])
     print(f"latency {middle:.1f} ms in the middle, {low:.1f} ms at best (5 %), {high:.1f} ms at worst (1 %)")
     return accuracy, chosen.size

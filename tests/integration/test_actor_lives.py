@@ -309,7 +309,9 @@ def test_names_inside_actors_and_tasks(shoal_session):
 def test_shutdown_ends_actors(shoal_session):
     shoal.shutdown()
     shoal.init(num_cpus=2)
-    pids = get([Worker.remote().pid.remote(), Worker.options(name="n", lifetime="detached").remote().pid.remote()])
+    pids = get(
+        [Worker.remote().pid.remote(), Worker.options(name="n", lifetime="detached").remote().pid.remote()]
+    )
     kept = Worker.remote()
     pids.append(get(kept.pid.remote()))
     shoal.shutdown()

@@ -517,7 +517,11 @@ class Sleeper:
 def test_cancel_of_queued_and_running_calls(shoal_session, tmp_path):
     mark = str(tmp_path / "mark-cancel")
     sleeper = Sleeper.remote()
-    running, queued, last = sleeper.sleep.remote(mark), sleeper.sleep.remote(mark + "2"), sleeper.quick.remote()
+    running, queued, last = (
+        sleeper.sleep.remote(mark),
+        sleeper.sleep.remote(mark + "2"),
+        sleeper.quick.remote(),
+    )
     wait_until(lambda: os.path.exists(mark))
     shoal.cancel(queued)
     with pytest.raises(TaskCancelledError):

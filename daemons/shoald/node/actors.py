@@ -342,7 +342,12 @@ class ActorCore:
     def _finish(self, record: ActorRecord, details: dict[str, Any], now: float) -> None:
         self._finalize(record, details["reason"])
         self._enter(record, DEAD, now)
-        facts = {"name": record.info["name"], "node": self._node_id, "pid": record.pid, "class": record.info["class"]}
+        facts = {
+            "name": record.info["name"],
+            "node": self._node_id,
+            "pid": record.pid,
+            "class": record.info["class"],
+        }
         record.details = details = {**facts, **details}
         del self.actors[record.actor_id]
         self.dead[record.actor_id] = details

@@ -79,7 +79,9 @@ class ActorSide:
         if record.actor_id != actor_id:  # the one that has the name: the asker gets a hold on that
             self._hold(client.proc, record.actor_id, now)
         if req:
-            client.sock.send([m.RESPONSE, req, True, {"actor": record.actor_id, "table": record.info["table"]}])
+            client.sock.send(
+                [m.RESPONSE, req, True, {"actor": record.actor_id, "table": record.info["table"]}]
+            )
 
     def _hold(self, proc: bytes, actor_id: bytes, now: float) -> None:
         self._daemon.store.handle(HOLDER, [m.HOLD, proc, actor_id], now)

@@ -180,7 +180,9 @@ class ActorExecutor:
         if isinstance(error, ShoalError) and not isinstance(error, ActorDiedError):
             text = f"an argument of its constructor failed: {error}"
         else:
-            text = f"its constructor raised {type(error).__name__}: {error}\n\n{format_remote_traceback(error)}"
+            text = (
+                f"its constructor raised {type(error).__name__}: {error}\n\n{format_remote_traceback(error)}"
+            )
         died = ActorDiedError(
             f"actor {info['class']} is dead: {text}",
             actor_id=self._actor_id.hex(), actor_name=info["name"], node=runtime.identity.node_id, pid=os.getpid(),

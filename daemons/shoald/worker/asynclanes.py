@@ -128,7 +128,13 @@ class AsyncLanes:
         started = False
         try:
             args, kwargs = calls.arguments.load(loaded, caller, payload, lifted, details)
-            context = TaskContext(task_id, name, calls.names(function_id)[1], details["depth"] if details else 0, calls.resources)
+            context = TaskContext(
+                task_id,
+                name,
+                calls.names(function_id)[1],
+                details["depth"] if details else 0,
+                calls.resources,
+            )
             context.arguments = loaded.values
             current_task.set(context)  # of this asyncio task alone
             started = True

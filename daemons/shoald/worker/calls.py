@@ -91,7 +91,9 @@ class Calls:
         try:
             self.set_task_name(name)
             args, kwargs = self.arguments.load(loaded, caller, payload, lifted, details)
-            context = TaskContext(task_id, name, self.names(function_id)[1], details["depth"] if details else 0, self.resources)
+            context = TaskContext(
+                task_id, name, self.names(function_id)[1], details["depth"] if details else 0, self.resources
+            )
             context.arguments = loaded.values
             started = True
             try:
@@ -143,7 +145,9 @@ class Calls:
             cancels.in_user_code = outer
             current_task.reset(token)
 
-    def _stream(self, context: TaskContext, iterator: Any, caller: bytes, details: dict[str, Any]) -> list[Any]:
+    def _stream(
+        self, context: TaskContext, iterator: Any, caller: bytes, details: dict[str, Any]
+    ) -> list[Any]:
         backlog = details["backlog"] or self.runtime.config.generator_backlog_max
         producer = Producer(self, context, caller, backlog, details["taken"], details["received"])
         self.producers[context.task_id] = producer

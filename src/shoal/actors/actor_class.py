@@ -95,7 +95,9 @@ class ActorClass(Generic[C]):
         key = (options.max_concurrency, options.max_pending_calls, options.max_task_retries)
         table = self._tables.get(key)
         if table is None:
-            ordered = not export.is_async and not options.concurrency_groups and (options.max_concurrency or 1) == 1
+            ordered = (
+                not export.is_async and not options.concurrency_groups and (options.max_concurrency or 1) == 1
+            )
             table = self._tables[key] = ClassTable(
                 self.__name__, export.methods, ordered, options.max_pending_calls, options.max_task_retries
             )

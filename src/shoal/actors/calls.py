@@ -74,7 +74,9 @@ class ActorCalls:
     @property
     def pending(self) -> int:
         """Calls without an answer."""
-        return len(self.waiting) + len(self.aside) + (len(self.lease.inflight) if self.lease is not None else 0)
+        return (
+            len(self.waiting) + len(self.aside) + (len(self.lease.inflight) if self.lease is not None else 0)
+        )
 
     def submit(self, task: TaskRecord) -> None:
         """Take over a call, whose arguments are counted for it."""
@@ -264,7 +266,12 @@ class ActorCalls:
         """After answers: send more; with no call left, let the lifetime object go."""
         if self.waiting:
             self.pump()
-        if self.held and not self.waiting and not self.aside and (self.lease is None or not self.lease.inflight):
+        if (
+            self.held
+            and not self.waiting
+            and not self.aside
+            and (self.lease is None or not self.lease.inflight)
+        ):
             self.held = False
             self.dispatch.table.drop_uses((self.entry,))
 
@@ -278,7 +285,9 @@ class ActorCalls:
         if self.state in (CONNECTED, BROKEN) and task in self.waiting:
             return f"waits in line for actor {name}, behind {self.waiting.index(task)} call(s) not sent yet"
         reason = self.infeasible or self.details.get("reason") or ""
-        return f"waits for actor {name}, which is {STATE_NAMES[self.state]}" + (f": {reason}" if reason else "")
+        return f"waits for actor {name}, which is {STATE_NAMES[self.state]}" + (
+            f": {reason}" if reason else ""
+        )
 
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""

@@ -54,7 +54,9 @@ class Actors:
 
     # --- making ---
 
-    def create(self, actor_class: ActorClass[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle:
+    def create(
+        self, actor_class: ActorClass[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ActorHandle:
         """Make an actor; its handle. Raises ValueError if its name is taken."""
         runtime = self._runtime
         if runtime.closed:
@@ -124,7 +126,14 @@ class Actors:
     def named(self, name: str, namespace: str | None) -> ActorHandle:
         """The living actor of that name; raises ValueError if there is none."""
         return self._received(
-            self._ask(lambda number: [m.REQUEST, number, "named_actor", {"name": name, "namespace": namespace or ""}])
+            self._ask(
+                lambda number: [
+                    m.REQUEST,
+                    number,
+                    "named_actor",
+                    {"name": name, "namespace": namespace or ""},
+                ]
+            )
         )
 
     def _seal(
@@ -167,7 +176,9 @@ class Actors:
                 return value
             packed = serialize(value)
             large = packed.size > runtime.config.inline_bytes_max
-            return runtime.packer.store_shared(packed, "argument of an actor's constructor") if large else value
+            return (
+                runtime.packer.store_shared(packed, "argument of an actor's constructor") if large else value
+            )
 
         if not args and not kwargs:
             return args, kwargs

@@ -132,7 +132,9 @@ class ActorMethod:
     def options(self, **overrides: Any) -> ActorMethod:
         """The same method with other options (num_returns, concurrency_group, name, …) for the next calls."""
         return ActorMethod(
-            self._handle, self._spec, make_form(self._handle._table, self._spec, check_method_options(overrides))
+            self._handle,
+            self._spec,
+            make_form(self._handle._table, self._spec, check_method_options(overrides)),
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

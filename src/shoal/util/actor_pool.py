@@ -37,7 +37,9 @@ class ActorPool:
         else:
             self._waiting.append((fn, value))
 
-    def _start(self, fn: Callable[[ActorHandle, Any], ObjectRef[Any]], value: Any, actor: ActorHandle) -> None:
+    def _start(
+        self, fn: Callable[[ActorHandle, Any], ObjectRef[Any]], value: Any, actor: ActorHandle
+    ) -> None:
         ref = fn(actor, value)
         self._actor_of[ref] = (self._submitted, actor)
         self._ref_of[self._submitted] = ref
@@ -50,7 +52,9 @@ class ActorPool:
             self.submit(fn, value)
         return self._in_order()
 
-    def map_unordered(self, fn: Callable[[ActorHandle, V], ObjectRef[Any]], values: Iterable[V]) -> Iterator[Any]:
+    def map_unordered(
+        self, fn: Callable[[ActorHandle, V], ObjectRef[Any]], values: Iterable[V]
+    ) -> Iterator[Any]:
         """Results as they come. What was submitted before and not taken is dropped."""
         self._drop_results()
         for value in values:

@@ -36,7 +36,9 @@ class Executor(concurrent.futures.Executor):
         self._open: set[_TaskFuture] = set()
         self._shut = False
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
         """A future for ``fn(*args, **kwargs)``. With ``max_workers``, waits for room. Raises RuntimeError after `shutdown`."""
         if self._room is not None:
             self._room.acquire()
@@ -58,7 +60,11 @@ class Executor(concurrent.futures.Executor):
             self._room.release()
 
     def map(
-        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
     ) -> Iterator[T]:
         """``fn`` of the items of the iterables, in order; all are submitted at once.
 

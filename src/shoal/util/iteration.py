@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 def as_completed(
-    refs: Sequence[ObjectRef[Any]], *, chunk_size: int = 10, yield_obj_refs: bool = False, timeout: float | None = None
+    refs: Sequence[ObjectRef[Any]],
+    *,
+    chunk_size: int = 10,
+    yield_obj_refs: bool = False,
+    timeout: float | None = None,
 ) -> Iterator[Any]:
     """The values of ``refs`` as they come; with ``yield_obj_refs`` the refs.
 
@@ -30,7 +34,9 @@ def as_completed(
     while left:
         ready, left = wait(left, num_returns=1, timeout=timeout)
         if not ready:
-            raise GetTimeoutError(f"{len(left)} of {len(refs)} objects did not arrive within {timeout} s each")
+            raise GetTimeoutError(
+                f"{len(left)} of {len(refs)} objects did not arrive within {timeout} s each"
+            )
         if left and chunk_size > 1:  # whatever else is there already
             more, left = wait(left, num_returns=min(chunk_size - 1, len(left)), timeout=0)
             ready += more

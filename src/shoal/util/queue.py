@@ -100,7 +100,9 @@ class Queue:
         """Add all items, or none if there is no room for all (`Full`)."""
         items = list(items)
         if not _get(self.actor.put_batch.remote(items)):
-            raise Full(f"{len(items)} items do not fit in a queue of {self.maxsize}, which has {self.qsize()}")
+            raise Full(
+                f"{len(items)} items do not fit in a queue of {self.maxsize}, which has {self.qsize()}"
+            )
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take that many items, or none if there are fewer (`Empty`)."""

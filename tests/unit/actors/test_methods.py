@@ -112,4 +112,7 @@ def test_an_actor_class_looks_like_its_class():
     assert (actor_class.__name__, actor_class.__doc__) == ("Sample", Sample.__doc__)
     assert actor_class.underlying is Sample
     assert actor_class.options(num_cpus=2)._options.num_cpus == 2
-    assert functools.reduce(lambda made, n: made.options(max_restarts=n), range(3), actor_class) is not actor_class
+    assert (
+        functools.reduce(lambda made, n: made.options(max_restarts=n), range(3), actor_class)
+        is not actor_class
+    )

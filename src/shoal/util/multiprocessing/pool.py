@@ -30,7 +30,9 @@ class _Worker:
         if initializer is not None:
             initializer(*initargs)
 
-    def run(self, function: Callable[..., Any], calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
+    def run(
+        self, function: Callable[..., Any], calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    ) -> list[Any]:
         return [function(*args, **kwargs) for args, kwargs in calls]
 
 
@@ -40,7 +42,11 @@ class _Chunk:
     __slots__ = ("calls", "function", "index", "result")
 
     def __init__(
-        self, function: Any, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], index: int, result: AsyncResult | IMapIterator
+        self,
+        function: Any,
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]],
+        index: int,
+        result: AsyncResult | IMapIterator,
     ) -> None:
         self.function = function
         self.calls = calls
@@ -157,7 +163,9 @@ class Pool:
 
     # --- calls ---
 
-    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
+    def apply(
+        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None
+    ) -> Any:
         """``func(*args, **kwds)``; waits for the result."""
         return self.apply_async(func, args, kwds).get()
 
@@ -175,7 +183,9 @@ class Pool:
         self._submit([_Chunk(func, [(tuple(args), dict(kwds or {}))], 0, result)])
         return result
 
-    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
+    def map(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[Any]:
         """``func`` of each item, in order; waits for all."""
         found: list[Any] = self.map_async(func, iterable, chunksize).get()
         return found
@@ -209,7 +219,9 @@ class Pool:
         """The same, without waiting."""
         return self._map(func, [(tuple(item), {}) for item in iterable], chunksize, callback, error_callback)
 
-    def _map(self, func: Any, calls: list[Any], chunksize: int | None, callback: Any, error_callback: Any) -> AsyncResult:
+    def _map(
+        self, func: Any, calls: list[Any], chunksize: int | None, callback: Any, error_callback: Any
+    ) -> AsyncResult:
         self._check_running()
         parts = self._cut(calls, chunksize)
         result = AsyncResult(len(parts), False, callback, error_callback)
@@ -220,7 +232,9 @@ class Pool:
         """An iterator over ``func`` of each item, in order; the input is read as results are ready."""
         return self._imap(func, iterable, chunksize, True)
 
-    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapIterator:
         """The same, in the order in which results come."""
         return self._imap(func, iterable, chunksize, False)
 
@@ -289,10 +303,14 @@ class Pool:
         self.terminate()
 
 
-def _parts(items: Iterator[Any], chunksize: int) -> Iterator[tuple[int, list[tuple[tuple[Any, ...], dict[str, Any]]]]]:
+def _parts(
+    items: Iterator[Any], chunksize: int
+) -> Iterator[tuple[int, list[tuple[tuple[Any, ...], dict[str, Any]]]]]:
     """(index, calls) of each chunk."""
     for index in itertools.count():
-        part: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((item,), {}) for item in itertools.islice(items, chunksize)]
+        part: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+            ((item,), {}) for item in itertools.islice(items, chunksize)
+        ]
         if not part:
             return
         yield index, part
