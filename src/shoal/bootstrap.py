@@ -189,15 +189,20 @@ def resolve_address(address: str, temp_dir: str | None = None) -> Session:
             )
         if len(addresses) > 1:
             raise BootstrapError(f"several clusters run on this machine: say which of {', '.join(addresses)}")
-        return clusters[0]
+        return _nearest(clusters)
     wanted = normal_address(address)
-    for session in sessions:
-        if _is_at(session, wanted):
-            return session
+    found = [session for session in sessions if _is_at(session, wanted)]
+    if found:
+        return _nearest(found)
     raise BootstrapError(
         f"no node of the cluster at {address} runs on this machine; start one with "
         f"`shoal start-node --address {address}`"
     )
+
+
+def _nearest(sessions: list[Session]) -> Session:
+    """The head's own node, if it is here: another may still belong to a head that was there before, at the same address."""
+    return next((session for session in sessions if session.head), sessions[0])
 
 
 def _is_at(session: Session, wanted: str) -> bool:

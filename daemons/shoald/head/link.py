@@ -420,9 +420,9 @@ def _code(error: BaseException) -> grpc.StatusCode | None:
 
 
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        text = " ".join((error.details() or str(error.code())).split())
-        return text.rpartition("last error: ")[2].rpartition("Failed to connect to remote host: ")[2]
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = (error.details() or str(error.code())) if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    # Of "failed to connect to all addresses; last error: UNKNOWN: ipv4:…: Failed to connect to remote host: Connection refused".
+    text = text.rpartition("last error: ")[2].rpartition("Failed to connect to remote host: ")[2]
+    return " ".join(text.split()) or type(error).__name__

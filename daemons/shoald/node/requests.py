@@ -186,14 +186,22 @@ class Requests:
     def _node_table(self, then: Callable[[list[Any]], None]) -> None:
         """The head's node table, or if it does not answer, this node alone."""
         own = self._own_row()
-        if not self._daemon.address:
+        if not self._daemon.address or self._daemon.head_trouble:
             then([own])
             return
+        waits = True
 
         def answered(ok: bool, data: Any) -> None:
-            rows = [plain(row) for row in data.get("nodes", [])] if ok else [own]
-            then(rows)
+            nonlocal waits
+            if waits:
+                waits = False
+                timer.cancel()
+                then([plain(row) for row in data.get("nodes", [])] if ok else [own])
 
+        # A link waits longer for its head than people wait for an answer.
+        timer = self._daemon.loop.call_later(
+            self._daemon.config.query_ms_max / 1000, lambda: answered(False, None)
+        )
         self._daemon.head.call("GetCluster", {}, answered)
 
     def _own_row(self) -> dict[str, Any]:
