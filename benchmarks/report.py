@@ -52,9 +52,10 @@ ORIGINS_HEAD = """
 | scenarios | system | commit | date | machine | versions |
 |---|---|---|---|---|---|
 """
-# The order of the tables: start, tasks, objects, costs. What is not named here follows.
+# The order of the tables: start, tasks, actors, objects, costs. What is not named here follows.
 ORDER = (
     *("startup", "tasks_sync", "tasks_batch", "queued_tasks", "queued_memory", "chain", "children"),
+    *("actor_sync", "actor_batch", "actor_async", "actor_creation"),
     *(
         "stored_array",
         "ref_arguments",

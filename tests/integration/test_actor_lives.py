@@ -11,26 +11,8 @@ import time
 import pytest
 
 import shoal
+from actorparts import alive, get, wait_until
 from shoal.exceptions import ActorDiedError, ActorError, ActorUnavailableError
-
-
-def get(refs, timeout=20):
-    return shoal.get(refs, timeout=timeout)
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition, timeout_s=10.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 @shoal.remote
