@@ -221,9 +221,9 @@ def _secret_to_join(options: DaemonOptions) -> bytes:
     if options.secret_file:
         return read_secret(options.secret_file)
     wanted = normal_address(options.head_address)
-    for session in find_sessions(options.temp_dir):
-        if _is_at(session, wanted):
-            return session.secret
+    found = [session for session in find_sessions(options.temp_dir) if _is_at(session, wanted)]
+    if found:
+        return _nearest(found).secret
     raise SessionError(
         f"no cluster at {options.head_address} is known on this machine; if its head runs on another one, "
         "copy its secret file here and name it with --secret-file"
