@@ -40,11 +40,12 @@ class ActorRecord:
         restarts_left: -1 for any number.
         final: why it is not restarted any more; "" while it may be.
         callers: processes that are connected, or wait to be; `reconnects`: when those get a new connection that lost theirs.
+        restart_at: when it may start again, if it has to pause before; None otherwise.
         obstacle: why no worker can be had; "" if one can.
     """
 
     __slots__ = ("actor_id", "callers", "details", "error", "final", "incarnation", "info", "job", "obstacle", "owner_job",
-                 "pid", "proc", "reconnects", "restarts", "restarts_left", "since", "state", "worker_id")  # fmt: skip
+                 "pid", "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state", "worker_id")  # fmt: skip
 
     def __init__(self, actor_id: bytes, info: dict[str, Any], owner_job: str, now: float) -> None:
         self.actor_id = actor_id
@@ -64,6 +65,7 @@ class ActorRecord:
         self.obstacle = ""
         self.callers: dict[bytes, None] = {}
         self.reconnects: dict[bytes, float] = {}
+        self.restart_at: float | None = None
         self.details: dict[str, Any] = {}
 
     @property
@@ -127,6 +129,7 @@ class ActorCore:
 
     def _start(self, record: ActorRecord, now: float) -> None:
         """Ask the scheduler for a worker."""
+        record.restart_at = None
         self._procs += 1
         record.proc = _pack_number(self._procs)
         self.by_proc[record.proc] = record
@@ -217,12 +220,17 @@ class ActorCore:
         record.restarts_left -= record.restarts_left > 0
         record.restarts += 1
         record.details = details
+        unmade = record.state == STARTING
         self._enter(record, RESTARTING, now)
         for caller in record.callers:
             self._tell(caller, record, "restarting", details)
-        self._start(record, now)
+        if unmade:  # its constructor takes the process down: without a pause that would be all this node does
+            record.restart_at = now + self._config.worker_restart_ms / 1000
+        else:
+            self._start(record, now)
 
     def _forget_process(self, record: ActorRecord, now: float) -> None:
+        record.restart_at = None
         self.by_proc.pop(record.proc, None)
         self.by_worker.pop(record.worker_id, None)
         self._scheduler.client_left(record.proc, now)
@@ -275,7 +283,8 @@ class ActorCore:
             waiting.pop(proc, None)
 
     def tick(self, now: float) -> float | None:
-        """Tell those who wait for an actor that never came; connect those anew whose connection broke.
+        """Tell those who wait for an actor that never came; connect those anew whose connection broke; start
+        actors again that had to pause.
 
         Returns when to look again.
         """
@@ -290,7 +299,12 @@ class ActorCore:
                     due = until
             if not waiting:
                 del self._early[actor_id]
-        for record in self.actors.values():
+        for record in list(self.actors.values()):
+            if record.restart_at is not None:
+                if record.restart_at <= now:
+                    self._start(record, now)
+                else:
+                    due = record.restart_at if due is None else min(due, record.restart_at)
             for caller, until in list(record.reconnects.items()):
                 if until > now:
                     due = until if due is None else min(due, until)
@@ -410,8 +424,8 @@ class ActorCore:
         for actor_id, record in self.actors.items():
             assert record.actor_id == actor_id
             assert record.state != DEAD, record
-            assert record.proc, record
-            assert self.by_proc[record.proc] is record, record
+            assert bool(record.proc) == (record.restart_at is None), record
+            assert not record.proc or self.by_proc[record.proc] is record, record
             assert bool(record.worker_id) == (record.state in (STARTING, ALIVE)), record
             assert not record.worker_id or self.by_worker[record.worker_id] is record, record
             assert not record.info["name"] or record.final or self.names[record.key] is record, record

@@ -78,6 +78,7 @@ class ActorExecutor:
         _, self._actor_id, self._info = become
         self.runtime = runtime
         self._status = status
+        status[:16] = self._actor_id  # it has begun; in threads and on a loop no single call is current
         self._inbox = _Inbox()
         self._peers: list[Peer] = []
         self._running: list[bytes] = []

@@ -151,6 +151,7 @@ def test_a_death_is_told_once_confirmed_and_restarts_are_counted():
     node = Node()
     record = node.create(max_restarts=1)
     worker_id, node.effects = record.worker_id, []
+    node.core.ready(worker_id, record.actor_id, node.now)
     node.dies(worker_id)
     node.run()
     (told,) = node.taken("send", DRIVER)
@@ -166,6 +167,20 @@ def test_a_death_is_told_once_confirmed_and_restarts_are_counted():
     node.core.connect(OTHER, record.actor_id, 0, node.now)
     node.run()
     assert node.states(OTHER) == ["dead"]
+
+
+def test_a_constructor_that_takes_its_process_down_is_tried_again_with_pauses():
+    node = Node()
+    record = node.create(max_restarts=-1)
+    node.dies(record.worker_id)
+    node.run()
+    assert (record.state, record.worker_id) == (RESTARTING, b"")
+    node.core.tick(node.now)
+    assert record.state == RESTARTING
+    node.now = node.core.tick(node.now)
+    node.core.tick(node.now)
+    node.run()
+    assert record.state == STARTING
 
 
 def test_a_constructor_that_fails_is_told_at_once_and_not_tried_again():
