@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from shoal import refs
 
@@ -51,10 +51,11 @@ def _after_fork() -> None:
     if _runtime is not None:
         _runtime = None
         refs.released.clear()
-        on_first_use(_forked)
+        on_first_use(refuse_forked)
 
 
-def _forked() -> None:
+def refuse_forked() -> NoReturn:
+    """What the API does in a child of a process with a session: RuntimeError."""
     raise RuntimeError(
         f"process {os.getpid()} was forked from one with a shoal session; shoal calls work only in the parent. "
         "Use tasks instead of multiprocessing, or start the child with the 'spawn' method and call shoal.init(address)"

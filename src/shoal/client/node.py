@@ -122,6 +122,10 @@ class NodeLink:
         """Send a batch (lock held); what the kernel does not take is sent later."""
         self.connection.send(frames.encode_batch(batch))
 
+    def send_with_descriptor(self, batch: list[list[Any]], descriptor: int) -> None:
+        """Send a batch now, with a file descriptor that belongs to it (lock held)."""
+        self.connection.send_with_descriptor(frames.encode_batch(batch), descriptor)
+
     def take_descriptor(self) -> int:
         """The next file descriptor that came with the stream."""
         descriptors = self.connection.descriptors

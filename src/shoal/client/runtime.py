@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.client import Actors
+from shoal.client import forks
 from shoal.client.awaits import Interrupted, Never, ignored
 from shoal.client.connection import Connection
 from shoal.client.errors import make_error, retriable
@@ -119,6 +120,7 @@ class Runtime:
         self.pid = os.getpid()
         self._join(kind, info)
 
+        forks.install()
     # --- joining and leaving ---
 
     def _join(self, kind: str, info: dict[str, Any]) -> None:
