@@ -211,6 +211,52 @@ def test_a_killed_daemon_is_noticed_and_cleaned_up(head):
     assert not os.path.exists(head["directory"])
 
 
+def test_nodes_outlive_their_head_and_say_so(head):
+    address = head["head_address"]
+    joined = run(
+        "start-node", "--address", address, "--num-cpus", "1", "--object-store-memory", "64MB", "--json"
+    )
+    assert joined.status == 0, joined.err
+    os.kill(head["pid"], signal.SIGKILL)
+    until(lambda: "no connection: " in run("status").out)
+    assert "Connection refused" in run("health-check").error
+    assert [node["node_id"] for node in run("list", "nodes", "--json").json["rows"]] == [
+        joined.json["node_id"]
+    ]
+    again = run(
+        "start-head",
+        "--port",
+        address.rpartition(":")[2],
+        "--object-store-memory",
+        "64MB",
+        "--num-cpus",
+        "1",
+        "--json",
+    )
+    assert again.status == 0, again.err
+    # The address is the new head's now, and the node that is left belongs to another cluster.
+    for asked in ("auto", address):
+        assert run("status", "--address", asked, "--json").json["node_id"] == again.json["node_id"]
+
+
+def test_a_killed_node_is_declared_dead(no_leaks):
+    fast = "heartbeat_ms=100,node_suspect_ms=300,node_dead_ms=600"
+    start = ("--num-cpus", "1", "--object-store-memory", "64MB", "--system-config", fast, "--json")
+    head = run("start-head", "--port", "0", *start).json
+    node = run("start-node", "--address", head["head_address"], *start).json
+    os.kill(node["pid"], signal.SIGKILL)
+
+    def dead():
+        rows = {row["node_id"]: row for row in run("list", "nodes", "--json").json["rows"]}
+        assert rows[head["node_id"]]["state"] == "ALIVE"
+        return rows[node["node_id"]]["state"] == "DEAD"
+
+    until(dead)
+    assert "silent for" in run("status").out
+    assert run("stop").status == 0
+    assert not os.path.exists(node["directory"])
+
+
 def test_help_of_every_command():
     names = [
         line.split()[0] for line in run("--help").out.partition("Commands:")[2].splitlines() if line.strip()

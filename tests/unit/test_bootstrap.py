@@ -98,6 +98,19 @@ def test_a_node_finds_the_secret_of_the_head_here(daemon):
     assert node.session_dir != head.session_dir
 
 
+def test_of_several_nodes_here_the_heads_own_is_nearest(daemon):
+    ready = READY + "; os.write(fd, b'\\n'); time.sleep(60)"
+    old = daemon(ready)
+    left = daemon(ready, head=False, head_address="localhost:9")
+    stop_session(old.session)
+    new = daemon(ready)
+    assert sessions.find_sessions() == [left.session, new.session]
+    for address in ("auto", "localhost:9"):
+        assert bootstrap.resolve_address(address) == new.session
+    joined = daemon(ready, head=False, head_address="127.0.0.1:9")
+    assert joined.secret == new.secret != left.secret
+
+
 def test_the_command(tmp_path):
     session = sessions.Session(directory="/d")
     options = DaemonOptions(

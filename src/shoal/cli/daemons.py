@@ -22,7 +22,7 @@ from shoal.bootstrap import (
 )
 from shoal.cli.common import F, JsonObject, failures, json_option, print_json, temp_dir_option
 from shoal.cli.format import parse_bytes
-from shoal.sessions import Session, find_sessions
+from shoal.sessions import Session, clean_stale, find_sessions
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -115,7 +115,7 @@ def start_node_command(address: str, secret_file: str, block: bool, as_json: boo
 @json_option
 @temp_dir_option
 def stop_command(wanted: str | None, as_json: bool, temp_dir: str | None) -> None:
-    """Stop this user's daemons on this machine, with their workers."""
+    """Stop this user's daemons on this machine, with their workers, and remove what killed ones have left."""
     with failures():
         sessions = find_sessions(temp_dir)
         if wanted is not None:
@@ -129,6 +129,10 @@ def stop_command(wanted: str | None, as_json: bool, temp_dir: str | None) -> Non
             stopped.append({"session": session.directory, "pid": session.pid, "outcome": outcome})
             if not as_json:
                 click.echo(f"{outcome}: {describe(session)}")
+        for directory in clean_stale(temp_dir) if wanted is None else ():
+            stopped.append({"session": directory, "pid": 0, "outcome": "removed"})
+            if not as_json:
+                click.echo(f"removed: {directory}, of a daemon that was killed")
         if as_json:
             print_json(stopped)
         elif not stopped:
