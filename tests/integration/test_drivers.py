@@ -1,57 +1,20 @@
-"""Drivers as users start them: scripts, Ctrl-C, signals, sessions one after another, and every way to die.
+"""Drivers as users start them: scripts, sessions one after another, and every way to die.
 
 Each test has processes of its own; the check that nothing is left behind (`no_leaks`) is part of each.
 """
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 import shoal
 from marks import Marks, until
+from scripts import PRELUDE, Script
 from shoal.exceptions import NodeDiedError
-
-LIMIT_S = 60
-
-
-class Script:
-    """A driver in a process of its own, which prints a line of JSON for each fact that a test needs."""
-
-    def __init__(self, folder: Path, source: str, **environment: str) -> None:
-        self.path = folder / "script.py"
-        self.path.write_text(textwrap.dedent(source))
-        self.process = subprocess.Popen(
-            [sys.executable, str(self.path), str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-        )
-
-    def line(self):
-        """The next fact; fails with the script's errors if it has ended."""
-        while True:
-            text = self.process.stdout.readline()
-            if not text:
-                pytest.fail(f"the script ended: {self.process.communicate()[1]}")
-            if text.startswith("{"):
-                return json.loads(text)
-
-    def finish(self, code=0):
-        """Wait for its end; returns what else it printed, and its errors."""
-        out, err = self.process.communicate(timeout=LIMIT_S)
-        assert self.process.returncode == code, err
-        return out, err
 
 
 @pytest.fixture
@@ -73,15 +36,6 @@ def script(tmp_path):
 def marks(tmp_path):
     (tmp_path / "marks").mkdir()
     return Marks(tmp_path / "marks")
-
-
-PRELUDE = """
-import json, os, signal, sys, threading, time
-import shoal
-
-def tell(**facts):
-    print(json.dumps(facts), flush=True)
-"""
 
 
 # --- scripts ---
@@ -214,201 +168,6 @@ tell(said=said, after=shoal.get(shoal.remote(lambda: 5).remote()))
     facts = run.line()
     assert "forked" in facts["said"]
     assert facts["after"] == 5
-    run.finish()
-
-
-# --- Ctrl-C and signals ---
-
-
-CTRL_C = (
-    PRELUDE
-    + """
-folder = sys.argv[1]
-
-@shoal.remote
-def sleep(number):
-    open(os.path.join(folder, f"started{number}"), "w").close()
-    time.sleep(300)
-
-@shoal.remote
-def alive(x):
-    return x
-
-shoal.init(num_cpus=2)
-shoal.get(alive.remote(1))
-refs = [sleep.remote(number) for number in range(4)]
-while not all(os.path.exists(os.path.join(folder, f"started{number}")) for number in range(2)):
-    time.sleep(0.005)
-
-pressed = None
-
-def press():
-    global pressed
-    time.sleep(0.3)
-    pressed = time.monotonic()
-    os.kill(os.getpid(), signal.SIGINT)
-"""
-)
-
-
-def test_ctrl_c_in_get_returns_at_once_with_the_tasks_cancelled(script):
-    run = script(
-        CTRL_C
-        + """
-threading.Thread(target=press).start()
-try:
-    WAIT
-except KeyboardInterrupt:
-    tell(took_s=time.monotonic() - pressed)
-states = []
-for ref in refs:
-    try:
-        shoal.get(ref, timeout=30)
-    except shoal.exceptions.TaskCancelledError:
-        states.append("cancelled")
-tell(states=states, values=shoal.get([alive.remote(i) for i in range(10)]))
-""".replace("WAIT", "shoal.get(refs)")
-    )
-    # A hundred milliseconds on an idle machine; here it is shared, and the clock also counts its other work.
-    assert run.line()["took_s"] < 0.5
-    assert run.line() == {"states": ["cancelled"] * 4, "values": list(range(10))}
-    run.finish()
-
-
-@pytest.mark.parametrize(
-    "wait",
-    [
-        "shoal.wait(refs)",
-        "shoal.get(refs[0], timeout=300)",
-        "refs[0].future().result()",
-        "next(shoal.remote(num_returns='streaming')(lambda: time.sleep(300) or []).remote())",
-    ],
-)
-def test_ctrl_c_in_other_waits_returns_and_the_session_goes_on(script, wait):
-    run = script(
-        CTRL_C
-        + f"""
-threading.Thread(target=press).start()
-try:
-    {wait}
-except KeyboardInterrupt:
-    tell(took_s=time.monotonic() - pressed)
-for ref in refs:
-    shoal.cancel(ref, force=True)
-tell(values=shoal.get([alive.remote(i) for i in range(10)], timeout=30))
-"""
-    )
-    assert run.line()["took_s"] < 0.5
-    assert run.line() == {"values": list(range(10))}
-    run.finish()
-
-
-def test_ctrl_c_that_is_not_caught_ends_the_script(script):
-    run = script(CTRL_C + "\nthreading.Thread(target=press).start()\nshoal.get(refs)\n")
-    _, err = run.finish(-signal.SIGINT)
-    assert "KeyboardInterrupt" in err
-
-
-def test_ctrl_c_many_times_while_tasks_are_submitted_and_read(script):
-    run = script(
-        PRELUDE
-        + """
-@shoal.remote
-def alive(x):
-    return x
-
-shoal.init(num_cpus=2)
-shoal.get(alive.remote(0))
-stop = armed = False
-
-def on_signal(number, frame):
-    global armed
-    if armed:  # once per attempt: this script's own bookkeeping is not what is tested
-        armed = False
-        raise KeyboardInterrupt
-
-signal.signal(signal.SIGINT, on_signal)
-
-def press():
-    while not stop:
-        time.sleep(0.003)
-        os.kill(os.getpid(), signal.SIGINT)
-
-presser = threading.Thread(target=press)
-presser.start()
-hits = 0
-deadline = time.monotonic() + 1.5
-while time.monotonic() < deadline:
-    try:
-        armed = True
-        while time.monotonic() < deadline:
-            shoal.get([alive.remote(i) for i in range(20)], timeout=30)
-        armed = False
-    except KeyboardInterrupt:
-        hits += 1
-stop = True
-presser.join()
-tell(hits=hits > 5, values=shoal.get([alive.remote(i) for i in range(100)], timeout=30) == list(range(100)))
-"""
-    )
-    assert run.line() == {"hits": True, "values": True}
-    run.finish()
-
-
-def test_signal_handlers_of_the_user_are_kept_and_called_during_get(script):
-    run = script(
-        PRELUDE
-        + """
-calls = []
-
-def on_signal(number, frame):
-    calls.append(signal.Signals(number).name)
-
-class TooLong(Exception):
-    pass
-
-def on_alarm(number, frame):
-    raise TooLong
-
-signal.signal(signal.SIGINT, on_signal)
-signal.signal(signal.SIGUSR1, on_signal)
-signal.signal(signal.SIGALRM, on_alarm)
-shoal.init(num_cpus=2)
-
-@shoal.remote
-def sleep(s):
-    time.sleep(s)
-    return s
-
-def press():
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        time.sleep(0.1)
-        os.kill(os.getpid(), number)
-
-shoal.get(sleep.remote(0))
-threading.Thread(target=press).start()
-value = shoal.get(sleep.remote(0.5))
-alarms = 0
-for _ in range(100):
-    signal.setitimer(signal.ITIMER_REAL, 0.003)
-    end = time.monotonic() + 0.1  # an exception raised inside of some __del__ is dropped by Python itself
-    try:
-        while time.monotonic() < end:
-            shoal.get([sleep.remote(0) for _ in range(10)])
-    except TooLong:
-        alarms += 1
-same = [signal.getsignal(n) is h for n, h in
-        ((signal.SIGINT, on_signal), (signal.SIGUSR1, on_signal), (signal.SIGALRM, on_alarm))]
-tell(calls=calls, value=value, alarms=alarms > 50, same=same, after=shoal.get([sleep.remote(0)], timeout=30))
-"""
-    )
-    assert run.line() == {
-        "calls": ["SIGINT", "SIGUSR1"],
-        "value": 0.5,
-        "alarms": True,
-        "same": [True, True, True],
-        "after": [0],
-    }
     run.finish()
 
 

@@ -224,7 +224,7 @@ class Actors:
             if count == 1:
                 task.returns = (entry,)
             else:
-                runtime._set_returns(task, entry, count)
+                task.set_returns(table, entry, count)
             returns = task.returns
             calls.submit(task)
             if dispatch.urgent or len(table.node_out) >= 8:

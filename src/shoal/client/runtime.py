@@ -22,8 +22,10 @@ from shoal.actors.client import Actors
 from shoal.client import forks
 from shoal.client.awaits import Interrupted, Never, ignored
 from shoal.client.connection import Connection
+from shoal.client.endings import START_AGAIN, fail_everything
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
+from shoal.client.futures import Resolver
 from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
@@ -34,11 +36,11 @@ from shoal.client.waiting import drop_abandoned_waits
 from shoal.context import Identity, current_task
 from shoal.exceptions import NodeDiedError
 from shoal.generator import ObjectRefGenerator, abandoned, drop_abandoned
-from shoal.ids import IdSource, return_id, split_ids
+from shoal.ids import IdSource, split_ids
 from shoal.owner.dispatch import Dispatcher
-from shoal.owner.objects import BORROWED, FAILED, PENDING, REFUSED, Entry
+from shoal.owner.objects import FAILED, PENDING, REFUSED, Entry
 from shoal.owner.table import ObjectTable
-from shoal.owner.tasks import FunctionExport, Stream, TaskRecord, forgotten
+from shoal.owner.tasks import FunctionExport, TaskRecord, forgotten
 from shoal.refs import ObjectRef, released
 from shoal.serialization import contained_ids
 from shoal.store.region import Region
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 # cost a fifth of the time of submitting.
 GC_THRESHOLD = (50_000, 20, 20)
 _IDLE_TICK_S = 0.2  # refs that die while a process is idle are noticed this soon
-_START_AGAIN = "start again with shoal.shutdown() and shoal.init()"
 _FRAME_MESSAGES = 32  # task messages in one frame; keeps frames far below their limit
 
 
@@ -105,6 +106,7 @@ class Runtime:
         self.run_here: Callable[[TaskRecord], None] | None = None
         self.may_run_here: Callable[[TaskRecord], bool] = lambda task: False
         self.explain = Explain(self)
+        self.futures = Resolver(self)
         self.actors = Actors(self)
         self.reactor = Reactor(
             self.lock, self._flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
@@ -118,9 +120,9 @@ class Runtime:
         self.values = Values(self)
         self.packer = Packer(self)
         self.pid = os.getpid()
+        forks.install()
         self._join(kind, info)
 
-        forks.install()
     # --- joining and leaving ---
 
     def _join(self, kind: str, info: dict[str, Any]) -> None:
@@ -174,7 +176,7 @@ class Runtime:
             self.wait(answer, timeout_s)
         self.closed = True
         with self.lock:
-            self._fail_all("the session has been shut down")
+            self._end("the session has been shut down")
             for lease in list(self.dispatch.leases.values()):
                 if lease.connection is not None:
                     lease.connection.close()
@@ -183,32 +185,22 @@ class Runtime:
         self.reactor.stop()
         if self.store is not None:
             self.store.region.close()
+        self.futures.close()
 
     def _node_lost(self) -> None:
         self.closed = True
         if self.on_exit is not None:
             self.on_exit()
-        self._fail_all("the connection to the node daemon closed")
+        self._end("the connection to the node daemon closed")
 
-    def _fail_all(self, reason: str) -> None:
-        """Whatever is waited for will not come any more (lock held)."""
+    def _end(self, reason: str) -> None:
         self.lost_reason = self.lost_reason or reason
-        error = make_error("node_lost", None, f"{self.lost_reason}; {_START_AGAIN}")
-        for entry in list(self.table.entries.values()):
-            if entry.state == PENDING or (entry.state == BORROWED and entry.waiters):
-                self.table.fail(entry, error)
-        for task in list(self.dispatch.tasks.values()):
-            if task.stream is not None:
-                self.dispatch.end_stream(task)
-        for waiters in list(self.store.pin_waiters.values()) if self.welcome else ():
-            for waiter in waiters:
-                waiter.ready = True
-        self.reactor.wake_ready()
+        fail_everything(self, self.lost_reason)
 
     def connection_lost(self) -> Exception:
         """The error for whoever needs the daemon when it is gone."""
         reason = self.lost_reason or "the session has been shut down"
-        return NodeDiedError(f"{reason}; {_START_AGAIN}")
+        return NodeDiedError(f"{reason}; {START_AGAIN}")
 
     def report(self, text: str) -> None:
         """Something for people to read that is nobody's exception."""
@@ -528,32 +520,6 @@ class Runtime:
                     self.dispatch.cancel(entry.task, force=False, recursive=True)
             self.flush()
 
-    def run_in_place(self, missing: list[Entry], timeout: float | None) -> None:
-        """In a worker: run own unstarted children instead of waiting for them."""
-        run = self.run_here
-        context = current_task.get()
-        if run is None or timeout is not None or context is None:
-            return
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for entry in missing:
-            while entry.state == PENDING:
-                with self.lock:
-                    task = self._claimable(entry, 64)
-                    if task is None or not self.may_run_here(task) or not self.dispatch.take_for_here(task):
-                        break
-                run(task)
-
-    def _claimable(self, entry: Entry, depth: int) -> TaskRecord | None:
-        """The task of ``entry``, or one that it waits for, if it can run here."""
-        task = entry.task
-        if task is None or task.lease is not None:
-            return None
-        for _, needed in task.lifted if depth else ():
-            if needed.state == PENDING and needed.task is not None:
-                return self._claimable(needed, depth - 1)
-        return task
-
     # --- submitting ---
 
     def submit(
@@ -592,7 +558,7 @@ class Runtime:
             if count == 1:
                 task.returns = (entry,)
             else:
-                self._set_returns(task, entry, count)
+                task.set_returns(table, entry, count)
             returns = task.returns
             dispatch.submit(task)
             if dispatch.urgent or len(table.node_out) >= 8:
@@ -603,20 +569,6 @@ class Runtime:
         if task.stream is not None:
             return ObjectRefGenerator(self, task, ObjectRef(task_id, entry))
         return [ObjectRef(each.id, each) for each in returns] or None
-
-    def _set_returns(self, task: TaskRecord, first: Entry, count: int | str) -> None:
-        table = self.table
-        if isinstance(count, str):
-            task.stream = Stream()
-            task.returns = (first,)
-            return
-        if count == 0:
-            table.entries.pop(first.id)
-            return
-        others = [table.add(return_id(task.id, index), PENDING) for index in range(1, count)]
-        for entry in others:
-            entry.task = task
-        task.returns = (first, *others)
 
     # --- other services ---
 
@@ -641,9 +593,7 @@ class Runtime:
 
     def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future for the value of ``ref``."""
-        from shoal.client.futures import future_of
-
-        return future_of(self, ref)
+        return self.futures.future_of(ref)
 
     def where(self) -> str:
         """The call site of the user's code, for people."""

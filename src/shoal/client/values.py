@@ -10,6 +10,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from shoal.client.inplace import run_in_place
 from shoal.client.waiting import WaitState, local_wait_state
 from shoal.exceptions import GetTimeoutError, ObjectFreedError, ObjectLostError, OwnerDiedError, TaskError
 from shoal.ids import split_ids
@@ -104,7 +105,8 @@ class Values:
             entries = [ref._entry or table.entry_of(ref) for ref in refs]
         missing = [entry for entry in entries if entry.state == PENDING]
         if missing:
-            runtime.run_in_place(missing, timeout)
+            if timeout is None:
+                run_in_place(runtime, missing)
             missing = [entry for entry in missing if entry.state == PENDING]
         if missing:
             self._wait_settled(missing, deadline)
@@ -251,7 +253,7 @@ class Values:
             state = WaitState(refs, self._table, self._lock)
         if len(state.arrived) < num_returns == len(refs) and timeout is None:
             # All of them are needed, so it does not matter that one that runs here keeps this thread from others.
-            self._runtime.run_in_place([ref._entry or self._table.entry_of(ref) for ref in refs], None)
+            run_in_place(self._runtime, [ref._entry or self._table.entry_of(ref) for ref in refs])
         if len(state.arrived) < num_returns:
             deadline = None if timeout is None else monotonic() + timeout
             with self._lock:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from shoal.ids import return_id
+from shoal.owner import streams
 from shoal.owner.leases import Lease, ShapeQueue
-from shoal.owner.objects import FAILED, GENERATED, INLINE, PENDING, Entry
-from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, Stream, TaskRecord, forgotten
+from shoal.owner.objects import FAILED, INLINE, Entry
+from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, TaskRecord, forgotten
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from shoal.owner.table import ObjectTable
     from shoal.owner.tasks import FunctionExport
 
-NO_BACKPRESSURE = 2**62
 OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
 _ATTEMPTS_SEARCHED_MAX = 1000  # attempts whose errors are looked for; what older ones left stays until this process ends
 
@@ -227,7 +227,7 @@ class Dispatcher:
                 "stamps": {e.id: e.stamp for e in task.nested if e.stamp} if task.nested else None,
                 "attempt": task.attempt,
                 "careful": task.careful,
-                "backlog": _backlog(task) if task.stream else None,
+                "backlog": streams.backlog_of(task) if task.stream else None,
                 "taken": task.stream.taken if task.stream else 0,
                 "received": task.stream.taken + len(task.stream.items) if task.stream else 0,
             }
@@ -254,7 +254,7 @@ class Dispatcher:
         """Fulfil the returns of a task that ran, here or elsewhere."""
         table = self.table
         if task.stream is not None:
-            self.stream_ended(task.stream, results[0][4])
+            streams.ended(task.stream, results[0][4])
         for entry, result in zip(task.returns, results, strict=True):
             if type(result) is bytes:
                 table.fulfil_plain(entry, result)
@@ -338,7 +338,7 @@ class Dispatcher:
         if task.unheard:
             self._reclaim(task)
         if task.stream is not None:
-            self.end_stream(task)
+            streams.ended_early(task)
         self._finish(task, "FAILED")
 
     def _reclaim(self, task: TaskRecord) -> None:
@@ -346,7 +346,7 @@ class Dispatcher:
         count = len(task.returns)
         if task.stream is not None:
             known = task.stream.taken + len(task.stream.items)
-            count = 1 + known + min(_backlog(task) or NO_BACKPRESSURE, self.config.generator_backlog_max)
+            count = 1 + known + min(streams.backlog_of(task) or streams.NO_BACKPRESSURE, self.config.generator_backlog_max)
         ids = [return_id(task.id, index) for index in range(count)]
         first = max(0, task.attempt - _ATTEMPTS_SEARCHED_MAX)
         ids += [return_id(task.id, m.ERROR_INDEX - attempt) for attempt in range(first, task.attempt + 1)]
@@ -379,39 +379,7 @@ class Dispatcher:
         task = self.tasks.get(task_id)
         if task is None or task.stream is None:
             return
-        stream = task.stream
-        object_id = return_id(task_id, index + 1)
-        entry = self.table.entries.get(object_id)
-        if entry is None:
-            wanted = index >= stream.taken and not stream.closed
-            entry = self.table.add(object_id, PENDING, 1 if wanted else 0)
-            entry.flags |= GENERATED
-            if wanted:
-                stream.items[index] = entry
-        self.table.fulfil(entry, result, task.unheard)
-        self._wake_stream(stream)
-
-    def stream_ended(self, stream: Stream, total: int) -> None:
-        """The generator has returned after ``total`` items."""
-        stream.total = total
-        self._wake_stream(stream)
-
-    def end_stream(self, task: TaskRecord) -> None:
-        """A generator ends early: its completion, which has failed, is its last item."""
-        stream, error = task.stream, task.returns[0]
-        if stream is None or stream.total is not None:
-            return
-        stream.total = stream.taken + len(stream.items)
-        if not stream.closed:
-            error.count += 1
-            stream.items[stream.total] = error
-            stream.total += 1
-        self._wake_stream(stream)
-
-    def _wake_stream(self, stream: Stream) -> None:
-        waiters, stream.waiters = stream.waiters, []
-        for waiter in waiters:
-            waiter.ready = True
+        streams.item_arrived(self.table, task, task.stream, index, result)
 
     # --- leases ---
 
@@ -621,10 +589,3 @@ def queued_behind(task: TaskRecord) -> int:
     if task.state != SENT or lease is None or not isinstance(task.queue, ShapeQueue):
         return 0
     return next((place for place, task_id in enumerate(lease.inflight) if task_id == task.id), 0)
-
-
-def _backlog(task: TaskRecord) -> int | None:
-    """How many items of a generator may be unread; None: as configured where it runs."""
-    if task.options.num_returns == "dynamic":
-        return NO_BACKPRESSURE  # its reader comes when it has ended
-    return task.options.generator_backpressure_num_objects

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from shoal.owner.objects import FAILED
+from shoal.ids import return_id
+from shoal.owner.objects import FAILED, PENDING
 from shoal.refs import released
 
 if TYPE_CHECKING:
     from shoal.options import TaskOptions
     from shoal.owner.leases import Lease, ShapeQueue
     from shoal.owner.objects import Entry
+    from shoal.owner.table import ObjectTable
 
 WAITING, QUEUED, SENT, DONE = range(4)
 STATE_NAMES = ("PENDING_ARGS", "PENDING_NODE", "RUNNING", "FINISHED")
@@ -106,6 +108,19 @@ class TaskRecord:
     def name(self) -> str:
         """The name people see: the option, or the function's."""
         return self.options.name or self.function.name
+
+    def set_returns(self, table: ObjectTable, first: Entry, count: int | str) -> None:
+        """Make the entries of other than one return; ``first`` is in ``table`` already (and leaves it if there is none)."""
+        if isinstance(count, str):
+            self.stream = Stream()
+            self.returns = (first,)
+        elif count == 0:
+            table.entries.pop(first.id)
+        else:
+            others = [table.add(return_id(self.id, index), PENDING) for index in range(1, count)]
+            for entry in others:
+                entry.task = self
+            self.returns = (first, *others)
 
     def entry_ready(self, entry: Entry) -> None:
         """A top-level argument became ready (EntryWaiter)."""

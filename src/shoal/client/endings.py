@@ -1,0 +1,30 @@
+"""The end of a session for those who still wait: whatever has not come will not come any more, and they are told so (R8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal.client.errors import make_error
+from shoal.owner import streams
+from shoal.owner.objects import BORROWED, PENDING
+
+if TYPE_CHECKING:
+    from shoal.client.runtime import Runtime
+
+START_AGAIN = "start again with shoal.shutdown() and shoal.init()"
+
+
+def fail_everything(runtime: Runtime, reason: str) -> None:
+    """Fail all objects that are waited for, and wake whoever waits (lock held)."""
+    table = runtime.table
+    error = make_error("node_lost", None, f"{reason}; {START_AGAIN}")
+    for entry in list(table.entries.values()):
+        if entry.state == PENDING or (entry.state == BORROWED and entry.waiters):
+            table.fail(entry, error)
+    for task in list(runtime.dispatch.tasks.values()):
+        if task.stream is not None:
+            streams.ended_early(task)
+    for waiters in list(runtime.store.pin_waiters.values()) if runtime.welcome else ():
+        for waiter in waiters:
+            waiter.ready = True
+    runtime.reactor.wake_ready()
