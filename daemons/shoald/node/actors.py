@@ -44,8 +44,10 @@ class ActorRecord:
         obstacle: why no worker can be had; "" if one can.
     """
 
-    __slots__ = ("actor_id", "callers", "details", "error", "final", "incarnation", "info", "job", "obstacle", "owner_job",
-                 "pid", "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state", "worker_id")  # fmt: skip
+    __slots__ = (
+        "actor_id", "callers", "details", "error", "final", "incarnation", "info", "job", "obstacle", "owner_job", "pid",
+        "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state", "worker_id",
+    )  # fmt: skip
 
     def __init__(self, actor_id: bytes, info: dict[str, Any], owner_job: str, now: float) -> None:
         self.actor_id = actor_id
@@ -220,7 +222,7 @@ class ActorCore:
         record.restarts_left -= record.restarts_left > 0
         record.restarts += 1
         record.details = details
-        unmade = record.state == STARTING
+        unmade = details["unmade"] = record.state == STARTING
         self._enter(record, RESTARTING, now)
         for caller in record.callers:
             self._tell(caller, record, "restarting", details)

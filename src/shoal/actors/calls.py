@@ -209,14 +209,17 @@ class ActorCalls:
             if lease.connection is not None:
                 lease.connection.close()
             self.dispatch.dirty.discard(lease)
-            self._give_up(lease, details.get("current") or b"", restarting)
+            self._give_up(lease, details, restarting)
 
-    def _give_up(self, lease: Lease, current: bytes, restarting: bool) -> None:
-        """Decide over the calls that were sent. ``current``: the one that the process started last, if it was ours."""
+    def _give_up(self, lease: Lease, details: dict[str, Any], restarting: bool) -> None:
+        """Decide over the calls that were sent."""
         tasks = list(lease.inflight.values())
         lease.inflight.clear()
         started = len(tasks)
-        if self.table.ordered and current in (task.id for task in tasks):
+        current: bytes = details.get("current") or b""  # the one that the process started last, if it was ours
+        if details.get("unmade"):
+            started = 0
+        elif self.table.ordered and current in (task.id for task in tasks):
             started = [task.id for task in tasks].index(current) + 1
         again: list[TaskRecord] = []
         for position, task in enumerate(tasks):

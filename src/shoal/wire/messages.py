@@ -94,7 +94,8 @@ JOB_ENDED = 144  # to a worker: its driver is gone
 
 ACTOR_PEER = 150  # to a caller: [actor, incarnation, worker proc, worker pid] + descriptor of the connection to its process
 ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details: dict]
-#   details: {"reason", "name", "node", "pid", "exit_code", "signal", "current": id of the call started last, "error": bytes}
+#   details: {"reason", "name", "node", "pid", "exit_code", "signal", "current": id of the call started last,
+#   "unmade": its constructor had not returned, so no call ran, "error": bytes}
 BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", "restarts", "job_id", "resources"}]; PEERs follow
 
 # --- submitter → worker (one pickle per frame: a list of tuples) --------------------------------

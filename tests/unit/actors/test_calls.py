@@ -144,6 +144,14 @@ def test_at_a_restart_what_surely_did_not_start_is_sent_again():
     caller.validate()
 
 
+def test_no_call_ran_in_an_actor_that_was_not_made():
+    caller = Caller()
+    entries = [caller.submit() for _ in range(2)]
+    caller.connect()
+    caller.calls.restarting({**DEATH, "unmade": True})
+    assert list(caller.connect().inflight) == [entry.id for entry in entries]
+
+
 def test_without_knowing_what_ran_all_that_was_sent_is_in_doubt():
     caller = Caller()
     entries = [caller.submit() for _ in range(2)]
