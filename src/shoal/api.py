@@ -26,7 +26,6 @@ from shoal.bootstrap import (
     stop_session,
 )
 from shoal.client.driver_output import DriverOutput
-from shoal.client.futures import close_loaders
 from shoal.client.runtime import GC_THRESHOLD, Runtime
 from shoal.context import RuntimeContext, current_task
 from shoal.exceptions import ClusterNotFoundError, ClusterStartError
@@ -175,7 +174,6 @@ def shutdown() -> None:
         try:
             runtime.close()
         finally:
-            close_loaders()
             if _output is not None:
                 _output.close()
                 _output = None
@@ -190,7 +188,17 @@ def _stop_owned() -> None:
         daemon.process.wait()  # it has ended: without this it would stay a zombie
 
 
-atexit.register(shutdown)
+def _at_exit() -> None:
+    """Leave, and start nothing any more: a cluster that a late finalizer or thread would start has no use."""
+    session.on_first_use(_refuse_at_exit)
+    shutdown()
+
+
+def _refuse_at_exit() -> None:
+    raise RuntimeError("the interpreter is ending, and its shoal session has ended; use shoal before that")
+
+
+atexit.register(_at_exit)
 session.on_first_use(init)
 
 

@@ -6,6 +6,7 @@ it. A failure of the task is the last item: its `get` raises.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ from shoal.refs import ObjectRef
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
     from collections.abc import AsyncIterator, Iterator
 
     from shoal.client.runtime import Runtime
@@ -30,6 +32,29 @@ class _Next:
     def __init__(self) -> None:
         self.ready = False
         self.wake: object = None
+
+
+class _NextAwaited:
+    """An asyncio program that waits for the next item or the end."""
+
+    __slots__ = ("_loop", "future")
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self.future: Future[None] = loop.create_future()
+
+    @property
+    def ready(self) -> bool:
+        return self.future.done()
+
+    @ready.setter
+    def ready(self, _: bool) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
 
 
 class ObjectRefGenerator(Generic[T]):
@@ -65,17 +90,28 @@ class ObjectRefGenerator(Generic[T]):
         while True:
             waiter = _Next()
             with runtime.lock:
-                entry = stream.items.pop(stream.taken, None)
-                if entry is not None:
-                    stream.taken += 1
-                    self._tell_consumed()
-                    return ObjectRef(entry.id, entry)
-                if stream.total is not None and stream.taken >= stream.total:
-                    return None
+                ref = self._take()
+                if ref is not None or self._ended():
+                    return ref
                 stream.waiters.append(waiter)
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
             if not runtime.wait_for_objects(waiter, [], deadline):
                 raise TimeoutError("the generator has not yielded its next item in time")
+
+    def _take(self) -> ObjectRef[T] | None:
+        """The next ref if its item is there (lock held)."""
+        stream = self._stream
+        entry = stream.items.pop(stream.taken, None)
+        if entry is None:
+            return None
+        stream.taken += 1
+        self._tell_consumed()
+        return ObjectRef(entry.id, entry)
+
+    def _ended(self) -> bool:
+        """Whether all items were taken (lock held)."""
+        stream = self._stream
+        return stream.total is not None and stream.taken >= stream.total
 
     def _tell_consumed(self) -> None:
         lease = self._task.lease
@@ -90,10 +126,26 @@ class ObjectRefGenerator(Generic[T]):
     async def __anext__(self) -> ObjectRef[T]:
         import asyncio  # costs 30 ms: only programs that use it pay
 
-        ref = await asyncio.get_running_loop().run_in_executor(None, self._next, None)
-        if ref is None:
-            raise StopAsyncIteration
-        return ref
+        runtime, stream = self._runtime, self._stream
+        loop = asyncio.get_running_loop()
+        while True:
+            arrival = _NextAwaited(loop)
+            with runtime.lock:
+                ref = self._take()
+                if ref is not None:
+                    return ref
+                if self._ended():
+                    raise StopAsyncIteration
+                stream.waiters.append(arrival)
+                runtime.futures.await_begins(arrival)
+            runtime.reactor.nudge()
+            try:
+                await arrival.future
+            finally:  # also when the await was cancelled: an item that comes later is for the next one
+                with runtime.lock:
+                    if arrival in stream.waiters:
+                        stream.waiters.remove(arrival)
+                    runtime.futures.await_ends(arrival)
 
     def close(self) -> None:
         """Stop the producer; items that were not taken are released."""

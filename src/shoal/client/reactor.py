@@ -85,9 +85,7 @@ class Reactor:
         self._nudges = 0
         self._asleep = False  # the backup is parked, or blocks as the leader
         self._claims: list[object] = []  # one of each thread that wants the lead from the backup
-        self.eager = (
-            0  # things that are awaited without a thread that waits (futures): the backup does not pause then
-        )
+        self._awaits = 0  # things awaited without a thread that waits (futures): the backup does not pause then
         self._stopping = False
         self._nap = threading.Lock()
         self._nap.acquire()
@@ -134,6 +132,15 @@ class Reactor:
                 self.ring()
             else:
                 self._wake_nap()
+
+    def await_begins(self) -> None:
+        """Something is awaited without a thread that waits: the backup reads it at once (lock held)."""
+        self._awaits += 1
+        self._wake_nap()
+
+    def await_ends(self) -> None:
+        """It is there, or nobody awaits it any more (lock held)."""
+        self._awaits -= 1
 
     def _wake_nap(self) -> None:
         with contextlib.suppress(RuntimeError):  # awake already
@@ -388,7 +395,7 @@ class Reactor:
             self._asleep = False
             if events:
                 self._handle(events)
-            if (nudged or events) and not self.eager:
+            if (nudged or events) and not self._awaits:
                 self._nap.acquire(timeout=self._tick_s)
             if self._wanted():
                 return

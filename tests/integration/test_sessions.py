@@ -1,0 +1,197 @@
+"""Sessions at their edges: how they end, and what threads, finalizers, awaits and the interpreter do meanwhile."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+import shoal
+
+LIMIT_S = 60
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    """Runs a driver in a process of its own to its end; gives what it printed. It must not print any error."""
+
+    def run(source, code=0):
+        path = tmp_path / "script.py"
+        path.write_text(textwrap.dedent(source))
+        done = subprocess.run(
+            [sys.executable, str(path)],
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            text=True,
+            timeout=LIMIT_S,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert done.stderr == ""
+        assert done.returncode == code
+        return done.stdout.split("\n")[:-1]
+
+    return run
+
+
+# --- the end of the interpreter ---
+
+
+def test_everything_may_be_alive_when_the_interpreter_ends(run_script):
+    printed = run_script("""
+        import sys
+        import numpy as np
+        import shoal
+
+        shoal.init(num_cpus=2)
+
+        @shoal.remote
+        def echo(value):
+            return value
+
+        @shoal.remote
+        def items():
+            for i in range(1000):
+                yield np.ones(30_000)
+
+        class Node:
+            def __del__(self):
+                print("finalized")
+
+        node = Node()
+        node.itself = node
+        node.array = shoal.get(shoal.put(np.ones(100_000)))
+        node.ref = echo.remote(shoal.put(np.ones(100_000)))
+        node.stream = items.remote()
+        node.first = next(node.stream)
+        node.future = node.ref.future()
+        node.waiting = echo.remote(items.remote().completed()).future()
+        node.many = [echo.remote(i) for i in range(1000)]
+        sys.modules["something_that_goes_late"] = node
+        print("end")
+    """)
+    assert printed == ["end", "finalized"]
+
+
+def test_a_thread_may_go_on_after_the_main_thread(run_script):
+    printed = run_script("""
+        import threading
+        import shoal
+
+        shoal.init(num_cpus=2)
+
+        @shoal.remote
+        def echo(value):
+            return value
+
+        ended = threading.Event()
+
+        def work():
+            threading.main_thread().join()
+            print(shoal.get(echo.remote("a value")), echo.remote("a future").future().result(30))
+
+        threading.Thread(target=work).start()
+    """)
+    assert printed == ["a value a future"]
+
+
+def test_futures_that_nothing_will_resolve_fail_at_the_end(run_script):
+    printed = run_script(
+        """
+        import time
+        import shoal
+
+        shoal.init(num_cpus=2)
+
+        @shoal.remote
+        def forever():
+            time.sleep(1000)
+
+        future = forever.remote().future()
+        future.add_done_callback(lambda future: print(type(future.exception()).__name__))
+        raise SystemExit(3)
+        """,
+        code=3,
+    )
+    assert printed == ["NodeDiedError"]
+
+
+def test_nothing_is_started_any_more_when_the_interpreter_ends(run_script):
+    printed = run_script("""
+        import atexit
+
+        def late():
+            try:
+                shoal.put(1)
+            except RuntimeError as error:
+                print(error)
+
+        atexit.register(late)  # before shoal's: runs after it
+        import shoal
+
+        atexit.register(lambda: print(shoal.get(shoal.put("in time"))))
+        shoal.init(num_cpus=1)
+    """)
+    assert printed[0] == "in time"
+    assert "the interpreter is ending" in printed[1]
+
+
+# --- awaiting ---
+
+
+def test_an_abandoned_await_holds_nothing_up_and_loses_nothing(cluster, tmp_path):
+    gate = tmp_path / "gate"
+
+    @shoal.remote
+    def items():
+        yield "first"
+        while not gate.exists():
+            time.sleep(0.005)
+        yield "second"
+
+    async def impatient():
+        stream = items.remote()
+        first = await anext(stream)
+        for _ in range(3):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.05)
+        return stream, await first
+
+    stream, first = asyncio.run(impatient())  # its end does not wait for the item
+    gate.touch()
+    assert first == "first"
+    assert [shoal.get(ref) for ref in stream] == ["second"]
+
+
+def test_one_await_after_the_other_is_not_slowed_by_the_tick(cluster):
+    """The thread that reads must not pause while something is awaited: 0.3 ms each, not the 2 ms of a tick."""
+
+    @shoal.remote
+    def nothing():
+        return None
+
+    async def in_turn(count):
+        for _ in range(count):
+            await nothing.remote()
+
+    asyncio.run(in_turn(50))
+    reactor = shoal.session.current().reactor
+    pauses = []
+    nap = reactor._nap
+
+    class Nap:
+        release = nap.release
+
+        def acquire(self, timeout):
+            pauses.append(reactor._awaits)
+            return nap.acquire(timeout=timeout)
+
+    reactor._nap = Nap()
+    try:
+        asyncio.run(in_turn(50))
+    finally:
+        reactor._nap = nap
+    assert not any(pauses), "it paused while something was awaited"
