@@ -338,7 +338,7 @@ except ValueError:
 """
 
 
-def test_a_detached_actor_outlives_its_driver():
+def test_a_detached_actor_outlives_its_driver(shoal_session):
     folder = tempfile.mkdtemp()  # of a short path, and not where the module's session is known
     environment = {**os.environ, "SHOAL_TEMP_DIR": folder}
     run = [sys.executable, "-m", "shoal"]
