@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overl
 
 from shoal import config, session
 from shoal.actors.actor_class import ActorClass
-from shoal.actors.calls import ActorCalls
 from shoal.arguments import InitArguments
 from shoal.bootstrap import (
     BootstrapError,
@@ -25,6 +24,7 @@ from shoal.bootstrap import (
     start_daemon,
     stop_session,
 )
+from shoal.client.cancelling import cancel_ref
 from shoal.client.driver_output import DriverOutput
 from shoal.client.runtime import GC_THRESHOLD, Runtime
 from shoal.context import RuntimeContext, current_task
@@ -300,26 +300,15 @@ def cancel(
 ) -> None:
     """Cancel the task that makes ``ref``; its `get` raises TaskCancelledError.
 
-    A queued task never runs; a running one gets the exception at its next bytecode, or its worker is killed with
-    ``force``. ``recursive``: its children too. Does nothing if it has finished. Raises TypeError for what is no ref.
+    A queued task never runs; a running one gets a KeyboardInterrupt at its next bytecode (so its `finally` clauses run), or
+    its worker is killed with ``force``. ``recursive``: its children too. Does nothing if it has finished. Whoever has the
+    ref may cancel. Raises TypeError for what is no ref, ValueError for a call of an actor with ``force``.
     """
     if isinstance(ref, ObjectRefGenerator):
         ref = ref.completed()
     if type(ref) is not ObjectRef:
         raise TypeError(f"cancel needs an ObjectRef, not {type(ref).__name__}")
-    runtime = session.runtime()
-    with runtime.lock:
-        task = runtime.table.entry_of(ref).task
-        calls: object = task.queue if task is not None else None
-        if isinstance(calls, ActorCalls) and force:
-            raise ValueError(
-                "a call of an actor cannot be cancelled with force; shoal.kill(handle) ends the actor"
-            )
-        if task is not None:
-            runtime.dispatch.cancel(task, force, recursive)
-            if isinstance(calls, ActorCalls):
-                calls.settle()
-            runtime.flush()
+    cancel_ref(session.runtime(), ref, force, recursive)
 
 
 # --- tasks ---

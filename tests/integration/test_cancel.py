@@ -369,6 +369,22 @@ def test_a_task_can_cancel_its_own_child(shoal_session, marks):
     assert shoal.get(parent.remote(), timeout=30) == "cancelled"
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_whoever_has_the_ref_can_cancel(shoal_session, marks, force):
+    @shoal.remote
+    def other(refs):
+        shoal.cancel(refs[0], force=force)
+
+    ref = shoal.remote(sleep).remote(marks)
+    marks.wait("started")
+    shoal.get(other.remote([ref]))
+    assert_cancelled(ref)
+    done = identity.remote(5)
+    shoal.get(done)
+    shoal.get(other.remote([done]))
+    assert shoal.get(done) == 5
+
+
 # --- streams ---
 
 

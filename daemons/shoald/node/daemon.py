@@ -14,6 +14,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.ids import OBJECT_ID_SIZE, PROCESS_ID_SIZE
 from shoal.wire import auth
 from shoal.wire import messages as m
 from shoald.node.actorside import ActorSide
@@ -143,12 +144,22 @@ class NodeDaemon:
             self.actors.handle(client, message, now)
         elif tag == m.FORK:
             self._forked(client, message, now)
+        elif tag == m.CANCEL_TASK:
+            self._cancel_at_owner(message)
         elif tag == m.ANSWER:
             self.requests.answered(client, message)
         elif tag == m.GOODBYE and client.kind == "driver":
             self._goodbye(client, now)
         else:
             raise ProtocolError(f"message {tag} is not one that a {client.kind} sends")
+
+    def _cancel_at_owner(self, message: list[Any]) -> None:
+        """Pass a CANCEL_TASK on to the task's owner; nothing if that is gone, and the task with it."""
+        if len(message) != 4 or type(message[1]) is not bytes or len(message[1]) != OBJECT_ID_SIZE:
+            raise ProtocolError("a cancel needs an object id")
+        owner = self.clients.get(message[1][:PROCESS_ID_SIZE])
+        if owner is not None:
+            owner.sock.send([m.CANCEL_ASKED, message[1], bool(message[2]), bool(message[3])])
 
     def _spares(self, client: Client, message: list[Any]) -> bool:
         """Whether a KILL_WORKER comes for a task that its worker does not run (yet, or any more)."""

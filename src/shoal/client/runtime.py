@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.actors.client import Actors
 from shoal.client import forks
 from shoal.client.awaits import Interrupted, Never, ignored
+from shoal.client.cancelling import cancel_asked
 from shoal.client.connection import Connection
 from shoal.client.endings import START_AGAIN, fail_everything
 from shoal.client.errors import make_error, retriable
@@ -225,6 +226,7 @@ class Runtime:
             m.DEMAND_STATUS: self._on_demand_status,
             m.PEER: self._on_peer,
             m.EXIT: lambda message: self.on_exit() if self.on_exit else None,
+            m.CANCEL_ASKED: lambda message: cancel_asked(self, message),
             m.JOB_ENDED: lambda message: self.on_exit() if self.on_exit else None,
             m.RESPONSE: lambda message: ignored(self.node.answered(message[1], message)),
             m.QUERY: lambda message: table.to_node(

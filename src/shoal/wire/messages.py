@@ -46,6 +46,7 @@ WORKER_NOTE = 34  # [dict]: what a worker is doing, for people (task name, since
 REQUEST = 40  # [req, method, params: dict] → RESPONSE. Methods: see shoald.node.requests
 ANSWER = 41  # [req, data]: the answer to a QUERY
 GOODBYE = 42  # []: a driver leaves in order; the daemon answers GOODBYE_OK after its worker output is forwarded
+CANCEL_TASK = 43  # [object id, force, recursive]: from one who has a ref, for the process that submitted its task
 
 RETURN_OK = 0
 RETURN_RECYCLE = 1  # the worker is used up (max_calls) and ends
@@ -85,6 +86,7 @@ WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message
 DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible", message]
 PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind] + descriptor of the task connection
 EXIT = 135  # to a worker: finish nothing more, end
+CANCEL_ASKED = 136  # [object id, force, recursive]: a CANCEL_TASK for a task of this process
 
 RESPONSE = 140  # [req, ok: bool, data or error message]
 QUERY = 141  # [req, what, params] → ANSWER

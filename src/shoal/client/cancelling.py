@@ -1,0 +1,54 @@
+"""Cancelling by ref: of own tasks at once, of others' through their owner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.actors.calls import ActorCalls
+from shoal.owner.objects import BORROWED
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from shoal.client.runtime import Runtime
+    from shoal.owner.objects import Entry
+    from shoal.refs import ObjectRef
+
+
+def cancel_ref(runtime: Runtime, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+    """Cancel the task that makes ``ref``, wherever it was submitted; nothing if it has finished.
+
+    Raises ValueError for a call of an actor with ``force``.
+    """
+    with runtime.lock:
+        entry = runtime.table.entry_of(ref)
+        if entry.task is not None:
+            if force and _is_call(entry):
+                raise ValueError(
+                    "a call of an actor cannot be cancelled with force; shoal.kill(handle) ends the actor"
+                )
+            _cancel(runtime, entry, force, recursive)
+        elif entry.state == BORROWED:
+            runtime.table.to_node([m.CANCEL_TASK, entry.id, force, recursive])
+        runtime.flush()
+
+
+def cancel_asked(runtime: Runtime, message: list[Any]) -> None:
+    """CANCEL_ASKED: somebody who has a ref wants its task, submitted here, to stop (lock held)."""
+    _, object_id, force, recursive = message
+    entry = runtime.table.entries.get(object_id)
+    if entry is not None and entry.task is not None:
+        _cancel(runtime, entry, force and not _is_call(entry), recursive)
+
+
+def _is_call(entry: Entry) -> bool:
+    queue: object = entry.task.queue if entry.task is not None else None
+    return isinstance(queue, ActorCalls)
+
+
+def _cancel(runtime: Runtime, entry: Entry, force: bool, recursive: bool) -> None:
+    task = entry.task
+    if task is not None:
+        calls: object = task.queue
+        runtime.dispatch.cancel(task, force, recursive)
+        if isinstance(calls, ActorCalls):
+            calls.settle()
