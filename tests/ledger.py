@@ -23,14 +23,22 @@ def everything_came_back(limit_s=20.0):
     def is_empty():
         gc.collect()
         summary = shoal.memory_summary()
-        return not summary["objects"] and not summary["sealed"] and not summary["duplicates"] and not known_objects()
+        return (
+            not summary["objects"]
+            and not summary["sealed"]
+            and not summary["duplicates"]
+            and not known_objects()
+        )
 
     try:
         until(is_empty, limit_s)
     except AssertionError:
         lines = [
             f"{row['id']} {row['size_bytes']} B {row['state']} {row['callsite']}: "
-            + ", ".join(f"{who['role']} {who['pid']} {who['proc']} {who['kind']} x{who['count']}" for who in row["holders"])
+            + ", ".join(
+                f"{who['role']} {who['pid']} {who['proc']} {who['kind']} x{who['count']}"
+                for who in row["holders"]
+            )
             for row in rows()
         ]
         raise AssertionError("\n".join(["left behind:", *lines, *map(str, known_objects())])) from None

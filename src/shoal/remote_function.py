@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, overload
+from weakref import WeakSet
 
 from shoal import session
 from shoal.owner.tasks import FunctionExport
 from shoal.refs import ObjectRef
-from shoal.serialization import dumps_code
+from shoal.serialization import custom, dumps_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,10 @@ class RemoteFunction(Generic[P, R]):
 class _Exports:
     """The function as the current session has exported it; shared by all variants with other options."""
 
+    living: ClassVar[WeakSet[_Exports]] = WeakSet()
+
     def __init__(self, function: Callable[..., Any]) -> None:
+        self.living.add(self)
         self.function = function
         self.name = getattr(function, "__qualname__", None) or type(function).__name__
         self.runtime: Runtime | None = None
@@ -140,3 +144,12 @@ class _Exports:
         self.export = export
         self.runtime = runtime
         return export
+
+
+def _export_again() -> None:
+    """A serializer was registered: functions that are sent from now on take it along."""
+    for exports in _Exports.living:
+        exports.runtime = None
+
+
+custom.on_change(_export_again)

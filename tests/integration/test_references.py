@@ -186,7 +186,11 @@ def one_ref(seed):
 
 @shoal.remote
 def many_refs(count, padding=0):
-    return [shoal.put(array(float(i))) for i in range(count)], {"more": shoal.put(b"small")}, np.zeros(padding)
+    return (
+        [shoal.put(array(float(i))) for i in range(count)],
+        {"more": shoal.put(b"small")},
+        np.zeros(padding),
+    )
 
 
 @shoal.remote

@@ -4,7 +4,10 @@ What a serializer returns is pickled in the object's place, together with the de
 by cloudpickle, once per value, so a process that never registered anything can load it. The class need not be
 importable either: what refers to it refers to it by value where cloudpickle does.
 
-`generation` changes with every registration; whoever caches what was found here compares it.
+Functions and classes take all registrations along when they are sent to other processes (`WithSerializers`), so that
+tasks can return instances. A registration that a process made itself comes before one that it was sent.
+
+`generation` changes with every registration; whoever caches what was found here compares it, or is called (`on_change`).
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from .arrays import Reduced, Reducer
 LOADED_MAX = 256
 
 _reducers: dict[type, Reducer] = {}
+# By class: the serializer and the deserializer, or (None, None) for "by its dict".
+_registrations: dict[type, tuple[Any, Any]] = {}
 _generation = 0
+_on_change: list[Callable[[], None]] = []
 
 
 class Shipped:
@@ -65,12 +71,12 @@ def register_serializer(
         if not callable(function):
             raise TypeError(f"{name} must be callable, not {type(function).__name__}")
     shipped = Shipped(deserializer)
-    _set(cls, lambda value: (shipped, (serializer(value),)))
+    _set(cls, lambda value: (shipped, (serializer(value),)), (serializer, deserializer))
 
 
 def deregister_serializer(cls: type) -> None:
     """Serialize instances of ``cls`` by pickle again; nothing happens if it was not registered."""
-    _set(cls, None)
+    _set(cls, None, (None, None))
 
 
 def register_custom_serializer(
@@ -108,7 +114,7 @@ def register_custom_serializer(
         deregister_serializer(cls)
     elif use_dict:
         _check_class(cls)
-        _set(cls, _reduce_dict)
+        _set(cls, _reduce_dict, (None, None))
     elif serializer is None or deserializer is None:
         raise ValueError("serializer and deserializer must be given together")
     else:
@@ -146,13 +152,50 @@ def _reduce_dict(instance: Any) -> Reduced:
     return new_instance, (type(instance),), instance.__dict__, None, None, set_dict
 
 
-def _set(cls: type, reducer: Reducer | None) -> None:
+def on_change(callback: Callable[[], None]) -> None:
+    """Have ``callback`` called after every registration."""
+    _on_change.append(callback)
+
+
+class WithSerializers:
+    """Code on its way to another process, with the registrations of this one; what is loaded is the code."""
+
+    __slots__ = ("_code",)
+
+    def __init__(self, code: Any) -> None:
+        self._code = code
+
+    def __reduce__(self) -> Any:
+        return _adopt, (list(_registrations.items()), self._code)
+
+
+def any_registered() -> bool:
+    """Whether code has registrations to take along."""
+    return bool(_registrations)
+
+
+def _adopt(registrations: list[tuple[type, tuple[Any, Any]]], code: Any) -> Any:
+    for cls, (serializer, deserializer) in registrations:
+        if cls in _reducers:
+            continue
+        if serializer is None:
+            _set(cls, _reduce_dict, (None, None))
+        else:
+            register_serializer(cls, serializer=serializer, deserializer=deserializer)
+    return code
+
+
+def _set(cls: type, reducer: Reducer | None, registration: tuple[Any, Any]) -> None:
     global _generation
     if reducer is None:
         _reducers.pop(cls, None)
+        _registrations.pop(cls, None)
     else:
         _reducers[cls] = reducer
+        _registrations[cls] = registration
     _generation += 1
+    for callback in _on_change:
+        callback()
 
 
 def _check_class(cls: object) -> None:

@@ -6,12 +6,14 @@ to the memory of the value, and a change to that shows.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pickle import PickleBuffer, dumps
 from typing import Any
 
 import numpy as np
 
+from . import custom
 from .arrays import PROTOCOL, in_band
 from .culprit import explain
 from .format import SLOT, aligned, head_size, make_head
@@ -150,11 +152,18 @@ def dumps_code(value: Any) -> tuple[bytes, list[Any]]:
     writable.
 
     Returns:
-        The bytes for `loads_code`, and the refs inside (a closure may have some).
+        The bytes for `loads_code`, and the refs inside (a closure may have some). Registered serializers go along.
 
     Raises:
         TypeError: as `serialize`.
     """
+    if custom.any_registered():
+        with contextlib.suppress(TypeError):  # of a serializer that cannot travel: without it then, or with the code's own error
+            return _dumps_code(custom.WithSerializers(value))
+    return _dumps_code(value)
+
+
+def _dumps_code(value: Any) -> tuple[bytes, list[Any]]:
     dump = take_dump(code=True)
     try:
         dump.in_band_bytes_max = SLOT

@@ -10,6 +10,8 @@ import pytest
 from shoal.serialization import (
     deregister_serializer,
     deserialize,
+    dumps_code,
+    loads_code,
     register_custom_serializer,
     register_serializer,
     serialize,
@@ -144,3 +146,39 @@ def test_wrong_arguments():
         register_serializer(Connection, serializer=id, deserializer=3)
     with pytest.raises(TypeError, match="class"):
         register_custom_serializer("Connection", use_dict=True)
+
+
+def test_code_takes_registrations_along(registered):
+    """A process that was only sent a function can send what the function returns."""
+    source = """
+import sys
+from shoal.serialization import dumps_code, deserialize, loads_code, serialize
+function = loads_code(sys.stdin.buffer.read())
+sys.stdout.buffer.write(serialize([function()]).to_bytes())
+"""
+
+    def function():
+        return Connection("made there")
+
+    data, _ = dumps_code(function)
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        input=data,
+        stdout=subprocess.PIPE,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    (loaded,) = deserialize(done.stdout)
+    assert loaded.url == "made there"
+
+
+def test_a_serializer_that_cannot_travel_does_not_keep_code_back():
+    lock = threading.Lock()
+    register_serializer(Connection, serializer=lambda c: lock and c.url, deserializer=Connection)
+    try:
+        data, _ = dumps_code(lambda: 5)
+        assert loads_code(data)() == 5
+        with pytest.raises(TypeError, match="lock"):
+            dumps_code(lambda: lock)
+    finally:
+        deregister_serializer(Connection)
