@@ -103,8 +103,9 @@ def test_tasks_that_were_sent_ahead_to_a_busy_worker(shoal_session, marks):
         except TaskCancelledError:
             outcomes.append(None)
     assert outcomes[0] is True
-    # What the other worker had finished before keeps its result; nothing hangs, and what is cancelled did not run.
-    assert all(marks.count(f"ran{number}") == 0 for number, done in enumerate(outcomes) if done is None)
+    # The other worker may have finished some, or be interrupted in the middle of others. Nothing hangs, nothing runs twice.
+    assert all(marks.count(f"ran{number}") == 1 for number, done in enumerate(outcomes) if done)
+    assert all(marks.count(f"ran{number}") <= 1 for number in range(30))
 
 
 def test_thousands_of_queued_tasks(busy):
