@@ -27,7 +27,7 @@ def small_store(no_leaks):
 
 
 def forked(run):
-    """Fork; `run` gives what the child sends back. Returns its pid, and where its answer comes and its start signal goes."""
+    """Fork; `run()` gives what the child sends back. Returns its pid, and where its answer comes and its start signal goes."""
     answer, answer_end = os.pipe()
     start, start_end = os.pipe()
     pid = os.fork()
@@ -71,7 +71,7 @@ def fill_the_store():
 def test_a_child_of_a_driver_reads_what_was_read_before_the_fork(small_store):
     ref = shoal.put(np.full(20 * MIB, 7, np.uint8))
     view = shoal.get(ref)
-    child = forked(lambda: str(int((view == 7).sum())))
+    child = forked(lambda view=view: str(int((view == 7).sum())))
     del ref, view
     assert fill_the_store() <= STORE - 20 * MIB
     assert finish(*child) == str(20 * MIB)
@@ -228,7 +228,7 @@ def test_forks_while_other_threads_use_the_session(small_store):
 
 def test_a_killed_child_lets_go(small_store):
     view = shoal.get(shoal.put(np.full(20 * MIB, 7, np.uint8)))
-    pid, answer, start = forked(lambda: str(view[0]))
+    pid, answer, start = forked(lambda view=view: str(view[0]))
     del view
     assert fill_the_store() <= STORE - 20 * MIB
     os.kill(pid, signal.SIGKILL)

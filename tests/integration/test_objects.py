@@ -49,7 +49,8 @@ def gates(tmp_path):
     """Tasks that end when they are told to: `gates.task(name)`, `gates.open(name)`; all are open in the end."""
 
     class Gates:
-        names = set()
+        def __init__(self):
+            self.names = set()
 
         def task(self, name, value=None):
             self.names.add(name)

@@ -373,8 +373,9 @@ def test_a_task_that_fails_after_some_of_its_results_were_stored(shoal_session):
 
         return array(), [shoal.put(array())], threading.Lock()
 
-    first, second, third = half.remote()
+    first, _, third = half.remote()
     assert shoal.get(first).sum() == SIZE
+    assert callable(shoal.get(third))
     for ref in broken.remote():
         with pytest.raises(TypeError):
             shoal.get(ref)
@@ -383,16 +384,20 @@ def test_a_task_that_fails_after_some_of_its_results_were_stored(shoal_session):
 # --- closures ---
 
 
-def test_refs_captured_by_a_function_go_with_it(shoal_session):
-    stored, little = shoal.put(array()), shoal.put(3)
-    pending = slow_small.remote(4)
+def capturing():
+    """A function that captured three refs: of a stored object, a small one, and one that is not there yet."""
+    stored, little, pending = shoal.put(array()), shoal.put(3), slow_small.remote(4)
 
     @shoal.remote
     def captures(factor):
         return factor * float(shoal.get(stored).sum()) + shoal.get(little) + shoal.get(pending)
 
+    return captures
+
+
+def test_refs_captured_by_a_function_go_with_it(shoal_session):
+    captures = capturing()
     results = [captures.remote(i) for i in range(4)]
-    del stored, little, pending
     assert shoal.get(results) == [SIZE * i + 7 for i in range(4)]
     assert bytes_of_objects() > 0
     del captures, results
@@ -400,23 +405,21 @@ def test_refs_captured_by_a_function_go_with_it(shoal_session):
     until(lambda: bytes_of_objects() == 0)
 
 
-def test_two_functions_with_the_same_capture(shoal_session):
+def same_function_twice():
     stored = shoal.put(array())
 
     def make_function():
-        @shoal.remote
-        def captures():
-            return float(shoal.get(stored).sum())
+        return shoal.remote(lambda: float(shoal.get(stored).sum()))
 
-        return captures
+    return make_function(), make_function()
 
-    first, second = make_function(), make_function()
+
+def test_two_functions_with_the_same_capture(shoal_session):
+    first, second = same_function_twice()
     assert shoal.get([first.remote(), second.remote(), first.remote()]) == [SIZE] * 3
     del first
     gc.collect()
     assert shoal.get([second.remote(), second.remote()]) == [SIZE] * 2
-    del second, stored, make_function
-    gc.collect()
 
 
 def test_a_function_dropped_before_its_tasks_ran(shoal_session):
