@@ -41,6 +41,18 @@ array_ref: ObjectRef[Array] = shoal.put(np.zeros(3))
 assert_type(mean.remote(array_ref), ObjectRef[float])
 assert_type(add.remote(add.remote(1), y=add.remote(2)), ObjectRef[int])
 
+# Actors. As a decorator mypy takes the class for itself: it does not follow decorators of classes.
+class Plain:
+    """A class."""
+
+
+Remote = shoal.remote(Plain)
+assert_type(Remote, shoal.ActorClass[Plain])
+assert_type(shoal.remote(num_cpus=0)(Plain), shoal.ActorClass[Plain])
+assert_type(Remote.remote(), shoal.ActorHandle)
+assert_type(Remote.options(name="plain").remote(), shoal.ActorHandle)
+shoal.kill(shoal.get_actor("plain"))
+
 # Objects.
 assert_type(shoal.put("text"), ObjectRef[str])
 assert_type(shoal.get(shoal.put("text")), str)
