@@ -195,3 +195,81 @@ def test_one_await_after_the_other_is_not_slowed_by_the_tick(cluster):
     finally:
         reactor._nap = nap
     assert not any(pauses), "it paused while something was awaited"
+
+
+# --- finalizers ---
+
+
+def test_finalizers_may_use_shoal_wherever_they_interrupt_it(run_script):
+    """The cycle collector runs them at any allocation: while tables change, messages are encoded, threads lead."""
+    printed = run_script("""
+        import gc
+        import numpy as np
+        import shoal
+
+        shoal.init(num_cpus=2)
+
+        @shoal.remote
+        def echo(value):
+            return value
+
+        class Cycle:
+            finalized = 0
+
+            def __init__(self, kind):
+                self.itself = self
+                self.kind = kind
+                self.small = shoal.put(1)
+                self.large = shoal.put(np.ones(20_000))
+                self.result = echo.remote(self.large)
+
+            def __del__(self):
+                Cycle.finalized += 1
+                if self.kind == 0:
+                    shoal.put(2)
+                elif self.kind == 1:
+                    echo.remote([self.small, self.large])
+                elif self.kind == 2:
+                    shoal.cancel(self.result)
+                elif self.kind == 3:
+                    shoal.put(np.ones(20_000))
+                else:
+                    self.result.future()
+
+        gc.set_threshold(30, 3, 3)
+        turn = 0
+        while Cycle.finalized < 400:
+            Cycle(turn % 5)
+            turn += 1
+            numbers = [echo.remote(number) for number in range(20)]
+            assert shoal.get(numbers, timeout=30) == list(range(20))
+            while numbers:
+                done, numbers = shoal.wait(numbers, timeout=30)
+                assert done
+            assert shoal.get(echo.remote(np.ones(20_000)), timeout=30).sum() == 20_000
+        gc.disable()
+        runtime = shoal.session.current()
+        with runtime.lock:
+            runtime.dispatch.validate()
+            runtime.table.validate()
+        shoal.shutdown()
+        print("well")
+    """)
+    assert printed == ["well"]
+
+
+def test_a_finalizer_that_would_wait_for_what_it_interrupted_is_told_so(cluster):
+    runtime = shoal.session.current()
+
+    @shoal.remote
+    def slow():
+        time.sleep(0.2)
+        return 1
+
+    ref = slow.remote()
+    with runtime.lock:  # as the thread has it while tables change
+        assert shoal.get(shoal.put(1)) == 1
+        for call in (lambda: shoal.get(ref), lambda: shoal.wait([ref]), shoal.nodes):
+            with pytest.raises(RuntimeError, match="cannot wait here"):
+                call()
+    assert shoal.get(ref) == 1

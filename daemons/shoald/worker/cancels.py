@@ -36,7 +36,7 @@ class Cancels:
         in_user_code: a task's own code is on the stack of the main thread, inside of the executor's `try`.
     """
 
-    def __init__(self, running: list[bytes], lock: threading.Lock) -> None:
+    def __init__(self, running: list[bytes], lock: threading.RLock) -> None:
         self._running = running
         self._lock = lock
         self._wanted: set[bytes] = set()
@@ -99,7 +99,7 @@ class Cancels:
             raise KeyboardInterrupt
 
     def _may_interrupt(self, stack: FrameType | None) -> bool:
-        if self._lock.locked():
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # not in the type, but what Condition uses
             return False
         name = str(stack.f_globals.get("__name__", "")) if stack is not None else ""
         return name.partition(".")[0] not in _OWN_PACKAGES

@@ -148,10 +148,10 @@ class ActorCalls:
         task.lease = lease
         idle = not lease.inflight
         lease.inflight[task.id] = task
-        outbox = lease.outbox
-        outbox.append(dispatch.encode(task))
+        message = dispatch.encode(task)
+        lease.outbox.append(message)  # not the outbox of before: a finalizer may have flushed meanwhile
         dispatch.dirty.add(lease)
-        if idle or len(outbox) >= OUTBOX_FLUSH:
+        if idle or len(lease.outbox) >= OUTBOX_FLUSH:
             dispatch.urgent = True
 
     def _fail(self, task: TaskRecord, died: bool) -> None:
@@ -216,7 +216,9 @@ class ActorCalls:
         tasks = list(lease.inflight.values())
         lease.inflight.clear()
         started = len(tasks)
-        current: bytes = details.get("current") or b""  # the one that the process started last, if it was ours
+        current: bytes = (
+            details.get("current") or b""
+        )  # the one that the process started last, if it was ours
         if details.get("unmade"):
             started = 0
         elif self.table.ordered and current in (task.id for task in tasks):

@@ -53,6 +53,21 @@ def _read_exactly(sock: socket.socket, size: int) -> bytes:
     return data
 
 
+class Drained:
+    """Ready when no more than ``limit`` bytes wait for the peer of a connection, or it is gone (an `Awaited`)."""
+
+    __slots__ = ("_connection", "_limit", "wake")
+
+    def __init__(self, connection: Connection, limit: int) -> None:
+        self._connection = connection
+        self._limit = limit
+        self.wake: object = None
+
+    @property
+    def ready(self) -> bool:
+        return self._connection.out_bytes <= self._limit or self._connection.closed
+
+
 class Answer:
     """What a thread waits for after a question to the daemon (an `Awaited` of the reactor)."""
 
@@ -87,6 +102,7 @@ class NodeLink:
         on_lost: Callable[[], None],
     ) -> None:
         self._handlers = handlers
+        self._frame_bytes_max = config.frame_bytes_max
         self._on_lost = on_lost
         self.answers: dict[int, Answer] = {}
         self._next_request = 2  # lower ones are the store's, for requests that nobody waits for
@@ -118,9 +134,19 @@ class NodeLink:
         answer.set(message)
         return True
 
+    def forget(self, number: int) -> bool:
+        """Nobody waits for this answer any more; False if it has come (lock held)."""
+        return self.answers.pop(number, None) is not None
+
     def send(self, batch: list[list[Any]]) -> None:
         """Send a batch (lock held); what the kernel does not take is sent later."""
-        self.connection.send(frames.encode_batch(batch))
+        data = frames.encode_batch(batch)
+        if len(data) > self._frame_bytes_max and len(batch) > 1:
+            half = len(batch) // 2
+            self.send(batch[:half])
+            self.send(batch[half:])
+        else:
+            self.connection.send(data)
 
     def send_with_descriptor(self, batch: list[list[Any]], descriptor: int) -> None:
         """Send a batch now, with a file descriptor that belongs to it (lock held)."""

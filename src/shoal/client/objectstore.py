@@ -8,10 +8,15 @@ Everything that touches tables runs with the runtime's lock held; the copying it
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from shoal.client.node import Drained
 from shoal.exceptions import ObjectStoreFullError
+from shoal.owner.table import MESSAGE_IDS_MAX
+from shoal.refs import released
 from shoal.store.extents import ExtentLeases
 from shoal.store.pins import PinTable
 from shoal.store.region import Region
@@ -82,7 +87,22 @@ class ClientStore:
                 self._unpin(self.pins.pinned(object_id, offset, size, flags))
 
     def _room_for(self, size: int) -> int:
+        """The offset of ``size`` leased bytes. Raises ObjectStoreFullError when there is no room in time."""
+        try:
+            return self._room_at_once(size)
+        except ObjectStoreFullError:
+            gc.collect()  # cycles may hold refs and views
+            if not (released or self.closed_views):
+                raise
+        return self._room_at_once(size)
+
+    def _room_at_once(self, size: int) -> int:
         runtime = self._runtime
+        connection = self._node.connection
+        if connection.out_bytes > runtime.config.outbox_bytes_max:
+            runtime.wait(Drained(connection, runtime.config.outbox_bytes_max), None)
+        if runtime.closed:
+            raise runtime.connection_lost()
         with runtime.lock:
             offset = self.extents.carve(size)
             if offset is not None:
@@ -91,7 +111,13 @@ class ClientStore:
             self.give_back()
             number, answer = self._node.ask()
             self._table.to_node([m.ALLOC, number, *self.extents.want(size)])
-        runtime.wait(answer, None)
+        try:
+            runtime.wait(answer, None)
+        except BaseException:
+            with runtime.lock:
+                if not self._node.forget(number) and answer.message[:1] == [m.EXTENT]:
+                    self._return(self.extents.add(*answer.message[2:]))
+            raise
         message = answer.message
         if not message:
             raise runtime.connection_lost()
@@ -103,7 +129,7 @@ class ClientStore:
             offset = self.extents.carve(size)
             self._ask_ahead()
         if offset is None:  # another thread was faster
-            return self._room_for(size)
+            return self._room_at_once(size)
         return offset
 
     def return_idle(self, now: float) -> None:
@@ -208,7 +234,7 @@ class ClientStore:
         """(read-only bytes, flags) of a pinned object, pinned while any part of the view lives; None if not pinned."""
         with self._runtime.lock:
             pin = self.pins.lookup(object_id)
-            if pin is None:
+            if pin is None or self.region.mapping is None:
                 return None
             self.pins.view_opened(object_id)
         return make_view(self.region, pin.offset, pin.size, object_id, self.closed_views), pin.flags
@@ -225,7 +251,9 @@ class ClientStore:
         """Count views that died since the last call; unpin what was recalled."""
         closed = self.closed_views
         if closed:
-            ids = [closed.popleft() for _ in range(len(closed))]
+            ids: list[bytes] = []
+            with contextlib.suppress(IndexError):  # a finalizer that ran in between has drained the rest
+                ids.extend(closed.popleft() for _ in range(len(closed)))
             self._unpin(self.pins.views_closed(ids))
 
     def release_freed(self) -> None:
@@ -238,8 +266,11 @@ class ClientStore:
     def recalled(self, object_ids: list[bytes]) -> None:
         """UNPIN_RECALL: unpin as soon as no view lives."""
         self.drain()
-        self._unpin(self.pins.recall(object_ids))
+        given_back = self.pins.recall(object_ids)
+        self._unpin(given_back)
+        if len(given_back) < len(object_ids):
+            self._runtime.garbage_suspected = True  # what still looks at them may be cycles that nobody has collected
 
     def _unpin(self, object_ids: list[bytes]) -> None:
-        if object_ids:
-            self._table.to_node([m.UNPIN, b"".join(object_ids)])
+        for start in range(0, len(object_ids), MESSAGE_IDS_MAX):
+            self._table.to_node([m.UNPIN, b"".join(object_ids[start : start + MESSAGE_IDS_MAX])])

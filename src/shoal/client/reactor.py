@@ -59,7 +59,7 @@ class Reactor:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         flush: Callable[[], None],
         tick: Callable[[float], float | None],
         poll_s: float,

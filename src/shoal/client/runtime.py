@@ -15,12 +15,11 @@ import select
 import socket
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.client import Actors
 from shoal.client import forks
-from shoal.client.awaits import Interrupted, Never, ignored
+from shoal.client.awaits import ignored
 from shoal.client.cancelling import cancel_asked
 from shoal.client.connection import Connection
 from shoal.client.endings import START_AGAIN, fail_everything
@@ -31,15 +30,16 @@ from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
 from shoal.client.packing import EMPTY, Packer
-from shoal.client.reactor import Awaited, Reactor
+from shoal.client.reactor import Reactor
 from shoal.client.values import Values, callsite
 from shoal.client.waiting import drop_abandoned_waits
+from shoal.client.waits import Waits
 from shoal.context import Identity, current_task
 from shoal.exceptions import NodeDiedError
 from shoal.generator import ObjectRefGenerator, abandoned, drop_abandoned
 from shoal.ids import IdSource, split_ids
 from shoal.owner.dispatch import Dispatcher
-from shoal.owner.objects import FAILED, PENDING, REFUSED, Entry
+from shoal.owner.objects import FAILED, PENDING, REFUSED
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, TaskRecord, forgotten
 from shoal.refs import ObjectRef, released
@@ -85,7 +85,7 @@ class Runtime:
         self.config = config
         self._region = region
         self.kind = kind
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # see `waits`: a finalizer may use shoal where it has interrupted shoal
         self.ids = IdSource()
         self.table = ObjectTable(self.ids.process_id)
         self.dispatch = Dispatcher(self.table, config, make_error)
@@ -94,6 +94,7 @@ class Runtime:
         self._left = False
         self.lost_reason = ""
         self._no_room = b""
+        self.garbage_suspected = False  # garbage in cycles may hold refs or views that matter to others
         self.identity = Identity(kind=kind)
         self.welcome: dict[str, Any] = {}
         self.job: dict[str, Any] = {}
@@ -106,6 +107,11 @@ class Runtime:
         self.unblocked_hook: Callable[[object], None] | None = None
         self.run_here: Callable[[TaskRecord], None] | None = None
         self.may_run_here: Callable[[TaskRecord], bool] = lambda task: False
+        self._flushing = self._flush_again = False
+        waits = Waits(self)
+        self.wait = waits.wait
+        self.wait_for_objects = waits.wait_for_objects
+        self.poll = waits.poll
         self.explain = Explain(self)
         self.futures = Resolver(self)
         self.actors = Actors(self)
@@ -365,7 +371,20 @@ class Runtime:
             self._flush()
 
     def _flush(self) -> None:
-        """Write out what is queued; to the daemon first, since what goes to workers may refer to it."""
+        """Write out what is queued. Where a finalizer has interrupted just that, the interrupted one does it, in order."""
+        self._flush_again = True
+        if self._flushing:
+            return
+        self._flushing = True
+        try:
+            while self._flush_again:
+                self._flush_again = False
+                self._flush_once()
+        finally:
+            self._flushing = False
+
+    def _flush_once(self) -> None:
+        """To the daemon first, since what goes to workers may refer to it."""
         table, dispatch = self.table, self.dispatch
         if released:
             table.drain_released()
@@ -377,11 +396,9 @@ class Runtime:
                 store.release_freed()
         if table.node_out or table.has_node_messages():
             self.node.send(table.take_node_messages())
-        if dispatch.dirty:
-            for lease in list(dispatch.dirty):
-                self._flush_lease(lease)
-            dispatch.dirty.clear()
         dispatch.urgent = False
+        while dispatch.dirty:
+            self._flush_lease(dispatch.dirty.pop())
 
     def _flush_lease(self, lease: Any) -> None:
         outbox = lease.outbox
@@ -444,84 +461,6 @@ class Runtime:
                 delay = min(delay, wanted)
         return delay
 
-    # --- waiting ---
-
-    def wait(self, awaited: Awaited, timeout_s: float | None) -> bool:
-        """Wait for something that messages will make ready; whether it is."""
-        if awaited.ready:
-            return True
-        with Interruptible(self.reactor.ring) as interruptible:
-            return self._wait_interruptible(awaited, timeout_s, None, interruptible)
-
-    def _wait_interruptible(
-        self,
-        awaited: Awaited,
-        timeout_s: float | None,
-        entries: list[Entry] | None,
-        interruptible: Interruptible,
-        warn_s: float | None = None,
-    ) -> bool:
-        """Wait for ``awaited``; after ``warn_s``, say once what of ``entries`` is missing."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        warn_at = None if warn_s is None else time.monotonic() + warn_s
-        blocked = False
-        token = object()
-
-        def on_block() -> bool:
-            nonlocal blocked
-            hook = self.blocking_hook
-            if hook is not None and entries is not None and not blocked:
-                with self.lock:
-                    blocked = hook(token)
-                    if blocked:
-                        self.explain.wait_begins(token, entries)
-            return False
-
-        proxy: Awaited = Interrupted(awaited, interruptible) if interruptible.active else awaited
-        try:
-            while True:
-                warns = warn_at is not None and (deadline is None or warn_at < deadline)
-                until = warn_at if warns else deadline
-                left = None if until is None else max(until - time.monotonic(), 0.0)
-                done = self.reactor.wait(proxy, left, on_block)
-                if interruptible.hits:
-                    interruptible.deliver()
-                    continue
-                if done or not warns:
-                    return done and awaited.ready
-                warn_at = None
-                self.report(self.explain.waiting(entries or []))
-        finally:
-            if blocked and self.unblocked_hook is not None:
-                with self.lock:
-                    self.explain.wait_ends(token)
-                    self.unblocked_hook(token)
-                    self.flush()
-
-    def wait_for_objects(self, awaited: Awaited, entries: list[Entry], deadline: float | None) -> bool:
-        """Wait for objects: says after a while what it waits for; Ctrl-C cancels their tasks (main thread)."""
-        warn_s = self.config.get_warning_s if entries else None
-        with Interruptible(self.reactor.ring) as interruptible:
-            try:
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                return self._wait_interruptible(awaited, left, entries, interruptible, warn_s)
-            except KeyboardInterrupt:
-                if self.kind == "driver":  # in a worker it is the waiting task that was cancelled
-                    self.cancel_entries(entries)
-                raise
-
-    def poll(self) -> None:
-        """Look at the sockets once, without waiting."""
-        self.wait(Never(), 0.0)
-
-    def cancel_entries(self, entries: list[Entry]) -> None:
-        """Cancel the tasks of pending entries (Ctrl-C)."""
-        with self.lock:
-            for entry in entries:
-                if entry.task is not None:
-                    self.dispatch.cancel(entry.task, force=False, recursive=True)
-            self.flush()
-
     # --- submitting ---
 
     def submit(
@@ -580,7 +519,12 @@ class Runtime:
             self.store.give_back()  # so that the answer knows of what this process has let go of
             number, answer = self.node.ask()
             self.table.to_node([m.REQUEST, number, method, params])
-        if not self.wait(answer, timeout_s):
+        try:
+            answered = self.wait(answer, timeout_s)
+        finally:
+            with self.lock:
+                self.node.forget(number)
+        if not answered:
             raise TimeoutError(f"the node daemon did not answer {method!r} within {timeout_s} s")
         if not answer.message:
             raise self.connection_lost()

@@ -65,7 +65,7 @@ class WaitState:
         "_list", "_positions", "_refs", "_snapshot", "_table", "arrived", "borrowed", "ready", "target", "wake",
     )  # fmt: skip
 
-    def __init__(self, refs: list[ObjectRef[Any]], table: ObjectTable, lock: threading.Lock) -> None:
+    def __init__(self, refs: list[ObjectRef[Any]], table: ObjectTable, lock: threading.RLock) -> None:
         self._table = table
         self._refs: list[ObjectRef[Any] | None] = list(refs)
         self._list: list[ObjectRef[Any]] = refs

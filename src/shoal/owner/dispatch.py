@@ -140,18 +140,18 @@ class Dispatcher:
 
     def _send(self, lease: Lease, task: TaskRecord) -> None:
         function = task.function
-        outbox = lease.outbox
         if function.function_id not in lease.functions:
-            outbox.append(self._export_message(function))
+            lease.outbox.append(self._export_message(function))
             lease.functions.add(function.function_id)
         task.state = SENT
         task.lease = lease
         idle = not lease.inflight
         lease.inflight[task.id] = task
         lease.idle_since = None
-        outbox.append(self.encode(task))
+        message = self.encode(task)
+        lease.outbox.append(message)  # not the outbox of before: a finalizer may have flushed meanwhile
         self.dirty.add(lease)
-        if idle or len(outbox) >= OUTBOX_FLUSH:
+        if idle or len(lease.outbox) >= OUTBOX_FLUSH:
             self.urgent = True
 
     def _unsend(self, lease: Lease, task: TaskRecord) -> None:

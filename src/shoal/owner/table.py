@@ -13,6 +13,7 @@ from __future__ import annotations
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
+from shoal.ids import OBJECT_ID_SIZE
 from shoal.owner.objects import (
     BORROWED,
     ESCAPED,
@@ -33,6 +34,7 @@ from shoal.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+MESSAGE_IDS_MAX = 65_536  # in one message, 1 MiB: frames stay far below their limit
 # References to a rider that are not its users': the list, the loop variable, the argument of getrefcount.
 _RIDER_BASELINE = 3
 
@@ -63,13 +65,15 @@ class ObjectTable:
         """Queue a message for the daemon; releases that were decided before go first."""
         if self._release_ids:
             self._queue_releases()
-        self.node_out.append(message)
+        # Counted before it is there: a handler in between may stamp too late a place, but not too early a one.
         self.node_sequence += 1
+        self.node_out.append(message)
 
     def _queue_releases(self) -> None:
-        self.node_out.append([m.RELEASE, b"".join(self._release_ids)])
-        self._release_ids.clear()
-        self.node_sequence += 1
+        ids, self._release_ids = self._release_ids, []
+        for start in range(0, len(ids), MESSAGE_IDS_MAX):
+            self.node_sequence += 1
+            self.node_out.append([m.RELEASE, b"".join(ids[start : start + MESSAGE_IDS_MAX])])
 
     def take_node_messages(self) -> list[list[Any]]:
         """Everything queued for the daemon; the queue is empty afterwards."""
@@ -89,7 +93,7 @@ class ObjectTable:
 
     def stamp_now(self) -> Stamp:
         """What a reader elsewhere must quote so that it does not overtake what this process has announced so far."""
-        return self.proc, self.node_sequence + (1 if self._release_ids else 0)
+        return self.proc, self.node_sequence + -(-len(self._release_ids) // MESSAGE_IDS_MAX)
 
     def stamps_inside(self, entry: Entry) -> tuple[Stamp, dict[bytes, Stamp]]:
         """What readers of the refs inside an inline value must quote: for all, and for some of them."""
@@ -294,8 +298,9 @@ class ObjectTable:
 
     def hand_over(self, proc: bytes, object_ids: bytes) -> None:
         """Register holds of process ``proc``, which has received refs from this one."""
-        if object_ids:
-            self.to_node([m.HOLD, proc, object_ids])
+        step = MESSAGE_IDS_MAX * OBJECT_ID_SIZE
+        for start in range(0, len(object_ids), step):
+            self.to_node([m.HOLD, proc, object_ids[start : start + step]])
 
     # --- refs die ---
 
@@ -304,7 +309,10 @@ class ObjectTable:
         pop = released.popleft
         entries = self.entries
         for _ in range(len(released)):
-            entry = pop()
+            try:
+                entry = pop()
+            except IndexError:  # a finalizer that ran in between has drained the rest
+                return
             entry.count -= 1
             if entry.count <= 0 and entries.get(entry.id) is entry:
                 self.drop(entry)
@@ -356,7 +364,7 @@ class ObjectTable:
                 inner.holds = 1
                 missing.append(inner.id)
         if missing:
-            self.to_node([m.HOLD, self.proc, b"".join(missing)])
+            self.hand_over(self.proc, b"".join(missing))
 
     def riders_in_use(self, riders: list[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
         """Those of ``riders`` that somebody besides the list refers to, whose entry is in use, or that were sent on."""

@@ -1,0 +1,125 @@
+"""Waiting of a user's thread: interruptible, said aloud when it takes long, and never with the runtime's lock in hand.
+
+While a task waits, its CPU is lent out (`blocking_hook`). A session that ends while somebody waits in it raises.
+
+A finalizer or a signal handler may use shoal at any point, even where it has interrupted the runtime while that held its
+lock: the lock can be taken again by the thread that has it. It may put, submit and cancel there; it cannot wait, since the
+messages that it would wait for cannot be handled before it returns.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from shoal.client.awaits import Interrupted, Never
+from shoal.client.interrupts import Interruptible
+
+if TYPE_CHECKING:
+    from shoal.client.reactor import Awaited
+    from shoal.client.runtime import Runtime
+    from shoal.owner.objects import Entry
+
+
+class Waits:
+    """Waits of one process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def wait(self, awaited: Awaited, timeout_s: float | None) -> bool:
+        """Wait for something that messages will make ready; whether it is.
+
+        Raises RuntimeError in a finalizer or handler that has interrupted the runtime's own work.
+        """
+        if awaited.ready:
+            return True
+        self._check_may_wait()
+        with Interruptible(self._runtime.reactor.ring) as interruptible:
+            return self._wait(awaited, timeout_s, None, interruptible)
+
+    def wait_for_objects(self, awaited: Awaited, entries: list[Entry], deadline: float | None) -> bool:
+        """Wait for objects: says after a while what it waits for; Ctrl-C cancels their tasks (main thread).
+
+        Raises NodeDiedError if the session ends meanwhile, RuntimeError as `wait` does.
+        """
+        runtime = self._runtime
+        self._check_may_wait()
+        warn_s = runtime.config.get_warning_s if entries else None
+        with Interruptible(runtime.reactor.ring) as interruptible:
+            try:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                ready = self._wait(awaited, left, entries, interruptible, warn_s)
+            except KeyboardInterrupt:
+                if runtime.kind == "driver":  # in a worker it is the waiting task that was cancelled
+                    self._cancel(entries)
+                raise
+        if not ready and runtime.closed:
+            raise runtime.connection_lost()
+        return ready
+
+    def poll(self) -> None:
+        """Look at the sockets once, without waiting."""
+        self.wait(Never(), 0.0)
+
+    def _check_may_wait(self) -> None:
+        if self._runtime.lock._is_owned():  # type: ignore[attr-defined]  # not in the type, but what Condition uses
+            raise RuntimeError(
+                "shoal cannot wait here: a finalizer (__del__) or a signal handler has interrupted shoal's own work; "
+                "put, remote and cancel are possible there, get and wait of what is not here yet are not"
+            )
+
+    def _wait(
+        self,
+        awaited: Awaited,
+        timeout_s: float | None,
+        entries: list[Entry] | None,
+        interruptible: Interruptible,
+        warn_s: float | None = None,
+    ) -> bool:
+        """Wait for ``awaited``; after ``warn_s``, say once what of ``entries`` is missing."""
+        runtime = self._runtime
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        warn_at = None if warn_s is None else time.monotonic() + warn_s
+        blocked = False
+        token = object()
+
+        def on_block() -> bool:
+            nonlocal blocked
+            hook = runtime.blocking_hook
+            if hook is not None and entries is not None and not blocked:
+                with runtime.lock:
+                    blocked = hook(token)
+                    if blocked:
+                        runtime.explain.wait_begins(token, entries)
+            return False
+
+        proxy: Awaited = Interrupted(awaited, interruptible) if interruptible.active else awaited
+        try:
+            while True:
+                warns = warn_at is not None and (deadline is None or warn_at < deadline)
+                until = warn_at if warns else deadline
+                left = None if until is None else max(until - time.monotonic(), 0.0)
+                done = runtime.reactor.wait(proxy, left, on_block)
+                if interruptible.hits:
+                    interruptible.deliver()
+                    continue
+                if done or not warns or runtime.closed:
+                    return done and awaited.ready
+                warn_at = None
+                runtime.report(runtime.explain.waiting(entries or []))
+        finally:
+            if blocked and runtime.unblocked_hook is not None:
+                with runtime.lock:
+                    runtime.explain.wait_ends(token)
+                    runtime.unblocked_hook(token)
+                    runtime.flush()
+
+    def _cancel(self, entries: list[Entry]) -> None:
+        """Cancel the tasks of pending entries (Ctrl-C)."""
+        runtime = self._runtime
+        with runtime.lock:
+            for entry in entries:
+                if entry.task is not None:
+                    runtime.dispatch.cancel(entry.task, force=False, recursive=True)
+            runtime.flush()
