@@ -189,4 +189,6 @@ class Arguments:
                     table.entry_of(ref).holds += 1
                     kept.append(ref.id)
                 lists += table.riders_of_idle(riders)
+        if kept:
+            self._runtime.garbage_suspected = True  # perhaps it is only cycles that refer to them
         return b"".join(kept)

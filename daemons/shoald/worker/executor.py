@@ -27,6 +27,7 @@ from shoald.worker.arguments import Arguments, Loaded
 from shoald.worker.blocking import Blocking
 from shoald.worker.cancels import Cancels
 from shoald.worker.functions import FunctionCache
+from shoald.worker.garbage import Garbage
 from shoald.worker.output import flush_partial_lines
 from shoald.worker.results import Results
 from shoald.worker.streaming import Producer
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from shoal.actors.client import Actors
     from shoal.client.runtime import Runtime
     from shoal.owner.tasks import TaskRecord
 
@@ -66,16 +66,32 @@ def _amounts(units: dict[str, int]) -> dict[str, float]:
 class _Inbox:
     """Tasks that wait here (an `Awaited` of the reactor)."""
 
-    __slots__ = ("_actors", "tasks", "wake")
+    __slots__ = ("_runtime", "tasks", "wake")
 
-    def __init__(self, actors: Actors) -> None:
-        self._actors = actors
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self.tasks: deque[tuple[Peer, tuple[Any, ...]]] = deque()
         self.wake: object = None
 
     @property
     def ready(self) -> bool:
-        return bool(self.tasks) or self._actors.become is not None
+        return bool(self.tasks) or self._runtime.actors.become is not None
+
+
+class _Idle:
+    """A task, or anything else that an idle worker has to do."""
+
+    __slots__ = ("_runtime", "_tasks", "wake")
+
+    def __init__(self, runtime: Runtime, tasks: deque[tuple[Peer, tuple[Any, ...]]]) -> None:
+        self._runtime = runtime
+        self._tasks = tasks
+        self.wake: object = None
+
+    @property
+    def ready(self) -> bool:
+        runtime = self._runtime
+        return bool(self._tasks) or runtime.garbage_suspected or runtime.actors.become is not None
 
 
 class Executor:
@@ -91,7 +107,9 @@ class Executor:
         self.runtime = runtime
         self._status = status
         self._set_task_name = set_task_name
-        self._inbox = _Inbox(runtime.actors)
+        self._inbox = _Inbox(runtime)
+        self._idle = _Idle(runtime, self._inbox.tasks)
+        self._garbage = Garbage(runtime)
         self._peers: list[Peer] = []
         self._arguments = Arguments(runtime)
         self.results = Results(runtime)
@@ -134,7 +152,9 @@ class Executor:
                 if self._cancels.any:
                     self._forget_cancels()
                 flush_partial_lines()
-                wait(inbox, None)
+                if self.runtime.garbage_suspected:
+                    self._garbage.collect_when_idle(inbox)
+                wait(self._idle, None)
                 continue
             self._execute(peer, message)
 
