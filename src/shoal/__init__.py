@@ -1,12 +1,12 @@
 """shoal: a distributed task runtime for Python.
 
-    import shoal
+import shoal
 
-    @shoal.remote
-    def square(x):
-        return x * x
+@shoal.remote
+def square(x):
+    return x * x
 
-    print(shoal.get([square.remote(i) for i in range(4)]))
+print(shoal.get([square.remote(i) for i in range(4)]))
 """
 
 import cloudpickle

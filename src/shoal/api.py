@@ -256,9 +256,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         if refs.is_dynamic:
             session.runtime().values.get(refs.completed(), timeout)
             return refs
-        raise ValueError(
-            "get needs ObjectRefs; iterate over the generator, and get each ref that it gives"
-        )
+        raise ValueError("get needs ObjectRefs; iterate over the generator, and get each ref that it gives")
     raise ValueError(f"get needs an ObjectRef or a list of them, not {type(refs).__name__}")
 
 

@@ -168,7 +168,9 @@ class ObjectRefGenerator(Generic[T]):
             abandoned.append(self._task)
 
     def __reduce__(self) -> Any:
-        raise TypeError("an ObjectRefGenerator stays in its process; pass on the refs that it gives, or list(it)")
+        raise TypeError(
+            "an ObjectRefGenerator stays in its process; pass on the refs that it gives, or list(it)"
+        )
 
     def __repr__(self) -> str:
         return f"ObjectRefGenerator({self._task.name}, {self._stream.taken} taken)"

@@ -41,6 +41,7 @@ array_ref: ObjectRef[Array] = shoal.put(np.zeros(3))
 assert_type(mean.remote(array_ref), ObjectRef[float])
 assert_type(add.remote(add.remote(1), y=add.remote(2)), ObjectRef[int])
 
+
 # Actors. As a decorator mypy takes the class for itself: it does not follow decorators of classes.
 class Plain:
     """A class."""

@@ -103,7 +103,9 @@ class Executor:
         set_task_name: tells the output writers whose lines come now, and whether it is a task known to be short.
     """
 
-    def __init__(self, runtime: Runtime, status: memoryview, set_task_name: Callable[[str, bool], None]) -> None:
+    def __init__(
+        self, runtime: Runtime, status: memoryview, set_task_name: Callable[[str, bool], None]
+    ) -> None:
         self.runtime = runtime
         self._status = status
         self._set_task_name = set_task_name
@@ -505,6 +507,8 @@ class Executor:
         if task_id in self._running and force:
             self._send_replies_locked()
             os.kill(os.getpid(), signal.SIGKILL)
-        self._cancels.request(task_id)  # also one that is neither here nor there: it is just being started, or over
+        self._cancels.request(
+            task_id
+        )  # also one that is neither here nor there: it is just being started, or over
         if recursive:
             self.runtime.dispatch.cancel_children(task_id, force)

@@ -54,9 +54,7 @@ class Results:
             results.append(result)
         return results
 
-    def one(
-        self, object_id: bytes, value: Any, submitter: bytes, name: str, limit: int | None = None
-    ) -> Any:
+    def one(self, object_id: bytes, value: Any, submitter: bytes, name: str, limit: int | None = None) -> Any:
         """One result (see wire.messages), inline up to ``limit`` bytes."""
         limit = self._limit if limit is None else limit
         content = dumps_small(value)
@@ -66,7 +64,11 @@ class Results:
         if packed.size <= limit:
             if not packed.refs:
                 return packed.to_bytes()
-            return (m.RESULT_INLINE, packed.to_bytes(), self._seal(object_id, packed, m.SEAL_PRIMARY, submitter, name))
+            return (
+                m.RESULT_INLINE,
+                packed.to_bytes(),
+                self._seal(object_id, packed, m.SEAL_PRIMARY, submitter, name),
+            )
         return (m.RESULT_STORED, packed.size, self._seal(object_id, packed, m.SEAL_PRIMARY, submitter, name))
 
     def _seal(self, object_id: bytes, packed: Serialized, flags: int, submitter: bytes, name: str) -> Stamp:
@@ -101,7 +103,10 @@ class Results:
                 raise ValueError(f"it has {packed.size} bytes, and an error may have {self._budget}")
             if packed.refs:
                 error_id = return_id(task_id, m.ERROR_INDEX - attempt)
-                container = (error_id, self._seal(error_id, packed, m.SEAL_PRIMARY | m.SEAL_ERROR, submitter, name))
+                container = (
+                    error_id,
+                    self._seal(error_id, packed, m.SEAL_PRIMARY | m.SEAL_ERROR, submitter, name),
+                )
         except Exception as problem:  # noqa: BLE001  the exception holds something that cannot travel
             text = f"{type(error).__name__}: {error} (it could not be sent as it is: {problem})"
             packed = serialize(

@@ -5,8 +5,8 @@ before the fork the daemon gets (FORK) the read end of a pipe whose write end on
 closed by exec, which ends the mappings too.
 
 The sockets belong to the parent: the child closes its copies, without a word on them or on the epoll that it shares with the
-parent, and every use of shoal in it raises. The runtime's lock is taken over the fork, so the child does not start with tables that
-another thread was changing.
+parent, and every use of shoal in it raises. The runtime's lock is taken over the fork, so the child does not start
+with tables that another thread was changing.
 """
 
 from __future__ import annotations

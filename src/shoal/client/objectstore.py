@@ -269,7 +269,9 @@ class ClientStore:
         given_back = self.pins.recall(object_ids)
         self._unpin(given_back)
         if len(given_back) < len(object_ids):
-            self._runtime.garbage_suspected = True  # what still looks at them may be cycles that nobody has collected
+            self._runtime.garbage_suspected = (
+                True  # what still looks at them may be cycles that nobody has collected
+            )
 
     def _unpin(self, object_ids: list[bytes]) -> None:
         for start in range(0, len(object_ids), MESSAGE_IDS_MAX):

@@ -85,7 +85,9 @@ class Reactor:
         self._nudges = 0
         self._asleep = False  # the backup is parked, or blocks as the leader
         self._claims: list[object] = []  # one of each thread that wants the lead from the backup
-        self._awaits = 0  # things awaited without a thread that waits (futures): the backup does not pause then
+        self._awaits = (
+            0  # things awaited without a thread that waits (futures): the backup does not pause then
+        )
         self._stopping = False
         self._nap = threading.Lock()
         self._nap.acquire()

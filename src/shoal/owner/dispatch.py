@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from shoal.owner.tasks import FunctionExport
 
 OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
-_ATTEMPTS_SEARCHED_MAX = 1000  # attempts whose errors are looked for; what older ones left stays until this process ends
+_ATTEMPTS_SEARCHED_MAX = (
+    1000  # attempts whose errors are looked for; what older ones left stays until this process ends
+)
 
 
 class Dispatcher:
@@ -173,7 +175,11 @@ class Dispatcher:
         message = (m.FUNCTION, function.function_id, function.blob, function.name)
         if not function.held:
             return message
-        return (*message, self.table.stamp_now(), {entry.id: entry.stamp for entry in function.held if entry.stamp})
+        return (
+            *message,
+            self.table.stamp_now(),
+            {entry.id: entry.stamp for entry in function.held if entry.stamp},
+        )
 
     def forget_functions(self) -> None:
         """Tell the workers of functions with captured refs that are no more: they hold these refs too."""
@@ -346,7 +352,11 @@ class Dispatcher:
         count = len(task.returns)
         if task.stream is not None:
             known = task.stream.taken + len(task.stream.items)
-            count = 1 + known + min(streams.backlog_of(task) or streams.NO_BACKPRESSURE, self.config.generator_backlog_max)
+            count = (
+                1
+                + known
+                + min(streams.backlog_of(task) or streams.NO_BACKPRESSURE, self.config.generator_backlog_max)
+            )
         ids = [return_id(task.id, index) for index in range(count)]
         first = max(0, task.attempt - _ATTEMPTS_SEARCHED_MAX)
         ids += [return_id(task.id, m.ERROR_INDEX - attempt) for attempt in range(first, task.attempt + 1)]

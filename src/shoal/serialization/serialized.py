@@ -158,7 +158,9 @@ def dumps_code(value: Any) -> tuple[bytes, list[Any]]:
         TypeError: as `serialize`.
     """
     if custom.any_registered():
-        with contextlib.suppress(TypeError):  # of a serializer that cannot travel: without it then, or with the code's own error
+        with contextlib.suppress(
+            TypeError
+        ):  # of a serializer that cannot travel: without it then, or with the code's own error
             return _dumps_code(custom.WithSerializers(value))
     return _dumps_code(value)
 

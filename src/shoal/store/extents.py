@@ -26,7 +26,17 @@ class ExtentLeases:
         slabs_max: partly used slabs that are kept; beyond, the smallest rest goes back.
     """
 
-    __slots__ = ("_asked", "_ends", "_large", "_slab", "_slab_max", "_slab_min", "_slabs_max", "_starts", "_worthwhile")
+    __slots__ = (
+        "_asked",
+        "_ends",
+        "_large",
+        "_slab",
+        "_slab_max",
+        "_slab_min",
+        "_slabs_max",
+        "_starts",
+        "_worthwhile",
+    )
 
     def __init__(self, slab_min: int, slab_max: int, slabs_max: int) -> None:
         self._slab_min = slab_min

@@ -376,7 +376,6 @@ def test_worker_that_waits_for_its_own_tasks_is_not_ended_for_idling(node):
     assert node.core.pool.count(IDLE) == 2
 
 
-
 def test_workers_that_cannot_start_are_tried_again_with_pauses():
     node = Node({"CPU": 10_000}, worker_start_failures_max=2)
     node.driver(DRIVER, "job1")

@@ -30,7 +30,9 @@ def test_strides_and_byte_order_are_not_lost():
             assert np.array_equal(loads_raw(blob), array)
 
 
-@pytest.mark.parametrize("array", [np.zeros(0), np.zeros((2, 2)), np.array(1.0), np.zeros(2, "i4,i4"), np.array(["a"])])
+@pytest.mark.parametrize(
+    "array", [np.zeros(0), np.zeros((2, 2)), np.array(1.0), np.zeros(2, "i4,i4"), np.array(["a"])]
+)
 def test_others_take_the_general_way(array):
     assert dumps_raw(array) is None
 
