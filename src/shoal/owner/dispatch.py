@@ -17,7 +17,8 @@ from weakref import WeakValueDictionary
 from shoal.ids import return_id
 from shoal.owner import streams
 from shoal.owner.leases import Lease, ShapeQueue
-from shoal.owner.objects import FAILED, INLINE, Entry
+from shoal.owner.objects import FAILED, Entry
+from shoal.owner.spec import encode_task
 from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, TaskRecord, forgotten
 from shoal.wire import messages as m
 
@@ -201,43 +202,8 @@ class Dispatcher:
         self._fail_with(task, self.make_error("dependent", task, failed.value), container)
 
     def encode(self, task: TaskRecord) -> tuple[Any, ...]:
-        """The TASK message: (TASK, id, function id, payload, lifted arguments, options or None)."""
-        table = self.table
-        lifted: list[tuple[Any, ...]] = [
-            (where, entry.id, table.stamp_of(entry))
-            if entry.state != INLINE
-            else (where, entry.value)
-            if entry.contained is None
-            else (where, entry.value, *table.stamps_inside(entry))
-            for where, entry in task.lifted
-        ]
-        options = task.options
-        details: dict[str, Any] | None = None
-        if (
-            task.nested
-            or len(task.returns) != 1
-            or task.depth
-            or task.attempt
-            or task.careful
-            or task.stream
-            or options.max_calls
-            or options.name
-        ):
-            details = {
-                "returns": len(task.returns),
-                "stream": task.stream is not None,
-                "depth": task.depth,
-                "max_calls": options.max_calls,
-                "name": options.name,
-                "stamp": table.stamp_now() if task.nested else None,
-                "stamps": {e.id: e.stamp for e in task.nested if e.stamp} if task.nested else None,
-                "attempt": task.attempt,
-                "careful": task.careful,
-                "backlog": streams.backlog_of(task) if task.stream else None,
-                "taken": task.stream.taken if task.stream else 0,
-                "received": task.stream.taken + len(task.stream.items) if task.stream else 0,
-            }
-        return (m.TASK, task.id, task.function.function_id, task.payload, lifted, details)
+        """The TASK message of ``task``."""
+        return encode_task(self.table, task)
 
     # --- answers ---
 

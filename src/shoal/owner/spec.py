@@ -1,0 +1,56 @@
+"""A task as its worker gets it: the TASK message, made when it is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.owner import streams
+from shoal.owner.objects import INLINE
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from shoal.owner.table import ObjectTable
+    from shoal.owner.tasks import TaskRecord
+
+
+def encode_task(table: ObjectTable, task: TaskRecord) -> tuple[Any, ...]:
+    """(TASK, id, function id, payload, lifted arguments, options or None).
+
+    A lifted argument is (where, bytes) if inline, (where, id, stamp) if stored, (where, bytes, stamp, stamps) if refs are inside.
+    Options are None for a plain task with one return: most are.
+    """
+    lifted: list[tuple[Any, ...]] = [
+        (where, entry.id, table.stamp_of(entry))
+        if entry.state != INLINE
+        else (where, entry.value)
+        if entry.contained is None
+        else (where, entry.value, *table.stamps_inside(entry))
+        for where, entry in task.lifted
+    ]
+    options = task.options
+    details: dict[str, Any] | None = None
+    if (
+        task.nested
+        or len(task.returns) != 1
+        or task.depth
+        or task.attempt
+        or task.careful
+        or task.stream
+        or options.max_calls
+        or options.name
+    ):
+        details = {
+            "returns": len(task.returns),
+            "stream": task.stream is not None,
+            "depth": task.depth,
+            "max_calls": options.max_calls,
+            "name": options.name,
+            "stamp": table.stamp_now() if task.nested else None,
+            "stamps": {e.id: e.stamp for e in task.nested if e.stamp} if task.nested else None,
+            "attempt": task.attempt,
+            "careful": task.careful,
+            "backlog": streams.backlog_of(task) if task.stream else None,
+            "taken": task.stream.taken if task.stream else 0,
+            "received": task.stream.taken + len(task.stream.items) if task.stream else 0,
+        }
+    return (m.TASK, task.id, task.function.function_id, task.payload, lifted, details)
