@@ -8,6 +8,7 @@ only that, even after it was detached or adopted. Temporary files of the run lie
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from pathlib import Path
@@ -30,7 +31,11 @@ settings.load_profile("shoal")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give this run its own temporary folder, before anything asks where that is."""
+    """Give this run its own temporary folder, before anything asks where that is.
+
+    A run in the background may have inherited an ignored SIGINT, which all processes it starts would inherit in turn.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="st-", dir="/tmp" if Path("/tmp").is_dir() else None)
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
