@@ -194,7 +194,8 @@ def test_question_to_all_processes_names_those_that_do_not_answer():
         driver.send([m.ANSWER, query[1], [{"id": "ab", "name": "f"}]])
         _, _, ok, data = cli.receive(m.RESPONSE)
         assert ok
-        assert data["rows"] == [{"id": "ab", "name": "f", "process": f"driver {os.getpid()}"}]
+        [row] = data["rows"]
+        assert {"id": "ab", "name": "f", "process": f"driver {os.getpid()}"}.items() <= row.items()
         assert len([name for name in data["silent"] if name.startswith("worker")]) == len(data["silent"])
 
 
