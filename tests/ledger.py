@@ -6,6 +6,8 @@ import shoal
 from marks import until
 from shoal import session
 
+SHOWN_MAX = 20
+
 
 def rows():
     """One row per stored object (see `StoreCore.rows`)."""
@@ -41,7 +43,9 @@ def everything_came_back(limit_s=20.0):
             )
             for row in rows()
         ]
-        raise AssertionError("\n".join(["left behind:", *lines, *map(str, known_objects())])) from None
+        raise AssertionError(
+            "\n".join(["left behind:", *lines[:SHOWN_MAX], *map(str, known_objects()[:SHOWN_MAX])])
+        ) from None
 
 
 def known_objects():

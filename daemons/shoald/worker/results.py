@@ -75,6 +75,8 @@ class Results:
         runtime = self._runtime
         runtime.values.escape_all(packed.refs)
         runtime.store.seal(object_id, packed, flags, submitter, f"result of {name}")
+        if runtime.table.promotions:
+            runtime.write_promotions()  # small values that it refers to must not go with this process
         with runtime.lock:
             return runtime.table.stamp_now()
 
@@ -96,7 +98,8 @@ class Results:
         else:
             node = self._runtime.identity.node_id
             wrapped = TaskError.from_exception(error, name, os.getpid(), node, format_remote_traceback(error))
-        container: tuple[Any, ...] = ()
+        with self._runtime.lock:
+            container: tuple[Any, ...] = (b"", self._runtime.table.stamp_now())
         try:
             packed = serialize(wrapped)
             if packed.size > self._budget:

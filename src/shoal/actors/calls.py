@@ -253,7 +253,7 @@ class ActorCalls:
         dispatch = self.dispatch
         if kept:
             dispatch.table.hand_over(lease.proc, kept)
-        held = dispatch.received_container(container)
+        held = dispatch.received_container(task, container)
         if not cancelled and task.retries and not task.cancelled and dispatch.is_retriable(task, error):
             task.retries -= task.retries > 0
             dispatch.counters["retried"] += 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shoal.client.interrupts import Interruptible
     from shoal.client.reactor import Awaited
+    from shoal.owner.table import ObjectTable
 
 
 class Interrupted:
@@ -29,6 +30,20 @@ class Interrupted:
     @wake.setter
     def wake(self, lock: object) -> None:
         self._awaited.wake = lock
+
+
+class Promoted:
+    """Ready when every value whose ref was sent away has been written to the store."""
+
+    __slots__ = ("_table", "wake")
+
+    def __init__(self, table: ObjectTable) -> None:
+        self._table = table
+        self.wake: object = None
+
+    @property
+    def ready(self) -> bool:
+        return not self._table.promotions
 
 
 class Never:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.actors.client import Actors
 from shoal.client import forks
-from shoal.client.awaits import ignored
+from shoal.client.awaits import Promoted, ignored
 from shoal.client.cancelling import cancel_asked
 from shoal.client.connection import Connection
 from shoal.client.endings import START_AGAIN, fail_everything
@@ -419,6 +419,15 @@ class Runtime:
                 table.promotions = waiting[position:] + table.promotions
                 return
             table.promoted(entry)
+
+    def write_promotions(self) -> None:
+        """Return when the values whose refs were sent away are in the store, or there was no room for too long.
+
+        What is sent now outlives this process.
+        """
+        with self.lock:
+            self.flush()
+        self.wait(Promoted(self.table), self.config.store_full_wait_ms / 1000)
 
     def promotions_failed(self, reason: str) -> None:
         """There is no room for values whose refs were sent away: an error takes their place, for whoever reads them elsewhere.

@@ -14,8 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from shoal.ids import return_id
-from shoal.owner import streams
+from shoal.owner import reruns, streams
 from shoal.owner.leases import Lease, ShapeQueue
 from shoal.owner.objects import FAILED, Entry
 from shoal.owner.spec import encode_task
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from shoal.owner.tasks import FunctionExport
 
 OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
-_ATTEMPTS_SEARCHED_MAX = (
-    1000  # attempts whose errors are looked for; what older ones left stays until this process ends
-)
 
 
 class Dispatcher:
@@ -228,13 +224,20 @@ class Dispatcher:
         if task.stream is not None:
             streams.ended(task.stream, results[0][4])
         for entry, result in zip(task.returns, results, strict=True):
-            if type(result) is bytes:
+            if task.unheard:
+                table.fulfil_again(entry, result)
+            elif type(result) is bytes:
                 table.fulfil_plain(entry, result)
             else:
-                table.fulfil(entry, result, task.unheard)
+                table.fulfil(entry, result)
         if task.unheard:
             self._reclaim(task)
         self._finish(task, "FINISHED")
+
+    def _reclaim(self, task: TaskRecord) -> None:
+        reruns.reclaim(
+            self.table, task, self.config.generator_backlog_max, task.sealed_until or self.table.stamp_now()
+        )
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
         """(FAILED, task id, error, container, kept ids, cancelled) from a worker."""
@@ -255,7 +258,7 @@ class Dispatcher:
         self._failed(task, error, container, cancelled)
 
     def _failed(self, task: TaskRecord, error: bytes, container: tuple[Any, ...], cancelled: bool) -> None:
-        held = self.received_container(container)
+        held = self.received_container(task, container)
         if not cancelled and task.retries and not task.cancelled and self.is_retriable(task, error):
             self._retry(task)
         else:
@@ -264,12 +267,13 @@ class Dispatcher:
         if held is not None:
             self.table.drop_uses((held,))
 
-    def received_container(self, container: tuple[Any, ...]) -> Entry | None:
+    def received_container(self, task: TaskRecord, container: tuple[Any, ...]) -> Entry | None:
         """The entry of what holds the refs inside an error (the third field of FAILED), with one use; None if there are none."""
         if not container:
             return None
         object_id, stamp = container
-        return self.table.received_held((object_id,), stamp)[0]
+        task.sealed_until = stamp
+        return self.table.received_held((object_id,), stamp)[0] if object_id else None
 
     def crashed_here(self, task: TaskRecord, exit_code: int) -> None:
         """A task that ran in place called sys.exit: for it, and not for its parent, that is a worker's death."""
@@ -312,21 +316,6 @@ class Dispatcher:
         if task.stream is not None:
             streams.ended_early(task)
         self._finish(task, "FAILED")
-
-    def _reclaim(self, task: TaskRecord) -> None:
-        """Find what runs of ``task`` sealed that died before they could tell: results, items, containers of errors."""
-        count = len(task.returns)
-        if task.stream is not None:
-            known = task.stream.taken + len(task.stream.items)
-            count = (
-                1
-                + known
-                + min(streams.backlog_of(task) or streams.NO_BACKPRESSURE, self.config.generator_backlog_max)
-            )
-        ids = [return_id(task.id, index) for index in range(count)]
-        first = max(0, task.attempt - _ATTEMPTS_SEARCHED_MAX)
-        ids += [return_id(task.id, m.ERROR_INDEX - attempt) for attempt in range(first, task.attempt + 1)]
-        self.table.reclaim(ids)
 
     def _finish(self, task: TaskRecord, outcome: str) -> None:
         if task.state == DONE:

@@ -37,7 +37,10 @@ def item_arrived(table: ObjectTable, task: TaskRecord, stream: Stream, index: in
         entry.flags |= GENERATED
         if wanted:
             stream.items[index] = entry
-    table.fulfil(entry, result, task.unheard)
+    if task.unheard:
+        table.fulfil_again(entry, result)
+    else:
+        table.fulfil(entry, result)
     _wake(stream)
 
 

@@ -58,6 +58,8 @@ class ObjectTable:
         self.freed: list[bytes] = []
         self._release_ids: list[bytes] = []
         self._reclaiming: set[bytes] = set()
+        self._barriers: dict[bytes, Entry] = {}
+        self._barriers_made = 0
 
     # --- messages to the daemon ---
 
@@ -155,7 +157,7 @@ class ObjectTable:
 
     # --- values arrive ---
 
-    def fulfil(self, entry: Entry, result: Any, again: bool) -> None:
+    def fulfil(self, entry: Entry, result: Any, again: bool = False) -> None:
         """A result as it came from a worker: bytes, or a tuple RESULT_INLINE or RESULT_STORED.
 
         ``again``: an earlier run may have sealed it too. The first copy is the one that counts, with the refs inside of it.
@@ -167,6 +169,16 @@ class ObjectTable:
         else:
             size = result[1] if type(result[1]) is int else len(result[1])
             self.fulfil_stored(entry, size, result[2])
+
+    def fulfil_again(self, entry: Entry, result: Any) -> None:
+        """A result of a task of which an earlier run was not heard of (see `shoal.owner.reruns`)."""
+        stamp = result[2] if type(result) is tuple else ()
+        if stamp:
+            entry.count += 1
+            self.fulfil(entry, result, again=True)
+            self.hold_until(stamp, entry)
+        else:
+            self.fulfil(entry, result, again=True)
 
     def fulfil_plain(self, entry: Entry, value: bytes) -> None:
         """An inline result without refs (the hot path)."""
@@ -210,19 +222,32 @@ class ObjectTable:
         entry.value = error
         self._settled(entry, FAILED)
 
-    def reclaim(self, object_ids: Iterable[bytes]) -> None:
+    def hold_until(self, stamp: Stamp, entry: Entry) -> None:
+        """End one use of ``entry`` when the daemon has processed the stream of ``stamp`` so far.
+
+        It is asked for an id that there never is (task counter 0); the answer comes when the stamp is reached.
+        """
+        self._barriers_made += 1
+        barrier = self.proc + self._barriers_made.to_bytes(8, "big")
+        self._barriers[barrier] = entry
+        self.to_node([m.WATCH, barrier, *stamp])
+
+    def reclaim(self, object_ids: Iterable[bytes], stamp: Stamp) -> None:
         """Give up holds that may have been registered by a worker that died before it could tell.
 
-        No run of their task is under way any more, and none of them has been settled as stored.
+        No run of their task is under way any more. What is known to be sealed is left alone; nothing is sealed after ``stamp``.
         """
         for object_id in object_ids:
             entry = self.entries.get(object_id)
             if entry is None or not (entry.holds or entry.flags & ESCAPED):
                 self._reclaiming.add(object_id)
-                self.to_node([m.WATCH, object_id, self.proc, 0])
+                self.to_node([m.WATCH, object_id, *stamp])
 
     def available(self, object_id: bytes, size: int, error: bytes | None) -> None:
         """The daemon has ``object_id`` (AVAILABLE), or knows that nobody will."""
+        if object_id in self._barriers:
+            self.drop_uses((self._barriers.pop(object_id),))
+            return
         if object_id in self._reclaiming:
             self._reclaiming.discard(object_id)
             if error is None:

@@ -16,7 +16,7 @@ from shoal.refs import released
 if TYPE_CHECKING:
     from shoal.options import TaskOptions
     from shoal.owner.leases import Lease, ShapeQueue
-    from shoal.owner.objects import Entry
+    from shoal.owner.objects import Entry, Stamp
     from shoal.owner.table import ObjectTable
 
 WAITING, QUEUED, SENT, DONE = range(4)
@@ -66,13 +66,14 @@ class TaskRecord:
         retries: how many more attempts are allowed; -1: any number.
         parent: id of the task that submitted it, or None.
         attempt: which run of it this is, from 0.
+        sealed_until: where the stream of its last run's worker was when that had sealed all that it did; None: not said.
         unheard: a run of it ended with its worker, which may have sealed things that this process does not know of.
         careful: its worker sends its result at once and runs no child in its place: it may not run twice, or crashed before.
     """
 
     __slots__ = (
         "attempt", "cancelled", "careful", "depth", "doomed", "function", "id", "lease", "lifted", "nested",
-        "options", "parent", "payload", "queue", "retries", "returns", "state", "stream", "unheard", "unresolved",
+        "options", "parent", "payload", "queue", "retries", "returns", "sealed_until", "state", "stream", "unheard", "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +99,7 @@ class TaskRecord:
         self.lease: Lease | None = None
         self.cancelled = False
         self.attempt = 0
+        self.sealed_until: Stamp | None = None
         self.unheard = False
         self.careful = not options.max_retries
         self.parent: bytes | None = None

@@ -114,7 +114,8 @@ FORGET = 206  # (function id): no task of it follows; the worker lets go of the 
 
 DONE = 220  # (task id, results, kept ids, run time µs)
 FAILED = 221  # (task id, error blob, container, kept ids, cancelled)
-#   container: () or (id, stamp): an object that holds the refs inside the error, sealed with a hold for the submitter
+#   container: (id, stamp): an object that holds the refs inside the error, sealed with a hold for the submitter; id is b"" if there
+#   are none; nothing of the task is sealed after stamp. () if nothing was sealed at all.
 GIVEN_BACK = 222  # ([task ids]) not started, and never will be here
 ITEM = 223  # (task id, index, result): a streaming generator yielded
 RUNNING = 224  # (task id) it has started and takes long: send nothing more meanwhile
