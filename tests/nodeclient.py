@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from shoal.ids import new_process_id, node_tag
 from shoal.wire import auth
 from shoal.wire import messages as m
 from shoal.wire.frames import FrameDecoder, decode_batch, encode_batch
@@ -65,7 +66,7 @@ class Daemon:
         return (Path(self.directory) / "logs" / "node.log").read_text()
 
     def client(self, kind="driver", **options):
-        client = Client(self.ready["socket"], self.secret, kind, **options)
+        client = Client(self.ready["socket"], self.secret, self.ready["node_id"], kind, **options)
         self.clients.append(client)
         return client
 
@@ -98,7 +99,7 @@ class Daemon:
 class Client:
     """A connection after its handshake; says HELLO unless it is a command line."""
 
-    def __init__(self, path, secret, kind="driver", hello=True, **info):
+    def __init__(self, path, secret, node_id, kind="driver", hello=True, **info):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(WAIT_S)
         self.sock.connect(path)
@@ -114,7 +115,7 @@ class Client:
         self.fds = []
         self.messages = []
         self.peers = []
-        self.proc = os.urandom(8)
+        self.proc = new_process_id(node_tag(node_id))
         self.requests = 0
         if hello:
             self.send([m.HELLO, self.proc, kind, os.getpid(), info])
@@ -124,7 +125,8 @@ class Client:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         data = encode_batch(list(messages))
         sent = self.sock.sendmsg([data], rights)
-        self.sock.sendall(data[sent:])
+        if sent < len(data):  # an empty rest raises as well, if the daemon has closed the connection by now
+            self.sock.sendall(data[sent:])
 
     def read(self):
         """Read once; False at the end of the stream."""

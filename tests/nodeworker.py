@@ -11,19 +11,20 @@ from shoald.node.__main__ import skip_user_api
 
 skip_user_api()  # these workers know the protocol only; it is loaded in a third of the time
 
+from shoal.ids import new_process_id, node_tag  # noqa: E402
 from shoal.wire import auth  # noqa: E402
 from shoal.wire import messages as m  # noqa: E402
 from shoal.wire.frames import FrameDecoder, decode_batch, encode_batch  # noqa: E402
 
 
-def run_worker(worker_id, socket_path, secret, region, status, config):
-    Worker(worker_id, socket_path, secret, status).run()
+def run_worker(worker_id, socket_path, secret, node_id, region, status, config):
+    Worker(worker_id, socket_path, secret, node_id, status).run()
 
 
 class Worker:
-    def __init__(self, worker_id, socket_path, secret, status):
+    def __init__(self, worker_id, socket_path, secret, node_id, status):
         self.status = status
-        self.proc = os.urandom(8)
+        self.proc = new_process_id(node_tag(node_id))
         self.daemon = socket.socket(socket.AF_UNIX)
         self.daemon.connect(socket_path)
         preamble = auth.make_preamble(auth.KIND_CLIENT)

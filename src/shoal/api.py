@@ -124,7 +124,7 @@ def _start_session(arguments: InitArguments) -> Runtime:
         "log_to_driver": arguments.log_to_driver,
     }
     try:
-        runtime = Runtime(session_of.socket, session_of.secret, "driver", info, settings)
+        runtime = Runtime(session_of.socket, session_of.secret, session_of.node_id, "driver", info, settings)
     except BaseException:
         _stop_owned()
         raise

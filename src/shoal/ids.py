@@ -1,9 +1,12 @@
 """Identifiers: 16 bytes that name an object and, in their first half, the process that owns it.
 
-    8 bytes process · 4 bytes task or put counter · 4 bytes return index
+    3 bytes node tag · 5 bytes process · 4 bytes task or put counter · 4 bytes return index
 
-A process prefix is random, so ids need no coordination; the counter makes one id cost 0.1 µs.
-When the counter is used up, after some hours of nothing but small puts, the process takes a fresh prefix.
+The rest of a process prefix is random, so ids need no coordination; the counter makes one id cost 0.1 µs.
+When the counter is used up, after some hours of nothing but small puts, the process takes a fresh prefix of the same node.
+
+The *tag* says on which node a process runs, and so where to ask about what it owns without asking the head. It is a hint:
+the first bytes of the node's random id, which two nodes may share.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import os
 import struct
 
 PROCESS_ID_SIZE = 8
+TAG_SIZE = 3
+NO_TAG = bytes(TAG_SIZE)
 OBJECT_ID_SIZE = 16
 NO_OBJECT = bytes(OBJECT_ID_SIZE)
 NO_PROCESS = bytes(PROCESS_ID_SIZE)
@@ -22,17 +27,35 @@ _pack_index = struct.Struct(">I").pack
 FIRST_RETURN = _pack_index(0)
 
 
+def node_tag(node_id: str) -> bytes:
+    """The tag of the node with this (hexadecimal) id."""
+    return bytes.fromhex(node_id[: 2 * TAG_SIZE])
+
+
+def tag_of(process_or_object_id: bytes) -> bytes:
+    """The tag of the node on which a process runs; of an object, the node of the process that owns it."""
+    return process_or_object_id[:TAG_SIZE]
+
+
+def new_process_id(tag: bytes) -> bytes:
+    """A fresh process id on the node with this tag."""
+    return tag + os.urandom(PROCESS_ID_SIZE - TAG_SIZE)
+
+
 class IdSource:
     """Makes the object ids of one process.
 
+    Args:
+        process_id: the process; by default a fresh one on the node with ``tag``.
+
     Attributes:
-        process_id: 8 random bytes; the owner part of every id made until the counter runs out.
+        process_id: the owner part of every id made until the counter runs out.
     """
 
     __slots__ = ("_series", "process_id")
 
-    def __init__(self, process_id: bytes | None = None) -> None:
-        self.process_id = process_id or os.urandom(PROCESS_ID_SIZE)
+    def __init__(self, process_id: bytes | None = None, tag: bytes = NO_TAG) -> None:
+        self.process_id = process_id or new_process_id(tag)
         # A prefix and its counter are replaced together: threads must never pair one with the other's.
         self._series = (self.process_id, itertools.count(1).__next__)
 
@@ -42,7 +65,7 @@ class IdSource:
         counter = advance()
         while counter > _COUNTER_LIMIT:
             # Several threads may come here at once: each of their series is good, and the last one stays.
-            self._series = prefix, advance = os.urandom(PROCESS_ID_SIZE), itertools.count(1).__next__
+            self._series = prefix, advance = new_process_id(tag_of(prefix)), itertools.count(1).__next__
             counter = advance()
         return prefix + _pack_pair(counter, 0)
 

@@ -13,6 +13,7 @@ import struct
 import pytest
 
 from nodeclient import CPU1, Client, Daemon, tell, until
+from shoal.ids import new_process_id, node_tag
 from shoal.wire import auth
 from shoal.wire import messages as m
 from shoal.wire.frames import encode_batch, frame
@@ -77,7 +78,7 @@ def send(sock, data):
 
 def greeted(daemon):
     """A connection whose handshake is done."""
-    client = Client(daemon.ready["socket"], daemon.secret, hello=False)
+    client = Client(daemon.ready["socket"], daemon.secret, daemon.ready["node_id"], hello=False)
     return client.sock
 
 
@@ -157,7 +158,12 @@ def test_garbage_after_the_handshake(daemon):
 
 
 def test_torn_frames_then_the_end(daemon):
-    whole = encode_batch([[m.HELLO, os.urandom(8), "driver", 1, {}], [m.DEMAND, 1, CPU1, 1, {}]])
+    whole = encode_batch(
+        [
+            [m.HELLO, new_process_id(node_tag(daemon.ready["node_id"])), "driver", 1, {}],
+            [m.DEMAND, 1, CPU1, 1, {}],
+        ]
+    )
     for size in range(1, len(whole), 5):
         with greeted(daemon) as sock:
             sock.sendall(whole[:size])
@@ -196,12 +202,13 @@ def test_messages_of_random_fields_from_a_driver(daemon, seed):
 
 
 def test_hello_of_every_wrong_shape(daemon):
-    proc = os.urandom(8)
+    proc = new_process_id(node_tag(daemon.ready["node_id"]))
     wrong = [
         [m.HELLO],
         [m.HELLO, proc, "driver", 1],
         [m.HELLO, b"short", "driver", 1, {}],
         [m.HELLO, bytes(8), "driver", 1, {}],
+        [m.HELLO, bytes(3) + proc[3:], "driver", 1, {}],
         [m.HELLO, proc, "king", 1, {}],
         [m.HELLO, proc, "driver", "1", {}],
         [m.HELLO, proc, "driver", 1, []],

@@ -311,7 +311,7 @@ def test_message_that_makes_no_sense_closes_only_its_connection(daemon):
 
 
 def test_worker_cannot_be_impersonated(daemon):
-    client = Client(daemon.ready["socket"], daemon.secret, hello=False)
+    client = Client(daemon.ready["socket"], daemon.secret, daemon.ready["node_id"], hello=False)
     client.send([m.HELLO, client.proc, "worker", os.getpid(), {"worker_id": bytes(16)}])
     assert client.closed_by_daemon()
     client.close()

@@ -30,6 +30,18 @@ def test_the_largest_counter_is_used_and_then_comes_a_new_prefix():
     assert source.process_id == b"PPPPPPPP"
 
 
+def test_ids_carry_the_tag_of_their_node_also_after_a_new_prefix():
+    tag = ids.node_tag("c0ffee" + "00" * 13)
+    assert tag == b"\xc0\xff\xee"
+    source = ids.IdSource(tag=tag)
+    assert ids.tag_of(source.process_id) == tag
+    source._series = (source.process_id, itertools.count(2**32 - 1).__next__)
+    made = [source.next_id() for _ in range(2)]
+    assert made[0][:8] == source.process_id != made[1][:8]
+    assert [ids.tag_of(each) for each in made] == [tag, tag]
+    assert ids.new_process_id(tag) != ids.new_process_id(tag)
+
+
 def test_threads_that_see_the_counter_run_out_at_once_make_no_id_twice():
     source = ids.IdSource()
     for _ in range(20):

@@ -14,7 +14,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import OBJECT_ID_SIZE, PROCESS_ID_SIZE
+from shoal.ids import OBJECT_ID_SIZE, PROCESS_ID_SIZE, node_tag, tag_of
 from shoal.wire import auth
 from shoal.wire import messages as m
 from shoald.node.actorside import ActorSide
@@ -70,6 +70,7 @@ class NodeDaemon:
         self.region = region
         self.log = log
         self.node_id = node_id
+        self._tag = node_tag(node_id)
         self.started = loop.now()
         self.address = ""
         self.head_trouble = ""
@@ -175,6 +176,8 @@ class NodeDaemon:
         proc, kind, pid, info = read_hello(message)
         if proc in self.clients:
             raise ProtocolError(f"process {proc.hex()} is connected already")
+        if kind != "cli" and tag_of(proc) != self._tag:
+            raise ProtocolError(f"process id {proc.hex()} does not carry this node's tag {self._tag.hex()}")
         if client.kind and kind != client.kind:
             raise ProtocolError(f"a {kind} on a connection for command lines")
         client.pid = client.pid or pid

@@ -179,6 +179,7 @@ class Lifecycle:
         info = {
             "socket_path": self._session.socket_path,
             "secret": self._secret,
+            "node_id": self._node_id,
             "capacity": self._region.capacity,
             "slots": options.config.workers_max,
             "config": vars(options.config),

@@ -250,7 +250,15 @@ class ForkServer:
             if parent != 1:
                 die_with_parent(parent, signal.SIGKILL)
             become_subreaper()
-            self._run_worker(worker_id, info["socket_path"], info["secret"], self._region, view, self._config)
+            self._run_worker(
+                worker_id,
+                info["socket_path"],
+                info["secret"],
+                info["node_id"],
+                self._region,
+                view,
+                self._config,
+            )
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -22,19 +22,26 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 def run_worker(
-    worker_id: bytes, socket_path: str, secret: bytes, region: Region, status: memoryview, config: Config
+    worker_id: bytes,
+    socket_path: str,
+    secret: bytes,
+    node_id: str,
+    region: Region,
+    status: memoryview,
+    config: Config,
 ) -> None:
     """Run tasks until the daemon says so or is gone; does not return.
 
     Args:
         worker_id: what the daemon calls this process.
+        node_id: the daemon's node.
         region: the store's mapping, inherited from the fork server.
         status: 64 bytes shared with the daemon (see Executor).
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     sys.setrecursionlimit(_RECURSION_LIMIT)
     output.install(config)
-    runtime = Runtime(socket_path, secret, "worker", {"worker_id": worker_id}, config, region)
+    runtime = Runtime(socket_path, secret, node_id, "worker", {"worker_id": worker_id}, config, region)
     runtime.on_exit = _leave
     session.adopt(runtime)
     gc.freeze()

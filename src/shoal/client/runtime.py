@@ -37,7 +37,7 @@ from shoal.client.waits import Waits
 from shoal.context import Identity, current_task
 from shoal.exceptions import NodeDiedError
 from shoal.generator import ObjectRefGenerator, abandoned, drop_abandoned
-from shoal.ids import IdSource, split_ids
+from shoal.ids import IdSource, node_tag, split_ids
 from shoal.owner.dispatch import Dispatcher
 from shoal.owner.objects import FAILED, PENDING, REFUSED
 from shoal.owner.table import ObjectTable
@@ -66,6 +66,7 @@ class Runtime:
 
     Args:
         socket_path, secret: where and with what the node daemon is reached.
+        node_id: which node that is; the ids made here carry its tag.
         kind: "driver" or "worker".
         info: the rest of HELLO, see wire.messages.
         region: the store's mapping, if this process has it already (workers inherit it from the fork server).
@@ -77,6 +78,7 @@ class Runtime:
         self,
         socket_path: str,
         secret: bytes,
+        node_id: str,
         kind: str,
         info: dict[str, Any],
         config: Config,
@@ -86,7 +88,7 @@ class Runtime:
         self._region = region
         self.kind = kind
         self.lock = threading.RLock()  # see `waits`: a finalizer may use shoal where it has interrupted shoal
-        self.ids = IdSource()
+        self.ids = IdSource(tag=node_tag(node_id))
         self.table = ObjectTable(self.ids.process_id)
         self.dispatch = Dispatcher(self.table, config, make_error)
         self.dispatch.is_retriable = retriable

@@ -1,6 +1,6 @@
 """The messages, as tags. A message is a list (msgpack) or tuple (pickle) that starts with its tag.
 
-Conventions: `proc` is the 8-byte id of a client process; `ids` is a concatenation of 16-byte object ids;
+Conventions: `proc` is the 8-byte id of a client process (it begins with its node's tag, see ids); `ids` is a concatenation of 16-byte object ids;
 sizes and offsets are bytes within the region; `req` is a number the asker chose, repeated in the answer.
 
 **Order.** Messages from one client to the daemon are numbered from 1 (HELLO is 1). What travels another way
