@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.errors import actor_died, actor_unavailable
+from shoal.owner import reruns
 from shoal.owner.dispatch import OUTBOX_FLUSH
 from shoal.owner.leases import Lease
 from shoal.owner.objects import FAILED
@@ -228,7 +229,7 @@ class ActorCalls:
             task.lease = None
             task.state = WAITING
             if position < started:
-                task.unheard = True
+                reruns.run_died(task, self.dispatch.config.generator_backlog_max)
                 task.attempt += 1
             if task.cancelled or not restarting:
                 self._fail(task, died=True)
@@ -253,7 +254,8 @@ class ActorCalls:
         dispatch = self.dispatch
         if kept:
             dispatch.table.hand_over(lease.proc, kept)
-        held = dispatch.received_container(task, container)
+        held = dispatch.received_container(container)
+        reruns.run_failed(task, container)
         if not cancelled and task.retries and not task.cancelled and dispatch.is_retriable(task, error):
             task.retries -= task.retries > 0
             dispatch.counters["retried"] += 1
@@ -262,7 +264,6 @@ class ActorCalls:
             task.state = WAITING
             self.waiting.append(task)
         else:
-            task.unheard |= len(task.returns) > 1  # some may be sealed already
             dispatch._fail_with(task, error, held)
         if held is not None:
             dispatch.table.drop_uses((held,))

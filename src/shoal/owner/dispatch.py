@@ -224,20 +224,15 @@ class Dispatcher:
         if task.stream is not None:
             streams.ended(task.stream, results[0][4])
         for entry, result in zip(task.returns, results, strict=True):
-            if task.unheard:
+            if task.unheard is not None:
                 table.fulfil_again(entry, result)
             elif type(result) is bytes:
                 table.fulfil_plain(entry, result)
             else:
                 table.fulfil(entry, result)
-        if task.unheard:
-            self._reclaim(task)
+        if task.unheard is not None:
+            reruns.reclaim(table, task)
         self._finish(task, "FINISHED")
-
-    def _reclaim(self, task: TaskRecord) -> None:
-        reruns.reclaim(
-            self.table, task, self.config.generator_backlog_max, task.sealed_until or self.table.stamp_now()
-        )
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
         """(FAILED, task id, error, container, kept ids, cancelled) from a worker."""
@@ -258,22 +253,20 @@ class Dispatcher:
         self._failed(task, error, container, cancelled)
 
     def _failed(self, task: TaskRecord, error: bytes, container: tuple[Any, ...], cancelled: bool) -> None:
-        held = self.received_container(task, container)
+        held = self.received_container(container)
+        reruns.run_failed(task, container)
         if not cancelled and task.retries and not task.cancelled and self.is_retriable(task, error):
             self._retry(task)
         else:
-            task.unheard |= len(task.returns) > 1  # some may be sealed already
             self._fail_with(task, error, held)
         if held is not None:
             self.table.drop_uses((held,))
 
-    def received_container(self, task: TaskRecord, container: tuple[Any, ...]) -> Entry | None:
+    def received_container(self, container: tuple[Any, ...]) -> Entry | None:
         """The entry of what holds the refs inside an error (the third field of FAILED), with one use; None if there are none."""
-        if not container:
+        if not container or not container[0]:
             return None
-        object_id, stamp = container
-        task.sealed_until = stamp
-        return self.table.received_held((object_id,), stamp)[0] if object_id else None
+        return self.table.received_held((container[0],), container[1])[0]
 
     def crashed_here(self, task: TaskRecord, exit_code: int) -> None:
         """A task that ran in place called sys.exit: for it, and not for its parent, that is a worker's death."""
@@ -311,8 +304,8 @@ class Dispatcher:
         table = self.table
         for entry in task.returns:
             table.fail(entry, error, container)
-        if task.unheard:
-            self._reclaim(task)
+        if task.unheard is not None:
+            reruns.reclaim(table, task)
         if task.stream is not None:
             streams.ended_early(task)
         self._finish(task, "FAILED")
@@ -447,7 +440,7 @@ class Dispatcher:
         if running is not None:
             position = tasks.index(running)
             for task in tasks[:position]:
-                task.unheard = True
+                reruns.run_died(task, self.config.generator_backlog_max)
                 task.attempt += 1
                 if not task.options.max_retries:
                     self._crashed(task, details)
@@ -458,7 +451,7 @@ class Dispatcher:
         self.pump(lease.queue)
 
     def _crashed(self, task: TaskRecord, details: dict[str, Any]) -> None:
-        task.unheard = True
+        reruns.run_died(task, self.config.generator_backlog_max)
         if task.cancelled:
             self._fail_with(task, self.make_error("cancelled", task))
         elif task.retries:

@@ -27,6 +27,10 @@ REFUSED = 16  # there was no room to promote it: readers elsewhere get an error
 WITHOUT_REFS = 16  # stored, and was seen to contain none
 
 Stamp = tuple[bytes, int]
+RUN_ENDED: Stamp = (
+    b"",
+    0,
+)  # of a process whose death is confirmed: the daemon has processed its stream to the end
 
 
 class EntryWaiter(Protocol):

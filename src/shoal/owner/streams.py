@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import return_id
-from shoal.owner.objects import GENERATED, PENDING
+from shoal.owner.objects import GENERATED, PENDING, RUN_ENDED
 
 if TYPE_CHECKING:
     from shoal.owner.table import ObjectTable
@@ -37,8 +37,9 @@ def item_arrived(table: ObjectTable, task: TaskRecord, stream: Stream, index: in
         entry.flags |= GENERATED
         if wanted:
             stream.items[index] = entry
-    if task.unheard:
+    if index < stream.unsure_until:
         table.fulfil_again(entry, result)
+        table.reclaim((object_id,), RUN_ENDED)
     else:
         table.fulfil(entry, result)
     _wake(stream)

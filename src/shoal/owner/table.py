@@ -157,28 +157,25 @@ class ObjectTable:
 
     # --- values arrive ---
 
-    def fulfil(self, entry: Entry, result: Any, again: bool = False) -> None:
-        """A result as it came from a worker: bytes, or a tuple RESULT_INLINE or RESULT_STORED.
-
-        ``again``: an earlier run may have sealed it too. The first copy is the one that counts, with the refs inside of it.
-        """
+    def fulfil(self, entry: Entry, result: Any) -> None:
+        """A result as it came from a worker: bytes, or a tuple RESULT_INLINE or RESULT_STORED."""
         if type(result) is bytes:
             self.fulfil_plain(entry, result)
-        elif result[0] == m.RESULT_INLINE and not (again and result[2]):
+        elif result[0] == m.RESULT_INLINE:
             self.fulfil_inline(entry, result[1], result[2])
         else:
-            size = result[1] if type(result[1]) is int else len(result[1])
-            self.fulfil_stored(entry, size, result[2])
+            self.fulfil_stored(entry, result[1], result[2])
 
     def fulfil_again(self, entry: Entry, result: Any) -> None:
-        """A result of a task of which an earlier run was not heard of (see `shoal.owner.reruns`)."""
+        """A result that an earlier run may have sealed too: the first copy is the one that counts, with the refs inside of it."""
         stamp = result[2] if type(result) is tuple else ()
-        if stamp:
-            entry.count += 1
-            self.fulfil(entry, result, again=True)
-            self.hold_until(stamp, entry)
-        else:
-            self.fulfil(entry, result, again=True)
+        if not stamp:
+            self.fulfil(entry, result)
+            return
+        entry.count += 1
+        size = result[1] if type(result[1]) is int else len(result[1])
+        self.fulfil_stored(entry, size, stamp)
+        self._hold_until(stamp, entry)
 
     def fulfil_plain(self, entry: Entry, value: bytes) -> None:
         """An inline result without refs (the hot path)."""
@@ -222,7 +219,7 @@ class ObjectTable:
         entry.value = error
         self._settled(entry, FAILED)
 
-    def hold_until(self, stamp: Stamp, entry: Entry) -> None:
+    def _hold_until(self, stamp: Stamp, entry: Entry) -> None:
         """End one use of ``entry`` when the daemon has processed the stream of ``stamp`` so far.
 
         It is asked for an id that there never is (task counter 0); the answer comes when the stamp is reached.

@@ -66,14 +66,13 @@ class TaskRecord:
         retries: how many more attempts are allowed; -1: any number.
         parent: id of the task that submitted it, or None.
         attempt: which run of it this is, from 0.
-        sealed_until: where the stream of its last run's worker was when that had sealed all that it did; None: not said.
-        unheard: a run of it ended with its worker, which may have sealed things that this process does not know of.
+        unheard: set when a run of it may have sealed things that this process does not know of (see `shoal.owner.reruns`).
         careful: its worker sends its result at once and runs no child in its place: it may not run twice, or crashed before.
     """
 
     __slots__ = (
         "attempt", "cancelled", "careful", "depth", "doomed", "function", "id", "lease", "lifted", "nested",
-        "options", "parent", "payload", "queue", "retries", "returns", "sealed_until", "state", "stream", "unheard", "unresolved",
+        "options", "parent", "payload", "queue", "retries", "returns", "state", "stream", "unheard", "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -99,8 +98,7 @@ class TaskRecord:
         self.lease: Lease | None = None
         self.cancelled = False
         self.attempt = 0
-        self.sealed_until: Stamp | None = None
-        self.unheard = False
+        self.unheard: Stamp | None = None
         self.careful = not options.max_retries
         self.parent: bytes | None = None
         self.depth = 0
@@ -143,14 +141,16 @@ class Stream:
         items: entries in order of arrival, by index.
         taken: how many the reader has taken.
         total: how many there are, once the generator has ended.
+        unsure_until: items before this index may have been sealed by a run that died before it could tell.
         waiter: what waits for the next item or the end.
     """
 
-    __slots__ = ("closed", "items", "taken", "total", "waiters")
+    __slots__ = ("closed", "items", "taken", "total", "unsure_until", "waiters")
 
     def __init__(self) -> None:
         self.items: dict[int, Entry] = {}
         self.taken = 0
         self.total: int | None = None
+        self.unsure_until = 0
         self.closed = False
         self.waiters: list[Any] = []
