@@ -39,6 +39,14 @@ class Config:
     lease_idle_ms: float = 500.0
     # In-place execution of own unstarted children inside a blocked get: nesting in one process.
     inline_depth_max: int = 40
+    # Memory of the machine or of this process's cgroup in use, as a share, above which workers are ended (0 ms: no watch);
+    # how often it is read while workers run something, how long it must last, and the pause after the end of one.
+    memory_usage_share_max: float = 0.95
+    memory_monitor_ms: float = 250.0
+    memory_patience_ms: float = 500.0
+    memory_settle_ms: float = 500.0
+    # What the processes and the store of one node may use together, if that is less than the machine has; 0: what there is.
+    memory_limit_bytes: int = 0
     # Processes of one node above its CPUs, for tasks whose parents are blocked; beyond, PlacementError.
     blocked_workers_max: int = 256
     # Calls sent to one actor by one process and not answered; later ones wait at their caller.

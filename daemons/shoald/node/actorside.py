@@ -228,6 +228,11 @@ class ActorSide:
             return "detached actors"
         return self.name_of(record.worker_id) if record is not None else ""
 
+    def may_restart(self, worker_id: bytes) -> bool:
+        """Whether the actor in this worker is started again after a death; False if there is none."""
+        record = self.core.by_worker.get(worker_id)
+        return record is not None and not record.final and bool(record.restarts_left)
+
     def name_of(self, worker_id: bytes) -> str:
         """What to call a worker that is an actor; "" if it is none."""
         record = self.core.by_worker.get(worker_id)

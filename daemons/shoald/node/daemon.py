@@ -20,6 +20,7 @@ from shoal.wire import messages as m
 from shoald.node.actorside import ActorSide
 from shoald.node.clients import Client, Job, read_hello
 from shoald.node.effects import EndWorker, Grant, Send, StartWorker
+from shoald.node.memoryside import MemorySide
 from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
 from shoald.node.requests import Requests
 from shoald.node.scheduler import SchedulerCore
@@ -86,6 +87,7 @@ class NodeDaemon:
         self.jobs: dict[str, Job] = {}
         self.actors = ActorSide(self)
         self.requests = Requests(self)
+        self.memory = MemorySide(self)
         self.connections = 0
         self._to_flush: set[FrameSocket] = set()
         self._forks = 0
@@ -437,6 +439,7 @@ class NodeDaemon:
         worker = self.scheduler.pool.workers[grant.worker_id]
         client = self.clients.get(worker.proc)
         if self.actors.granted(grant, worker.pid, self.loop.now()):
+            self.memory.watch()
             self.on_first_grant()
             return
         if submitter is None or client is None:
@@ -452,6 +455,7 @@ class NodeDaemon:
         peer = [m.PEER, grant.lease_id, grant.proc, worker.job, grant.resources, submitter.kind]
         client.sock.send(peer, theirs.detach())
         client.job_id = worker.job
+        self.memory.watch()
         self.on_first_grant()
 
     # --- for people and the head ---

@@ -41,6 +41,8 @@ class Placing:
         room = core.staffing.room() + core.pool.count(STARTING)
         unmet: list[Demand] = []
         while queue:
+            if core.held_back and core.leases:
+                break
             key, number, demand = queue[0]
             fresh = order_key(demand, reserved)
             if fresh != key:  # others of its client or job were served meanwhile

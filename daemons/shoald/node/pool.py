@@ -38,11 +38,14 @@ class Worker:
         pid: 0 until it was forked.
         slot: its index in the status board.
         since: when it entered its state.
-        reason: why it is ended, for people; "" if nobody decided that.
+        reason: why it is ended, for people; "" if nobody decided that. `end_facts`: the same for programs, if there is more.
         note: what it says of itself; "unfinished": it waits for tasks of its own, and must not be ended for idling.
     """
 
-    __slots__ = ("job", "lease_id", "note", "pid", "proc", "reason", "since", "slot", "state", "worker_id")
+    __slots__ = (
+        *("end_facts", "job", "lease_id", "note", "pid", "proc", "reason", "since", "slot", "state"),
+        "worker_id",
+    )
 
     def __init__(self, worker_id: bytes, slot: int, now: float) -> None:
         self.worker_id = worker_id
@@ -54,6 +57,7 @@ class Worker:
         self.job = ""
         self.lease_id = 0
         self.reason = ""
+        self.end_facts: dict[str, object] = {}
         self.note: dict[str, object] = {}
 
     def __repr__(self) -> str:

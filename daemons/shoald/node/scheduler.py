@@ -55,6 +55,7 @@ class SchedulerCore:
         self.waiting: dict[Demand, None] = {}
         self.zero_cpu_running = 0
         self.actors = 0  # clients that are actors: each keeps a worker for life
+        self.held_back = False  # nothing is granted while anything runs
         self.counters = {"granted": 0, "returned": 0, "recalled": 0, "oversubscribed": 0, "workers_died": 0}
         self.staffing = Staffing(self)
         self._placing = Placing(self)
@@ -242,13 +243,21 @@ class SchedulerCore:
         if worker is not None:
             self.end_worker(worker, worker.reason, now, politely=True)
 
-    def end_worker(self, worker: Worker, reason: str, now: float, politely: bool = False) -> None:
+    def end_worker(
+        self,
+        worker: Worker,
+        reason: str,
+        now: float,
+        politely: bool = False,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
         """Have ``worker`` end; what it holds comes back when its death is confirmed. Again and less
-        politely is possible.
+        politely is possible. ``facts``: for WORKER_DIED, if there is more to say than ``reason``.
         """
         if worker.state != DYING:
             self.pool.move(worker, DYING, now)
             worker.reason = reason
+            worker.end_facts = facts or {}
         elif politely:
             return
         self.outbox.append(EndWorker(worker.worker_id, reason, politely))
@@ -277,7 +286,10 @@ class SchedulerCore:
             lease = self.leases[worker.lease_id]
             text = f"worker {worker.pid} {describe_end(exit_code, signal)}"
             text = f"{text}: {worker.reason}" if worker.reason else text
-            died = [m.WORKER_DIED, lease.lease_id, exit_code, signal, current or _NO_TASK, text]
+            died = [
+                *(m.WORKER_DIED, lease.lease_id, exit_code, signal),
+                *(current or _NO_TASK, text, worker.end_facts),
+            ]
             self.outbox.append(Send(lease.demand.client.proc, died))
             self._end_lease(lease)
             self.counters["workers_died"] += 1
@@ -377,6 +389,12 @@ class SchedulerCore:
         deadlines.append(self.staffing.resize(short, now))
         self._deadline = min((deadline for deadline in deadlines if deadline is not None), default=None)
         return self._deadline
+
+    def hold_back(self, yes: bool, now: float) -> None:
+        """Whether nothing is to be granted while anything runs (memory is short)."""
+        if self.held_back and not yes:
+            self._deadline = now
+        self.held_back = yes
 
     def start(self, now: float) -> None:
         """Start the workers that are kept warm."""

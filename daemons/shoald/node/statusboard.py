@@ -40,6 +40,10 @@ class StatusBoard:
         start = slot * STATUS_SLOT_BYTES
         return self._map[start : start + TASK_ID_BYTES]
 
+    def repeatable(self, slot: int) -> bool:
+        """Whether the task that the worker in ``slot`` started last may be run again."""
+        return not self._map[slot * STATUS_SLOT_BYTES + TASK_ID_BYTES]
+
     def clear(self, slot: int) -> None:
         """Forget what the slot's last worker wrote."""
         start = slot * STATUS_SLOT_BYTES

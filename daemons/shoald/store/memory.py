@@ -38,6 +38,45 @@ def memory_available(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int:
     return max(0, min([available, *(limit - used for limit, used in _limits(root, membership))]))
 
 
+def memory_in_use(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> tuple[int, int, str]:
+    """(used, limit, whose) in bytes, of the machine or of the cgroup at or above ours that is nearest to its limit.
+
+    Pages of files that the kernel can drop at any moment do not count as used.
+    """
+    import psutil
+
+    machine = psutil.virtual_memory()
+    tightest = (int(machine.total - machine.available), int(machine.total), "this machine")
+    for directory, names in _groups(root, membership):
+        limit, used = (_read_number(directory / name) for name in names)
+        if limit is None or used is None or not 0 < limit < _NO_LIMIT:
+            continue
+        used = max(0, used - _file_cache(directory / "memory.stat"))
+        if used * tightest[1] > tightest[0] * limit:
+            tightest = (used, limit, f"the cgroup {directory}")
+    return tightest
+
+
+def own_bytes(pid: int) -> int:
+    """Resident memory of a process that it does not share, in bytes; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+    except OSError:
+        return 0
+    return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+
+
+def _file_cache(stat: Path) -> int:
+    """What the kernel keeps of files for a cgroup, shared memory not counted, in bytes."""
+    try:
+        lines = stat.read_text().splitlines()
+    except OSError:
+        return 0
+    figures = {name: int(figure) for name, _, figure in (line.partition(" ") for line in lines)}
+    total = "total_" if "total_inactive_file" in figures else ""
+    return figures.get(f"{total}inactive_file", 0) + figures.get(f"{total}active_file", 0)
+
+
 def _limits(root: Path, membership: Path) -> list[tuple[int, int]]:
     """(limit, used) in bytes, of every cgroup at or above ours that has a memory limit."""
     found = []

@@ -98,7 +98,8 @@ class Executor:
     """The tasks of one worker process.
 
     Args:
-        status: 64 writable bytes shared with the daemon; the first 16 name the task of the lease that was started last
+        status: 64 writable bytes shared with the daemon; the first 16 name the task of the lease that was started last,
+            the next is 1 while that may not be run again, or crashed before
             (not what runs inside it: the submitter does not know that).
         set_task_name: tells the output writers whose lines come now, and whether it is a task known to be short.
     """
@@ -168,7 +169,10 @@ class Executor:
         ):
             self._send_replies()
         details = message[5]
-        self._careful = details is not None and details["careful"]
+        careful = details is not None and details["careful"]
+        if careful is not self._careful:
+            self._careful = careful
+            self._status[16] = careful
         self._units = peer.units
         started = perf_counter()
         reply = self._run(peer.proc, peer.resources, message)

@@ -11,6 +11,7 @@ from shoal.exceptions import (
     NodeDiedError,
     ObjectLostError,
     ObjectStoreFullError,
+    OutOfMemoryError,
     PlacementError,
     ShoalError,
     TaskCancelledError,
@@ -33,6 +34,14 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
     error: Exception
     if kind == "cancelled":
         error = TaskCancelledError(task_name=name)
+    elif kind == "crashed" and details.get("kind") == "memory":
+        error = OutOfMemoryError(
+            details["message"],
+            task_name=name,
+            node=details["node"],
+            used_bytes=details["used_bytes"],
+            limit_bytes=details["limit_bytes"],
+        )
     elif kind == "crashed":
         error = WorkerCrashedError(
             details.get("message") or "",

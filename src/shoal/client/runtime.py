@@ -264,13 +264,14 @@ class Runtime:
             connection.owner = lease
 
     def _on_worker_died(self, message: list[Any]) -> None:
-        _, lease_id, exit_code, signal_number, current, text = message
+        _, lease_id, exit_code, signal_number, current, text, facts = message
         lease = self.dispatch.leases.get(lease_id)
         details = {
             "exit_code": exit_code,
             "signal": signal_number,
             "message": text,
             "node": self.identity.node_id,
+            **facts,
         }
         if lease is not None:
             details["pid"] = lease.pid

@@ -82,7 +82,8 @@ DEDUP_FOUND = 120  # [req, id or b"", offset, size]
 
 GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources] + descriptor of the task connection
 RECALL_LEASE = 131  # [lease_id]: return it when its tasks are done, send no new ones
-WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message]: confirmed; the lease is gone
+WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message, facts]: confirmed; the lease is gone
+#   facts: {} or {"kind": "memory", "used_bytes", "limit_bytes"}: it was ended because memory was short
 DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible", message]
 PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind] + descriptor of the task connection
 EXIT = 135  # to a worker: finish nothing more, end

@@ -1,0 +1,124 @@
+"""Which worker is ended before the machine runs out of memory. Pure (R6): readings and the time come in.
+
+Above the configured share of the limit nothing new is started, and after `memory_patience_ms` a worker is chosen: one whose task
+may run again before one whose task may not, tasks before actors, the one that started last first. So what has worked
+longest, and what nobody could repeat, is lost last. One at a time: the next is chosen when the one before is gone
+and the readings had time to show it. An ended task is tried again like one whose worker crashed, when there is room.
+
+Invariants: nobody is chosen while a chosen worker lives, nor below the threshold; a worker without a task is never chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shoal.config import Config
+
+_NAMED_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Memory in use and its limit, in bytes; ``what``: whose limit it is, for people."""
+
+    used_bytes: int
+    limit_bytes: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worker that runs something.
+
+    Attributes:
+        name: of its task or actor, for people.
+        own_bytes: memory that only this process has (the store's pages are not its own).
+        started_at: when it was leased, monotonic seconds.
+        repeatable: what it runs may be run again.
+        actor: it is an actor.
+    """
+
+    worker_id: bytes
+    pid: int
+    name: str
+    own_bytes: int
+    started_at: float
+    repeatable: bool
+    actor: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """Who is to be ended, and what to say of it."""
+
+    worker_id: bytes
+    reason: str
+    used_bytes: int
+    limit_bytes: int
+
+
+class MemoryWatch:
+    """Watches one node.
+
+    Attributes:
+        short: memory is short: nothing new is to be started.
+        ended: how many workers were chosen so far.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._share = config.memory_usage_share_max
+        self._patience_s = config.memory_patience_ms / 1000
+        self._settle_s = config.memory_settle_ms / 1000
+        self._short_since: float | None = None
+        self._chosen = b""
+        self._not_before = 0.0
+        self.ended = 0
+
+    @property
+    def short(self) -> bool:
+        return self._short_since is not None
+
+    def is_short(self, reading: Reading, now: float) -> bool:
+        """Take a reading in; whether memory is so short, and for so long, that `choose` should be asked."""
+        if reading.used_bytes <= reading.limit_bytes * self._share:
+            self._short_since = None
+            return False
+        if self._short_since is None:
+            self._short_since = now
+        return now >= max(self._short_since + self._patience_s, self._not_before)
+
+    def choose(self, reading: Reading, candidates: Sequence[Candidate], now: float) -> Victim | None:
+        """The worker to end now, if any; the caller has asked `is_short` at the same time."""
+        if not self.short or now < self._not_before:
+            return None
+        if self._chosen:
+            if any(each.worker_id == self._chosen for each in candidates):
+                return None
+            self._chosen = b""
+            self._not_before = now + self._settle_s
+            return None
+        if not candidates:
+            return None
+        victim = max(candidates, key=lambda each: (not each.actor, each.repeatable, each.started_at))
+        self._chosen = victim.worker_id
+        self.ended += 1
+        return Victim(
+            victim.worker_id, _reason(reading, victim, candidates), reading.used_bytes, reading.limit_bytes
+        )
+
+
+def _reason(reading: Reading, victim: Candidate, candidates: Sequence[Candidate]) -> str:
+    largest = sorted(candidates, key=lambda each: -each.own_bytes)[:_NAMED_MAX]
+    listed = ", ".join(f"{each.name} (pid {each.pid}) {_gib(each.own_bytes)}" for each in largest)
+    return (
+        f"ended to keep {reading.what} from running out of memory: {_gib(reading.used_bytes)} of "
+        f"{_gib(reading.limit_bytes)} were in use, {_gib(victim.own_bytes)} by this process; the largest were {listed}"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.2f} GiB"
