@@ -114,6 +114,12 @@ class Config:
     head_batch_ids_max: int = 65536
     # Parts of one batch; a node that sends more is refused.
     report_parts_max: int = 4096
+    # Between two nodes: bytes sent and not acknowledged, beyond which messages wait; bytes that may wait in all, beyond which
+    # the two give each other up; messages handled before they are acknowledged at once, and the time until the others are.
+    peer_window_bytes_max: int = 16 * MIB
+    peer_backlog_bytes_max: int = 1 * GIB
+    peer_ack_messages: int = 256
+    peer_ack_ms: float = 20.0
     # A node's reports to the head are at least this far apart; what happens in between is merged.
     report_ms_min: float = 20.0
     # Messages waiting for one node at the head, or for the head at a node; beyond, the stream is

@@ -18,7 +18,7 @@ CORES = {
         "allocator core errors extents holds leases ledger objects pins readers report seals"
     ),
     "src/shoal/actors": "calls errors method",
-    "daemons/shoald/node": "actors effects fairness leases placing pool pressure scheduler staffing",
+    "daemons/shoald/node": "actors cluster effects fairness leases peerstream placing pool pressure scheduler staffing",
     "daemons/shoald/head": "core directory events jobs nodes reports",
 }
 IMPURE = frozenset(

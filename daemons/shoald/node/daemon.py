@@ -19,6 +19,7 @@ from shoal.wire import auth
 from shoal.wire import messages as m
 from shoald.node.actorside import ActorSide
 from shoald.node.clients import Client, Job, read_hello
+from shoald.node.clusterside import ClusterSide
 from shoald.node.effects import EndWorker, Grant, Send, StartWorker
 from shoald.node.memoryside import MemorySide
 from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
@@ -31,6 +32,8 @@ from shoald.store.core import StoreCore
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoald.node.headside import HeadSide
     from shoald.node.options import NodeOptions
     from shoald.node.session import Session
@@ -53,6 +56,8 @@ class NodeDaemon:
         address: of the head, once the node has registered there; "" before, and without a head.
         on_stop: called with a reason when the daemon should end; again changes nothing.
         on_job: called with a job and its state, RUNNING at first.
+        cluster, peers: the other nodes, and the messages to them (see clusterside).
+        on_node_dead: each is called with (node id, reason), once for a node that has died, when its links are closed.
     """
 
     def __init__(
@@ -89,7 +94,11 @@ class NodeDaemon:
         self.requests = Requests(self)
         self.memory = MemorySide(self)
         self.connections = 0
-        self._to_flush: set[FrameSocket] = set()
+        self.to_flush: set[FrameSocket] = set()
+        self.incarnation = os.urandom(8).hex()
+        self.on_node_dead: list[Callable[[str, str], None]] = []
+        self.side = ClusterSide(self)
+        self.cluster, self.peers = self.side.view, self.side.peers
         self._forks = 0
         self.first_driver: Client | None = None
         self.on_stop: Any = lambda _reason: None
@@ -118,7 +127,7 @@ class NodeDaemon:
             self.config,
             lambda batch: self._on_batch(client, batch),
             lambda reason: self._on_closed(client, reason),
-            self._to_flush,
+            self.to_flush,
         )
 
     def _on_batch(self, client: Client, batch: list[list[Any]]) -> None:
@@ -391,10 +400,12 @@ class NodeDaemon:
             self.store.tick(now)
             store_due = self.store.next_deadline()
         self._send_store_messages()
-        while self._to_flush:
-            self._to_flush.pop().flush()
+        if self.peers.dirty:
+            self.peers.flush()
+        while self.to_flush:
+            self.to_flush.pop().flush()
         # What closing a socket that does not read has brought about is for the next turn.
-        if self.scheduler.outbox or self.store.outbox:
+        if self.scheduler.outbox or self.store.outbox or self.peers.dirty:
             return now
         return min((time for time in (due, store_due, actors_due) if time is not None), default=None)
 
@@ -496,6 +507,7 @@ class NodeDaemon:
     def registration(self) -> dict[str, Any]:
         """What the head is told about this node once."""
         return {
+            "address": self.side.address,
             "hostname": socket.gethostname(),
             "pid": os.getpid(),
             "name": self.options.name,

@@ -23,7 +23,6 @@ class HeadSide:
     """Head and link of one daemon.
 
     Args:
-        facts: what the node registers with (see HeadLink).
         on_settled: called once in the loop with (address, "") when the node has registered, or ("", reason).
         on_message: called in the loop with each message of the link.
     """
@@ -34,7 +33,6 @@ class HeadSide:
         options: NodeOptions,
         secret: bytes,
         data_dir: str,
-        facts: dict[str, Any],
         on_settled: Callable[[str, str], None],
         on_message: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -42,7 +40,7 @@ class HeadSide:
         self._options = options
         self._secret = secret
         self._data_dir = data_dir
-        self._facts = facts
+        self._facts: dict[str, Any] = {}
         self._on_settled = on_settled
         self._on_message = on_message
         self._server: Any = None
@@ -56,9 +54,10 @@ class HeadSide:
         """Whether this daemon hosts or joins a head at all."""
         return self._options.head or bool(self._options.head_address)
 
-    def start(self) -> None:
-        """Begin; returns at once."""
+    def start(self, facts: dict[str, Any]) -> None:
+        """Begin, and register with ``facts`` (see HeadLink); returns at once. Again changes nothing."""
         if self.wanted and self._thread is None and not self._stopped:
+            self._facts = facts
             self._thread = threading.Thread(target=self._start, name="shoal-head-start", daemon=True)
             self._thread.start()
 

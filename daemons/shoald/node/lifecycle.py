@@ -138,7 +138,7 @@ class Lifecycle:
             self._daemon.on_first_grant = self._after_first_grant
             self._loop.call_later(_HEAD_DELAY_S, self._after_first_grant)
         else:
-            self._head.start()
+            self._join()
             if not self._head.wanted:
                 self._tell_ready()
 
@@ -194,13 +194,11 @@ class Lifecycle:
         from shoald.node.headside import HeadSide
 
         daemon = self._daemon
-        facts = {"node_id": daemon.node_id, "incarnation": os.urandom(8).hex(), **daemon.registration()}
         self._head: HeadSide = HeadSide(
             self._loop,
             self._options,
             self._secret,
             self._session.head_dir,
-            facts,
             self._head_settled,
             self._head_says,
         )
@@ -248,9 +246,22 @@ class Lifecycle:
     def _after_first_grant(self) -> None:
         """The first task is on its way (or none comes): now what would have delayed it."""
         self._daemon.on_first_grant = lambda: None
-        self._head.start()
+        self._join()
         if self._populator is None and not self._stop_reason:
             threading.Thread(target=self._make_populator, name="shoal-populate-start", daemon=True).start()
+
+    def _join(self) -> None:
+        """Start the head, or go to it; from now on other nodes reach this one."""
+        daemon = self._daemon
+        if self._head.wanted:
+            try:
+                daemon.side.listen(self._secret)
+            except OSError as error:
+                self._head_settled("", f"cannot listen on {self._options.host}: {error.strerror}")
+                return
+        self._head.start(
+            {"node_id": daemon.node_id, "incarnation": daemon.incarnation, **daemon.registration()}
+        )
 
     def _make_populator(self) -> None:
         from shoald.store.populate import Populator
@@ -314,8 +325,11 @@ class Lifecycle:
         kind = message["kind"]
         if kind == "registered":
             self._daemon.head_trouble = ""
+            self._daemon.side.heard(message["nodes"])
             self._last_gauges = self._daemon.gauges()
             self._head.report({**self._last_gauges, "snapshot": True})
+        elif kind == "nodes":
+            self._daemon.side.heard(message["nodes"])
         elif kind == "disconnected":
             self._daemon.head_trouble = message["reason"]
         elif kind == "refused":
@@ -354,6 +368,7 @@ class Lifecycle:
         forkserver.end_children(_END_CHILDREN_S)  # adopted from a fork server that could not do it
         for client in list(self._daemon.clients.values()):
             client.sock.close("")
+        self._daemon.side.close()
         self._head.stop(_HEAD_STOP_S)
         if self._populator is not None:
             self._populator.close()

@@ -6,6 +6,7 @@
 - memory: {"stats", "rows", "left_out"}: what the store holds, and who holds it
 - workers, jobs, actors: a row for each
 - tasks, objects: a row for each, as its owner knows it
+- ping: {"rows": [{"node_id"}…], "silent": [node ids]}: which other nodes answer over their links
 - why {"id": hex}: what a task or object waits for (node.why)
 - cluster_resources, available_resources: {name: amount}, as floats
 - logs_dir: where worker output is kept
@@ -70,6 +71,7 @@ class Requests:
             "cluster_resources": lambda _, reply: self._resources("resources", reply),
             "available_resources": lambda _, reply: self._resources("available", reply),
             "logs_dir": lambda _, reply: reply(True, daemon.session.logs_dir),
+            "ping": self._ping,
             "stop": self._stop,
         }
 
@@ -206,7 +208,7 @@ class Requests:
 
     def _own_row(self) -> dict[str, Any]:
         daemon = self._daemon
-        row = {"node_id": daemon.node_id, "state": "ALIVE", "reason": "", "draining": False, "address": ""}
+        row = {"node_id": daemon.node_id, "state": "ALIVE", "reason": "", "draining": False}
         return plain({**row, **daemon.registration(), **daemon.gauges()})
 
     def _nodes(self, _params: dict[str, Any], reply: Reply) -> None:
@@ -228,6 +230,30 @@ class Requests:
             reply(True, total)
 
         self._node_table(add_up)
+
+    def _ping(self, _params: dict[str, Any], reply: Reply) -> None:
+        """Ask every other node for a sign of life, through this node's link to it and its link back."""
+        daemon = self._daemon
+        waiting = set(daemon.cluster.live)
+        rows: list[dict[str, Any]] = []
+        began = daemon.loop.now()
+
+        def finish() -> None:
+            timer.cancel()
+            reply(True, {"rows": rows, "silent": sorted(waiting)})
+
+        def answered(node_id: str) -> None:
+            if node_id in waiting:
+                waiting.discard(node_id)
+                rows.append({"node_id": node_id, "ms": 1000 * (daemon.loop.now() - began)})
+                if not waiting:
+                    finish()
+
+        timer = daemon.loop.call_later(daemon.config.query_ms_max / 1000, finish)
+        for node_id in list(waiting):
+            daemon.peers.ping(node_id, answered)
+        if not waiting:
+            finish()
 
     # --- all processes ---
 

@@ -103,6 +103,13 @@ class FrameSocket:
         self._batch_fds.extend(fds)
         self._to_flush.add(self)
 
+    def send_frame(self, data: bytes) -> None:
+        """Queue a frame that was encoded before; only for sockets that carry no messages beside such."""
+        if not self.closed:
+            self._out.append((memoryview(data), []))
+            self.out_bytes += len(data)
+            self._to_flush.add(self)
+
     def flush(self) -> None:
         """Send what was queued, as far as the kernel takes it; the rest follows when there is room."""
         if self.closed:

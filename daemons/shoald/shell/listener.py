@@ -1,6 +1,6 @@
-"""A listening Unix socket and the handshakes of those who connect: nobody is heard before the proof (R9).
+"""Listening sockets, Unix and TCP, and the handshakes of those who connect: nobody is heard before the proof (R9).
 
-Peers of another user are refused by the kernel's word on who they are, where it can tell; the secret
+Peers of another user on a Unix socket are refused by the kernel's word on who they are, where it can tell; the secret
 decides in any case. Handshakes have fixed sizes, a time limit and a bound on how many are in progress:
 beyond it the oldest is closed. Every refusal is one log line.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal.wire import auth
+from shoald.shell.tcp import join_address, set_tcp_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +40,12 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int]:
 class _Handshake:
     """A connection that has not proved anything yet."""
 
-    __slots__ = ("challenge", "data", "kind", "needed", "pid", "preamble", "sock", "target", "timer")
+    __slots__ = ("challenge", "data", "kind", "needed", "peer", "pid", "preamble", "sock", "target", "timer")
 
-    def __init__(self, sock: socket.socket, pid: int) -> None:
+    def __init__(self, sock: socket.socket, pid: int, peer: str) -> None:
         self.sock = sock
         self.pid = pid
+        self.peer = peer  # for people
         self.data = b""
         self.needed = auth.PREAMBLE_SIZE
         self.preamble = b""
@@ -53,8 +55,8 @@ class _Handshake:
         self.timer: Timer | None = None
 
 
-class UnixListener:
-    """Accepts connections at ``path`` and hands over those that know the secret.
+class Listener:
+    """Accepts connections at ``sock``, which listens, and hands over those that know the secret.
 
     Args:
         on_connection: gets (kind, target, socket, peer's pid); the socket is non-blocking and now the
@@ -65,34 +67,25 @@ class UnixListener:
     def __init__(
         self,
         loop: Loop,
-        path: str,
+        sock: socket.socket,
         secret: bytes,
         config: Config,
         on_connection: Callable[[int, bytes, socket.socket, int], None],
         on_refused: Callable[[str], None],
     ) -> None:
         self._loop = loop
-        self._path = path
         self._secret = secret
         self._config = config
         self._on_connection = on_connection
         self._on_refused = on_refused
         self._pending: dict[int, _Handshake] = {}
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
-        self._sock.setblocking(False)
-        try:
-            self._sock.bind(path)
-            os.chmod(path, 0o600)
-            self._sock.listen(BACKLOG)
-        except OSError:
-            self._sock.close()
-            raise
+        self._sock = sock
         loop.add_reader(self._sock.fileno(), self._accept)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                sock, _ = self._sock.accept()
+                sock, address = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -103,12 +96,14 @@ class UnixListener:
                 self._loop.call_later(0.1, self._accept_again)
                 return
             sock.setblocking(False)
-            pid, uid = peer_credentials(sock)
-            if uid not in (os.getuid(), OVERFLOW_UID):
-                self._on_refused(f"refused a connection of user {uid}, process {pid}")
+            handshake = self._admit(sock, address)
+            if handshake is None:
                 sock.close()
-                continue
-            self._begin(_Handshake(sock, pid))
+            else:
+                self._begin(handshake)
+
+    def _admit(self, sock: socket.socket, address: object) -> _Handshake | None:
+        raise AssertionError("each kind of listener says whom it hears")
 
     def _accept_again(self) -> None:
         if self._sock.fileno() >= 0:
@@ -166,16 +161,73 @@ class UnixListener:
         self._forget(handshake)
         handshake.sock.close()
         if reason:
-            self._on_refused(f"connection of process {handshake.pid} closed: {reason}")
+            self._on_refused(f"connection of {handshake.peer} closed: {reason}")
 
     def close(self) -> None:
-        """Stop listening, end unfinished handshakes, remove the socket's file."""
+        """Stop listening, end unfinished handshakes."""
         for handshake in list(self._pending.values()):
             self._refuse(handshake, "")
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
-            try:
-                os.unlink(self._path)
-            except FileNotFoundError:
-                pass  # a cleaner of temporary files, or the user, was faster
+
+
+class UnixListener(Listener):
+    """Listens at ``path``; see Listener. Only this user's processes are heard."""
+
+    def __init__(self, loop: Loop, path: str, *arguments: Any) -> None:
+        self._path = path
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
+        sock.setblocking(False)
+        try:
+            sock.bind(path)
+            os.chmod(path, 0o600)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+        super().__init__(loop, sock, *arguments)
+
+    def _admit(self, sock: socket.socket, _address: object) -> _Handshake | None:
+        pid, uid = peer_credentials(sock)
+        if uid in (os.getuid(), OVERFLOW_UID):
+            return _Handshake(sock, pid, f"process {pid}")
+        self._on_refused(f"refused a connection of user {uid}, process {pid}")
+        return None
+
+    def close(self) -> None:
+        """Stop listening, end unfinished handshakes, remove the socket's file."""
+        super().close()
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass  # a cleaner of temporary files, or the user, was faster
+
+
+class TcpListener(Listener):
+    """Listens at ``host``, at any free port; see Listener. Its connections have no pid (0).
+
+    Attributes:
+        host, port: where, the host as a number.
+
+    Raises OSError if the host is not this machine's.
+    """
+
+    def __init__(self, loop: Loop, host: str, *arguments: Any) -> None:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, number)
+        sock.setblocking(False)
+        try:
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+        self.host, self.port = sock.getsockname()[:2]
+        super().__init__(loop, sock, *arguments)
+
+    def _admit(self, sock: socket.socket, address: Any) -> _Handshake | None:
+        set_tcp_options(sock, self._config.node_dead_ms)
+        return _Handshake(sock, 0, join_address(*address[:2]))

@@ -28,6 +28,8 @@ KIND_CLIENT = 1  # driver or worker: messages of wire.messages follow
 KIND_CONTROL = 2  # command line: requests only
 KIND_TASKS = 3  # submitter to worker: the descriptor is handed over
 KIND_DATA = 4  # object transfer between nodes
+KIND_PEER = 5  # node daemon to node daemon: one direction of their stream of messages
+_KINDS = (KIND_CLIENT, KIND_CONTROL, KIND_TASKS, KIND_DATA, KIND_PEER)
 
 
 class HandshakeFailed(Exception):
@@ -48,7 +50,7 @@ def read_preamble(preamble: bytes) -> tuple[int, bytes]:
     """(kind, target) of a received preamble; raises HandshakeFailed for anything else."""
     if len(preamble) != PREAMBLE_SIZE or preamble[:8] != MAGIC or any(preamble[9:16]):
         raise HandshakeFailed("not a shoal connection, or another protocol version")
-    if preamble[8] not in (KIND_CLIENT, KIND_CONTROL, KIND_TASKS, KIND_DATA):
+    if preamble[8] not in _KINDS:
         raise HandshakeFailed(f"unknown kind of connection {preamble[8]}")
     return preamble[8], preamble[16 : 16 + TARGET_SIZE]
 

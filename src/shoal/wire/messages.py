@@ -129,3 +129,16 @@ RESULT_STORED = 1  # (RESULT_STORED, size, stamp): sealed with a hold for the su
 # What was sealed before a worker died without telling is found by its id: the submitter asks (WATCH) and drops its hold. So an
 # id under a task is only ever sealed by a run of that task; an error's container has return index ERROR_INDEX - attempt.
 ERROR_INDEX = 2**32 - 1
+
+# --- node daemon ↔ node daemon (msgpack) --------------------------------------------------------
+# Of the connections between two nodes each carries one direction: opened by the sender, who says P_HELLO; the other end
+# answers P_READY and P_ACK. Everything below P_STREAM's numbers travels inside P_STREAM (shoald.node.peerstream).
+
+P_HELLO = 300  # [node_id, incarnation, node_id of the one meant]
+P_READY = 301  # [number]: all messages up to this one have been handled; send what follows
+P_STREAM = 302  # [number of the first, messages]
+P_ACK = 303  # [number]: all up to this one have been handled
+P_REFUSED = 304  # [reason, final: bool]: final if the sender is dead to this node
+
+P_PING = 305  # [number] → P_PONG
+P_PONG = 306  # [number]

@@ -1,0 +1,102 @@
+"""The node among other nodes, as the daemon's shell handles it: its TCP listener, the view of the cluster, the links.
+
+Made of parts that each decide for themselves: the head says who lives (`ClusterView`), `Peers` carries messages, and whoever
+has something with a node hears of its death through `NodeDaemon.on_node_dead`. A node that is alone has a listener at most.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.wire import auth
+from shoald.node.cluster import DIED, JOINED, ClusterView, Node
+from shoald.node.peers import Peers
+from shoald.shell.listener import TcpListener
+from shoald.shell.tcp import join_address, outward_host
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from shoald.node.daemon import NodeDaemon
+
+    TakeConnection = Callable[[bytes, socket.socket], None]
+
+_ANY_HOSTS = ("0.0.0.0", "::")  # noqa: S104  (compared: these name no machine that others could reach)
+
+
+class ClusterSide:
+    """Listener, view and links of one daemon.
+
+    Attributes:
+        address: "host:port" where other nodes reach this one; "" before `listen`.
+        takers: who takes connections, by kind: called with (target, socket), which is non-blocking and theirs.
+    """
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+        self.address = ""
+        self.view = ClusterView(daemon.node_id, daemon.config.dead_nodes_max)
+        self.peers = Peers(
+            daemon.loop,
+            self.view,
+            daemon.incarnation,
+            daemon.config,
+            daemon.log,
+            daemon.to_flush,
+            self._given_up,
+        )
+        self.takers: dict[int, TakeConnection] = {
+            auth.KIND_PEER: lambda _target, sock: self.peers.on_connection(sock)
+        }
+        self._listener: TcpListener | None = None
+
+    def listen(self, secret: bytes) -> None:
+        """Open the data listener; raises OSError if the host is not this machine's. Again changes nothing."""
+        if self._listener is not None:
+            return
+        daemon = self._daemon
+        self.peers.secret = secret
+        listener = TcpListener(
+            daemon.loop, daemon.options.host, secret, daemon.config, self._on_connection, daemon.log.line
+        )
+        host = listener.host
+        if host in _ANY_HOSTS:
+            host = outward_host(daemon.options.head_address or "192.0.2.1:9")  # where the default route leads
+        self._listener = listener
+        self.address = join_address(host, listener.port)
+
+    def _on_connection(self, kind: int, target: bytes, sock: socket.socket, _pid: int) -> None:
+        taker = self.takers.get(kind)
+        if taker is None:
+            self._daemon.log.line(f"connection closed: kind {kind} does not belong on this port")
+            sock.close()
+        else:
+            taker(target, sock)
+
+    # --- what the head says ---
+
+    def heard(self, rows: list[dict[str, Any]]) -> None:
+        """Nodes as the head sends them (codec.node_dict)."""
+        for node, change in self.view.update(rows):
+            if change == JOINED:
+                self.peers.joined(node)
+            elif change == DIED:
+                self._died(node)
+
+    def _died(self, node: Node) -> None:
+        self.peers.died(node)
+        self._daemon.log.line(f"{node} is dead: {node.reason}")
+        for tell in self._daemon.on_node_dead:
+            tell(node.node_id, node.reason)
+
+    def _given_up(self, node: Node, reason: str) -> None:
+        if node.node_id in self.view.live:
+            self.view.bury(node, reason)
+            self._died(node)
+
+    def close(self) -> None:
+        """The daemon ends."""
+        if self._listener is not None:
+            self._listener.close()
+        self.peers.close()
