@@ -29,7 +29,7 @@ class Owner:
         task = TaskRecord(self.ids.next_id(), self.function, options, b"payload", queue)
         for entry in arguments:
             entry.count += 1
-        task.lifted = tuple(enumerate(arguments))
+        task.lifted = arguments
         entry = self.table.add(task.id, PENDING)
         entry.task = task
         if options.num_returns == 1:

@@ -25,6 +25,7 @@ _COUNTER_LIMIT = 2**32 - 1
 _pack_pair = struct.Struct(">II").pack
 _pack_index = struct.Struct(">I").pack
 FIRST_RETURN = _pack_index(0)
+_INDEXES = tuple(map(_pack_index, range(1024)))  # tasks with many returns need them again and again
 
 
 def node_tag(node_id: str) -> bytes:
@@ -68,6 +69,14 @@ class IdSource:
             self._series = prefix, advance = new_process_id(tag_of(prefix)), itertools.count(1).__next__
             counter = advance()
         return prefix + _pack_pair(counter, 0)
+
+
+def return_ids(task_id: bytes, count: int) -> list[bytes]:
+    """The ids of the first ``count`` returns of a task."""
+    prefix = task_id[:12]
+    ids = list(map(prefix.__add__, _INDEXES[:count]))
+    ids += [prefix + _pack_index(index) for index in range(len(ids), count)]
+    return ids
 
 
 def return_id(task_id: bytes, index: int) -> bytes:

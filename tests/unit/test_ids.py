@@ -20,6 +20,12 @@ def test_an_id_names_its_process_and_its_parts():
         ids.split_ids(first + b"x")
 
 
+def test_many_ids_at_once_are_those_made_one_by_one():
+    first = ids.IdSource().next_id()
+    for count in (1, 2, 1024, 1025, 3000):
+        assert ids.return_ids(first, count) == [ids.return_id(first, index) for index in range(count)]
+
+
 def test_the_largest_counter_is_used_and_then_comes_a_new_prefix():
     source = ids.IdSource(b"PPPPPPPP")
     source._series = (b"PPPPPPPP", itertools.count(2**32 - 2).__next__)

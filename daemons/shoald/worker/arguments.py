@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from shoal.owner.objects import Entry, Stamp
 
 _WITHOUT_REFS = frozenset({0x80, 0x01})  # first bytes of a plain pickle, and of a plain array
-# A lifted argument is (where, bytes) if inline, (where, id, stamp) if stored, (where, bytes, stamp, stamps) if refs are inside.
-_INLINE_FIELDS = 2
-_STORED_FIELDS = 3
+_STORED_FIELDS = 2  # of the value of a lifted argument, see shoal.owner.spec
+_all_bytes = frozenset({bytes}).issuperset
 
 
 class Loaded:
@@ -88,26 +87,37 @@ class Arguments:
             args, kwargs = deserialize(payload, riders)
         if not lifted:
             return args, kwargs
+        places, contents = lifted
+        loaded.values = values = self._values(loaded, contents)
+        if places is None:
+            return values, kwargs
         positional = list(args)
-        stored = [part for part in lifted if len(part) == _STORED_FIELDS]
-        if stored:
-            self._pin(stored)
-        values = []
-        for part in lifted:
-            where, content = part[0], part[1]
-            if len(part) == _STORED_FIELDS:
-                value = self._read(loaded, content)
-            elif len(part) == _INLINE_FIELDS:
-                value = deserialize(content)
-            else:
-                value = deserialize(content, self._riders(loaded, content, part[2], part[3]))
-            values.append(value)
+        for where, value in zip(places, values, strict=True):
             if type(where) is int:
                 positional[where] = value
             else:
                 kwargs[where] = value
-        loaded.values = tuple(values)
         return tuple(positional), kwargs
+
+    def _values(self, loaded: Loaded, contents: list[Any]) -> tuple[Any, ...]:
+        """The values of lifted arguments."""
+        if _all_bytes(map(type, contents)):
+            return tuple(map(deserialize, contents))
+        stored = [
+            content for content in contents if type(content) is tuple and len(content) == _STORED_FIELDS
+        ]
+        if stored:
+            self._pin(stored)
+        values = []
+        for content in contents:
+            if type(content) is bytes:
+                value = deserialize(content)
+            elif len(content) == _STORED_FIELDS:
+                value = self._read(loaded, content[0])
+            else:
+                value = deserialize(content[0], self._riders(loaded, *content))
+            values.append(value)
+        return tuple(values)
 
     def _riders(
         self, loaded: Loaded, content: bytes, stamp: Stamp | None, stamps: dict[bytes, Stamp]
@@ -119,14 +129,14 @@ class Arguments:
         return riders
 
     def _pin(self, stored: list[Any]) -> None:
-        """Pin the stored arguments that are not pinned here, all in one round trip."""
+        """Pin the stored arguments (id, stamp) that are not pinned here, all in one round trip."""
         runtime = self._runtime
         store, table = runtime.store, runtime.table
         waiter = Waiter(0)
         waiter.ready = False
         entries: list[Entry] = []
         with runtime.lock:
-            for _, object_id, stamp in stored:
+            for object_id, stamp in stored:
                 if store.pins.lookup(object_id) is None:
                     entry = table.borrow(object_id)
                     entry.count += 1
@@ -149,7 +159,7 @@ class Arguments:
         if found is None:
             problem = store.pin_errors.pop(object_id, None)
             if problem is None:  # recalled between the wait and the read
-                self._pin([(0, object_id, None)])
+                self._pin([(object_id, None)])
                 found = store.view(object_id)
                 problem = store.pin_errors.pop(
                     object_id, ("lost", "it was freed while its task was starting")

@@ -36,7 +36,7 @@ class Results:
             content = dumps_small(value)
             if content is not None and len(content) <= self._limit:
                 return [content]
-            return [self.one(task_id, value, submitter, name, self._limit)]
+            return [self._other(task_id, value, submitter, name, self._limit)]
         if count == 0:
             return []
         try:
@@ -46,20 +46,26 @@ class Results:
         if len(values) != count:
             raise ValueError(f"num_returns={count}, but the task returned {len(values)} value(s)")
         budget = self._budget
-        results = []
+        results: list[Any] = []
         for index, each in enumerate(values):
-            result = self.one(return_id(task_id, index), each, submitter, name, min(self._limit, budget))
+            result = dumps_small(each)
+            limit = min(self._limit, budget)
+            if result is None or len(result) > limit:
+                result = self._other(return_id(task_id, index), each, submitter, name, limit)
             if type(result) is bytes:
                 budget -= len(result)
             results.append(result)
         return results
 
-    def one(self, object_id: bytes, value: Any, submitter: bytes, name: str, limit: int | None = None) -> Any:
-        """One result (see wire.messages), inline up to ``limit`` bytes."""
-        limit = self._limit if limit is None else limit
+    def one(self, object_id: bytes, value: Any, submitter: bytes, name: str) -> Any:
+        """One result (see wire.messages)."""
         content = dumps_small(value)
-        if content is not None and len(content) <= limit:
+        if content is not None and len(content) <= self._limit:
             return content
+        return self._other(object_id, value, submitter, name, self._limit)
+
+    def _other(self, object_id: bytes, value: Any, submitter: bytes, name: str, limit: int) -> Any:
+        """A result that is not plain and small; inline up to ``limit`` bytes."""
         packed = serialize(value)
         if packed.size <= limit:
             if not packed.refs:

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.actors.errors import actor_died, actor_unavailable
 from shoal.owner import reruns
-from shoal.owner.dispatch import OUTBOX_FLUSH
+from shoal.owner.dispatch import OUTBOX_FLUSH_BYTES
 from shoal.owner.leases import Lease
-from shoal.owner.objects import FAILED
 from shoal.owner.tasks import DONE, SENT, WAITING, TaskRecord
 
 if TYPE_CHECKING:
@@ -90,11 +89,7 @@ class ActorCalls:
             self.held = True
             self.entry.count += 1
         if task.lifted:
-            for _, entry in task.lifted:
-                if dispatch.table.wait_for(entry, task):
-                    task.unresolved += 1
-                elif entry.state == FAILED:
-                    task.doomed = True
+            task.unresolved, task.doomed = dispatch.table.wait_for_each(task.lifted, task)
         if task.doomed:
             self._fail_for_argument(task)
         elif task.unresolved and not self.table.ordered:
@@ -141,6 +136,8 @@ class ActorCalls:
             return False
         self.waiting.popleft()
         self._send(lease, task)
+        if lease.outbox_bytes >= OUTBOX_FLUSH_BYTES:
+            self.dispatch.flush_now()
         return True
 
     def _send(self, lease: Lease, task: TaskRecord) -> None:
@@ -149,11 +146,7 @@ class ActorCalls:
         task.lease = lease
         idle = not lease.inflight
         lease.inflight[task.id] = task
-        message = dispatch.encode(task)
-        lease.outbox.append(message)  # not the outbox of before: a finalizer may have flushed meanwhile
-        dispatch.dirty.add(lease)
-        if idle or len(lease.outbox) >= OUTBOX_FLUSH:
-            dispatch.urgent = True
+        dispatch.put_out(lease, task, idle)
 
     def _fail(self, task: TaskRecord, died: bool) -> None:
         dispatch = self.dispatch

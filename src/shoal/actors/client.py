@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from shoal.actors.calls import ActorCalls
 from shoal.actors.handle import ActorHandle
 from shoal.client.connection import Connection
-from shoal.client.packing import EMPTY
+from shoal.client.packing import NOTHING_PACKED, Packed
 from shoal.client.values import callsite
 from shoal.context import current_task
 from shoal.exceptions import PendingCallsLimitExceeded
 from shoal.generator import ObjectRefGenerator
 from shoal.ids import split_ids
 from shoal.owner.leases import Lease
-from shoal.owner.objects import PENDING
+from shoal.owner.objects import PENDING, Entry
 from shoal.owner.tasks import TaskRecord
 from shoal.refs import ObjectRef, released
 from shoal.serialization import serialize
@@ -194,12 +194,10 @@ class Actors:
         limit = handle._table.max_pending_calls
         if limit > 0 and handle._calls is not None and handle._calls.pending >= limit:
             raise PendingCallsLimitExceeded(f"{limit} calls wait for actor {handle._table.name}", limit=limit)
-        lifted: Any = ()
-        nested = None
-        payload = EMPTY
+        packed: Packed = NOTHING_PACKED
         function, options = form.function, form.options
         if args or kwargs:
-            payload, lifted, nested = runtime.packer.pack(args, kwargs, function.name)
+            packed = runtime.packer.pack(args, kwargs, function.name)
         task_id = runtime.ids.next_id()
         count = options.num_returns
         dispatch, table = runtime.dispatch, runtime.table
@@ -210,17 +208,14 @@ class Actors:
             calls = handle._calls if handle._runtime is runtime else None
             if calls is None:
                 calls = self.attach(handle)
-            task = TaskRecord(task_id, function, options, payload, calls)  # type: ignore[arg-type]  # a queue of another kind
+            task = TaskRecord(task_id, function, options, packed[0], calls)  # type: ignore[arg-type]  # a queue of another kind
             task.careful = False
-            if lifted:
-                task.lifted = lifted
-            if nested:
-                task.nested = nested
+            if packed is not NOTHING_PACKED:
+                _, task.lifted, task.places, task.nested = packed
             if context is not None:
                 task.parent = context.task_id
                 task.depth = context.depth + 1
-            entry = table.add(task_id, PENDING)
-            entry.task = task
+            entry = table.entries[task_id] = Entry(task_id, PENDING, 1, task)
             if count == 1:
                 task.returns = (entry,)
             else:

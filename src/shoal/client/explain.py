@@ -87,7 +87,7 @@ class Explain:
             task = links[-1].task
             if task is None or task.state != WAITING:
                 break
-            blocker = next((needed for _, needed in task.lifted if needed.state in (PENDING, BORROWED)), None)
+            blocker = next((needed for needed in task.lifted if needed.state in (PENDING, BORROWED)), None)
             if blocker is None:
                 break
             links.append(blocker)

@@ -44,7 +44,7 @@ def _claimable(entry: Entry, depth: int) -> TaskRecord | None:
     if task is None or task.lease is not None:
         return None
     waits = False
-    for _, needed in task.lifted if depth else ():
+    for needed in task.lifted if depth else ():
         if needed.state == PENDING:
             waits = True
             found = _claimable(needed, depth - 1)

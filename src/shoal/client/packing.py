@@ -18,16 +18,21 @@ from shoal.refs import ObjectRef
 from shoal.serialization import Serialized, dumps_call, serialize
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shoal.client.runtime import Runtime
 
 Where = int | str
-Lifted = tuple[tuple[Where, Entry], ...]
+# (payload, entries of lifted refs, their places, entries of nested refs): see `TaskRecord`.
+Packed = tuple[bytes, tuple[Entry, ...], tuple[Where, ...] | None, list[Entry] | None]
 # Uses of shared copies that are kept a while; beyond, the oldest goes. Each may be 1/32 of the store, all half of it.
 _RECENT_MAX = 16
 _RECENT_SHARE = 32
 _KNOWN_MAX = 4096  # content hashes remembered; beyond, all are forgotten (only sharing is lost)
 
 EMPTY = dumps_call((), {}) or b""
+NOTHING_PACKED: Packed = (EMPTY, (), None, None)
+_all_refs = frozenset({ObjectRef}).issuperset
 
 
 class Packer:
@@ -40,10 +45,10 @@ class Packer:
         self._last_arrays: dict[tuple[int, int, int], bytes] = {}
         self._recent: deque[tuple[float, Entry]] = deque()
 
-    def pack(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], callsite: str
-    ) -> tuple[bytes, Lifted, list[Entry] | None]:
-        """(payload, lifted refs, entries of nested refs); all are counted for the task, nested ones have escaped."""
+    def pack(self, args: tuple[Any, ...], kwargs: dict[str, Any], callsite: str) -> Packed:
+        """The arguments as a task has them; entries are counted for it, and nested refs have escaped."""
+        if not kwargs and _all_refs(map(type, args)):
+            return EMPTY, self._counted(args), None, None
         lifted: list[tuple[Where, ObjectRef[Any]]] = []
         for position, value in enumerate(args):
             if type(value) is ObjectRef:
@@ -67,13 +72,18 @@ class Packer:
             if packed.refs:
                 nested = self._escape(packed.refs)
         if not lifted:
-            return payload, (), nested
+            return payload, (), None, nested
+        places, refs = zip(*lifted, strict=True)
+        return payload, self._counted(refs), places, nested
+
+    def _counted(self, refs: Sequence[ObjectRef[Any]]) -> tuple[Entry, ...]:
+        """The entries of ``refs``, with one use more each."""
+        entry_of = self._runtime.table.entry_of
         with self._runtime.lock:
-            entry_of = self._runtime.table.entry_of
-            counted = tuple([(where, entry_of(ref)) for where, ref in lifted])
-            for _, entry in counted:
+            entries = tuple([ref._entry or entry_of(ref) for ref in refs])
+            for entry in entries:
                 entry.count += 1
-        return payload, counted, nested
+        return entries
 
     def _store_large(
         self,

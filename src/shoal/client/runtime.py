@@ -15,6 +15,7 @@ import select
 import socket
 import sys
 import threading
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.client import Actors
@@ -29,7 +30,7 @@ from shoal.client.futures import Resolver
 from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
-from shoal.client.packing import EMPTY, Packer
+from shoal.client.packing import NOTHING_PACKED, Packed, Packer
 from shoal.client.reactor import Reactor
 from shoal.client.values import Values, callsite
 from shoal.client.waiting import drop_abandoned_waits
@@ -39,7 +40,7 @@ from shoal.exceptions import NodeDiedError
 from shoal.generator import ObjectRefGenerator, abandoned, drop_abandoned
 from shoal.ids import IdSource, node_tag, split_ids
 from shoal.owner.dispatch import Dispatcher
-from shoal.owner.objects import FAILED, PENDING, REFUSED
+from shoal.owner.objects import FAILED, PENDING, REFUSED, Entry
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, TaskRecord, forgotten
 from shoal.refs import ObjectRef, released
@@ -57,8 +58,9 @@ if TYPE_CHECKING:
 # Refs, entries and tasks are many, long-lived, and in no cycles: looking for cycles among them at every 700th new object
 # cost a fifth of the time of submitting.
 GC_THRESHOLD = (50_000, 20, 20)
+entry_id = attrgetter("id")
 _IDLE_TICK_S = 0.2  # refs that die while a process is idle are noticed this soon
-_FRAME_MESSAGES = 32  # task messages in one frame; keeps frames far below their limit
+_FRAME_MESSAGES = 32  # task messages in one frame: its reader begins with the first ones soon
 
 
 class Runtime:
@@ -92,6 +94,7 @@ class Runtime:
         self.table = ObjectTable(self.ids.process_id)
         self.dispatch = Dispatcher(self.table, config, make_error)
         self.dispatch.is_retriable = retriable
+        self.dispatch.flush_now = self.flush
         self.closed = False  # no use can be made of it any more
         self._left = False
         self.lost_reason = ""
@@ -407,7 +410,7 @@ class Runtime:
         outbox = lease.outbox
         if not outbox or lease.broken:
             return
-        lease.outbox = []
+        lease.outbox, lease.outbox_bytes = [], 0
         for start in range(0, len(outbox), _FRAME_MESSAGES):
             lease.connection.send(frame(pickle.dumps(outbox[start : start + _FRAME_MESSAGES], 5)))
 
@@ -481,11 +484,9 @@ class Runtime:
         """Queue a task; its ref, a list of refs, None, or a generator of refs, as `num_returns` says."""
         if self.closed:
             raise self.connection_lost()
-        lifted: Any = ()
-        nested = None
-        payload = EMPTY
+        packed: Packed = NOTHING_PACKED
         if args or kwargs:
-            payload, lifted, nested = self.packer.pack(args, kwargs, function.name)
+            packed = self.packer.pack(args, kwargs, function.name)
         task_id = self.ids.next_id()
         count = options.num_returns
         dispatch, table = self.dispatch, self.table
@@ -498,16 +499,13 @@ class Runtime:
                 queue = dispatch.queue_for(
                     options.shape_key(), options.resource_units(), {"name": function.name}
                 )
-            task = TaskRecord(task_id, function, options, payload, queue)
-            if lifted:
-                task.lifted = lifted
-            if nested:
-                task.nested = nested
+            task = TaskRecord(task_id, function, options, packed[0], queue)
+            if packed is not NOTHING_PACKED:
+                _, task.lifted, task.places, task.nested = packed
             if context is not None:
                 task.parent = context.task_id
                 task.depth = context.depth + 1
-            entry = table.add(task_id, PENDING)
-            entry.task = task
+            entry = table.entries[task_id] = Entry(task_id, PENDING, 1, task)
             if count == 1:
                 task.returns = (entry,)
             else:
@@ -521,7 +519,7 @@ class Runtime:
             return ObjectRef(task_id, entry)
         if task.stream is not None:
             return ObjectRefGenerator(self, task, ObjectRef(task_id, entry))
-        return [ObjectRef(each.id, each) for each in returns] or None
+        return [*map(ObjectRef, map(entry_id, returns), returns)] or None
 
     # --- other services ---
 

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from shoal.owner import reruns, streams
 from shoal.owner.leases import Lease, ShapeQueue
 from shoal.owner.objects import FAILED, Entry
-from shoal.owner.spec import encode_task
+from shoal.owner.spec import encode_task, message_bytes
 from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, TaskRecord, forgotten
 from shoal.wire import messages as m
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from shoal.owner.table import ObjectTable
     from shoal.owner.tasks import FunctionExport
 
+OUTBOX_FLUSH_BYTES = (
+    128 * 1024
+)  # in one outbox; it is sent before more is put in, which keeps frames far below their limit
 OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
 
 
@@ -36,6 +39,7 @@ class Dispatcher:
 
     Attributes:
         dirty: leases whose outbox is not empty; `urgent` when that should not wait for the next flush.
+        flush_now: sends what is in the outboxes. Given by the shell.
         errors: makes the bytes of an error: (kind, task, details) → bytes. Given by the shell, which may pickle.
         exports: the living functions of this process, by content hash.
         finished: the last finished tasks, for people: (id, name, state).
@@ -53,6 +57,7 @@ class Dispatcher:
         self.leases: dict[int, Lease] = {}
         self.dirty: set[Lease] = set()
         self.urgent = False
+        self.flush_now: Callable[[], None] = lambda: None
         self.cancel_here: Callable[[bytes], None] = lambda task_id: None
         self.forget_here: Callable[[bytes], None] = lambda function_id: None
         self.exports: WeakValueDictionary[bytes, FunctionExport] = WeakValueDictionary()
@@ -83,12 +88,7 @@ class Dispatcher:
         if task.parent is not None:
             self.children.setdefault(task.parent, set()).add(task.id)
         if task.lifted:
-            wait_for = self.table.wait_for
-            for _, entry in task.lifted:
-                if wait_for(entry, task):
-                    task.unresolved += 1
-                elif entry.state == FAILED:
-                    task.doomed = True
+            task.unresolved, task.doomed = self.table.wait_for_each(task.lifted, task)
         if not task.unresolved or task.doomed:
             task.queue.arguments_ready(task)
 
@@ -129,6 +129,8 @@ class Dispatcher:
             except BaseException:  # a signal handler of the user has raised in here
                 self._unsend(lease, task)
                 raise
+            if lease.outbox_bytes >= OUTBOX_FLUSH_BYTES:
+                self.flush_now()  # it is read there while the rest is made here
         wanted = queue.wanted() if ready else 0
         told = queue.backlog_told
         if wanted != told and (not wanted or not told or wanted > 2 * told or 2 * wanted < told):
@@ -147,8 +149,13 @@ class Dispatcher:
         idle = not lease.inflight
         lease.inflight[task.id] = task
         lease.idle_since = None
+        self.put_out(lease, task, idle)
+
+    def put_out(self, lease: Lease, task: TaskRecord, idle: bool) -> None:
+        """Queue the message of ``task`` for a worker or actor that is ``idle`` or not."""
         message = self.encode(task)
         lease.outbox.append(message)  # not the outbox of before: a finalizer may have flushed meanwhile
+        lease.outbox_bytes += message_bytes(message)
         self.dirty.add(lease)
         if idle or len(lease.outbox) >= OUTBOX_FLUSH:
             self.urgent = True
@@ -193,7 +200,7 @@ class Dispatcher:
 
     def fail_dependent(self, task: TaskRecord) -> None:
         """Fail a task of which an argument failed."""
-        failed = next(entry for _, entry in task.lifted if entry.state == FAILED)
+        failed = next(entry for entry in task.lifted if entry.state == FAILED)
         container = failed.contained[0] if failed.contained else None
         self._fail_with(task, self.make_error("dependent", task, failed.value), container)
 
@@ -223,15 +230,12 @@ class Dispatcher:
         table = self.table
         if task.stream is not None:
             streams.ended(task.stream, results[0][4])
-        for entry, result in zip(task.returns, results, strict=True):
-            if task.unheard is not None:
-                table.fulfil_again(entry, result)
-            elif type(result) is bytes:
-                table.fulfil_plain(entry, result)
-            else:
-                table.fulfil(entry, result)
         if task.unheard is not None:
+            for entry, result in zip(task.returns, results, strict=True):
+                table.fulfil_again(entry, result)
             reruns.reclaim(table, task)
+        else:
+            table.fulfil_each(task.returns, results)
         self._finish(task, "FINISHED")
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
@@ -326,7 +330,7 @@ class Dispatcher:
                     del self.children[task.parent]
         table = self.table
         if task.lifted:
-            table.drop_uses([entry for _, entry in task.lifted])
+            table.drop_uses(task.lifted)
         if task.nested:
             table.drop_uses(task.nested)
 
@@ -484,7 +488,7 @@ class Dispatcher:
                 self.table.to_node([m.KILL_WORKER, task.lease.lease_id, "cancelled with force", task.id])
 
     def _unqueue(self, task: TaskRecord) -> None:
-        for _, entry in task.lifted:
+        for entry in task.lifted:
             if entry.waiters and task in entry.waiters:
                 entry.waiters.remove(task)
 

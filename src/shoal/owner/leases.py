@@ -26,7 +26,7 @@ class Lease:
     Attributes:
         proc: the worker's process id in the protocol; `pid` in the operating system.
         inflight: tasks sent and not answered, in order of sending.
-        outbox: messages for it that were not written to its socket yet.
+        outbox: messages for it that were not written to its socket yet; about `outbox_bytes` of them.
         functions: ids of functions its connection has seen.
         stalled: its current task runs long; nothing more is sent until it answers.
         recalled: the daemon wants it back.
@@ -34,8 +34,8 @@ class Lease:
     """
 
     __slots__ = (
-        "broken", "connection", "functions", "idle_since", "inflight", "lease_id", "outbox", "pid", "proc", "queue",
-        "recalled", "stalled", "used_up",
+        "broken", "connection", "functions", "idle_since", "inflight", "lease_id", "outbox", "outbox_bytes", "pid",
+        "proc", "queue", "recalled", "stalled", "used_up",
     )  # fmt: skip
 
     def __init__(self, lease_id: int, proc: bytes, pid: int, queue: ShapeQueue, connection: Any) -> None:
@@ -46,6 +46,7 @@ class Lease:
         self.connection = connection
         self.inflight: dict[bytes, TaskRecord] = {}
         self.outbox: list[Any] = []
+        self.outbox_bytes = 0
         self.functions: set[bytes] = set()
         self.stalled = False
         self.recalled = False

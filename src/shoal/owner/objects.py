@@ -58,7 +58,7 @@ class Entry:
         "waiters",
     )  # fmt: skip
 
-    def __init__(self, object_id: bytes, state: int, count: int) -> None:
+    def __init__(self, object_id: bytes, state: int, count: int, task: TaskRecord | None = None) -> None:
         self.id = object_id
         self.state = state
         self.count = count
@@ -67,7 +67,7 @@ class Entry:
         self.holds = 0
         self.flags = 0
         self.waiters: list[EntryWaiter] | None = None
-        self.task: TaskRecord | None = None
+        self.task = task
         self.contained: list[Entry] | None = None
         self.stamp: Stamp | None = None
         self.riders: list[ObjectRef[object]] | None = None

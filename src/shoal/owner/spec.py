@@ -12,21 +12,26 @@ if TYPE_CHECKING:
     from shoal.owner.table import ObjectTable
     from shoal.owner.tasks import TaskRecord
 
+_all_bytes = frozenset({bytes}).issuperset
+
 
 def encode_task(table: ObjectTable, task: TaskRecord) -> tuple[Any, ...]:
     """(TASK, id, function id, payload, lifted arguments, options or None).
 
-    A lifted argument is (where, bytes) if inline, (where, id, stamp) if stored, (where, bytes, stamp, stamps) if refs are inside.
-    Options are None for a plain task with one return: most are.
+    Lifted arguments are () or (places, values), as in `TaskRecord`; a value is bytes if inline, (id, stamp) if stored,
+    (bytes, stamp, stamps) if refs are inside. Options are None for a plain task with one return: most are.
     """
-    lifted: list[tuple[Any, ...]] = [
-        (where, entry.id, table.stamp_of(entry))
-        if entry.state != INLINE
-        else (where, entry.value)
-        if entry.contained is None
-        else (where, entry.value, *table.stamps_inside(entry))
-        for where, entry in task.lifted
-    ]
+    lifted: tuple[Any, ...] = ()
+    if task.lifted:
+        values = [
+            (entry.id, table.stamp_of(entry))
+            if entry.state != INLINE
+            else entry.value
+            if entry.contained is None
+            else (entry.value, *table.stamps_inside(entry))
+            for entry in task.lifted
+        ]
+        lifted = (task.places, values)
     options = task.options
     details: dict[str, Any] | None = None
     if (
@@ -54,3 +59,14 @@ def encode_task(table: ObjectTable, task: TaskRecord) -> tuple[Any, ...]:
             "received": task.stream.taken + len(task.stream.items) if task.stream else 0,
         }
     return (m.TASK, task.id, task.function.function_id, task.payload, lifted, details)
+
+
+def message_bytes(message: tuple[Any, ...]) -> int:
+    """About how long a message of `encode_task` is, so far as its arguments make it long."""
+    payload, lifted = message[3], message[4]
+    if not lifted:
+        return len(payload)
+    values = lifted[1]
+    if not _all_bytes(map(type, values)):
+        values = [value if type(value) is bytes else value[0] for value in values]
+    return len(payload) + sum(map(len, values))

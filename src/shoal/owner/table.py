@@ -10,10 +10,11 @@ counted by its container. Whoever hands a ref over registers the receiver's hold
 
 from __future__ import annotations
 
+from itertools import repeat
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import OBJECT_ID_SIZE
+from shoal.ids import OBJECT_ID_SIZE, return_ids
 from shoal.owner.objects import (
     BORROWED,
     ESCAPED,
@@ -33,6 +34,8 @@ from shoal.wire import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from shoal.owner.tasks import TaskRecord
 
 MESSAGE_IDS_MAX = 65_536  # in one message, 1 MiB: frames stay far below their limit
 # References to a rider that are not its users': the list, the loop variable, the argument of getrefcount.
@@ -110,6 +113,13 @@ class ObjectTable:
         entry = self.entries[object_id] = Entry(object_id, state, count)
         return entry
 
+    def add_returns(self, task: TaskRecord, first: Entry, count: int) -> tuple[Entry, ...]:
+        """The entries of ``count`` results of ``task``, of which ``first`` is in the table already; each has one use."""
+        ids = return_ids(task.id, count)
+        returns = (first, *map(Entry, ids[1:], repeat(PENDING), repeat(1), repeat(task)))
+        self.entries.update(zip(ids, returns, strict=True))
+        return returns
+
     def add_inline(self, object_id: bytes, value: bytes, contained: Iterable[Entry] = ()) -> Entry:
         """A small value that was put; the entry has one use."""
         entry = self.entries[object_id] = Entry(object_id, INLINE, 1)
@@ -166,6 +176,23 @@ class ObjectTable:
         else:
             self.fulfil_stored(entry, result[1], result[2])
 
+    def fulfil_each(self, entries: Iterable[Entry], results: Iterable[Any]) -> None:
+        """The results of one task; those that are plain and wanted take the shortest way (the hot path)."""
+        for entry, result in zip(entries, results, strict=True):
+            if type(result) is not bytes:
+                self.fulfil(entry, result)
+            elif entry.state != PENDING or entry.flags or entry.count <= 0:
+                self.fulfil_plain(entry, result)
+            else:
+                entry.value = result
+                entry.state = INLINE
+                entry.task = None
+                waiters = entry.waiters
+                if waiters is not None:
+                    entry.waiters = None
+                    for waiter in waiters:
+                        waiter.entry_ready(entry)
+
     def fulfil_again(self, entry: Entry, result: Any) -> None:
         """A result that an earlier run may have sealed too: the first copy is the one that counts, with the refs inside of it."""
         stamp = result[2] if type(result) is tuple else ()
@@ -178,14 +205,9 @@ class ObjectTable:
         self._hold_until(stamp, entry)
 
     def fulfil_plain(self, entry: Entry, value: bytes) -> None:
-        """An inline result without refs (the hot path)."""
-        if entry.state != PENDING:
-            return  # a second run of the task; the first result stands
-        entry.value = value
-        if entry.waiters is None and not entry.flags and entry.count > 0:
-            entry.state = INLINE
-            entry.task = None
-        else:
+        """An inline result without refs."""
+        if entry.state == PENDING:  # otherwise it is of a second run of the task, and the first result stands
+            entry.value = value
             self._settled(entry, INLINE)
 
     def fulfil_inline(self, entry: Entry, value: bytes, stamp: Stamp | tuple[()]) -> None:
@@ -291,6 +313,24 @@ class ObjectTable:
             entry.waiters.append(waiter)
         return True
 
+    def wait_for_each(self, entries: Iterable[Entry], waiter: EntryWaiter) -> tuple[int, bool]:
+        """Register ``waiter`` with all entries that are not there: how many, and whether any other has failed."""
+        missing = 0
+        failed = False
+        for entry in entries:
+            state = entry.state
+            if state == PENDING:
+                missing += 1
+                if entry.waiters is None:
+                    entry.waiters = [waiter]
+                else:
+                    entry.waiters.append(waiter)
+            elif state == BORROWED:
+                missing += self.wait_for(entry, waiter)
+            elif state == FAILED:
+                failed = True
+        return missing, failed
+
     # --- refs leave this process ---
 
     def escape(self, entry: Entry) -> None:
@@ -348,6 +388,10 @@ class ObjectTable:
 
     def drop(self, entry: Entry) -> None:
         """The last use is gone: forget the entry, and give back what it held (containers of containers in a loop)."""
+        if entry.state == INLINE and not entry.holds and entry.contained is None:
+            if entry.count <= 0 and self.entries.get(entry.id) is entry:
+                del self.entries[entry.id]
+            return
         going = [entry]
         while going:
             contained = self._forget(going.pop())

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import return_id
-from shoal.owner.objects import FAILED, PENDING
+from shoal.owner.objects import FAILED
 from shoal.refs import released
 
 if TYPE_CHECKING:
@@ -58,7 +57,8 @@ class TaskRecord:
 
     Attributes:
         payload: serialized (args, kwargs) with top-level refs lifted out.
-        lifted: (position or keyword, entry) of each top-level ref argument.
+        lifted: the entries of top-level ref arguments.
+        places: where these belong, position or keyword; None: they are all the arguments there are, in order.
         nested: entries of refs inside the payload.
         returns: the entries of its results (a streaming generator: its completion first, then items as they come).
         unresolved: top-level arguments that are not ready yet.
@@ -72,7 +72,8 @@ class TaskRecord:
 
     __slots__ = (
         "attempt", "cancelled", "careful", "depth", "doomed", "function", "id", "lease", "lifted", "nested",
-        "options", "parent", "payload", "queue", "retries", "returns", "state", "stream", "unheard", "unresolved",
+        "options", "parent", "payload", "places", "queue", "retries", "returns", "state", "stream", "unheard",
+        "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -88,7 +89,8 @@ class TaskRecord:
         self.options = options
         self.payload = payload
         self.queue = queue
-        self.lifted: tuple[tuple[int | str, Entry], ...] = ()
+        self.lifted: tuple[Entry, ...] = ()
+        self.places: tuple[int | str, ...] | None = None
         self.nested: list[Entry] | None = None
         self.returns: tuple[Entry, ...] = ()
         self.state = WAITING
@@ -117,17 +119,16 @@ class TaskRecord:
         elif count == 0:
             table.entries.pop(first.id)
         else:
-            others = [table.add(return_id(self.id, index), PENDING) for index in range(1, count)]
-            for entry in others:
-                entry.task = self
-            self.returns = (first, *others)
+            self.returns = table.add_returns(self, first, count)
 
     def entry_ready(self, entry: Entry) -> None:
         """A top-level argument became ready (EntryWaiter)."""
         self.unresolved -= 1
         if entry.state == FAILED:
             self.doomed = True
-        if self.state == WAITING and (self.doomed or not self.unresolved):
+        elif self.unresolved:
+            return
+        if self.state == WAITING:
             self.queue.arguments_ready(self)
 
     def __repr__(self) -> str:

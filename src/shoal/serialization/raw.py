@@ -20,6 +20,8 @@ HEADER_SIZE = 16
 _CODE_SIZE = 7
 _count = struct.Struct("<Q")
 _pack_count = _count.pack
+_unpack_count = _count.unpack_from
+_frombuffer = np.frombuffer
 _HEADS = {dtype: RAW_TAG + code.encode().ljust(_CODE_SIZE, b"\0") for dtype, code in CODES.items()}
 _DTYPES = {head: dtype for dtype, head in _HEADS.items()}
 
@@ -38,10 +40,13 @@ def loads_raw(data: Any) -> Array:
     Raises:
         BrokenFormatError: it is torn, or of a dtype that is not sent this way.
     """
-    dtype = _DTYPES.get(bytes(data[:8]))
+    dtype = _DTYPES.get(data[:8] if type(data) is bytes else bytes(data[:8]))
     if dtype is None or len(data) <= HEADER_SIZE:
         raise BrokenFormatError("the head of a plain array is torn")
-    count = _count.unpack_from(data, 8)[0]
-    if not 0 < count <= (len(data) - HEADER_SIZE) // dtype.itemsize:
-        raise BrokenFormatError(f"torn: {len(data)} bytes do not hold {count} items of {dtype}")
-    return np.frombuffer(data, dtype, count, HEADER_SIZE)
+    (count,) = _unpack_count(data, 8)
+    try:
+        if count:
+            return _frombuffer(data, dtype, count, HEADER_SIZE)
+    except (ValueError, OverflowError):
+        pass  # said below
+    raise BrokenFormatError(f"torn: {len(data)} bytes do not hold {count} items of {dtype}")

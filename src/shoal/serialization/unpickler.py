@@ -25,6 +25,7 @@ from .sources import Array
 Data: TypeAlias = "bytes | bytearray | memoryview | Array"
 
 _loads = pickle.loads
+_RAW = layout.RAW_TAG[0]
 
 
 def deserialize(data: Data, riders: Sequence[Any] = ()) -> Any:
@@ -40,10 +41,11 @@ def deserialize(data: Data, riders: Sequence[Any] = ()) -> Any:
         Exception: whatever the value's own code raises while it is rebuilt.
     """
     try:
-        if type(data) is bytes and data[:2] == layout.PICKLE_MAGIC:
-            return _loads(data)
-        if type(data) is bytes and data[:1] == layout.RAW_TAG:
-            return loads_raw(data)
+        if type(data) is bytes and data:
+            if data[0] == _RAW:
+                return loads_raw(data)
+            if data[:2] == layout.PICKLE_MAGIC:
+                return _loads(data)
         view = _view(data)
         if not view.readonly:
             view = view.toreadonly()

@@ -50,7 +50,7 @@ class Caller:
         task = TaskRecord(self.ids.next_id(), self.function, options, b"payload", self.calls)
         for entry in arguments:
             entry.count += 1
-        task.lifted = tuple(enumerate(arguments))
+        task.lifted = arguments
         entry = self.table.add(task.id, PENDING)
         entry.task = task
         task.returns = (entry,)

@@ -38,7 +38,7 @@ class Cluster:
         task = TaskRecord(self.ids.next_id(), self.function, options, b"payload", queue)
         for entry in arguments:
             entry.count += 1
-        task.lifted = tuple(enumerate(arguments))
+        task.lifted = arguments
         entry = self.table.add(task.id, PENDING)
         entry.task = task
         task.returns = (entry,)
@@ -80,7 +80,7 @@ def test_a_dependent_task_waits_for_its_argument():
     assert list(lease.inflight) == [first.id]
     cluster.finish(lease, first.id)
     assert list(lease.inflight) == [second.id]
-    assert lease.outbox[-1][4] == [(0, b"v")]
+    assert lease.outbox[-1][4] == (None, [b"v"])
     cluster.validate()
 
 
@@ -94,6 +94,29 @@ def test_unknown_functions_go_one_at_a_time_short_ones_many_ahead():
     cluster.function.mean_us = 50_000.0
     more = [cluster.submit() for _ in range(3)]
     assert not any(entry.id in lease.inflight for entry in more)
+    cluster.validate()
+
+
+def test_much_at_once_is_sent_before_more_is_encoded():
+    cluster = Cluster()
+    cluster.function.mean_us = 1.0
+    large = cluster.table.add_inline(cluster.ids.next_id(), b"v" * 50_000)
+    first = cluster.submit()
+    for _ in range(10):
+        cluster.submit((first, large))
+    lease = cluster.grant()
+    sent = []
+
+    def flush():
+        sent.append(len(lease.outbox))
+        lease.outbox, lease.outbox_bytes = [], 0
+
+    flush()
+    cluster.dispatch.flush_now = flush
+    cluster.finish(lease, first.id)
+    assert sent == [2, 3, 3, 3]  # the function and its first task; 150 KB at a time
+    assert len(lease.inflight) == 10
+    assert len(lease.outbox) == 1
     cluster.validate()
 
 
