@@ -18,6 +18,7 @@ from typing import Any
 
 from shoal.ids import OBJECT_ID_SIZE, split_ids
 from shoald.head import events as ev
+from shoald.head.actors import Actor
 from shoald.head.pb import head_pb2 as pb
 from shoald.head.reports import Part
 
@@ -67,6 +68,12 @@ def report_message(number: int, part: Part) -> pb.NodeMessage:
     gauges = None if part.gauges is None else gauges_message(part.gauges)
     report = pb.Report(number=number, gauges=gauges, objects=objects, snapshot=part.snapshot, more=part.more)
     return pb.NodeMessage(report=report)
+
+
+def actors_message(actors: Iterable[Mapping[str, Any]], snapshot: bool) -> pb.NodeMessage:
+    """What a node says of actors that it hosts; each a dict with the fields of `shoald.head.actors.Actor`."""
+    report = pb.ActorReport(actors=[pb.Actor(**actor) for actor in actors], snapshot=snapshot)
+    return pb.NodeMessage(actors=report)
 
 
 # --- head's side: messages to events ---------------------------------------------------------------
@@ -150,6 +157,17 @@ def _batch(message: pb.ObjectBatch) -> ev.ObjectBatch:
     )
 
 
+def actors_event(stream: int, message: pb.ActorReport) -> ev.ActorsReported:
+    return ev.ActorsReported(stream, tuple(map(actor_of, message.actors)), message.snapshot)
+
+
+def actor_of(message: pb.Actor) -> Actor:
+    if len(message.actor_id) != OBJECT_ID_SIZE:
+        raise ValueError(f"an actor's id has {OBJECT_ID_SIZE} bytes, not {len(message.actor_id)}")
+    fields = {name: getattr(message, name) for name in Actor.__slots__}
+    return Actor(**{**fields, "placement": dict(message.placement)})
+
+
 # --- head's side: effects to messages --------------------------------------------------------------
 
 
@@ -171,6 +189,10 @@ def head_message(message: ev.Message, cluster_id: str, epoch: str) -> pb.HeadMes
             return pb.HeadMessage(lost=pb.ObjectIds(ids=b"".join(ids)))
         case ev.DrainNode(reason):
             return pb.HeadMessage(drain=pb.Drain(reason=reason))
+        case ev.ActorChanged(actor):
+            return pb.HeadMessage(actor=actor_message(actor))
+        case ev.ActorGiven(actor):
+            return pb.HeadMessage(host_actor=actor_message(actor))
 
 
 def node_message(view: ev.NodeView) -> pb.Node:
@@ -202,6 +224,10 @@ def node_message(view: ev.NodeView) -> pb.Node:
             ],
         ),
     )
+
+
+def actor_message(actor: Actor) -> pb.Actor:
+    return pb.Actor(**{name: getattr(actor, name) for name in Actor.__slots__})
 
 
 def job_message(job: ev.Job) -> pb.Job:

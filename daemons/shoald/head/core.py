@@ -18,6 +18,7 @@ from typing import Any
 
 from shoal.config import Config
 from shoald.head import events as ev
+from shoald.head.actors import Actor, ActorTable, HostActor, TellNode
 from shoald.head.directory import Directory
 from shoald.head.jobs import JobTable
 from shoald.head.nodes import NodeRecord, NodeTable
@@ -29,6 +30,7 @@ class Durable:
 
     nodes: tuple[ev.NodeView, ...] = ()
     jobs: tuple[ev.Job, ...] = field(default=())
+    actors: tuple[Actor, ...] = field(default=())
 
 
 class HeadCore:
@@ -52,6 +54,7 @@ class HeadCore:
         self.nodes = NodeTable(config.node_suspect_ms / 1000, config.node_dead_ms / 1000)
         self.directory = Directory()
         self.jobs = JobTable(config.jobs_max, durable.jobs)
+        self.actors = ActorTable(self._host_for, config.dead_actors_max, durable.actors)
         self._awaited: set[str] = set()
         self._recovery_ends = now + config.node_dead_ms / 1000
         for view in durable.nodes:
@@ -66,6 +69,8 @@ class HeadCore:
             ev.DrainAsked: self._on_drain,
             ev.JobStarts: self._on_job_starts,
             ev.JobEnds: self._on_job_ends,
+            ev.ActorsReported: self._on_actors_reported,
+            ev.ActorClaimed: self._on_actor_claimed,
             ev.TimePasses: self._on_time_passes,
         }
 
@@ -74,6 +79,8 @@ class HeadCore:
         effects: list[ev.Effect] = []
         self._effects = effects
         self._handlers[type(event)](event, now)
+        if self.actors.effects:
+            self._carry_actors()
         return effects
 
     def next_deadline(self) -> float | None:
@@ -125,6 +132,7 @@ class HeadCore:
         view = record.view(now)
         self._effects += [ev.SaveNode(view), ev.Send(event.stream, ev.Registered(self.views(now)))]
         self._announce(record, now)
+        self.actors.nodes_changed()
 
     def _refusal(self, event: ev.NodeRegisters) -> ev.Refused | None:
         if not event.node_id or not event.incarnation:
@@ -223,6 +231,7 @@ class HeadCore:
             self._effects.append(ev.ForgetNode(oldest.node_id, oldest.incarnation))
         for job in self.jobs.running_on(record.node_id):
             self._end_job(job.job_id, ev.JOB_FAILED, f"its node died: {reason}", now + self._unix_offset_s)
+        self.actors.node_died(record.node_id, reason)
         self._announce(record, now)
         self._draw(*self.directory.forget_node(record.node_id))
 
@@ -285,11 +294,56 @@ class HeadCore:
         job = self.jobs.end(job_id, state, message, ended_s)
         if job is not None:
             self._effects.append(ev.SaveJob(job))
+            self.actors.job_ended(job_id)
+
+    # --- actors ----------------------------------------------------------------------------------
+
+    def _on_actors_reported(self, event: ev.ActorsReported, now: float) -> None:
+        record = self.nodes.of_stream(event.stream)
+        if record is None:
+            return
+        self._seen(record, now)
+        if event.snapshot:
+            self.actors.snapshot(record.node_id, event.actors)
+        else:
+            self.actors.reported(record.node_id, event.actors)
+
+    def _on_actor_claimed(self, event: ev.ActorClaimed, _now: float) -> None:
+        self.actors.claim(event.actor)
+
+    def _host_for(self, actor: Actor) -> str:
+        """The node for an actor that lost its own: one that has what it needs, and of these the one with most free CPUs."""
+        fit = [
+            record
+            for record in self.nodes.live
+            if record.state == ev.ALIVE
+            and not record.draining
+            and all(amount <= record.info.resources.get(name, 0) for name, amount in actor.placement.items())
+        ]
+        best = max(
+            fit, key=lambda record: (record.gauges.available.get("CPU", 0), record.node_id), default=None
+        )
+        return best.node_id if best is not None else ""
+
+    def _carry_actors(self) -> None:
+        for effect in self.actors.take():
+            if isinstance(effect, TellNode | HostActor):
+                told = isinstance(effect, TellNode)
+                record = self.nodes.get(
+                    effect.node_id if isinstance(effect, TellNode) else effect.actor.node_id
+                )
+                if record is not None and record.stream is not None:
+                    # Without a stream: a host's next snapshot brings it up again, and who asked asks again.
+                    message = ev.ActorChanged(effect.actor) if told else ev.ActorGiven(effect.actor)
+                    self._effects.append(ev.Send(record.stream, message))
+            else:
+                self._effects.append(effect)
 
     def validate(self) -> None:
         """Check the invariants of every part and between them; raises AssertionError."""
         self.nodes.validate()
         self.jobs.validate()
+        self.actors.validate({record.node_id for record in self.nodes.live})
         live = {record.node_id for record in self.nodes.live}
         self.directory.validate(live)
         assert self._awaited <= live, f"awaits nodes that are not live: {self._awaited - live}"

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from shoald.head.actors import Actor, ForgetActor, SaveActor
+
 ALIVE = "ALIVE"
 SUSPECTED = "SUSPECTED"
 DEAD = "DEAD"
@@ -163,12 +165,37 @@ class JobEnds:
 
 
 @dataclass(frozen=True, slots=True)
+class ActorsReported:
+    """What has become of actors that a node hosts; `snapshot`: these are all of them."""
+
+    stream: int
+    actors: tuple[Actor, ...]
+    snapshot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActorClaimed:
+    """An actor with a name is about to be made; afterwards the table knows whose the name is."""
+
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
 class TimePasses:
     """The deadline that the core asked for has come."""
 
 
 Event: TypeAlias = (
-    NodeRegisters | NodeReports | NodeLeaves | StreamBreaks | DrainAsked | JobStarts | JobEnds | TimePasses
+    NodeRegisters
+    | NodeReports
+    | NodeLeaves
+    | StreamBreaks
+    | DrainAsked
+    | JobStarts
+    | JobEnds
+    | ActorsReported
+    | ActorClaimed
+    | TimePasses
 )
 
 # --- effects -------------------------------------------------------------------------------------
@@ -210,7 +237,31 @@ class DrainNode:
     reason: str
 
 
-Message: TypeAlias = Registered | Refused | NodesChanged | Acked | FreeObjects | LostObjects | DrainNode
+@dataclass(frozen=True, slots=True)
+class ActorChanged:
+    """For a node that asked for this actor."""
+
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class ActorGiven:
+    """The node is this actor's host from now on."""
+
+    actor: Actor
+
+
+Message: TypeAlias = (
+    Registered
+    | Refused
+    | NodesChanged
+    | Acked
+    | FreeObjects
+    | LostObjects
+    | DrainNode
+    | ActorChanged
+    | ActorGiven
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,4 +307,6 @@ class Note:
     text: str
 
 
-Effect: TypeAlias = Send | CloseStream | SaveNode | ForgetNode | SaveJob | ForgetJob | Note
+Effect: TypeAlias = (
+    Send | CloseStream | SaveNode | ForgetNode | SaveJob | ForgetJob | SaveActor | ForgetActor | Note
+)

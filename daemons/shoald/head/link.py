@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -33,7 +33,7 @@ from shoald.head.channel import (
     quiet_poller,
 )
 from shoald.head.pb import head_pb2 as pb
-from shoald.head.reports import ReportBuffer
+from shoald.head.reports import ActorBuffer, ReportBuffer
 
 import grpc.aio  # isort: skip  (after channel.py, which silences it)
 
@@ -60,6 +60,7 @@ class HeadLink:
             "registered" {"cluster_id", "epoch", "nodes"}: answer with a report that is a snapshot (for a node
             see codec.node_dict);
             "nodes" {"nodes"}: these changed; "free" | "lost" {"ids"}; "drain" {"reason"};
+            "actor" {"actor"}: it has changed, and this node had asked for it; "host_actor" {"actor"}: host it;
             "disconnected" {"reason"}: attempts go on (told again with another reason);
             "refused" {"reason"}: final, told once.
     """
@@ -79,6 +80,7 @@ class HeadLink:
         self._on_message = on_message
         self._lock = threading.Lock()  # guards the buffer and the calls under way
         self._buffer = ReportBuffer()
+        self._actors = ActorBuffer()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attempt: asyncio.Future[None] | None = None
         self._thread: threading.Thread | None = None
@@ -126,6 +128,12 @@ class HeadLink:
         """
         with self._lock:
             self._buffer.add(report)
+        self._wake_up()
+
+    def report_actors(self, actors: Iterable[Mapping[str, Any]], snapshot: bool = False) -> None:
+        """Tell the head what has become of actors that this node hosts (see ActorBuffer.add, codec.actors_message)."""
+        with self._lock:
+            self._actors.add(actors, snapshot)
         self._wake_up()
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Future[dict[str, Any]]:
@@ -237,6 +245,7 @@ class HeadLink:
             stream = await self._open(channel)
             with self._lock:
                 self._buffer.start_over()
+                self._actors.start_over()
             await stream.write(self._register)
             listener = asyncio.ensure_future(self._listen(stream))
             try:
@@ -298,6 +307,8 @@ class HeadLink:
             self._tell({"kind": kind, "ids": split_ids(getattr(message, kind).ids)})
         elif kind == "drain":
             self._tell({"kind": kind, "reason": message.drain.reason})
+        elif kind in {"actor", "host_actor"}:
+            self._tell({"kind": kind, "actor": codec.plain_dict(getattr(message, kind))})
 
     async def _speak(self, stream: Any, listener: asyncio.Future[None]) -> None:
         """Send reports as they come, and a heartbeat when none came; ends with the listener or at stop."""
@@ -308,10 +319,13 @@ class HeadLink:
                 listener.result()
             with self._lock:
                 parts = self._buffer.take(config.head_batch_ids_max)
+                actors = self._actors.take()
             self._wake.clear()
             for part in parts:
                 number += 1
                 await stream.write(codec.report_message(number, part))
+            if actors is not None:
+                await stream.write(codec.actors_message(*actors))
             await _wait_any(self._wake, listener, config.report_ms_min / 1000, config.heartbeat_ms / 1000)
         await stream.write(pb.NodeMessage(goodbye=pb.Goodbye(reason=self._goodbye)))
         await stream.done_writing()

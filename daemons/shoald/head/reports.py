@@ -9,7 +9,7 @@ Invariant: an object is in each table at most once, with what the head believes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,41 @@ class Part:
     objects: ObjectBatch
     snapshot: bool
     more: bool
+
+
+class ActorBuffer:
+    """Merges what a node has to tell of the actors that it hosts: the last word on each counts.
+
+    As for objects, changes are dropped until the snapshot that the head wants after a registration.
+    """
+
+    def __init__(self) -> None:
+        self._wants_snapshot = True
+        self._snapshot = False
+        self._actors: dict[bytes, Mapping[str, Any]] = {}
+
+    def add(self, actors: Iterable[Mapping[str, Any]], snapshot: bool) -> None:
+        """Take changes in, or with ``snapshot`` all actors of this node; each a dict with an "actor_id"."""
+        if snapshot:
+            self._actors.clear()
+            self._snapshot, self._wants_snapshot = True, False
+        if not self._wants_snapshot:
+            for actor in actors:
+                self._actors[actor["actor_id"]] = actor
+
+    def start_over(self) -> None:
+        """A new registration."""
+        self._wants_snapshot, self._snapshot = True, False
+        self._actors.clear()
+
+    def take(self) -> tuple[list[Mapping[str, Any]], bool] | None:
+        """(actors, whether they are a snapshot), forgotten here; None if there is nothing to tell."""
+        if not self._actors and not self._snapshot:
+            return None
+        taken = list(self._actors.values()), self._snapshot
+        self._actors = {}
+        self._snapshot = False
+        return taken
 
 
 class ReportBuffer:

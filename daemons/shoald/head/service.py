@@ -73,6 +73,9 @@ class HeadService:
             "StartJob": self._start_job,
             "EndJob": self._end_job,
             "ListJobs": self._list_jobs,
+            "ClaimActor": self._claim_actor,
+            "FindActor": self._find_actor,
+            "ListActors": self._list_actors,
             "PutKey": self._put_key,
             "GetKey": self._get_key,
             "DeleteKey": self._delete_key,
@@ -224,6 +227,28 @@ class HeadService:
     def _list_jobs(self, _request: pb.ListJobsRequest) -> pb.ListJobsReply:
         return pb.ListJobsReply(jobs=map(codec.job_message, self._core.jobs.all()))
 
+    def _claim_actor(self, request: pb.ClaimActorRequest) -> pb.ClaimActorReply:
+        actor = codec.actor_of(request.actor)
+        if not actor.name:
+            raise ValueError("only a name can be claimed")
+        self.handle(ev.ActorClaimed(actor))
+        owner = self._core.actors.named(actor.namespace, actor.name)
+        return pb.ClaimActorReply(actor=codec.actor_message(owner or actor))
+
+    def _find_actor(self, request: pb.FindActorRequest) -> pb.FindActorReply:
+        actors = self._core.actors
+        actor_id = request.actor_id
+        if not actor_id:
+            owner = actors.named(request.namespace, request.name)
+            actor_id = owner.actor_id if owner is not None else b""
+        actor = actors.find(actor_id, request.node_id if self._core.nodes.get(request.node_id) else "")
+        if actor is None:
+            return pb.FindActorReply(known=False)
+        return pb.FindActorReply(known=True, actor=codec.actor_message(actor))
+
+    def _list_actors(self, _request: pb.ListActorsRequest) -> pb.ListActorsReply:
+        return pb.ListActorsReply(actors=map(codec.actor_message, self._core.actors.all()))
+
     def _put_key(self, request: pb.PutKeyRequest) -> pb.PutKeyReply:
         stored = self._storage.put_key(request.key, request.value, only_new=request.only_new)
         return pb.PutKeyReply(stored=stored)
@@ -254,5 +279,7 @@ def _event(stream: int, message: pb.NodeMessage) -> ev.Event:
             return codec.registers_event(stream, message.register)
         case "report":
             return codec.reports_event(stream, message.report)
+        case "actors":
+            return codec.actors_event(stream, message.actors)
         case _:
             return ev.NodeLeaves(stream, message.goodbye.reason)

@@ -1,4 +1,4 @@
-"""What the head must not forget, in SQLite (WAL): cluster id, nodes and fences, jobs, durable keys.
+"""What the head must not forget, in SQLite (WAL): cluster id, nodes and fences, jobs, named and detached actors, durable keys.
 
 One connection, used from the head's thread only. `synchronous=NORMAL` under WAL survives a crash of the
 process at any point, and of the machine up to the last transactions, without an fsync per write (1 ms and
@@ -15,11 +15,14 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
 
+import msgpack
+
 from shoal.config import Config
 from shoald.head import events as ev
+from shoald.head.actors import Actor, ForgetActor, SaveActor
 from shoald.head.core import Durable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _NONE = ev.Gauges()
 FILE_NAME = "head.sqlite"
 _SCHEMA = """
@@ -29,6 +32,7 @@ CREATE TABLE nodes (
     reason TEXT NOT NULL, draining INTEGER NOT NULL, info TEXT NOT NULL, UNIQUE (node_id, incarnation)
 );
 CREATE TABLE jobs (job_id TEXT PRIMARY KEY, serial INTEGER, job TEXT NOT NULL);
+CREATE TABLE actors (actor_id BLOB PRIMARY KEY, actor BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 _SAVE_NODE = """
@@ -99,7 +103,12 @@ class HeadStorage:
             for node_id, incarnation, state, reason, draining, info in rows
         )
         jobs = self._db.execute("SELECT job FROM jobs ORDER BY serial")
-        return Durable(nodes, tuple(ev.Job(**json.loads(text)) for (text,) in jobs))
+        actors = self._db.execute("SELECT actor FROM actors")
+        return Durable(
+            nodes,
+            tuple(ev.Job(**json.loads(text)) for (text,) in jobs),
+            tuple(Actor(**msgpack.unpackb(packed)) for (packed,) in actors),
+        )
 
     def save(self, effects: list[ev.Effect]) -> None:
         """Make the durable ones among ``effects`` durable, in one transaction; others are passed over.
@@ -157,6 +166,11 @@ def _statement(effect: ev.Effect) -> tuple[str, tuple[object, ...]] | None:
         return _SAVE_JOB, (job.job_id, json.dumps(asdict(job)))
     if isinstance(effect, ev.ForgetJob):
         return "DELETE FROM jobs WHERE job_id = ?", (effect.job_id,)
+    if isinstance(effect, SaveActor):
+        packed = msgpack.packb({**asdict(effect.actor), "placement": dict(effect.actor.placement)})
+        return "INSERT OR REPLACE INTO actors VALUES (?, ?)", (effect.actor.actor_id, packed)
+    if isinstance(effect, ForgetActor):
+        return "DELETE FROM actors WHERE actor_id = ?", (effect.actor_id,)
     return None
 
 

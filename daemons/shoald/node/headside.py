@@ -97,6 +97,11 @@ class HeadSide:
         if self._link is not None:
             self._link.report(report)
 
+    def report_actors(self, actors: list[dict[str, Any]], snapshot: bool = False) -> None:
+        """Tell the head of actors that this node hosts, once there is a link."""
+        if self._link is not None:
+            self._link.report_actors(actors, snapshot)
+
     def call(self, method: str, params: dict[str, Any], then: Callable[[bool, Any], None]) -> None:
         """Ask the head; ``then`` is called in the loop with (True, answer) or (False, text)."""
         if self._link is None:

@@ -197,3 +197,61 @@ def test_stopping_twice_and_before_the_start_is_harmless(tmp_path):
     link.stop()
     with pytest.raises(HeadUnreachableError):
         link.call("Health").result(PATIENCE_S)
+
+
+def test_names_are_claimed_and_changes_of_actors_are_heard(head, join):
+    host, asker = join(head.address, "aa"), join(head.address, "bb")
+    for link in (host, asker):
+        link.hear("registered")
+        link.report_actors([], snapshot=True)
+    actor = {
+        "actor_id": ID,
+        "namespace": "s",
+        "name": "n",
+        "node_id": "aa",
+        "info": b"blob",
+        "placement": {"CPU": 1},
+    }
+    claimed = host.call("ClaimActor", {"actor": actor}).result(PATIENCE_S)["actor"]
+    assert claimed["actor_id"] == ID
+    second = {**actor, "actor_id": b"p" * 16}
+    assert asker.call("ClaimActor", {"actor": second}).result(PATIENCE_S)["actor"]["actor_id"] == ID
+    found = asker.call("FindActor", {"namespace": "s", "name": "n", "node_id": "bb"}).result(PATIENCE_S)
+    assert found["known"]
+    assert (found["actor"]["info"], found["actor"]["placement"]) == (b"blob", {"CPU": 1})
+    assert not asker.call("FindActor", {"actor_id": b"q" * 16}).result(PATIENCE_S)["known"]
+    host.report_actors([{**actor, "state": "ALIVE"}])
+    assert asker.hear("actor")["actor"]["state"] == "ALIVE"
+    assert len(asker.call("ListActors").result(PATIENCE_S)["actors"]) == 1
+
+
+def test_an_actor_goes_to_another_node_and_names_survive_the_head(head, join, tmp_path):
+    host, other = join(head.address, "aa"), join(head.address, "bb")
+    for link in (host, other):
+        link.hear("registered")
+        link.report_actors([], snapshot=True)
+    actor = {
+        "actor_id": ID,
+        "namespace": "s",
+        "name": "n",
+        "node_id": "aa",
+        "restarts_left": -1,
+        "detached": True,
+    }
+    host.call("ClaimActor", {"actor": actor}).result(PATIENCE_S)
+    host.report_actors([{**actor, "state": "ALIVE"}])
+    host.stop("it is switched off")
+    given = other.hear("host_actor")["actor"]
+    assert (given["actor_id"], given["node_id"], given["restarts"]) == (ID, "bb", 1)
+    other.stop()
+    head.stop()
+    again = HeadServer("127.0.0.1", 0, SECRET, str(tmp_path / "data"), CONFIG)
+    address = f"127.0.0.1:{again.start()}"
+    try:
+        third = join(address, "cc")
+        third.hear("registered")
+        found = third.call("FindActor", {"namespace": "s", "name": "n"}).result(PATIENCE_S)
+        assert found["known"]
+    finally:
+        third.stop()
+        again.stop()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoald.head.directory import Directory
-from shoald.head.reports import ReportBuffer
+from shoald.head.reports import ActorBuffer, ReportBuffer
 
 
 def oid(number):
@@ -144,3 +144,21 @@ def test_the_directory_ends_up_with_what_is_there(steps, ids_max):
         assert (entry is not None and bool(entry.copies)) == (oid(number) in copies)
         assert (entry is not None and bool(entry.holders)) == (oid(number) in holds)
     directory.validate({"n"})
+
+
+def test_of_actors_the_last_word_counts_and_a_snapshot_comes_first():
+    buffer = ActorBuffer()
+    buffer.add([{"actor_id": b"a", "state": "ALIVE"}], snapshot=False)
+    assert buffer.take() is None, "the snapshot will have it"
+    buffer.add([], snapshot=True)
+    assert buffer.take() == ([], True)
+    assert buffer.take() is None
+    buffer.add([{"actor_id": b"a", "state": "ALIVE"}, {"actor_id": b"b", "state": "ALIVE"}], snapshot=False)
+    buffer.add([{"actor_id": b"a", "state": "DEAD"}], snapshot=False)
+    assert buffer.take() == (
+        [{"actor_id": b"a", "state": "DEAD"}, {"actor_id": b"b", "state": "ALIVE"}],
+        False,
+    )
+    buffer.start_over()
+    buffer.add([{"actor_id": b"a"}], snapshot=False)
+    assert buffer.take() is None

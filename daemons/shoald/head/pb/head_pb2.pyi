@@ -9,14 +9,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeMessage(_message.Message):
-    __slots__ = ("register", "report", "goodbye")
+    __slots__ = ("register", "report", "goodbye", "actors")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    ACTORS_FIELD_NUMBER: _ClassVar[int]
     register: Register
     report: Report
     goodbye: Goodbye
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    actors: ActorReport
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., actors: _Optional[_Union[ActorReport, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
     __slots__ = ("node_id", "incarnation", "info", "versions")
@@ -144,8 +146,61 @@ class Goodbye(_message.Message):
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
+class ActorReport(_message.Message):
+    __slots__ = ("actors", "snapshot")
+    ACTORS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    actors: _containers.RepeatedCompositeFieldContainer[Actor]
+    snapshot: bool
+    def __init__(self, actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ..., snapshot: _Optional[bool] = ...) -> None: ...
+
+class Actor(_message.Message):
+    __slots__ = ("actor_id", "namespace", "name", "class_name", "node_id", "state", "incarnation", "restarts_left", "restarts", "detached", "job_id", "driver_node", "placement", "strategy", "info", "reason", "details")
+    class PlacementEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    DETACHED_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_NODE_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    actor_id: bytes
+    namespace: str
+    name: str
+    class_name: str
+    node_id: str
+    state: str
+    incarnation: int
+    restarts_left: int
+    restarts: int
+    detached: bool
+    job_id: str
+    driver_node: str
+    placement: _containers.ScalarMap[str, int]
+    strategy: bytes
+    info: bytes
+    reason: str
+    details: bytes
+    def __init__(self, actor_id: _Optional[bytes] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., class_name: _Optional[str] = ..., node_id: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., restarts_left: _Optional[int] = ..., restarts: _Optional[int] = ..., detached: _Optional[bool] = ..., job_id: _Optional[str] = ..., driver_node: _Optional[str] = ..., placement: _Optional[_Mapping[str, int]] = ..., strategy: _Optional[bytes] = ..., info: _Optional[bytes] = ..., reason: _Optional[str] = ..., details: _Optional[bytes] = ...) -> None: ...
+
 class HeadMessage(_message.Message):
-    __slots__ = ("registered", "refused", "nodes", "acked", "free", "lost", "drain")
+    __slots__ = ("registered", "refused", "nodes", "acked", "free", "lost", "drain", "actor", "host_actor")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +208,8 @@ class HeadMessage(_message.Message):
     FREE_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    HOST_ACTOR_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
     refused: Refused
     nodes: NodesChanged
@@ -160,7 +217,9 @@ class HeadMessage(_message.Message):
     free: ObjectIds
     lost: ObjectIds
     drain: Drain
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., nodes: _Optional[_Union[NodesChanged, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., free: _Optional[_Union[ObjectIds, _Mapping]] = ..., lost: _Optional[_Union[ObjectIds, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    actor: Actor
+    host_actor: Actor
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., nodes: _Optional[_Union[NodesChanged, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., free: _Optional[_Union[ObjectIds, _Mapping]] = ..., lost: _Optional[_Union[ObjectIds, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., host_actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("cluster_id", "epoch", "nodes")
@@ -403,3 +462,45 @@ class DeleteKeyReply(_message.Message):
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     known: bool
     def __init__(self, known: _Optional[bool] = ...) -> None: ...
+
+class ClaimActorRequest(_message.Message):
+    __slots__ = ("actor",)
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    actor: Actor
+    def __init__(self, actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
+
+class ClaimActorReply(_message.Message):
+    __slots__ = ("actor",)
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    actor: Actor
+    def __init__(self, actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
+
+class FindActorRequest(_message.Message):
+    __slots__ = ("actor_id", "namespace", "name", "node_id")
+    ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    actor_id: bytes
+    namespace: str
+    name: str
+    node_id: str
+    def __init__(self, actor_id: _Optional[bytes] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., node_id: _Optional[str] = ...) -> None: ...
+
+class FindActorReply(_message.Message):
+    __slots__ = ("known", "actor")
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    known: bool
+    actor: Actor
+    def __init__(self, known: _Optional[bool] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
+
+class ListActorsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListActorsReply(_message.Message):
+    __slots__ = ("actors",)
+    ACTORS_FIELD_NUMBER: _ClassVar[int]
+    actors: _containers.RepeatedCompositeFieldContainer[Actor]
+    def __init__(self, actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,293 @@
+"""The actor table: which node hosts an actor, who has a name, and where an actor goes whose node has died. Pure.
+
+    PENDING → ALIVE ⇄ RESTARTING → DEAD        as its host reports it, or as its host's death makes it
+
+A node hosts an actor: it finds the worker, restarts the process, and ends it (shoald.node.actors). The head decides what one
+node cannot: a name is given once in the cluster, and an actor whose node died is given to another one while `restarts_left`
+allows. Nodes that ask for an actor are told of every change until it is dead.
+
+Invariants: a name belongs to at most one actor that is not dead; an actor that is not dead has a host or is homeless
+(no node has what it needs); what a node says of an actor that it does not host (any more) counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+PENDING, ALIVE, RESTARTING, DEAD = "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD"
+INCARNATIONS_PER_HOST = 2**20  # each host numbers the processes that it starts from a base of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """An actor as nodes and head tell each other of it.
+
+    Attributes:
+        node_id: its host; "" while it is homeless.
+        driver_node: the node of the driver whose job it belongs to.
+        placement: what its host must have in all, in units of 1/10,000.
+        strategy: opaque to this table; whoever chooses hosts reads it.
+        info: opaque: what a host makes it from.
+        details: opaque: why and how it ended, for callers.
+    """
+
+    actor_id: bytes
+    namespace: str = ""
+    name: str = ""
+    class_name: str = ""
+    node_id: str = ""
+    state: str = PENDING
+    incarnation: int = 0
+    restarts_left: int = 0
+    restarts: int = 0
+    detached: bool = False
+    job_id: str = ""
+    driver_node: str = ""
+    placement: Mapping[str, int] = field(default_factory=dict)
+    strategy: bytes = b""
+    info: bytes = b""
+    reason: str = ""
+    details: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class TellNode:
+    """``node_id`` asked for this actor, and it has changed."""
+
+    node_id: str
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class HostActor:
+    """``actor.node_id`` is to host this actor from now on."""
+
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class SaveActor:
+    """A named or detached actor, to be remembered across a restart of the head."""
+
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetActor:
+    actor_id: bytes
+
+
+ActorEffect = TellNode | HostActor | SaveActor | ForgetActor
+
+
+class _Record:
+    """An actor in the table.
+
+    Attributes:
+        confirmed: its host has said that it hosts it.
+        hosts: how many it has had.
+        subscribers: nodes that are told of changes.
+    """
+
+    __slots__ = ("actor", "confirmed", "hosts", "subscribers")
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        self.confirmed = False
+        self.hosts = 1
+        self.subscribers: set[str] = set()
+
+
+class ActorTable:
+    """All actors of the cluster.
+
+    Args:
+        choose_host: for an actor, the node that is to host it, or "" if none can now.
+        dead_max: dead actors that are remembered; beyond, the longest dead is forgotten.
+    """
+
+    def __init__(
+        self, choose_host: Callable[[Actor], str], dead_max: int, durable: Iterable[Actor] = ()
+    ) -> None:
+        self._choose_host = choose_host
+        self._dead_max = dead_max
+        self._records: dict[bytes, _Record] = {}
+        self._names: dict[tuple[str, str], bytes] = {}
+        self._dead: OrderedDict[bytes, Actor] = OrderedDict()
+        self.effects: list[ActorEffect] = []
+        for actor in durable:
+            self._add(actor)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def take(self) -> list[ActorEffect]:
+        """The effects of what happened since the last call."""
+        effects, self.effects = self.effects, []
+        return effects
+
+    # --- names and questions ---
+
+    def claim(self, actor: Actor) -> Actor:
+        """An actor with a name is to be made: the actor that has the name now, which is ``actor`` itself if it was free.
+
+        Asked again for the same actor (the answer was lost), the answer is the same.
+        """
+        owner = self.named(actor.namespace, actor.name)
+        if owner is not None:
+            return owner
+        self._add(actor)
+        self._save(actor)
+        return actor
+
+    def named(self, namespace: str, name: str) -> Actor | None:
+        """The actor of that name that is not dead."""
+        actor_id = self._names.get((namespace, name))
+        return None if actor_id is None else self._records[actor_id].actor
+
+    def find(self, actor_id: bytes, asker: str) -> Actor | None:
+        """An actor, dead ones that are remembered included; ``asker`` is told of changes from now on ("": nobody is)."""
+        record = self._records.get(actor_id)
+        if record is None:
+            return self._dead.get(actor_id)
+        if asker:
+            record.subscribers.add(asker)
+        return record.actor
+
+    def all(self) -> list[Actor]:
+        """Every actor, the living first, then the dead that are remembered, latest first."""
+        return [record.actor for record in self._records.values()] + list(reversed(self._dead.values()))
+
+    # --- what nodes say ---
+
+    def reported(self, node_id: str, actors: Iterable[Actor]) -> None:
+        """Changes of actors that ``node_id`` hosts."""
+        for actor in actors:
+            record = self._records.get(actor.actor_id)
+            if record is None:
+                if actor.state != DEAD and actor.actor_id not in self._dead:
+                    record = self._add(replace(actor, node_id=node_id))
+                    record.confirmed = True
+                    self._save(record.actor)
+            elif record.actor.node_id == node_id:
+                record.confirmed = True
+                self._change(record, replace(actor, node_id=node_id))
+
+    def snapshot(self, node_id: str, actors: Iterable[Actor]) -> None:
+        """All that ``node_id`` hosts: what it hosted and does not any more has ended; what it was not told of is sent again."""
+        told = list(actors)
+        self.reported(node_id, told)
+        here = {actor.actor_id for actor in told}
+        for record in [r for r in self._records.values() if r.actor.node_id == node_id]:
+            if record.actor.actor_id in here:
+                continue
+            if record.confirmed:
+                self._end(record, "its node does not know it any more")
+            else:
+                self.effects.append(HostActor(record.actor))
+
+    def node_died(self, node_id: str, reason: str) -> None:
+        """A node is dead: its actors go to other nodes, or are dead."""
+        for record in list(self._records.values()):
+            record.subscribers.discard(node_id)
+            actor = record.actor
+            if actor.node_id != node_id:
+                continue
+            why = f"its node {node_id[:8]} died: {reason}"
+            if actor.driver_node == node_id and not actor.detached:
+                self._end(record, f"the node of its driver died: {reason}")
+            elif not actor.restarts_left:
+                self._end(record, why)
+            else:
+                left = actor.restarts_left - (actor.restarts_left > 0)
+                gone = replace(
+                    actor,
+                    node_id="",
+                    state=RESTARTING,
+                    restarts=actor.restarts + 1,
+                    restarts_left=left,
+                    reason=why,
+                )
+                self._rehost(record, gone)
+
+    def job_ended(self, job_id: str) -> None:
+        """A driver is gone: actors of its job that have no host end here; hosts end the others themselves."""
+        for record in list(self._records.values()):
+            actor = record.actor
+            if actor.job_id == job_id and not actor.detached and not actor.node_id:
+                self._end(record, "its driver is gone")
+
+    def nodes_changed(self) -> None:
+        """There may be a host now for actors that have none."""
+        for record in [record for record in self._records.values() if not record.actor.node_id]:
+            self._rehost(record, record.actor)
+
+    def _rehost(self, record: _Record, actor: Actor) -> None:
+        host = self._choose_host(actor)
+        record.confirmed = False
+        if host:
+            record.hosts += 1
+            base = record.hosts * INCARNATIONS_PER_HOST
+            actor = replace(actor, node_id=host, incarnation=base)
+        if actor != record.actor:
+            self._change(record, actor)
+        if host:
+            self.effects.append(HostActor(actor))
+
+    # --- the table ---
+
+    def _add(self, actor: Actor) -> _Record:
+        record = self._records[actor.actor_id] = _Record(actor)
+        record.hosts = max(1, actor.incarnation // INCARNATIONS_PER_HOST)
+        if actor.name:
+            self._names[actor.namespace, actor.name] = actor.actor_id
+        return record
+
+    def _change(self, record: _Record, actor: Actor) -> None:
+        if actor.state == DEAD:
+            self._bury(record, actor)
+            return
+        record.actor = actor
+        self._save(actor)
+        self._tell(record)
+
+    def _end(self, record: _Record, reason: str) -> None:
+        self._bury(record, replace(record.actor, state=DEAD, reason=reason))
+
+    def _bury(self, record: _Record, actor: Actor) -> None:
+        record.actor = replace(actor, info=b"")
+        self._tell(record)
+        del self._records[actor.actor_id]
+        if self._names.get((actor.namespace, actor.name)) == actor.actor_id:
+            del self._names[actor.namespace, actor.name]
+        if actor.name or actor.detached:
+            self.effects.append(ForgetActor(actor.actor_id))
+        self._dead[actor.actor_id] = record.actor
+        if len(self._dead) > self._dead_max:
+            self._dead.popitem(last=False)
+
+    def _save(self, actor: Actor) -> None:
+        if actor.name or actor.detached:
+            self.effects.append(SaveActor(actor))
+
+    def _tell(self, record: _Record) -> None:
+        for node_id in sorted(record.subscribers):
+            self.effects.append(TellNode(node_id, record.actor))
+
+    def validate(self, live_nodes: set[str]) -> None:
+        """Check every invariant; raises AssertionError."""
+        for actor_id, record in self._records.items():
+            actor = record.actor
+            assert actor.actor_id == actor_id
+            assert actor.state != DEAD, actor
+            assert not actor.node_id or actor.node_id in live_nodes, actor
+            assert record.subscribers <= live_nodes, (actor, record.subscribers)
+            if actor.name:
+                assert self._names[actor.namespace, actor.name] == actor_id, actor
+        for key, actor_id in self._names.items():
+            actor = self._records[actor_id].actor
+            assert (actor.namespace, actor.name) == key, actor
+        assert len(self._dead) <= self._dead_max
+        assert not self._dead.keys() & self._records.keys()

@@ -1,0 +1,247 @@
+"""The head's actor table: names, hosts, what happens when a host dies, and what nodes are told."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from shoald.head.actors import (
+    ALIVE,
+    DEAD,
+    INCARNATIONS_PER_HOST,
+    PENDING,
+    RESTARTING,
+    Actor,
+    ActorTable,
+    ForgetActor,
+    HostActor,
+    SaveActor,
+    TellNode,
+)
+
+A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
+
+
+class Hosts:
+    """Chooses the first free node of a list."""
+
+    def __init__(self, *nodes):
+        self.nodes = list(nodes)
+
+    def __call__(self, actor):
+        return self.nodes[0] if self.nodes else ""
+
+
+def table(*nodes, dead_max=10, durable=()):
+    return ActorTable(Hosts(*nodes), dead_max, durable)
+
+
+def named(actor_id, node="n1", **more):
+    return Actor(actor_id, "space", "name", "Class", node, **more)
+
+
+def of(effects, kind):
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def test_a_name_is_given_once():
+    actors = table()
+    assert actors.claim(named(A)).actor_id == A
+    assert actors.claim(named(B)).actor_id == A
+    assert actors.claim(named(A)).actor_id == A, "asked again, because the answer was lost"
+    assert actors.named("space", "name").actor_id == A
+    assert actors.named("elsewhere", "name") is None
+    actors.reported("n1", [named(A, state=DEAD, reason="killed")])
+    assert actors.claim(named(B)).actor_id == B
+
+
+def test_subscribers_are_told_until_it_is_dead():
+    actors = table()
+    actors.reported("n1", [Actor(A, state=PENDING)])
+    actors.take()
+    assert actors.find(A, "n2").state == PENDING
+    assert actors.find(B, "n2") is None
+    actors.reported("n1", [Actor(A, state=ALIVE)])
+    actors.reported("n1", [Actor(A, state=DEAD, reason="gone")])
+    told = of(actors.take(), TellNode)
+    assert [(tell.node_id, tell.actor.state) for tell in told] == [("n2", ALIVE), ("n2", DEAD)]
+    assert actors.find(A, "n2").reason == "gone"
+
+
+def test_what_a_node_says_of_another_nodes_actor_counts_for_nothing():
+    actors = table()
+    actors.reported("n1", [Actor(A, state=ALIVE)])
+    actors.reported("n2", [Actor(A, state=DEAD)])
+    assert actors.find(A, "").state == ALIVE
+
+
+def test_a_dead_actor_does_not_come_back():
+    actors = table()
+    actors.reported("n1", [Actor(A, state=ALIVE)])
+    actors.reported("n1", [Actor(A, state=DEAD)])
+    actors.reported("n1", [Actor(A, state=ALIVE)])
+    assert actors.find(A, "").state == DEAD
+
+
+@pytest.mark.parametrize(("left", "after"), [(2, 1), (-1, -1)])
+def test_an_actor_whose_host_died_goes_elsewhere_while_it_may(left, after):
+    actors = table("n2")
+    actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=left, driver_node="n3")])
+    actors.take()
+    actors.node_died("n1", "silent")
+    (host,) = of(actors.take(), HostActor)
+    assert host.actor.node_id == "n2"
+    assert host.actor.state == RESTARTING
+    assert host.actor.restarts_left == after
+    assert host.actor.restarts == 1
+    assert host.actor.incarnation == 2 * INCARNATIONS_PER_HOST
+    actors.reported("n1", [Actor(A, state=DEAD)])  # the late word of the dead node
+    assert actors.find(A, "").state == RESTARTING
+    actors.reported("n2", [replace(host.actor, state=ALIVE)])
+    assert actors.find(A, "").state == ALIVE
+
+
+def test_one_that_may_not_restart_is_dead_and_says_why():
+    actors = table("n2")
+    actors.reported("n1", [Actor(A, state=ALIVE, driver_node="n3"), Actor(B, state=ALIVE, driver_node="n3")])
+    actors.node_died("n1", "silent for 10 s")
+    assert actors.find(A, "").state == DEAD
+    assert "silent for 10 s" in actors.find(A, "").reason
+    assert not of(actors.take(), HostActor)
+
+
+def test_an_actor_ends_with_the_node_of_its_driver_unless_it_is_detached():
+    actors = table("n2")
+    mine = Actor(A, state=ALIVE, restarts_left=-1, driver_node="n1")
+    actors.reported("n1", [mine, replace(mine, actor_id=B, detached=True)])
+    actors.node_died("n1", "gone")
+    assert actors.find(A, "").state == DEAD
+    assert actors.find(B, "").node_id == "n2"
+
+
+def test_a_homeless_actor_waits_for_a_node():
+    hosts = Hosts()
+    actors = ActorTable(hosts, 10)
+    actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=1, driver_node="n3", job_id="j")])
+    actors.node_died("n1", "gone")
+    actors.nodes_changed()
+    assert actors.find(A, "").node_id == ""
+    assert not of(actors.take(), HostActor)
+    hosts.nodes.append("n4")
+    actors.nodes_changed()
+    assert of(actors.take(), HostActor)[0].actor.node_id == "n4"
+
+
+def test_a_homeless_actor_ends_with_its_driver():
+    actors = table()
+    actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=1, driver_node="n3", job_id="j")])
+    actors.node_died("n1", "gone")
+    actors.job_ended("j")
+    assert actors.find(A, "").state == DEAD
+
+
+def test_a_snapshot_ends_what_is_gone_and_repeats_what_was_not_heard():
+    actors = table("n2")
+    actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=1, driver_node="n3")])
+    actors.reported("n2", [Actor(B, state=ALIVE, driver_node="n3")])
+    actors.node_died("n1", "gone")
+    actors.take()
+    actors.snapshot("n2", [])
+    assert [effect.actor.actor_id for effect in of(actors.take(), HostActor)] == [A]
+    assert actors.find(B, "").state == DEAD
+
+
+def test_named_and_detached_ones_are_durable():
+    actors = table()
+    actors.claim(named(A))
+    actors.reported("n1", [Actor(B, state=ALIVE, detached=True), Actor(C, state=ALIVE)])
+    saved = {effect.actor.actor_id for effect in of(actors.take(), SaveActor)}
+    assert saved == {A, B}
+    again = table(durable=[named(A), Actor(B, node_id="n1", detached=True)])
+    assert again.claim(named(C)).actor_id == A
+    again.reported("n1", [named(A, state=DEAD)])
+    assert of(again.take(), ForgetActor) == [ForgetActor(A)]
+
+
+def test_dead_ones_are_remembered_within_a_bound():
+    actors = table(dead_max=2)
+    for actor_id in (A, B, C):
+        actors.reported("n1", [Actor(actor_id, state=ALIVE)])
+        actors.reported("n1", [Actor(actor_id, state=DEAD)])
+    assert actors.find(A, "") is None
+    assert [actor.actor_id for actor in actors.all()] == [C, B]
+
+
+NODES = ["n1", "n2", "n3"]
+IDS = [bytes([n]) * 16 for n in range(1, 6)]
+
+
+class Machine(RuleBasedStateMachine):
+    """Nodes come, go and report in any order; after every step the table is consistent."""
+
+    def __init__(self):
+        super().__init__()
+        self.hosts = Hosts(*NODES)
+        self.table = ActorTable(self.hosts, 3)
+        self.hosted = {}
+
+    @rule(
+        actor_id=st.sampled_from(IDS),
+        node=st.sampled_from(NODES),
+        name=st.sampled_from(["", "x", "y"]),
+        left=st.integers(-1, 2),
+    )
+    def made(self, actor_id, node, name, left):
+        if node not in self.hosts.nodes or self.table.find(actor_id, ""):
+            return
+        actor = Actor(actor_id, "s", name, "K", node, restarts_left=left, detached=bool(left))
+        if name and self.table.claim(actor).actor_id != actor_id:
+            return
+        self.table.reported(node, [actor])
+
+    @rule(
+        actor_id=st.sampled_from(IDS),
+        node=st.sampled_from(NODES),
+        state=st.sampled_from([ALIVE, RESTARTING, DEAD]),
+    )
+    def says(self, actor_id, node, state):
+        actor = self.table.find(actor_id, "")
+        if actor is not None and node in self.hosts.nodes:
+            self.table.reported(node, [replace(actor, state=state)])
+
+    @rule(node=st.sampled_from(NODES), actor_id=st.sampled_from(IDS))
+    def asks(self, node, actor_id):
+        if node in self.hosts.nodes:
+            self.table.find(actor_id, node)
+
+    @rule(node=st.sampled_from(NODES))
+    def dies(self, node):
+        if node in self.hosts.nodes:
+            self.hosts.nodes.remove(node)
+            self.table.node_died(node, "gone")
+
+    @rule(node=st.sampled_from(NODES))
+    def joins(self, node):
+        if node not in self.hosts.nodes:
+            self.hosts.nodes.append(node)
+            self.table.nodes_changed()
+
+    @rule(node=st.sampled_from(NODES), some=st.lists(st.sampled_from(IDS)))
+    def snapshot(self, node, some):
+        if node in self.hosts.nodes:
+            known = [self.table.find(actor_id, "") for actor_id in some]
+            self.table.snapshot(node, [actor for actor in known if actor and actor.node_id == node])
+
+    @invariant()
+    def consistent(self):
+        self.table.validate(set(self.hosts.nodes))
+        for effect in self.table.take():
+            assert not isinstance(effect, HostActor) or effect.actor.node_id in self.hosts.nodes
+        if self.hosts.nodes:
+            assert all(actor.node_id or actor.state == DEAD for actor in self.table.all())
+
+
+Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestMachine = Machine.TestCase
