@@ -11,12 +11,13 @@ import sys
 
 import pytest
 
+from shoald.head.channel import METHODS
+
 SECRET = b"s" * 32
 PATIENCE_S = 10.0
 SERVE = """
 import sys
 from shoal.config import load
-from shoald.head.channel import METHODS
 from shoald.head.server import HeadServer
 
 head = HeadServer("127.0.0.1", 0, bytes.fromhex(sys.argv[1]), sys.argv[2], load({"handshake_ms_max": 1000}))
