@@ -15,18 +15,20 @@ from shoal.wire import messages as m
 class Owner:
     """A submitter; grants and replies are given by hand."""
 
-    def __init__(self):
+    def __init__(self, config=None):
         self.ids = IdSource()
         self.table = ObjectTable(self.ids.process_id)
-        self.dispatch = Dispatcher(self.table, Config(), lambda kind, task, details=None: kind.encode())
+        self.dispatch = Dispatcher(
+            self.table, config or Config(), lambda kind, task, details=None: kind.encode()
+        )
         self.function = FunctionExport(b"f" * 16, b"code", "f", [])
         self.function.mean_us = 10.0  # short: many are sent ahead
         self.leases = 0
 
-    def submit(self, *arguments, **options):
+    def submit(self, *arguments, payload=b"payload", **options):
         options = TaskOptions().merged(**options)
         queue = self.dispatch.queue_for(options.shape_key(), options.resource_units(), {})
-        task = TaskRecord(self.ids.next_id(), self.function, options, b"payload", queue)
+        task = TaskRecord(self.ids.next_id(), self.function, options, payload, queue)
         for entry in arguments:
             entry.count += 1
         task.lifted = arguments

@@ -19,11 +19,17 @@ class Config:
 
     # A value up to this size stays in its owner's memory and rides in messages; beyond, the store.
     inline_bytes_max: int = 100 * KIB
-    # Inline arguments of one task together; beyond, the largest go to the store.
+    # Inline arguments of one task together, and values of refs among them together; beyond, the largest go to the store.
     inline_args_bytes_max: int = 8 * MIB
+    # A function with what it captured; beyond, `.remote` raises ValueError. From the second size on it warns once.
+    function_bytes_max: int = 96 * MIB
+    function_warning_bytes: int = 8 * MIB
+    # A batch of messages to or from a worker is cut into frames of this size, unless one message is longer.
+    batch_bytes_max: int = 16 * MIB
     # A longer frame closes the connection: nothing in the protocol needs one.
     frame_bytes_max: int = 256 * MIB
-    # Outgoing bytes that may wait for one peer before submitters of more are made to wait.
+    # Outgoing bytes that may wait for one peer: of the daemon, then a `put` waits; of a worker or actor, then tasks wait at their
+    # submitter (one batch more was sent); of a client of the daemon, then its connection closes.
     outbox_bytes_max: int = 64 * MIB
     # How long a waiting thread polls before it blocks.
     poll_us: int = 50

@@ -11,7 +11,7 @@ from weakref import WeakSet
 from shoal import session
 from shoal.owner.tasks import FunctionExport
 from shoal.refs import ObjectRef
-from shoal.serialization import custom, dumps_code
+from shoal.serialization import custom, dumps_code, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +131,12 @@ class _Exports:
     def renew(self, runtime: Runtime) -> FunctionExport:
         """Export the function to the current session."""
         blob, refs = dumps_code(self.function)
+        config = runtime.config
+        if len(blob) > config.function_bytes_max:
+            limit = f"{config.function_bytes_max / 1e6:.0f} MB"
+            raise ValueError(f"{self._too_large(blob)}; it may take {limit} at most")
+        if len(blob) > config.function_warning_bytes:
+            runtime.report(self._too_large(blob))
         function_id = hashlib.blake2b(blob, digest_size=_ID_SIZE).digest()
         exports = runtime.dispatch.exports
         with runtime.lock:
@@ -144,6 +150,26 @@ class _Exports:
         self.export = export
         self.runtime = runtime
         return export
+
+    def _too_large(self, blob: bytes) -> str:
+        """What to say of a function that captured much."""
+        sizes = {name: serialize(value).size for name, value in _captured(self.function).items()}
+        largest = max(sizes, key=sizes.__getitem__, default=None)
+        culprit = f", most of it {largest!r} ({sizes[largest] / 1e6:.1f} MB)" if largest is not None else ""
+        return (
+            f"function {self.name} takes {len(blob) / 1e6:.1f} MB with what it captured{culprit}, and is sent to every worker: "
+            f"put large values with shoal.put(), and pass the refs as arguments"
+        )
+
+
+def _captured(function: Callable[..., Any]) -> dict[str, Any]:
+    """The variables of the function that may be large, by name."""
+    try:
+        variables = inspect.getclosurevars(function)
+    except (TypeError, ValueError):  # no function of Python
+        return {}
+    found = {**variables.globals, **variables.nonlocals}
+    return {name: value for name, value in found.items() if not inspect.ismodule(value)}
 
 
 def _export_again() -> None:

@@ -28,7 +28,7 @@ from shoal.exceptions import ActorDiedError, ShoalError, format_remote_traceback
 from shoal.refs import ObjectRef
 from shoal.serialization import deserialize, loads_code, serialize
 from shoal.wire import messages as m
-from shoal.wire.frames import BrokenFrame, frame
+from shoal.wire.frames import BrokenFrame
 from shoald.worker import output
 from shoald.worker.arguments import Arguments
 from shoald.worker.asynclanes import AsyncLanes
@@ -276,7 +276,7 @@ class ActorExecutor:
             replies = peer.replies
             if replies and peer.connection is not None:
                 peer.replies = []
-                peer.connection.send(frame(pickle.dumps(replies, 5)))
+                peer.connection.send_pickled(replies, self.runtime.config.batch_bytes_max)
 
     def reply_now(self, proc: bytes, message: tuple[Any, ...], urgent: bool) -> None:
         """Send an item of a generator; results that wait go with it."""

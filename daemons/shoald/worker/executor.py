@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shoal.client.connection import Connection
 from shoal.context import TaskContext, current_task
 from shoal.wire import messages as m
-from shoal.wire.frames import BrokenFrame, frame
+from shoal.wire.frames import BrokenFrame
 from shoald.worker.arguments import Arguments, Loaded
 from shoald.worker.blocking import Blocking
 from shoald.worker.cancels import Cancels
@@ -370,7 +370,7 @@ class Executor:
             replies = peer.replies
             if replies and peer.connection is not None:
                 peer.replies = []
-                peer.connection.send(frame(pickle.dumps(replies, 5)))
+                peer.connection.send_pickled(replies, self.runtime.config.batch_bytes_max)
 
     def reply_now(self, proc: bytes, message: tuple[Any, ...], urgent: bool) -> None:
         """Queue a message for submitter ``proc`` outside of the usual replies (items of generators)."""

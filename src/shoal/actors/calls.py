@@ -121,6 +121,8 @@ class ActorCalls:
         finally:
             self._pumping = False
 
+    go_on = pump  # the connection is held back no longer
+
     def _step(self, task: TaskRecord) -> bool:
         if task.state == DONE:  # cancelled meanwhile, or an argument failed
             self.waiting.popleft()
@@ -132,7 +134,7 @@ class ActorCalls:
         lease = self.lease
         if lease is None or lease.broken or task.unresolved:
             return False
-        if len(lease.inflight) >= self.dispatch.config.actor_calls_sent_max:
+        if lease.held_back or len(lease.inflight) >= self.dispatch.config.actor_calls_sent_max:
             return False
         self.waiting.popleft()
         self._send(lease, task)

@@ -25,7 +25,7 @@ from shoal.owner.tasks import TaskRecord
 from shoal.refs import ObjectRef, released
 from shoal.serialization import serialize
 from shoal.wire import messages as m
-from shoal.wire.frames import BrokenFrame, frame
+from shoal.wire.frames import BrokenFrame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -266,9 +266,16 @@ class Actors:
             return
         runtime = self._runtime
         connection = Connection(
-            sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_replies, self._on_closed
+            sock,
+            runtime.reactor,
+            runtime.config.frame_bytes_max,
+            self._on_replies,
+            self._on_closed,
+            on_drained=runtime.drained,
         )
-        connection.send(frame(pickle.dumps([(m.JOB, {**runtime.job, "caller": runtime.table.proc})], 5)))
+        connection.send_pickled(
+            [(m.JOB, {**runtime.job, "caller": runtime.table.proc})], runtime.config.batch_bytes_max
+        )
         lease = Lease(0, proc, pid, calls, connection)  # type: ignore[arg-type]  # a queue of another kind
         connection.owner = lease
         calls.connected(lease, incarnation)

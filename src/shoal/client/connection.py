@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import array
 import os
+import pickle
 import select
 import socket
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from shoal.wire.frames import FrameDecoder
+from shoal.wire.frames import FrameDecoder, frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +33,11 @@ class Connection:
     Args:
         on_frames: called by the leader, with the lock held, with every batch of complete frame bodies.
         on_closed: called once, with the lock held, when the peer is gone or broke the protocol.
+        on_drained: called, with the lock held, when the kernel has taken all that had to wait.
         descriptors: the peer may send file descriptors; they are collected in `descriptors`.
     """
 
-    __slots__ = ("_decoder", "_out", "_reactor", "closed", "closing", "descriptors", "fd", "on_closed", "on_frames",
+    __slots__ = ("_decoder", "_out", "_reactor", "closed", "closing", "descriptors", "fd", "on_closed", "on_drained", "on_frames",
                  "out_bytes", "owner", "sock")  # fmt: skip
 
     def __init__(
@@ -46,6 +48,7 @@ class Connection:
         on_frames: Callable[[Connection, list[bytes]], None],
         on_closed: Callable[[Connection], None],
         descriptors: bool = False,
+        on_drained: Callable[[Connection], None] | None = None,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -56,6 +59,7 @@ class Connection:
         self.out_bytes = 0
         self.on_frames = on_frames
         self.on_closed = on_closed
+        self.on_drained = on_drained
         self.descriptors: deque[int] | None = deque() if descriptors else None
         self.closed = False
         self.closing = False
@@ -79,6 +83,16 @@ class Connection:
         if sent < len(data):
             self._queue(memoryview(data)[sent:])
             self._reactor.want_write(self, True)
+
+    def send_pickled(self, messages: list[Any], bytes_max: int) -> None:
+        """Send a batch for another process of this job, in frames of at most ``bytes_max`` unless one message is longer."""
+        body = pickle.dumps(messages, 5)
+        if len(body) > bytes_max and len(messages) > 1:
+            half = len(messages) // 2
+            self.send_pickled(messages[:half], bytes_max)
+            self.send_pickled(messages[half:], bytes_max)
+        else:
+            self.send(frame(body))
 
     def send_with_descriptor(self, data: bytes, descriptor: int) -> None:
         """Send after all that is queued, waiting for the kernel to take its start (the daemon reads whatever happens)."""
@@ -136,6 +150,8 @@ class Connection:
         self._reactor.want_write(self, False)
         if self.closing:
             self.close()
+        elif self.on_drained is not None:
+            self.on_drained(self)
 
     def receive(self) -> list[bytes] | None:
         """Read what is there: complete frame bodies, or None when the peer is gone.

@@ -47,7 +47,7 @@ from shoal.refs import ObjectRef, released
 from shoal.serialization import contained_ids
 from shoal.store.region import Region
 from shoal.wire import messages as m
-from shoal.wire.frames import BrokenFrame, frame
+from shoal.wire.frames import BrokenFrame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,9 +257,16 @@ class Runtime:
         _, shape_id, lease_id, proc, pid, _ = message
         sock = socket.socket(fileno=self.node.take_descriptor())
         connection = Connection(
-            sock, self.reactor, self.config.frame_bytes_max, self._on_replies, self._on_worker_gone
+            sock,
+            self.reactor,
+            self.config.frame_bytes_max,
+            self._on_replies,
+            self._on_worker_gone,
+            on_drained=self.drained,
         )
-        connection.send(frame(pickle.dumps([(m.JOB, {**self.job, "caller": self.table.proc})], 5)))
+        connection.send_pickled(
+            [(m.JOB, {**self.job, "caller": self.table.proc})], self.config.batch_bytes_max
+        )
         lease = self.dispatch.granted(shape_id, lease_id, proc, pid, connection)
         if lease is None:
             connection.close()
@@ -412,7 +419,19 @@ class Runtime:
             return
         lease.outbox, lease.outbox_bytes = [], 0
         for start in range(0, len(outbox), _FRAME_MESSAGES):
-            lease.connection.send(frame(pickle.dumps(outbox[start : start + _FRAME_MESSAGES], 5)))
+            lease.connection.send_pickled(
+                outbox[start : start + _FRAME_MESSAGES], self.config.batch_bytes_max
+            )
+        if lease.connection.out_bytes > self.config.outbox_bytes_max:
+            lease.held_back = True
+
+    @staticmethod
+    def drained(connection: Connection) -> None:
+        """What had to wait for a worker or an actor was sent: it may get more."""
+        lease: Any = connection.owner
+        if lease is not None and lease.held_back:
+            lease.held_back = False
+            lease.queue.go_on()
 
     def _promote(self) -> None:
         table = self.table

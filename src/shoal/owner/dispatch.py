@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from shoal.owner import reruns, streams
 from shoal.owner.leases import Lease, ShapeQueue
 from shoal.owner.objects import FAILED, Entry
-from shoal.owner.spec import encode_task, message_bytes
+from shoal.owner.spec import encode_task, message_bytes, store_largest
 from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, TaskRecord, forgotten
 from shoal.wire import messages as m
 
@@ -155,7 +155,11 @@ class Dispatcher:
         """Queue the message of ``task`` for a worker or actor that is ``idle`` or not."""
         message = self.encode(task)
         lease.outbox.append(message)  # not the outbox of before: a finalizer may have flushed meanwhile
-        lease.outbox_bytes += message_bytes(message)
+        size = message_bytes(message)
+        if size > self.config.inline_args_bytes_max:
+            store_largest(self.table, task, message, size - self.config.inline_args_bytes_max)
+            size = message_bytes(message)
+        lease.outbox_bytes += size
         self.dirty.add(lease)
         if idle or len(lease.outbox) >= OUTBOX_FLUSH:
             self.urgent = True

@@ -27,6 +27,7 @@ class Lease:
         proc: the worker's process id in the protocol; `pid` in the operating system.
         inflight: tasks sent and not answered, in order of sending.
         outbox: messages for it that were not written to its socket yet; about `outbox_bytes` of them.
+        held_back: nothing more goes into the outbox, since too much waits at the socket.
         functions: ids of functions its connection has seen.
         stalled: its current task runs long; nothing more is sent until it answers.
         recalled: the daemon wants it back.
@@ -34,8 +35,8 @@ class Lease:
     """
 
     __slots__ = (
-        "broken", "connection", "functions", "idle_since", "inflight", "lease_id", "outbox", "outbox_bytes", "pid",
-        "proc", "queue", "recalled", "stalled", "used_up",
+        "broken", "connection", "functions", "held_back", "idle_since", "inflight", "lease_id", "outbox", "outbox_bytes",
+        "pid", "proc", "queue", "recalled", "stalled", "used_up",
     )  # fmt: skip
 
     def __init__(self, lease_id: int, proc: bytes, pid: int, queue: ShapeQueue, connection: Any) -> None:
@@ -47,6 +48,7 @@ class Lease:
         self.inflight: dict[bytes, TaskRecord] = {}
         self.outbox: list[Any] = []
         self.outbox_bytes = 0
+        self.held_back = False
         self.functions: set[bytes] = set()
         self.stalled = False
         self.recalled = False
@@ -93,6 +95,10 @@ class ShapeQueue:
             self.ready.append(task)
         self.on_ready(self)
 
+    def go_on(self) -> None:
+        """A lease is held back no longer."""
+        self.on_ready(self)
+
     def window(self, task: TaskRecord) -> int:
         """How many tasks like ``task`` may be at one worker."""
         mean_us = task.function.mean_us
@@ -108,6 +114,8 @@ class ShapeQueue:
         fewest = self.window(task)
         for lease in self.leases:
             if lease.recalled or lease.broken or lease.used_up or (lease.stalled and lease.inflight):
+                continue
+            if lease.held_back:
                 continue
             load = len(lease.inflight)
             if load < fewest:

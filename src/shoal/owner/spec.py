@@ -70,3 +70,18 @@ def message_bytes(message: tuple[Any, ...]) -> int:
     if not _all_bytes(map(type, values)):
         values = [value if type(value) is bytes else value[0] for value in values]
     return len(payload) + sum(map(len, values))
+
+
+def store_largest(table: ObjectTable, task: TaskRecord, message: tuple[Any, ...], excess: int) -> None:
+    """Have the largest inline values of a message go by way of the store, until it is ``excess`` bytes shorter."""
+    if not task.lifted:
+        return
+    values = message[4][1]
+    inline = [(len(entry.value), at) for at, entry in enumerate(task.lifted) if entry.state == INLINE]
+    for size, at in sorted(inline, reverse=True):
+        entry = task.lifted[at]
+        table.escape(entry)
+        values[at] = (entry.id, table.stamp_of(entry))
+        excess -= size
+        if excess <= 0:
+            break
