@@ -171,6 +171,20 @@ class Config:
     reservation_hold_ms: float = 2000.0
     # A demand that this node can never meet says so after this time.
     infeasible_ms: float = 1000.0
+    # The head passes on what nodes have free this often, or more rarely: view_ms_per_node for each node of the cluster. So
+    # its messages a second are bounded, whatever the number of nodes; and in one message are view_rows_max nodes at most.
+    view_ms: float = 100.0
+    view_ms_per_node: float = 1.0
+    view_rows_max: int = 1000
+    # A lease from another node is counted against what that node says it has free for this long.
+    view_lag_ms: float = 400.0
+    # A task whose stored arguments on another node are at least this large prefers that node. It waits there for room for as
+    # long as moving them at this rate would take, but at least locality_wait_ms_min.
+    locality_bytes_min: int = 1 * MIB
+    locality_bytes_per_s: float = 1e9
+    locality_wait_ms_min: float = 20.0
+    # Leases of one demand that SPREAD places in one round; the rest follows.
+    spread_round_max: int = 1000
     # Shapes of one client that the scheduler remembers; one more closes the connection.
     shapes_max: int = 10000
     # A question to all processes (list, why) waits this long for their answers.

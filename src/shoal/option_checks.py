@@ -11,6 +11,8 @@ import operator
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from shoal.wire import labels
+
 UNITS = 10_000
 _UNITS_MAX = 2**63 - 1
 _OPTION_OF_RESOURCE = {
@@ -128,6 +130,13 @@ def texts(name: str, value: Any) -> dict[str, str]:
     for key, each in found.items():
         if not isinstance(each, str):
             raise TypeError(f"{name}[{key!r}] needs a string, not {type(each).__name__}")
+    return found
+
+
+def selector(name: str, value: Any) -> dict[str, str]:
+    """A dict of labels and what they must be, as strings (see shoal.wire.labels)."""
+    found = texts(name, value)
+    labels.parse(found)
     return found
 
 

@@ -19,6 +19,7 @@ from shoal import option_checks as checks
 from shoal.config import load
 from shoal.option_checks import Check
 from shoal.suggest import UnknownNameError
+from shoal.wire import labels
 
 # Amount of accelerator_type:X that a task asks for: the kind of machine, not a share of it.
 _ACCELERATOR_AMOUNT = 0.001
@@ -43,7 +44,7 @@ _COMMON: dict[str, Check] = {
     "name": checks.text,
     "runtime_env": checks.mapping,
     "scheduling_strategy": checks.strategy,
-    "label_selector": checks.texts,
+    "label_selector": checks.selector,
     "accelerator_type": checks.text,
     "enable_task_events": checks.flag,
 }
@@ -68,14 +69,17 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class _Options:
-    """What tasks and actors have in common. Amounts: CPUs and GPUs as numbers, `memory` in bytes."""
+    """What tasks and actors have in common. Amounts: CPUs and GPUs as numbers, `memory` in bytes.
+
+    `scheduling_strategy` None: "DEFAULT", or the placement group of the task that submits, if that captures its children.
+    """
 
     num_gpus: float = 0
     memory: float = 0
     resources: dict[str, float] = field(default_factory=dict)
     name: str | None = None
     runtime_env: dict[str, Any] | None = None
-    scheduling_strategy: Any = "DEFAULT"
+    scheduling_strategy: Any = None
     label_selector: dict[str, str] = field(default_factory=dict)
     accelerator_type: str | None = None
     enable_task_events: bool = True
@@ -160,6 +164,15 @@ class _Options:
 
     def _check_together(self) -> None:
         """Raise ValueError for options that do not go with each other."""
+        check_fits = getattr(self.scheduling_strategy, "check_fits", None)
+        if check_fits is not None:
+            if self.label_selector:
+                raise ValueError("label_selector has no effect in a placement group: use one of them")
+            check_fits(self._group_units())
+
+    def _group_units(self) -> dict[str, int]:
+        """What a bundle of a placement group must have."""
+        return self.resource_units()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
@@ -177,14 +190,21 @@ class _Options:
         """Equal for options that can share leases: resources, environment, strategy, labels."""
         key: Hashable = self.__dict__.get("_shape")
         if key is None:
-            strategy = self.scheduling_strategy
             key = self.__dict__["_shape"] = (
                 tuple(sorted(self.resource_units().items())),
                 checks.freeze(self.runtime_env) if self.runtime_env else None,
-                strategy if isinstance(strategy, str) else checks.freeze(strategy.to_wire()),
-                tuple(sorted(self.label_selector.items())),
+                checks.freeze(self.constraints()),
             )
         return key
+
+    def constraints(self) -> dict[str, Any]:
+        """Where it may run, as daemons read it (shoald.node.constraints): {} for anywhere."""
+        strategy, found = self.scheduling_strategy, {}
+        if strategy not in (None, "DEFAULT"):
+            found["strategy"] = strategy if isinstance(strategy, str) else strategy.to_wire()
+        if self.label_selector:
+            found["labels"] = labels.parse(self.label_selector)
+        return found
 
     def _cpus_to_run(self) -> float:
         raise NotImplementedError
@@ -272,6 +292,7 @@ class ActorOptions(_Options):
     }
 
     def _check_together(self) -> None:
+        super()._check_together()
         if self.get_if_exists and not self.name:
             raise ValueError("get_if_exists needs a name: which actor should it get?")
 

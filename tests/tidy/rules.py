@@ -13,12 +13,15 @@ FUNCTION_LINES_MAX = 70
 # Modules that decide and do no I/O (R6): folder → the names of its cores, or all.
 CORES = {
     "src/shoal/owner": "*",
-    "src/shoal/wire": "frames messages",
+    "src/shoal/wire": "frames labels messages",
     "daemons/shoald/store": (
         "allocator core errors extents holds leases ledger objects pins readers report seals"
     ),
     "src/shoal/actors": "calls errors method",
-    "daemons/shoald/node": "actors cluster effects fairness leases peerstream placing pool pressure scheduler staffing",
+    "daemons/shoald/node": (
+        "actors bundles cluster constraints effects fairness grantround leases peerstream placement pool pressure scheduler "
+        "staffing"
+    ),
     "daemons/shoald/head": "core directory events jobs nodes reports",
 }
 IMPURE = frozenset(

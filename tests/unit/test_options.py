@@ -26,7 +26,7 @@ def test_defaults_are_those_of_the_documentation():
     task = TaskOptions()
     assert (task.num_cpus, task.num_gpus, task.memory, task.resources) == (1, 0, 0, {})
     assert (task.num_returns, task.max_retries, task.retry_exceptions, task.max_calls) == (1, 3, False, 0)
-    assert (task.name, task.runtime_env, task.scheduling_strategy) == (None, None, "DEFAULT")
+    assert (task.name, task.runtime_env, task.scheduling_strategy) == (None, None, None)
     actor = ActorOptions()
     assert (actor.max_restarts, actor.max_task_retries, actor.max_concurrency) == (0, 0, None)
     assert (actor.max_pending_calls, actor.lifetime, actor.get_if_exists) == (-1, None, False)

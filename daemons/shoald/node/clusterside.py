@@ -83,6 +83,7 @@ class ClusterSide:
                 self.peers.joined(node)
             elif change == DIED:
                 self._died(node)
+        self._daemon.scheduler.view_changed(self._daemon.loop.now())
 
     def _died(self, node: Node) -> None:
         self.peers.died(node)

@@ -22,6 +22,7 @@ from shoald.node.clients import Client, Job, read_hello
 from shoald.node.clusterside import ClusterSide
 from shoald.node.effects import EndWorker, Grant, Send, StartWorker
 from shoald.node.memoryside import MemorySide
+from shoald.node.placement import Placement
 from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
 from shoald.node.requests import Requests
 from shoald.node.scheduler import SchedulerCore
@@ -83,7 +84,8 @@ class NodeDaemon:
         self.head: HeadSide  # set by the lifecycle, before the first turn
         self.store = StoreCore(region.capacity, self.config)
         pool = Pool(os.urandom(WORKER_ID_PREFIX_SIZE), self.config.workers_max)
-        self.scheduler = SchedulerCore(options.resources, pool, self.config)
+        placement = Placement(node_id, options.labels, self.config)
+        self.scheduler = SchedulerCore(options.resources, pool, self.config, placement)
         self.board = StatusBoard(self.config.workers_max)
         self.workers = WorkerProcesses(
             loop, self.board, session.logs_dir, self.config, self._on_output, self._keeps_up
@@ -99,6 +101,7 @@ class NodeDaemon:
         self.on_node_dead: list[Callable[[str, str], None]] = []
         self.side = ClusterSide(self)
         self.cluster, self.peers = self.side.view, self.side.peers
+        self.scheduler.view = self.side.view
         self._forks = 0
         self.first_driver: Client | None = None
         self.on_stop: Any = lambda _reason: None

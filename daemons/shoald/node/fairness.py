@@ -72,7 +72,7 @@ def victims_for(
     candidates = [
         lease
         for lease in leases
-        if any(lease.demand.resources.get(name) for name in missing)
+        if any(lease.demand.amounts.get(name) for name in missing)
         and may_recall(demand, lease, is_reserved, now, config)
     ]
     candidates.sort(
@@ -80,7 +80,7 @@ def victims_for(
     )
     chosen = []
     for lease in candidates:
-        resources = lease.demand.resources
+        resources = lease.demand.amounts
         if not any(resources.get(name) for name in missing):
             continue
         chosen.append(lease)

@@ -7,8 +7,12 @@ their CPU went on: that is counted as oversubscription, and nothing is granted f
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from shoald.node.constraints import Constraints
+
+BACKLOG_MAX = 1_000_000
 UNITS = 10_000
 CPU = "CPU"
 WEIGHT_WHOLE = 1_000_000  # the weight of a lease on all of the node's most contended resource
@@ -16,17 +20,29 @@ Amounts = dict[str, int]
 
 
 class ResourceLedger:
-    """The node's resources: in all, and what is not taken."""
+    """The node's resources: in all, and what is not taken.
 
-    __slots__ = ("free", "total")
+    Attributes:
+        derived: totals of what only the members of a placement group can take (`bundles`); in `free` too, not in `total`.
+        reserved: what such groups have taken out of `free`.
+    """
+
+    __slots__ = ("derived", "free", "reserved", "total")
 
     def __init__(self, total: Amounts) -> None:
         self.total = dict(total)
         self.free = dict(total)
+        self.derived: Amounts = {}
+        self.reserved: Amounts = {}
 
     def feasible(self, amounts: Amounts) -> bool:
         """Whether an empty node could meet this."""
-        return all(amount <= self.total.get(name, 0) for name, amount in amounts.items())
+        total, derived = self.total, self.derived
+        if derived:
+            return all(
+                amount <= total.get(n, 0) or amount <= derived.get(n, 0) for n, amount in amounts.items()
+            )
+        return all(amount <= total.get(name, 0) for name, amount in amounts.items())
 
     def fits(self, amounts: Amounts, reserved: Amounts | None = None) -> bool:
         """Whether this can be taken now, leaving ``reserved`` alone."""
@@ -49,7 +65,7 @@ class ResourceLedger:
 
     def oversubscribed(self) -> Amounts:
         """By how much more is in use than there is, of what is."""
-        return {name: -amount for name, amount in self.free.items() if amount < 0}
+        return {name: -self.free[name] for name in self.total if self.free[name] < 0}
 
     def weight(self, amounts: Amounts) -> int:
         """The dominant share of ``amounts`` in the node, in 1/WEIGHT_WHOLE; at least 1, so that leases
@@ -67,6 +83,11 @@ class Demand:
     """How many more leases a client could use for one shape.
 
     Attributes:
+        amounts: what one of its leases takes here: its resources, or those of a placement group that stand for them.
+        lendable: the CPUs among them, which a task lends out while it waits.
+        constraints: where it may be met; None for anywhere.
+        here, obstacle, why, away: the placement's: how many leases this node may grant for it now; (kind, text) if no node can
+            ever meet it; why leases of it are granted here, and why other nodes were asked, for people.
         since: when it began to wait for its next lease; meaningless while backlog is 0.
         weight: of one of its leases.
         usage: sum of the weights of its leases that are not lent out.
@@ -74,23 +95,21 @@ class Demand:
     """
 
     __slots__ = (
-        "backlog",
-        "client",
-        "last_grant",
-        "leases",
-        "options",
-        "resources",
-        "shape_id",
-        "since",
-        "told",
-        "usage",
-        "weight",
-    )
+        "amounts", "away", "backlog", "client", "constraints", "here", "last_grant", "leases", "lendable", "obstacle", "options",
+        "resources", "shape_id", "since", "told", "turn", "usage", "weight", "why",
+    )  # fmt: skip
 
     def __init__(self, client: Client, shape_id: int, resources: Amounts, weight: int, now: float) -> None:
         self.client = client
         self.shape_id = shape_id
         self.resources = resources
+        self.amounts = resources
+        self.lendable: Amounts = {CPU: resources[CPU]} if resources.get(CPU) else {}
+        self.constraints: Constraints | None = None
+        self.here = BACKLOG_MAX
+        self.obstacle: tuple[str, str] | None = None
+        self.why = self.away = ""
+        self.turn = 0
         self.weight = weight
         self.options: dict[str, Any] = {}
         self.backlog = 0
@@ -121,13 +140,28 @@ class Job:
 
 
 class Client:
-    """A process that submits: a driver or a worker."""
+    """A process that submits: a driver or a worker.
 
-    __slots__ = ("blocked", "demands", "job", "kind", "last_grant", "leases", "proc", "usage")
+    Attributes:
+        kind: "driver", "worker", "actor" (an actor that wants its process), or one of another node: "remote driver", …
+    """
+
+    __slots__ = (
+        "blocked",
+        "demands",
+        "job",
+        "kind",
+        "last_grant",
+        "leases",
+        "placed_elsewhere",
+        "proc",
+        "usage",
+    )
 
     def __init__(self, proc: bytes, kind: str) -> None:
         self.proc = proc
         self.kind = kind
+        self.placed_elsewhere = kind.startswith("remote")
         self.job: Job | None = None
         self.demands: dict[int, Demand] = {}
         self.leases: dict[int, Lease] = {}
@@ -142,9 +176,10 @@ class Lease:
     Attributes:
         recalled_at: when it was recalled; None if it was not.
         blocked: its task waits, and its CPU is lent out.
+        why: why it was granted here, for people.
     """
 
-    __slots__ = ("blocked", "demand", "granted_at", "lease_id", "recalled_at", "worker_id")
+    __slots__ = ("blocked", "demand", "granted_at", "lease_id", "recalled_at", "why", "worker_id")
 
     def __init__(self, lease_id: int, demand: Demand, worker_id: bytes, now: float) -> None:
         self.lease_id = lease_id
@@ -153,6 +188,7 @@ class Lease:
         self.granted_at = now
         self.recalled_at: float | None = None
         self.blocked = False
+        self.why = demand.why
 
     def weight(self) -> int:
         """What it counts for in shares: a blocked one next to nothing."""

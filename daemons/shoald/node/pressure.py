@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.wire import messages as m
 from shoald.node.effects import Send
 from shoald.node.fairness import first_recallable_at, victims_for
-from shoald.node.leases import CPU, UNITS, Amounts, Demand
+from shoald.node.leases import UNITS, Amounts, Demand
 from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Pressure:
 
     def _holds(self, demand: Demand, now: float) -> bool:
         aged_ms = (now - demand.since) * 1000 - self._config.reservation_after_ms
-        if aged_ms < 0 or not self._core.ledger.feasible(demand.resources):
+        if aged_ms < 0 or not demand.here or not self._core.ledger.feasible(demand.amounts):
             return False
         return int(aged_ms / self._config.reservation_hold_ms) % 2 == 0
 
@@ -72,7 +72,7 @@ class Pressure:
                     core.recall(lease, now)
                     takeable.remove(lease)
                     self._add(coming, lease)
-            for name, amount in demand.resources.items():
+            for name, amount in demand.amounts.items():
                 coming[name] = coming.get(name, 0) - amount
         if not unmet:
             return None
@@ -88,15 +88,15 @@ class Pressure:
 
     @staticmethod
     def _add(coming: Amounts, lease: Lease) -> None:
-        for name, amount in lease.demand.resources.items():
-            if not (lease.blocked and name == CPU):
+        for name, amount in lease.demand.amounts.items():
+            if not (lease.blocked and name in lease.demand.lendable):
                 coming[name] = coming.get(name, 0) + amount
 
     @staticmethod
     def _missing(demand: Demand, coming: Amounts) -> Amounts:
         return {
             name: lacking
-            for name, amount in demand.resources.items()
+            for name, amount in demand.amounts.items()
             if (lacking := amount - max(0, coming.get(name, 0))) > 0
         }
 
@@ -122,7 +122,11 @@ class Pressure:
         """("ok", "") or why this demand is not going to be met unless something changes."""
         core, pool = self._core, self._core.pool
         needs = format_amounts(demand.resources)
-        if not core.ledger.feasible(demand.resources):
+        if demand.obstacle is not None:
+            return demand.obstacle
+        if not demand.here:
+            return "ok", ""
+        if not core.ledger.feasible(demand.amounts):
             text = f"needs {needs}, and this node has {format_amounts(core.ledger.total)} in all"
             return "infeasible", f"{text}; ask for less, or add a node that has it"
         if core.staffing.failing and not pool.count(IDLE) and not pool.count(LEASED):
@@ -164,14 +168,20 @@ class Pressure:
         if kind != "ok":
             return text
         core = self._core
+        if not demand.here:
+            return demand.away
         missing = self._missing(demand, core.ledger.free)
         if missing:
             holders = sorted(
                 core.pool.workers[lease.worker_id].pid
                 for lease in core.leases.values()
-                if not lease.blocked and any(lease.demand.resources.get(name) for name in missing)
+                if not lease.blocked and any(lease.demand.amounts.get(name) for name in missing)
             )
             held = f"held by workers {_some(holders)}" if holders else "lent back to tasks that went on"
+            if (
+                demand.amounts is not demand.resources
+            ):  # a part of a placement group, whose names nobody knows
+                return f"waits for the tasks of its placement group that run before it ({held})"
             return f"waits for {format_amounts(missing)} more ({held})"
         if demand.without_cpu and core.zero_cpu_running >= self._config.zero_cpu_leases_max:
             running = core.zero_cpu_running

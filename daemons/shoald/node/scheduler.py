@@ -17,9 +17,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
+from shoald.node import constraints
+from shoald.node.bundles import derived_amounts
 from shoald.node.effects import Effect, EndWorker, Grant, Send
-from shoald.node.leases import CPU, UNITS, Amounts, Client, Demand, Job, Lease, ResourceLedger
-from shoald.node.placing import Placing
+from shoald.node.grantround import GrantRound
+from shoald.node.leases import BACKLOG_MAX, CPU, UNITS, Amounts, Client, Demand, Job, Lease, ResourceLedger
+from shoald.node.placement import Alone, Placement, Shares, View
 from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Pool, Worker
 from shoald.node.pressure import Pressure
 from shoald.node.staffing import Staffing
@@ -28,7 +31,6 @@ from shoald.store.errors import ProtocolError
 if TYPE_CHECKING:
     from shoal.config import Config
 
-BACKLOG_MAX = 1_000_000
 _NO_TASK = bytes(16)
 
 
@@ -38,15 +40,25 @@ class SchedulerCore:
     Args:
         resources: the node's, in units of 1/10,000.
         pool: its workers; the scheduler alone changes them.
+        placement: decides where demands are met; by default that is here.
 
     Attributes:
         outbox: effects to carry out, in order; the shell empties it.
+        view: the cluster's nodes, for placement; whoever changes it says so (`view_changed`).
+        shares: what other nodes are asked for (see Placement.shares), new after each `schedule`.
     """
 
-    def __init__(self, resources: Amounts, pool: Pool, config: Config) -> None:
+    def __init__(
+        self, resources: Amounts, pool: Pool, config: Config, placement: Placement | None = None
+    ) -> None:
         self.ledger = ResourceLedger(resources)
         self.pool = pool
         self.config = config
+        self.placement = placement or Placement("", {}, config)
+        self.view: View = Alone()
+        self.shares: Shares = {}
+        self._alone = True
+        self._turns = 0
         self.cpus = max(1, -(-resources.get(CPU, 0) // UNITS))
         self.outbox: list[Effect] = []
         self.clients: dict[bytes, Client] = {}
@@ -58,7 +70,7 @@ class SchedulerCore:
         self.held_back = False  # nothing is granted while anything runs
         self.counters = {"granted": 0, "returned": 0, "recalled": 0, "oversubscribed": 0, "workers_died": 0}
         self.staffing = Staffing(self)
-        self._placing = Placing(self)
+        self._grants = GrantRound(self)
         self._pressure = Pressure(self)
         self._deadline: float | None = None
 
@@ -143,8 +155,7 @@ class SchedulerCore:
                 return
             if len(client.demands) >= self.config.shapes_max:
                 self._forget_idle_shapes(client)
-            demand = Demand(client, shape_id, resources, self.ledger.weight(resources), now)
-            client.demands[shape_id] = demand
+            demand = self._new_demand(client, shape_id, resources, options, now)
         elif demand.resources != resources:
             raise ProtocolError(f"shape {shape_id} has other resources than before")
         demand.options = options
@@ -156,6 +167,22 @@ class SchedulerCore:
             demand.told = "ok"
         demand.backlog = backlog
         self._deadline = now
+
+    def _new_demand(
+        self, client: Client, shape_id: int, resources: Amounts, options: dict[str, Any], now: float
+    ) -> Demand:
+        wishes = constraints.read(options)
+        demand = Demand(client, shape_id, resources, self.ledger.weight(resources), now)
+        if wishes is not None:
+            demand.constraints = wishes
+            if wishes.group:
+                demand.amounts = derived_amounts(resources, wishes.group, wishes.bundle)
+                demand.lendable = derived_amounts(demand.lendable, wishes.group, wishes.bundle, bare=True)
+            elif wishes.spread:
+                self._turns += 1
+                demand.turn = self._turns
+        client.demands[shape_id] = demand
+        return demand
 
     def _forget_idle_shapes(self, client: Client) -> None:
         client.demands = {k: d for k, d in client.demands.items() if d.backlog or d.leases}
@@ -302,15 +329,17 @@ class SchedulerCore:
         """Lease ``worker`` to the client of ``demand``; the caller has checked that it fits."""
         client, job = demand.client, demand.client.job
         assert job is not None, demand
-        assert self.ledger.fits(demand.resources), (demand, self.ledger.free)
+        assert self.ledger.fits(demand.amounts), (demand, self.ledger.free)
         assert worker.job in ("", job.job_id), (demand, worker)
         self.counters["granted"] += 1
         lease = Lease(self.counters["granted"], demand, worker.worker_id, now)
-        self.ledger.take(demand.resources)
+        self.ledger.take(demand.amounts)
         self.leases[lease.lease_id] = client.leases[lease.lease_id] = lease
         demand.leases.add(lease.lease_id)
         demand.last_grant = client.last_grant = job.last_grant = lease.lease_id
         demand.backlog -= 1
+        if demand.here < BACKLOG_MAX:
+            demand.here -= 1
         demand.since = now
         demand.told = "ok"
         if not demand.backlog:
@@ -338,7 +367,7 @@ class SchedulerCore:
             self._take_back(lease, ending=True)
         self._count(lease, -1)
         demand = lease.demand
-        self.ledger.give(demand.resources)
+        self.ledger.give(demand.amounts)
         self.zero_cpu_running -= demand.without_cpu
         demand.leases.discard(lease.lease_id)
         demand.client.leases.pop(lease.lease_id, None)
@@ -354,21 +383,20 @@ class SchedulerCore:
             demand.client.job.usage += weight
 
     def _lend(self, lease: Lease) -> None:
-        cpu = lease.demand.resources.get(CPU, 0)
         self._count(lease, -1)
         lease.blocked = True
         self._count(lease, 1)
-        self.ledger.give({CPU: cpu} if cpu else {})
+        self.ledger.give(lease.demand.lendable)
         self.zero_cpu_running -= lease.demand.without_cpu
 
     def _take_back(self, lease: Lease, ending: bool = False) -> None:
-        cpu = lease.demand.resources.get(CPU, 0)
+        lendable = lease.demand.lendable
         self._count(lease, -1)
         lease.blocked = False
         self._count(lease, 1)
-        self.ledger.take({CPU: cpu} if cpu else {})
+        self.ledger.take(lendable)
         self.zero_cpu_running += lease.demand.without_cpu
-        if not ending and self.ledger.free.get(CPU, 0) < 0:
+        if not ending and any(self.ledger.free.get(name, 0) < 0 for name in lendable):
             self.counters["oversubscribed"] += 1
 
     # --- deciding ---
@@ -381,9 +409,11 @@ class SchedulerCore:
             return self._deadline
         deadlines: list[float | None] = []
         short = 0
+        self._place(now)
         if self.waiting:
+            deadlines.append(self.placement.due)
             reserved = self._pressure.reservation(now)
-            unmet, short = self._placing.grant_round(now, reserved)
+            unmet, short = self._grants.grant_round(now, reserved)
             deadlines.append(self._pressure.recall_for(unmet, reserved, now))
             deadlines.append(self._pressure.tell(now))
         deadlines.append(self.staffing.resize(short, now))
@@ -395,6 +425,22 @@ class SchedulerCore:
         if self.held_back and not yes:
             self._deadline = now
         self.held_back = yes
+
+    def _place(self, now: float) -> None:
+        """Decide where the waiting demands are met, unless that can only be here."""
+        if not self.waiting:
+            self.shares = {}
+        elif not self._alone or any(demand.constraints is not None for demand in self.waiting):
+            self.shares = self.placement.shares(self.waiting, self.ledger, self.view, now)
+
+    def view_changed(self, now: float) -> None:
+        """What `view` knows of other nodes has changed: waiting demands may have other places now."""
+        self._alone = not self.view.alive()
+        if self._alone:
+            for demand in self.waiting:
+                demand.here, demand.obstacle = BACKLOG_MAX, None
+            self.shares = {}
+        self._deadline = now
 
     def start(self, now: float) -> None:
         """Start the workers that are kept warm."""
@@ -408,25 +454,29 @@ class SchedulerCore:
 
     def available(self) -> Amounts:
         """What is free now; never negative."""
-        return {name: max(0, amount) for name, amount in self.ledger.free.items()}
+        free = self.ledger.free
+        return {name: max(0, free.get(name, 0)) for name in self.ledger.total}
 
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
         self.pool.validate()
-        used = dict.fromkeys(self.ledger.total, 0)
+        ledger = self.ledger
+        used = {name: ledger.reserved.get(name, 0) for name in ledger.free}
         usage: dict[Job | None, int] = {}
         for lease in self.leases.values():
             worker = self.pool.workers[lease.worker_id]
             assert worker.lease_id == lease.lease_id, (worker, lease)
             assert lease.blocked <= (worker.state in (BLOCKED, DYING)), (worker, lease)
             assert (worker.state == BLOCKED) <= lease.blocked, (worker, lease)
-            for name, amount in lease.demand.resources.items():
-                used[name] += 0 if lease.blocked and name == CPU else amount
+            for name, amount in lease.demand.amounts.items():
+                used[name] += 0 if lease.blocked and name in lease.demand.lendable else amount
             job = lease.demand.client.job
             usage[job] = usage.get(job, 0) + lease.weight()
-        for name, total in self.ledger.total.items():
-            assert self.ledger.free[name] + used[name] == total, (name, self.ledger.free, used)
-            assert name == CPU or used[name] <= total, (name, used)
+        for name in ledger.free:
+            total = ledger.total.get(name, 0) or ledger.derived.get(name, 0)
+            assert ledger.free[name] + used[name] == total, (name, ledger.free, used)
+            # What is lent out may be used twice for a while, and what has no total any more is on its way out.
+            assert name.startswith(CPU) or not total or used[name] <= total, (name, used)
         for job_id, job in self.jobs.items():
             assert job.usage == usage.get(job, 0), (job_id, job.usage, usage)
         for client in self.clients.values():

@@ -353,7 +353,7 @@ class Executor:
             return False
         if not options.max_retries or options.max_calls or options.runtime_env:
             return False
-        if options.scheduling_strategy != "DEFAULT" or options.label_selector:
+        if options.scheduling_strategy not in (None, "DEFAULT") or options.label_selector:
             return False
         units = self._units
         return all(amount <= units.get(name, 0) for name, amount in task.queue.resources.items())

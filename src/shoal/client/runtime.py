@@ -299,7 +299,7 @@ class Runtime:
             names = sorted({task.name for task in queue.ready})
             what = f"task {names[0]!r}" if len(names) == 1 else f"{len(queue.ready)} tasks"
             self.report(f"{what} cannot run now: {message[3]}")
-        elif message[2] == "limit":
+        elif message[2] in ("limit", "never"):
             self.dispatch.refused(queue, message[3])
 
     def _on_peer(self, message: list[Any]) -> None:
@@ -516,7 +516,9 @@ class Runtime:
             queue = dispatch.queues.get(options.shape_key())
             if queue is None:
                 queue = dispatch.queue_for(
-                    options.shape_key(), options.resource_units(), {"name": function.name}
+                    options.shape_key(),
+                    options.resource_units(),
+                    {"name": function.name, **options.constraints()},
                 )
             task = TaskRecord(task_id, function, options, packed[0], queue)
             if packed is not NOTHING_PACKED:

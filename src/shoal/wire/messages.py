@@ -36,7 +36,9 @@ FORK = 20  # [] + descriptor: the sender forks; its live pins stay until the rea
 # Tasks
 DEMAND = 30  # [shape_id, resources: {name: units of 1/10,000}, backlog, options: dict]: how many leases the sender
 #   could use now for this shape. Declarative: the newest counts; backlog 0 withdraws. options: {"name": function name,
-#   "strategy": …, "depth": nesting depth}
+#   "depth": nesting depth} and where it may run (shoald.node.constraints): {"labels": conditions (wire.labels), "prefer": tag of
+#   the node with most bytes of the arguments, "prefer_bytes", "strategy": "SPREAD" | ["affinity", node id, soft]
+#   | ["labels", hard, soft] | ["group", group id, bundle or -1, capture children]}
 RETURN = 31  # [lease_id, state RETURN_*]
 BLOCKED = 32  # [bool]: a worker's task waits (its resources are lent out), or goes on
 KILL_WORKER = 33  # [lease_id, reason, task id]: cancel with force; without an effect if the worker runs another task
@@ -84,7 +86,7 @@ GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources] + descri
 RECALL_LEASE = 131  # [lease_id]: return it when its tasks are done, send no new ones
 WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message, facts]: confirmed; the lease is gone
 #   facts: {} or {"kind": "memory", "used_bytes", "limit_bytes"}: it was ended because memory was short
-DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible", message]
+DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible"|"limit"|"never", message]: the last two fail what waits
 PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind] + descriptor of the task connection
 EXIT = 135  # to a worker: finish nothing more, end
 CANCEL_ASKED = 136  # [object id, force, recursive]: a CANCEL_TASK for a task of this process

@@ -1,8 +1,8 @@
 """Which demands get workers now: one round over all that wait, in order of fairness. Pure.
 
-A demand that fits but finds no idle worker keeps its place in this round (what it needs is set aside), and
-a worker is started for it. A demand that does not fit is passed over; whether others have to make room for
-it is decided in `pressure`.
+Where a demand may be met was decided before (`placement`): here at most `Demand.here` times. A demand that fits but finds no
+idle worker keeps its place in this round (what it needs is set aside), and a worker is started for it. A demand that does
+not fit is passed over; whether others have to make room for it is decided in `pressure`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shoald.node.scheduler import SchedulerCore
 
 
-class Placing:
+class GrantRound:
     """Grants for one scheduler."""
 
     def __init__(self, core: SchedulerCore) -> None:
@@ -32,7 +32,7 @@ class Placing:
         queue = [
             (order_key(d, reserved), n, d)
             for n, d in enumerate(core.waiting)
-            if core.ledger.feasible(d.resources)
+            if d.here and core.ledger.feasible(d.amounts)
         ]
         heapq.heapify(queue)
         set_aside: list[Amounts] = []
@@ -48,8 +48,8 @@ class Placing:
             if fresh != key:  # others of its client or job were served meanwhile
                 heapq.heapreplace(queue, (fresh, number, demand))
                 continue
-            keep = reserved.resources if reserved is not None and reserved is not demand else None
-            if not core.ledger.fits(demand.resources, keep):
+            keep = reserved.amounts if reserved is not None and reserved is not demand else None
+            if not core.ledger.fits(demand.amounts, keep):
                 unmet.append(demand)
                 heapq.heappop(queue)
                 continue
@@ -62,14 +62,14 @@ class Placing:
             if worker is not None:
                 core.grant(demand, worker, now)
             elif len(set_aside) < room:
-                core.ledger.take(demand.resources)
-                set_aside.append(demand.resources)
+                core.ledger.take(demand.amounts)
+                set_aside.append(demand.amounts)
                 planned[demand] = planned.get(demand, 0) + 1
             else:
                 heapq.heappop(queue)
                 continue
             zero_cpu += without_cpu
-            if demand.backlog <= planned.get(demand, 0):
+            if min(demand.backlog, demand.here) <= planned.get(demand, 0):
                 heapq.heappop(queue)
         for amounts in set_aside:
             core.ledger.give(amounts)
