@@ -67,6 +67,8 @@ class Config:
     get_warning_s: float = 10.0
     # Finished tasks remembered per process for `list tasks`; older ones are forgotten.
     finished_tasks_max: int = 1000
+    # What is kept to make lost results again (arguments of tasks, not objects); beyond, the oldest is dropped.
+    lineage_bytes_max: int = 256 * MIB
     # Unread items of a streaming generator before its producer waits.
     generator_backlog_max: int = 64
     # Client extents: smallest and largest slab leased ahead of need.

@@ -222,9 +222,8 @@ class Executor:
             try:
                 value = self._call(context, function.call, args, kwargs)
                 if details is None or not details["stream"]:
-                    results = self.results.encode(
-                        task_id, value, details["returns"] if details else 1, submitter, name
-                    )
+                    count, only = (details["returns"], details["only"]) if details else (1, None)
+                    results = self.results.encode(task_id, value, count, submitter, name, only)
                 else:
                     results = self._stream(context, value, submitter, details)
             finally:

@@ -27,8 +27,16 @@ class Results:
         self._limit = runtime.config.inline_bytes_max
         self._budget = runtime.config.inline_args_bytes_max
 
-    def encode(self, task_id: bytes, value: Any, count: int, submitter: bytes, name: str) -> list[Any]:
-        """The results field of DONE for ``count`` returns.
+    def encode(
+        self,
+        task_id: bytes,
+        value: Any,
+        count: int,
+        submitter: bytes,
+        name: str,
+        only: tuple[int, ...] | None = None,
+    ) -> list[Any]:
+        """The results field of DONE for ``count`` returns; of these ``only`` some, if the others are there already.
 
         Raises ValueError if ``value`` is not a sequence of that length.
         """
@@ -47,7 +55,8 @@ class Results:
             raise ValueError(f"num_returns={count}, but the task returned {len(values)} value(s)")
         budget = self._budget
         results: list[Any] = []
-        for index, each in enumerate(values):
+        for index in range(count) if only is None else only:
+            each = values[index]
             result = dumps_small(each)
             limit = min(self._limit, budget)
             if result is None or len(result) > limit:

@@ -231,6 +231,7 @@ class Runtime:
             m.UNPIN_RECALL: lambda message: self.store.recalled(split_ids(message[1])),
             m.EXTENT_RECALL: lambda message: self.store.return_unused(),
             m.AVAILABLE: self._on_available,
+            m.RECOVER: self._on_recover,
             m.GRANT: self._on_grant,
             m.RECALL_LEASE: lambda message: dispatch.recall(message[1]),
             m.WORKER_DIED: self._on_worker_died,
@@ -252,6 +253,11 @@ class Runtime:
         _, object_id, size, _, problem = message
         error = make_error("lost", None, problem) if problem else None
         self.table.available(object_id, size, error)
+
+    def _on_recover(self, message: list[Any]) -> None:
+        reason = self.dispatch.lineage.recover(message[1])
+        if reason:
+            self.table.to_node([m.UNRECOVERABLE, message[1], reason])
 
     def _on_grant(self, message: list[Any]) -> None:
         _, shape_id, lease_id, proc, pid, _ = message

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from shoal.owner import reruns, streams
 from shoal.owner.leases import Lease, ShapeQueue
+from shoal.owner.lineage import LineageKeeper
 from shoal.owner.objects import FAILED, Entry
 from shoal.owner.spec import encode_task, message_bytes, store_largest
 from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, TaskRecord, forgotten
@@ -52,6 +53,7 @@ class Dispatcher:
         self.is_retriable: Callable[[TaskRecord, bytes], bool] = lambda task, error: bool(
             task.options.retry_exceptions
         )
+        self.lineage = LineageKeeper(table, self, config.lineage_bytes_max)
         self.queues: dict[Any, ShapeQueue] = {}
         self.by_shape_id: dict[int, ShapeQueue] = {}
         self.leases: dict[int, Lease] = {}
@@ -238,9 +240,14 @@ class Dispatcher:
             for entry, result in zip(task.returns, results, strict=True):
                 table.fulfil_again(entry, result)
             reruns.reclaim(table, task)
+            others = True
         else:
-            table.fulfil_each(task.returns, results)
+            others = table.fulfil_each(task.returns, results)
+        if others and task.options.max_retries and type(task.queue) is ShapeQueue:
+            self.lineage.keep(task)
         self._finish(task, "FINISHED")
+        if task.only is not None:
+            self.lineage.finished(task.id)
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
         """(FAILED, task id, error, container, kept ids, cancelled) from a worker."""
@@ -316,7 +323,11 @@ class Dispatcher:
             reruns.reclaim(table, task)
         if task.stream is not None:
             streams.ended_early(task)
+        if task.only is not None or task.attempt:
+            self.lineage.failed(task)
         self._finish(task, "FAILED")
+        if task.only is not None:
+            self.lineage.finished(task.id)
 
     def _finish(self, task: TaskRecord, outcome: str) -> None:
         if task.state == DONE:

@@ -45,7 +45,8 @@ def encode_task(table: ObjectTable, task: TaskRecord) -> tuple[Any, ...]:
         or options.name
     ):
         details = {
-            "returns": len(task.returns),
+            "returns": task.only[0] if task.only else len(task.returns),
+            "only": task.only[1] if task.only else None,
             "stream": task.stream is not None,
             "depth": task.depth,
             "max_calls": options.max_calls,

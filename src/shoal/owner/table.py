@@ -35,6 +35,7 @@ from shoal.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from shoal.owner.lineage import Lineage
     from shoal.owner.tasks import TaskRecord
 
 MESSAGE_IDS_MAX = 65_536  # in one message, 1 MiB: frames stay far below their limit
@@ -50,6 +51,7 @@ class ObjectTable:
         node_out: messages for the daemon, not sent yet; `node_sequence` numbers them all.
         promotions: INLINE or FAILED entries to be written to the store by the shell.
         freed: ids whose cached pins may go.
+        lineages: how stored results can be made again, by id (see `shoal.owner.lineage`); they go with their entries.
     """
 
     def __init__(self, proc: bytes) -> None:
@@ -63,6 +65,7 @@ class ObjectTable:
         self._reclaiming: set[bytes] = set()
         self._barriers: dict[bytes, Entry] = {}
         self._barriers_made = 0
+        self.lineages: dict[bytes, Lineage] = {}
 
     # --- messages to the daemon ---
 
@@ -176,10 +179,15 @@ class ObjectTable:
         else:
             self.fulfil_stored(entry, result[1], result[2])
 
-    def fulfil_each(self, entries: Iterable[Entry], results: Iterable[Any]) -> None:
-        """The results of one task; those that are plain and wanted take the shortest way (the hot path)."""
+    def fulfil_each(self, entries: Iterable[Entry], results: Iterable[Any]) -> bool:
+        """The results of one task; those that are plain and wanted take the shortest way (the hot path).
+
+        Returns whether any was not plain.
+        """
+        others = False
         for entry, result in zip(entries, results, strict=True):
             if type(result) is not bytes:
+                others = True
                 self.fulfil(entry, result)
             elif entry.state != PENDING or entry.flags or entry.count <= 0:
                 self.fulfil_plain(entry, result)
@@ -192,6 +200,7 @@ class ObjectTable:
                     entry.waiters = None
                     for waiter in waiters:
                         waiter.entry_ready(entry)
+        return others
 
     def fulfil_again(self, entry: Entry, result: Any) -> None:
         """A result that an earlier run may have sealed too: the first copy is the one that counts, with the refs inside of it."""
@@ -409,6 +418,8 @@ class ObjectTable:
         if entry.riders is not None:
             self._keep_riders(entry)
         del self.entries[entry.id]
+        if self.lineages:
+            self.lineages.pop(entry.id, None)
         if entry.holds > 0:
             self._release_ids.extend([entry.id] * entry.holds)
             entry.holds = 0

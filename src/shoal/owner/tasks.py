@@ -67,11 +67,12 @@ class TaskRecord:
         parent: id of the task that submitted it, or None.
         attempt: which run of it this is, from 0.
         unheard: set when a run of it may have sealed things that this process does not know of (see `shoal.owner.reruns`).
+        only: (how many results the task has, which of them are wanted) if it runs again for these alone; `returns` has just them.
         careful: its worker sends its result at once and runs no child in its place: it may not run twice, or crashed before.
     """
 
     __slots__ = (
-        "attempt", "cancelled", "careful", "depth", "doomed", "function", "id", "lease", "lifted", "nested",
+        "attempt", "cancelled", "careful", "depth", "doomed", "function", "id", "lease", "lifted", "nested", "only",
         "options", "parent", "payload", "places", "queue", "retries", "returns", "state", "stream", "unheard",
         "unresolved",
     )  # fmt: skip
@@ -105,6 +106,7 @@ class TaskRecord:
         self.parent: bytes | None = None
         self.depth = 0
         self.stream: Stream | None = None
+        self.only: tuple[int, tuple[int, ...]] | None = None
 
     @property
     def name(self) -> str:

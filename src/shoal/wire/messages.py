@@ -32,6 +32,7 @@ WATCH = 17  # [id, stamp proc, stamp number] → AVAILABLE, once, when it is sea
 EXPECT = 18  # [ids]: the sender will seal these later (a pending ref that escaped); dies with the sender
 DEDUP = 19  # [req, content hash, size] → DEDUP_FOUND; takes a hold for the sender in the same step
 FORK = 20  # [] + descriptor: the sender forks; its live pins stay until the read end of this pipe closes
+UNRECOVERABLE = 21  # [id, why]: the answer to RECOVER if nothing will come; otherwise EXPECT, and the seal in time
 
 # Tasks
 DEMAND = 30  # [shape_id, resources: {name: units of 1/10,000}, backlog, options: dict]: how many leases the sender
@@ -81,6 +82,7 @@ UNPIN_RECALL = 117  # [ids]: unpin them as soon as no view lives (at once for ca
 EXTENT_RECALL = 118  # []: return unused leased extents
 AVAILABLE = 119  # [id, size, flags, error message or ""]
 DEDUP_FOUND = 120  # [req, id or b"", offset, size]
+RECOVER = 121  # to an owner: [id]: somebody wants to read it, and no copy is left → EXPECT | UNRECOVERABLE
 
 GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources] + descriptor of the task connection
 RECALL_LEASE = 131  # [lease_id]: return it when its tasks are done, send no new ones

@@ -1,0 +1,257 @@
+"""Lineage: what it takes to make a stored result again whose last copy is lost. Pure.
+
+When a task that may run again has stored results, what it was called with is kept for as long as one of them is referenced, here
+or by the lineage of a task that used it. Memory is not kept: of an argument that is stored, only its own lineage. So a chain of
+tasks can be run again from its beginning, though everything in between was freed long ago.
+
+Events: a task is done (`keep`), an object is lost (`recover`), an entry is forgotten (`ObjectTable.lineages`).
+Effects: tasks submitted anew, under their old ids and for the results that are missing alone; EXPECT for these.
+
+Invariants: an object that is being made again is PENDING, and no two runs of one task are under way. Runs count against
+`max_retries` of the task. The bytes of all lineage are bounded (`lineage_bytes_max`): beyond, the oldest is dropped, and
+who needs it is told so. Values that were put, items of generators and results of actors have no lineage.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any
+from weakref import ref as weak
+
+from shoal.ids import return_id
+from shoal.owner.objects import BORROWED, ESCAPED, FAILED, INLINE, PENDING, PROMOTED, STORED, WATCHED, Entry
+from shoal.owner.tasks import TaskRecord
+from shoal.refs import released
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from weakref import ReferenceType
+
+    from shoal.owner.dispatch import Dispatcher
+    from shoal.owner.table import ObjectTable
+
+_IS_DROPPED = -2  # instead of the number of runs that are left
+_RECORD_BYTES = 400  # of a Lineage without its payload and inline arguments, about
+
+UNKNOWN = (
+    "it cannot be made again: values that were put, items of generators, results of actors and of tasks with max_retries=0 have "
+    "no lineage. Have a task make it that may run again, or keep a copy elsewhere"
+)
+USED_UP = "its task has run as often as it may (max_retries)"
+DROPPED = (
+    "what it would take to make it again was dropped, since there was too much of that (lineage_bytes_max)"
+)
+
+
+class Lineage:
+    """How the results of one task can be made again.
+
+    Attributes:
+        inputs: entries of its top-level and nested ref arguments, each with its own lineage if it has one. Inline ones are
+            counted here; of others only the record is kept, not the object.
+        left: how often it may still run; -1: any number.
+        missing: return indexes that were lost while it ran for others; it runs for these next.
+    """
+
+    __slots__ = (
+        "__weakref__", "counted", "count", "depth", "function", "inputs", "keeper", "left", "missing", "nested_at",
+        "options", "payload", "places", "queue", "size", "task_id",
+    )  # fmt: skip
+
+    def __init__(self, task: TaskRecord, keeper: LineageKeeper) -> None:
+        self.task_id = task.id
+        self.function = task.function
+        self.options = task.options
+        self.payload = task.payload
+        self.queue = task.queue
+        self.places = task.places
+        self.count = len(task.returns)
+        self.depth = task.depth
+        self.left = task.retries
+        self.missing: set[int] = set()
+        lineages = keeper.lineages
+        entries = [*task.lifted, *(task.nested or ())]
+        self.nested_at = len(task.lifted)
+        self.inputs: list[tuple[Entry, Lineage | None]] = [
+            (entry, lineages.get(entry.id)) for entry in entries
+        ]
+        self.counted = [entry for entry in entries if entry.state == INLINE]
+        for entry in self.counted:
+            entry.count += 1
+        self.size = len(self.payload) + sum(len(entry.value) for entry in self.counted) + _RECORD_BYTES
+        self.keeper = keeper
+
+    def __del__(self) -> None:
+        # `__del__` may run anywhere: it only appends.
+        if hasattr(self, "keeper"):
+            self.keeper.gone.append(self.size)
+            released.extend(self.counted)
+
+
+class LineageKeeper:
+    """The lineage of one process's objects.
+
+    Attributes:
+        lineages: by object id; the table's, which forgets one with its entry.
+        gone: sizes of what was forgotten and not accounted for yet.
+        size: bytes kept, about.
+        recovered: how many objects were made again.
+    """
+
+    def __init__(self, table: ObjectTable, dispatch: Dispatcher, bytes_max: int) -> None:
+        self._table = table
+        self._dispatch = dispatch
+        self._bytes_max = bytes_max
+        self.lineages = table.lineages
+        self.gone: deque[int] = deque()
+        self.size = 0
+        self.recovered = 0
+        self._order: OrderedDict[bytes, ReferenceType[Lineage]] = OrderedDict()
+        self._running: dict[bytes, Lineage] = {}
+        self._deferred: dict[bytes, Lineage] = {}
+
+    def keep(self, task: TaskRecord) -> None:
+        """Remember how the stored results of ``task``, which is done, were made; its arguments are still counted for it."""
+        stored = [
+            entry.id for entry in task.returns if entry.state == STORED and entry.id in self._table.entries
+        ]
+        lineage = self._running.pop(task.id, None)
+        if lineage is None:
+            if not stored or task.stream is not None:
+                return
+            lineage = Lineage(task, self)
+            self._account(lineage)
+        else:
+            lineage.left = task.retries
+            self.recovered += len(stored)
+        for object_id in stored:
+            self.lineages[object_id] = lineage
+
+    def failed(self, task: TaskRecord) -> None:
+        """``task`` has failed: if it was run again, nothing more will come of it."""
+        lineage = self._running.pop(task.id, None)
+        if lineage is not None:
+            for index in range(lineage.count):
+                self.lineages.pop(return_id(task.id, index), None)
+
+    def _account(self, lineage: Lineage) -> None:
+        self.size += lineage.size
+        self._order[lineage.task_id] = weak(lineage)
+        while self.gone:
+            self.size -= self.gone.popleft()
+        if len(self._order) > 2 * len(self.lineages) + 64:
+            self._order = OrderedDict((key, each) for key, each in self._order.items() if each() is not None)
+        while self.size > self._bytes_max and self._order:
+            oldest = self._order.popitem(last=False)[1]()
+            if oldest is not None:
+                self._drop(oldest)
+
+    def _drop(self, lineage: Lineage) -> None:
+        self.size -= lineage.size
+        released.extend(lineage.counted)
+        lineage.size, lineage.counted, lineage.inputs = 0, [], []
+        lineage.payload = b""
+        lineage.left = _IS_DROPPED
+
+    # --- recovering ---
+
+    def recover(self, object_id: bytes) -> str:
+        """Have a lost object made again, and whatever that takes; "" if it will be, else why it cannot be."""
+        own = self._table.entries.get(object_id)
+        if own is not None and own.state in (INLINE, FAILED):
+            own.flags &= ~PROMOTED
+            self._table.promote(own)  # it is here, and only its copy in the store is lost
+            return ""
+        plan: dict[Lineage, set[int]] = {}
+        todo = [(object_id, self.lineages.get(object_id))]
+        while todo:
+            wanted, lineage = todo.pop()
+            entry = self._table.entries.get(wanted)
+            if entry is not None and entry.state == PENDING:
+                continue  # it is under way
+            problem = self._problem(lineage)
+            if problem or lineage is None:
+                prefix = "" if wanted == object_id else f"its argument {wanted.hex()} is lost too, and "
+                return f"{prefix}{problem}"
+            index = int.from_bytes(wanted[12:], "big")
+            if lineage not in plan:
+                plan[lineage] = {index}
+                todo += [(each.id, own) for each, own in lineage.inputs if not self._is_known(each)]
+            else:
+                plan[lineage].add(index)
+        for lineage, indexes in plan.items():
+            self._expect(lineage, indexes)
+        for lineage, indexes in plan.items():
+            self._run(lineage, indexes)
+        return ""
+
+    def _problem(self, lineage: Lineage | None) -> str:
+        if lineage is None:
+            return UNKNOWN
+        if lineage.left == _IS_DROPPED:
+            return DROPPED
+        return "" if lineage.left else USED_UP
+
+    def _is_known(self, entry: Entry) -> bool:
+        """Whether an argument is referenced still; if its object is lost too, whoever looks for it will find out."""
+        return self._table.entries.get(entry.id) is not None
+
+    def _expect(self, lineage: Lineage, indexes: Iterable[int]) -> None:
+        """The results with these indexes are pending from now on; readers everywhere wait for them."""
+        table = self._table
+        for index in indexes:
+            object_id = return_id(lineage.task_id, index)
+            entry = table.entries.get(object_id)
+            if entry is None:
+                entry = table.add(object_id, PENDING, 0)
+                self.lineages[object_id] = lineage
+            entry.state = PENDING
+            entry.stamp = None
+            entry.flags = entry.flags & ~WATCHED | ESCAPED
+            table.to_node([m.EXPECT, object_id])
+
+    def _run(self, lineage: Lineage, indexes: set[int]) -> None:
+        """Submit the task once more, for these results."""
+        if lineage.task_id in self._running or lineage.task_id in self._dispatch.tasks:
+            lineage.missing |= indexes
+            self._deferred[lineage.task_id] = lineage
+            return
+        table = self._table
+        task = TaskRecord(lineage.task_id, lineage.function, lineage.options, lineage.payload, lineage.queue)
+        task.retries = lineage.left - (lineage.left > 0)
+        task.attempt = 1
+        task.careful = True
+        task.depth = lineage.depth
+        task.places = lineage.places
+        inputs = [table.borrow(entry.id) for entry, _ in lineage.inputs]
+        for entry in inputs:
+            entry.count += 1
+            if entry.state == STORED and entry.id[:8] == table.proc:
+                entry.state = BORROWED  # looked for before the task is sent: a worker should not wait for it
+                entry.flags &= ~WATCHED
+        task.lifted = tuple(inputs[: lineage.nested_at])
+        task.nested = inputs[lineage.nested_at :] or None
+        wanted = sorted(indexes)
+        task.returns = tuple(table.entries[return_id(lineage.task_id, index)] for index in wanted)
+        for entry in task.returns:
+            entry.task = task
+        if lineage.count > 1:
+            task.only = (lineage.count, tuple(wanted))
+        self._running[task.id] = lineage
+        self._dispatch.submit(task)
+
+    def finished(self, task_id: bytes) -> None:
+        """No run of the task is under way any more: if more of its results were lost meanwhile, it runs for these."""
+        lineage = self._deferred.pop(task_id, None)
+        if lineage is not None:
+            missing, lineage.missing = lineage.missing, set()
+            self._run(lineage, missing)
+
+    # --- asked by people ---
+
+    def describe(self) -> dict[str, Any]:
+        """Figures for `status` and tests."""
+        while self.gone:
+            self.size -= self.gone.popleft()
+        return {"objects": len(self.lineages), "bytes": self.size, "recovered": self.recovered}
