@@ -76,6 +76,8 @@ class Config:
     slab_bytes_max: int = 64 * MIB
     # Store pages populated ahead of demand, at most.
     populate_ahead_bytes_max: int = 1 * GIB
+    # Pages populated ahead that nobody needed for this long are given back.
+    populate_idle_ms: float = 30_000.0
     # A creator waits this long for room before ObjectStoreFullError.
     store_full_wait_ms: float = 3000.0
     # Creators that wait for room at one store; the next is refused at once.

@@ -267,8 +267,13 @@ class Lifecycle:
         from shoald.store.populate import Populator
 
         leases = self._daemon.scheduler.leases
-        ahead_max = self._options.config.populate_ahead_bytes_max
-        populator = Populator(self._region.open(), ahead_max, busy=lambda: bool(leases))
+        config = self._options.config
+        populator = Populator(
+            self._region.open(),
+            config.populate_ahead_bytes_max,
+            busy=lambda: bool(leases),
+            idle_s=config.populate_idle_ms / 1000,
+        )
         self._loop.call_soon_threadsafe(lambda: self._set_populator(populator))
 
     def _set_populator(self, populator: Populator) -> None:
@@ -277,7 +282,11 @@ class Lifecycle:
     def _turn_end(self, now: float) -> float | None:
         deadline = self._daemon.turn_end(now)
         if self._populator is not None:
-            self._populator.wake(self._daemon.store.high_water)
+            high_water = self._daemon.store.high_water
+            self._populator.wake(high_water)
+            due = self._populator.give_back(high_water, now)
+            if due is not None and (deadline is None or due < deadline):
+                deadline = due
         return deadline
 
     def _head_settled(self, address: str, reason: str) -> None:

@@ -8,6 +8,9 @@ does not notice it.
 Low priority alone is not enough: processes that poll for a message yield the processor, and would yield it to this thread
 for milliseconds at a time (a task's round trip took 100 µs instead of 35). So it stops while workers are leased.
 
+Pages that nobody needed for a while are given back, and made again when the mark moves. The daemon's loop does that itself: it
+alone moves the mark, so nobody can be given a page that is just going. What objects once lay in stays: it is used again first.
+
 Where the kernel has no such call (Linux before 5.14, other systems) nothing is populated, and nothing breaks.
 """
 
@@ -23,7 +26,9 @@ from shoal.store.region import Region
 from shoald.store.memory import memory_available
 
 _MADV_POPULATE_WRITE = 23
+_MADV_REMOVE = 9
 _STEP = 2 * 1024**2
+_GIVE_BACK_STEP = 64 * 1024**2  # some milliseconds, in which the loop does nothing else
 _BUSY_LOOK_S = 0.05
 _AVAILABLE_SHARE = 4
 _NICE = 19
@@ -38,9 +43,10 @@ class Populator:
         ahead_max: bytes beyond the high-water mark that are populated, at most.
         available: says how much memory can still be taken, bytes.
         busy: says whether the processors have better things to do; asked on this thread.
+        idle_s: pages that were not needed for this long are given back.
 
     Attributes:
-        populated: the end of what was populated last; 0 if nothing was.
+        populated: the end of what is populated; 0 if nothing was.
     """
 
     def __init__(
@@ -49,16 +55,22 @@ class Populator:
         ahead_max: int,
         available: Callable[[], int] = memory_available,
         busy: Callable[[], bool] = lambda: False,
+        idle_s: float = 30.0,
     ) -> None:
         self._busy = busy
+        self._idle_s = idle_s
         self._region = region
         self._ahead_max = ahead_max
         self._available = available
         self._changed = threading.Condition()
         self._high_water = 0
         self._parked = True
+        self._stepping = False
         self._closed = False
         self._refused = False
+        self._seen = (0, 0)
+        self._since = 0.0
+        self._remove = _madvise()
         self._thread: threading.Thread | None = None
         self.populated = 0
 
@@ -93,22 +105,56 @@ class Populator:
         if thread is not None:
             thread.join()
 
+    def give_back(self, high_water: int, now: float) -> float | None:
+        """Give idle pages back, some at a time. Called by the thread that moves the high-water mark.
+
+        Returns when to call again at the latest, in the clock of ``now`` (s); None if there is nothing to give back.
+        """
+        if self.populated <= high_water:
+            return None
+        if self._seen != (high_water, self.populated):
+            self._seen = (high_water, self.populated)
+            self._since = now
+        if now < self._since + self._idle_s:
+            return self._since + self._idle_s
+        with self._changed:
+            self._parked = True  # it may have paused in the middle
+            if self._stepping:
+                return now + _BUSY_LOOK_S
+            page = os.sysconf("SC_PAGE_SIZE")
+            first = -(-high_water // page) * page  # the page in which the mark lies stays
+            start = max(first, (self.populated - _GIVE_BACK_STEP) // page * page)
+            size = self.populated - start
+            if (
+                size > 0
+                and self._remove(self._region.window(start, size).ctypes.data, size, _MADV_REMOVE) != 0
+            ):
+                _log.info("idle pages of the store stay: madvise: %s", os.strerror(ctypes.get_errno()))
+                self._since = now
+                return now + self._idle_s
+            self.populated = start if start > first else high_water
+            self._seen = (high_water, self.populated)
+        return now if self.populated > high_water else None
+
     def _run(self) -> None:
         _be_nice()
         madvise = _madvise()
         while True:
             with self._changed:
-                while self._busy() and not self._closed:
+                self._changed.wait_for(lambda: self._closed or not self._parked)
+                if self._busy() and not self._closed:
                     self._changed.wait(_BUSY_LOOK_S)
-                high_water = self._high_water
+                    continue
                 if self._closed:
                     return
-            if self._step(high_water, madvise):
-                continue
+                high_water = self._high_water
+                self._stepping = True
+            more = self._step(high_water, madvise)
             with self._changed:
-                self._parked = self._refused or self._high_water == high_water
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._closed or not self._parked)
+                self._stepping = False
+                if not more and (self._refused or self._high_water == high_water):
+                    self._parked = True
+                    self._changed.notify_all()
 
     def _step(self, high_water: int, madvise: Callable[[int, int, int], int]) -> bool:
         """Populate the next piece; False when there is none within the bounds."""

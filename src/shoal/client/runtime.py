@@ -59,7 +59,10 @@ if TYPE_CHECKING:
 # cost a fifth of the time of submitting.
 GC_THRESHOLD = (50_000, 20, 20)
 entry_id = attrgetter("id")
-_IDLE_TICK_S = 0.2  # refs that die while a process is idle are noticed this soon
+# Refs that die while a process is idle are noticed this soon; after a while without any, and without a message, that soon.
+_IDLE_TICK_S = 0.2
+_QUIET_TICK_S = 1.0
+_QUIET_AFTER_S = 2.0
 _FRAME_MESSAGES = 32  # task messages in one frame: its reader begins with the first ones soon
 
 
@@ -113,6 +116,7 @@ class Runtime:
         self.run_here: Callable[[TaskRecord], None] | None = None
         self.may_run_here: Callable[[TaskRecord], bool] = lambda task: False
         self._flushing = self._flush_again = False
+        self._active = (0, 0.0)  # how many messages the daemon had got, and since when it gets no more
         waits = Waits(self)
         self.wait = waits.wait
         self.wait_for_objects = waits.wait_for_objects
@@ -478,8 +482,9 @@ class Runtime:
 
     def _tick(self, now: float) -> float | None:
         table = self.table
-        if released:
+        if released or table.node_sequence != self._active[0]:
             table.drain_released()
+            self._active = (table.node_sequence, now)
         if abandoned:
             drop_abandoned(self)
         if forgotten:
@@ -490,7 +495,7 @@ class Runtime:
             self.store.drain()
             self.packer.drop_recent(now)
             self.store.return_idle(now)
-        delay = _IDLE_TICK_S
+        delay = _QUIET_TICK_S if now - self._active[1] > _QUIET_AFTER_S else _IDLE_TICK_S
         if self.dispatch.leases:
             due = self.dispatch.return_idle(now, self.config.lease_idle_ms / 1000)
             if due is not None:

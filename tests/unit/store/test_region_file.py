@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
+from marks import until
 from shoald.store import populate
 from shoald.store.memory import default_capacity, memory_available, memory_limit
 from shoald.store.populate import Populator
@@ -192,5 +193,67 @@ def test_a_kernel_that_refuses_is_not_asked_again(monkeypatch: pytest.MonkeyPatc
     assert populator.wait_parked(20)
     populator.close()
     assert len(calls) == 1
+    region.close()
+    file.close()
+
+
+def test_idle_pages_are_given_back_and_made_again_on_demand() -> None:
+    file = RegionFile(256 * MIB)
+    region = file.open()
+    region.window(0, 10 * MIB)[:] = 7
+    populator = Populator(region, 100 * MIB, lambda: 2**40, idle_s=5.0)
+    mark = 10 * MIB - 64  # in the middle of a page
+    populator.wake(mark)
+    assert populator.wait_parked(20)
+    assert resident(file) == 110 * MIB
+    assert populator.give_back(mark, 100.0) == 105.0
+    assert populator.give_back(mark, 104.9) == 105.0
+    assert resident(file) == 110 * MIB
+    assert populator.give_back(mark, 105.0) == 105.0  # not all at once
+    assert populator.give_back(mark, 105.0) is None
+    assert populator.populated == mark
+    assert resident(file) == 10 * MIB
+    assert region.readable is not None
+    assert (region.readable[: 10 * MIB] == 7).all()
+    populator.wake(mark)  # nobody needs more
+    assert populator.give_back(mark, 106.0) is None
+    assert resident(file) == 10 * MIB
+    populator.wake(11 * MIB)
+    assert populator.wait_parked(20)
+    assert populator.populated == 111 * MIB
+    assert populator.give_back(11 * MIB, 107.0) == 112.0
+    populator.close()
+    region.close()
+    file.close()
+
+
+def test_pages_stay_while_the_mark_moves() -> None:
+    file = RegionFile(64 * MIB)
+    region = file.open()
+    populator = Populator(region, 16 * MIB, lambda: 2**40, idle_s=5.0)
+    for step in range(1, 20):
+        populator.wake(step * MIB)
+        assert populator.wait_parked(20)
+        assert populator.give_back(step * MIB, float(step)) == step + 5.0
+    assert populator.populated == 35 * MIB
+    populator.close()
+    region.close()
+    file.close()
+
+
+def test_a_paused_populator_gives_back_what_it_had_made() -> None:
+    file = RegionFile(64 * MIB)
+    region = file.open()
+    busy = [False, False, True]  # two steps, and then tasks run
+    populator = Populator(
+        region, 32 * MIB, lambda: 2**40, busy=lambda: busy[0] if len(busy) == 1 else busy.pop(0), idle_s=5.0
+    )
+    populator.wake(0)
+    until(lambda: populator.populated == 4 * MIB)
+    assert populator.give_back(0, 1.0) == 6.0
+    assert populator.give_back(0, 6.0) is None
+    assert populator.populated == resident(file) == 0
+    assert populator.wait_parked(20)
+    populator.close()
     region.close()
     file.close()
