@@ -247,6 +247,7 @@ def test_finalizers_may_use_shoal_wherever_they_interrupt_it(run_script):
                 done, numbers = shoal.wait(numbers, timeout=30)
                 assert done
             assert shoal.get(echo.remote(np.ones(20_000)), timeout=30).sum() == 20_000
+        gc.collect()  # what is left would be finalized after the session has ended
         gc.disable()
         runtime = shoal.session.current()
         with runtime.lock:
