@@ -63,6 +63,15 @@ class Config:
     actor_unknown_ms: float = 5000.0
     # A caller whose connection to an actor broke gets another one after this time, unless the actor turns out to be dead.
     actor_reconnect_ms: float = 500.0
+    # A caller that comes back to a living actor within this time goes on where it was; later its calls are in doubt.
+    actor_resume_ms: float = 30_000.0
+    # Callers without a connection that an actor remembers; beyond, the one that left first is forgotten.
+    actor_parked_callers_max: int = 1000
+    # Connections of one caller to one actor that break in a row, with nothing heard; then its calls are in doubt.
+    actor_resumes_max: int = 20
+    # A caller tells the actor what it has heard after so many frames or bytes; until then the actor keeps them.
+    actor_frames_unheard_max: int = 64
+    actor_bytes_unheard_max: int = 256 * KIB
     # A get that waits longer than this says once what it waits for.
     get_warning_s: float = 10.0
     # Finished tasks remembered per process for `list tasks`; older ones are forgotten.

@@ -11,18 +11,19 @@ constructor has returned: their calls wait here. What the constructor raises is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import threading
 from collections import deque
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.actors.actor_class import group_of_methods
 from shoal.actors.api import ActorExit
 from shoal.actors.handle import ActorHandle
 from shoal.client.awaits import Never
-from shoal.client.connection import Connection
+from shoal.client.connection import Connection, pickled_frames
 from shoal.context import ActorIdentity, TaskContext, current_task
 from shoal.exceptions import ActorDiedError, ShoalError, format_remote_traceback
 from shoal.refs import ObjectRef
@@ -32,10 +33,10 @@ from shoal.wire.frames import BrokenFrame
 from shoald.worker import output
 from shoald.worker.arguments import Arguments
 from shoald.worker.asynclanes import AsyncLanes
-from shoald.worker.blocking import Blocking
+from shoald.worker.blocking import Blocking, CallWaits
+from shoald.worker.callers import Caller, Callers
 from shoald.worker.calls import Calls
 from shoald.worker.cancels import Cancels
-from shoald.worker.executor import Peer
 from shoald.worker.functions import FunctionCache
 from shoald.worker.lanes import Lanes
 from shoald.worker.results import Results
@@ -56,7 +57,7 @@ class _Inbox:
     __slots__ = ("calls", "wake")
 
     def __init__(self) -> None:
-        self.calls: deque[tuple[Peer, tuple[Any, ...]]] = deque()
+        self.calls: deque[tuple[Caller, tuple[Any, ...]]] = deque()
         self.wake: object = None
 
     @property
@@ -80,7 +81,8 @@ class ActorExecutor:
         self._status = status
         status[:16] = self._actor_id  # it has begun; in threads and on a loop no single call is current
         self._inbox = _Inbox()
-        self._peers: list[Peer] = []
+        config = runtime.config
+        self._callers = Callers(config.actor_resume_ms / 1000, config.actor_parked_callers_max)
         self._running: list[bytes] = []
         self._cancels = Cancels(self._running, runtime.lock)
         self._lanes: Lanes | AsyncLanes | None = None
@@ -89,16 +91,20 @@ class ActorExecutor:
         self._unsent = False
         self._serial = 0
         self._watched = (0, 0.0)
-        self._reply_delay_s = runtime.config.reply_delay_us / 1e6
+        self._reply_delay_s = config.reply_delay_us / 1e6
         resources = {name: units / 10_000 for name, units in self._info["resources"].items()}
         self.calls = Calls(
             runtime, Arguments(runtime), Results(runtime), self._info["class"], resources, self.reply_now,
             set_task_name, self._cancels,
         )  # fmt: skip
-        blocking = Blocking(runtime, lambda: bool(self._running), self._send_replies_locked)
+        self._making = True
+        self._blocking = Blocking(
+            runtime, lambda: self._making or bool(self._running), self._send_replies_locked
+        )
+        self._lends = "CPU" in resources
         runtime.tick_hook = self._watch
-        runtime.blocking_hook = blocking.begin if "CPU" in resources else None
-        runtime.unblocked_hook = blocking.end if "CPU" in resources else None
+        runtime.blocking_hook = self._blocking.begin if self._lends else None
+        runtime.unblocked_hook = self._blocking.end if self._lends else None
         runtime.run_here = None
         runtime.dispatch.cancel_here = lambda task_id: None
         runtime.serve_peers(self._on_peer, actor=True)
@@ -117,6 +123,7 @@ class ActorExecutor:
             groups = {"": settings["concurrency"], **settings["groups"]}
             kind = AsyncLanes if settings["asynchronous"] else Lanes
             self._lanes = kind(self.calls, groups, group_of_methods(cls), self._answer, self._exit)
+            self._lend_together()
         else:
             self._cancels.install()
         try:
@@ -127,9 +134,28 @@ class ActorExecutor:
             self._fail(error)
         del args, kwargs
         with runtime.lock:
+            self._making = False
+            self._waits_end()
             runtime.table.to_node([m.ACTOR_READY, self._actor_id])
             runtime.flush()
         self._serve()
+
+    def _lend_together(self) -> None:
+        """Several calls run at once from now on: the CPU is lent out while all of them wait. The constructor is the first."""
+        if self._lends:
+            runtime = self.runtime
+            with runtime.lock:
+                self._blocking.task_ended()
+                waits = self.calls.waits = CallWaits(runtime)
+                waits.call_begins(self._actor_id)
+                runtime.blocking_hook, runtime.unblocked_hook = waits.begin, waits.end
+
+    def _waits_end(self) -> None:
+        """The constructor, or the call on the main thread, is over, and so are its waits (lock held)."""
+        if self.calls.waits is not None:
+            self.calls.waits.call_ends(self._actor_id)
+        elif self._blocking.blocked:
+            self._blocking.task_ended()
 
     def _prepare(self) -> tuple[ObjectRef[Any], type, dict[str, Any], tuple[Any, ...], dict[str, Any]]:
         """What the actor is made from; raises what cannot be loaded, and the error of an argument that failed."""
@@ -210,19 +236,26 @@ class ActorExecutor:
         wait = self.runtime.wait
         while True:
             try:
-                peer, message = calls.popleft()
+                caller, message = calls.popleft()
             except IndexError:
                 self._send_replies()
+                if self._cancels.any:
+                    self._forget_cancels()
                 wait(inbox, None)
                 continue
-            self._execute(peer, message)
+            self._execute(caller, message)
+
+    def _forget_cancels(self) -> None:
+        with self.runtime.lock:
+            if not self._inbox.calls:
+                self._cancels.idle()
 
     def _only_read(self) -> NoReturn:
         """The main thread leads at the sockets; others, or nobody, run calls."""
         while True:
             self.runtime.wait(Never(), None)
 
-    def _execute(self, peer: Peer, message: tuple[Any, ...]) -> None:
+    def _execute(self, caller: Caller, message: tuple[Any, ...]) -> None:
         """Run a call on the main thread, and queue its reply."""
         name = message[2]
         if self._unsent and (
@@ -235,7 +268,7 @@ class ActorExecutor:
         self._running.append(task_id)
         started = perf_counter()
         try:
-            reply = self.calls.run(peer.proc, message)
+            reply = self.calls.run(caller.proc, message)
         except ActorExit:
             self._exit("exit_actor() was called")
         except SystemExit as error:
@@ -243,6 +276,9 @@ class ActorExecutor:
         finally:
             self._running.pop()
             self._cancels.ended(task_id)
+            if self._blocking.blocked:
+                with self.runtime.lock:
+                    self._waits_end()
         now = perf_counter()
         if reply[0] == m.DONE:
             run_us = (now - started) * 1e6
@@ -254,15 +290,15 @@ class ActorExecutor:
         if not self._unsent:
             self._unsent = True
             self._unsent_since = now
-        peer.replies.append(reply)
+        caller.replies.append(reply)
 
     # --- replies ---
 
-    def _answer(self, answers: list[tuple[Peer, tuple[Any, ...]]]) -> None:
+    def _answer(self, answers: list[tuple[Caller, tuple[Any, ...]]]) -> None:
         """Send the replies of calls that ran elsewhere."""
         with self.runtime.lock:
-            for peer, reply in answers:
-                peer.replies.append(reply)
+            for caller, reply in answers:
+                caller.replies.append(reply)
             self._send_replies_locked()
 
     def _send_replies(self) -> None:
@@ -272,26 +308,34 @@ class ActorExecutor:
     def _send_replies_locked(self) -> None:
         self.runtime.flush()  # seals and holds that the replies speak of go first
         self._unsent = False
-        for peer in self._peers:
-            replies = peer.replies
-            if replies and peer.connection is not None:
-                peer.replies = []
-                peer.connection.send_pickled(replies, self.runtime.config.batch_bytes_max)
+        bytes_max = self.runtime.config.batch_bytes_max
+        for caller in self._callers:
+            replies = caller.replies
+            if replies:
+                caller.replies = []
+                for data in pickled_frames(replies, bytes_max):
+                    caller.keep(data)
+                    if caller.connection is not None:
+                        caller.connection.send(data)
 
     def reply_now(self, proc: bytes, message: tuple[Any, ...], urgent: bool) -> None:
         """Send an item of a generator; results that wait go with it."""
         with self.runtime.lock:
-            for peer in self._peers:
-                if peer.proc == proc:
-                    peer.replies.append(message)
-                    break
+            caller = self._callers.get(proc)
+            if caller is not None:
+                caller.replies.append(message)
             if urgent or self._lanes is not None or perf_counter() - self._unsent_since > self._reply_delay_s:
                 self._send_replies_locked()
             else:
                 self._unsent = True
 
     def _watch(self, now: float) -> float | None:
-        """Send finished replies when a call runs long (lock held; on the backup thread)."""
+        """Send finished replies when a call runs long, and what else comes with time (lock held)."""
+        for gone in self._callers.overdue(now):
+            self._forget(gone)
+        if self._lanes is not None:
+            delay = self.calls.waits.tick(now) if self.calls.waits is not None else None
+            return self.runtime.config.tick_ms / 1000 if self._lanes.interrupt() else delay
         if not self._running or threading.current_thread() is _MAIN:
             return None
         tick_s = self.runtime.config.tick_ms / 1000
@@ -300,7 +344,7 @@ class ActorExecutor:
         if serial != self._serial:
             self._watched = (self._serial, now)
             return tick_s
-        if now - since >= 0.0015 and any(peer.replies for peer in self._peers):
+        if now - since >= 0.0015 and any(caller.replies for caller in self._callers):
             self._send_replies_locked()
         return tick_s if again or self.calls.producers or now - since < 0.0015 else None
 
@@ -321,7 +365,7 @@ class ActorExecutor:
 
     def _end_process(self, code: int) -> NoReturn:
         deadline = perf_counter() + _UNSENT_S
-        connections = [peer.connection for peer in self._peers if peer.connection is not None]
+        connections = [caller.connection for caller in self._callers if caller.connection is not None]
         connections.append(self.runtime.node.connection)
         while any(each.out_bytes for each in connections) and perf_counter() < deadline:
             with self.runtime.lock:
@@ -331,73 +375,146 @@ class ActorExecutor:
         output.flush()
         os._exit(code)
 
-    # --- messages of callers (lock held) ---
+    # --- connections of callers (lock held) ---
 
     def _on_peer(self, message: list[Any], sock: socket.socket) -> None:
-        _, lease_id, proc, _, resources, _ = message
         runtime = self.runtime
-        for old in [peer for peer in self._peers if peer.proc == proc]:
-            if old.connection is not None:
-                old.connection.close()
-            self._drop(old)
-        peer = Peer(lease_id, proc, resources)
-        peer.connection = Connection(
-            sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_frames, self._on_peer_closed
+        connection = Connection(
+            sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_first_frames, self._on_peer_closed
         )
-        peer.connection.owner = peer
-        self._peers.append(peer)
+        connection.owner = message[2]  # the process, until it has said whether it goes on or begins anew
+
+    def _on_first_frames(self, connection: Connection, bodies: list[bytes]) -> None:
+        messages = pickle.loads(bodies[0])
+        first = messages[0]
+        if first[0] == m.JOB:
+            caller = self._begin(connection, first[1]["session"])
+        elif first[0] == m.RESUME:
+            caller = self._resume(connection, *first[1:])
+        else:
+            raise BrokenFrame(f"message {first[0]} comes first from a caller")
+        connection.owner = caller
+        connection.on_frames = self._on_frames
+        self._on_messages(caller, messages[1:])
+        self._on_frames(connection, bodies[1:])
+
+    def _begin(self, connection: Connection, session: int) -> Caller:
+        proc: Any = connection.owner
+        old = self._callers.get(proc)
+        if old is not None:
+            self._forget(old)
+        return self._callers.begins(proc, session, connection)
+
+    def _resume(self, connection: Connection, session: int, heard: int) -> Caller:
+        """A caller lost its connection: say what came from it, and send again what it has not heard."""
+        proc: Any = connection.owner
+        caller = self._callers.get(proc)
+        if caller is None or caller.session != session:
+            received = self._callers.received_of_unknown(heard)
+            connection.send_pickled([(m.RESUMED, received)], self.runtime.config.batch_bytes_max)
+            return self._begin(connection, session)
+        if caller.connection is not None:
+            caller.connection.owner = None
+            caller.connection.close()
+        self._callers.resumes(caller, connection, heard)
+        connection.send_pickled([(m.RESUMED, caller.received)], self.runtime.config.batch_bytes_max)
+        for data in caller.unheard:
+            connection.send(data)
+        self._release(caller)
+        return caller
 
     def _on_peer_closed(self, connection: Connection) -> None:
-        peer: Any = connection.owner
-        self._drop(peer)
+        caller = connection.owner
+        if isinstance(caller, Caller) and caller.connection is connection:
+            self._hold(caller)
+            for gone in self._callers.parks(caller, monotonic()):
+                self._forget(gone)
 
-    def _drop(self, peer: Peer) -> None:
-        """Forget a caller; its calls that have not started do not run."""
-        if peer in self._peers:
-            self._peers.remove(peer)
+    def _forget(self, caller: Caller) -> None:
+        """A caller is gone, or has none of its calls under way; what has not started does not run."""
+        self._hold(caller)
+        if caller.connection is not None:
+            caller.connection.owner = None
+            caller.connection.close()
+        self._callers.forget(caller)
+
+    def _hold(self, caller: Caller) -> None:
+        """Set the calls of a caller that have not started aside."""
         calls = self._inbox.calls
-        for item in [item for item in calls if item[0] is peer]:
-            calls.remove(item)
+        others: list[tuple[Caller, tuple[Any, ...]]] = []
+        with contextlib.suppress(IndexError):  # the main thread may take some of them meanwhile
+            while True:
+                item = calls.popleft()
+                (caller.held if item[0] is caller else others).append(item)
+        calls.extend(others)
         if self._lanes is not None:
-            self._lanes.drop(peer)
+            self._lanes.hold(caller)
+
+    def _release(self, caller: Caller) -> None:
+        """The caller is back: its calls go on."""
+        if self._lanes is not None and self._lanes.open:
+            self._lanes.release(caller)
+        else:
+            self._inbox.calls.extend(caller.held)
+            caller.held.clear()
+
+    # --- messages of callers (lock held) ---
 
     def _on_frames(self, connection: Connection, bodies: list[bytes]) -> None:
-        peer: Any = connection.owner
-        arrived: list[tuple[Peer, tuple[Any, ...]]] = []
+        caller: Any = connection.owner
         for body in bodies:
-            for message in pickle.loads(body):
-                tag = message[0]
-                if tag == m.TASK:
-                    arrived.append((peer, message))
-                elif tag == m.CANCEL:
-                    self._receive(arrived)
-                    arrived = []
-                    self._cancel(peer, message[1], message[3])
-                elif tag == m.CONSUMED:
-                    producer = self.calls.producers.get(message[1])
-                    if producer is not None:
-                        producer.consumed(message[2])
-                elif tag != m.JOB:
-                    raise BrokenFrame(f"unknown message {tag} from a caller")
-        self._receive(arrived)
+            self._on_messages(caller, pickle.loads(body))
 
-    def _receive(self, arrived: list[tuple[Peer, tuple[Any, ...]]]) -> None:
+    def _on_messages(self, caller: Caller, messages: list[tuple[Any, ...]]) -> None:
+        arrived: list[tuple[Caller, tuple[Any, ...]]] = []
+        for message in messages:
+            if message[0] == m.TASK:
+                arrived.append((caller, message))
+            else:
+                self._receive(caller, arrived)
+                arrived = []
+                self._on_other(caller, message)
+        self._receive(caller, arrived)
+
+    def _on_other(self, caller: Caller, message: tuple[Any, ...]) -> None:
+        """A message that is no call."""
+        tag = message[0]
+        if tag == m.CANCEL:
+            self._cancel(caller, message[1], message[3])
+        elif tag == m.CONSUMED:
+            producer = self.calls.producers.get(message[1])
+            if producer is not None:
+                producer.consumed(message[2])
+        elif tag == m.HEARD:
+            caller.heard(message[1])
+        elif tag == m.LEAVE:
+            self._forget(caller)
+        else:
+            raise BrokenFrame(f"unknown message {tag} from a caller")
+
+    def _receive(self, caller: Caller, arrived: list[tuple[Caller, tuple[Any, ...]]]) -> None:
+        caller.received += len(arrived)
         if arrived and self._lanes is not None and self._lanes.open:
             self._lanes.deliver(arrived)
         else:
             self._inbox.calls.extend(arrived)
 
-    def _cancel(self, peer: Peer, task_id: bytes, recursive: bool) -> None:
+    def _cancel(self, caller: Caller, task_id: bytes, recursive: bool) -> None:
+        """Stop a call; the message may come twice."""
         calls = self._inbox.calls
-        for item in calls:
-            if item[1][1] == task_id:
-                calls.remove(item)
-                peer.replies.append((*self.calls.results.cancelled(task_id), b"", True))
-                self._send_replies_locked()
-                return
+        waiting = next((item for item in list(calls) if item[1][1] == task_id), None)
+        taken = False
+        if waiting is not None:
+            with contextlib.suppress(ValueError):  # the main thread has just taken it
+                calls.remove(waiting)
+                taken = True
+        if taken:
+            caller.replies.append((*self.calls.results.cancelled(task_id), b"", True))
+            self._send_replies_locked()
+            return
         if self._lanes is not None:
             self._lanes.cancel(task_id)
-        elif task_id in self._running:
-            self._cancels.request(task_id)
+        elif not self._cancels.covers(task_id):
+            self._cancels.request(task_id)  # also one that is just being started, or over
         if recursive:
             self.runtime.dispatch.cancel_children(task_id, False)

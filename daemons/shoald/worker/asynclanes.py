@@ -22,10 +22,10 @@ from shoald.worker.arguments import Loaded
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from shoald.worker.callers import Caller
     from shoald.worker.calls import Calls
-    from shoald.worker.executor import Peer
 
-    Call = tuple[Peer, tuple[Any, ...]]
+    Call = tuple[Caller, tuple[Any, ...]]
 
 
 class AsyncLanes:
@@ -47,6 +47,9 @@ class AsyncLanes:
         self._end = end
         self._answers: list[Call] = []
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._beginning: dict[
+            bytes, bool
+        ] = {}  # calls whose task has not made its first step: whether it is not to
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run_loop, name="actor-loop", daemon=True)
         self._thread.start()
@@ -73,9 +76,17 @@ class AsyncLanes:
         """Stop a call: at once if it has not started; else at its next await."""
         self._loop.call_soon_threadsafe(self._cancel, task_id)
 
-    def drop(self, peer: Peer) -> None:
-        """A caller is gone: its calls that have not started do not run."""
-        self._loop.call_soon_threadsafe(self._drop, peer)
+    def hold(self, caller: Caller) -> None:
+        """A caller lost its connection: its calls that have not started are set aside."""
+        self._loop.call_soon_threadsafe(self._hold, caller)
+
+    def release(self, caller: Caller) -> None:
+        """The caller is back."""
+        self._loop.call_soon_threadsafe(self._release, caller)
+
+    def interrupt(self) -> bool:
+        """Whether a cancelled call is still to be interrupted: the loop sees to that."""
+        return False
 
     # --- on the loop ---
 
@@ -90,12 +101,20 @@ class AsyncLanes:
 
     def _begin(self, call: Call, group: _Group) -> None:
         group.running += 1
-        self._tasks[call[1][1]] = self._loop.create_task(self._run(call, group))
+        task_id = call[1][1]
+        self._beginning[task_id] = False
+        self._tasks[task_id] = self._loop.create_task(self._run(call, group))
 
     async def _run(self, call: Call, group: _Group) -> None:
-        peer, message = call
+        caller, message = call
+        lends = self._calls.waits is not None
+        if lends:
+            self._calls.begins(message[1])
         try:
-            reply = await self._call(peer.proc, message)
+            if self._beginning.pop(message[1]):
+                reply: tuple[Any, ...] = (*self._calls.results.cancelled(message[1]), b"", True)
+            else:
+                reply = await self._call(caller.proc, message)
         except ActorExit:
             self._end("exit_actor() was called")
             return
@@ -104,15 +123,17 @@ class AsyncLanes:
             return
         finally:
             self._tasks.pop(message[1], None)
+            if lends:
+                self._calls.ends(message[1])
             group.running -= 1
             if group.waiting and group.running < group.limit:
                 self._begin(group.waiting.popleft(), group)
-        self._reply(peer, reply)
+        self._reply(caller, reply)
 
-    def _reply(self, peer: Peer, reply: tuple[Any, ...]) -> None:
+    def _reply(self, caller: Caller, reply: tuple[Any, ...]) -> None:
         if not self._answers:
             self._loop.call_soon(self._flush)
-        self._answers.append((peer, reply))
+        self._answers.append((caller, reply))
 
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
@@ -160,8 +181,12 @@ class AsyncLanes:
 
     def _cancel(self, task_id: bytes) -> None:
         running = self._tasks.get(task_id)
+        if task_id in self._beginning:  # cancelled before its first step, a coroutine would not even clean up
+            self._beginning[task_id] = True
+            return
         if running is not None:
-            running.cancel()
+            if not running.cancelling():  # the message may come twice
+                running.cancel()
             return
         for group in self._groups.values():
             for call in group.waiting:
@@ -170,9 +195,15 @@ class AsyncLanes:
                     self._reply(call[0], (*self._calls.results.cancelled(task_id), b"", True))
                     return
 
-    def _drop(self, peer: Peer) -> None:
+    def _hold(self, caller: Caller) -> None:
         for group in self._groups.values():
-            group.waiting = deque(call for call in group.waiting if call[0] is not peer)
+            caller.held += [call for call in group.waiting if call[0] is caller]
+            group.waiting = deque(call for call in group.waiting if call[0] is not caller)
+
+    def _release(self, caller: Caller) -> None:
+        held = caller.held.copy()
+        caller.held.clear()
+        self._start(held)
 
     # --- generators ---
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.client.runtime import Runtime
+    from shoald.worker.blocking import CallWaits
     from shoald.worker.cancels import Cancels
     from shoald.worker.results import Results
 
@@ -30,6 +31,7 @@ class Calls:
     Attributes:
         instance: the actor's object, once it is made.
         producers: generators under way, by call; each has `consumed`.
+        waits: of calls that run at once, in an actor with a CPU to lend; None in others.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Calls:
         self.set_task_name = set_task_name
         self.instance: Any = None
         self.producers: dict[bytes, Any] = {}
+        self.waits: CallWaits | None = None
         self._class_name = class_name
         self._cancels = cancels
         self._names: dict[bytes, tuple[str, str, str]] = {}
@@ -63,6 +66,18 @@ class Calls:
             name = method.decode()
             found = self._names[function_id] = (name, f"{self._class_name}.{name}", group.decode())
         return found
+
+    def begins(self, task_id: bytes) -> None:
+        """A call starts, beside others."""
+        if self.waits is not None:
+            with self.runtime.lock:
+                self.waits.call_begins(task_id)
+
+    def ends(self, task_id: bytes) -> None:
+        """It is over."""
+        if self.waits is not None:
+            with self.runtime.lock:
+                self.waits.call_ends(task_id)
 
     def method(self, name: str) -> Callable[..., Any]:
         """The bound method; every actor answers to Ray's three names."""

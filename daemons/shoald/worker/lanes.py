@@ -1,25 +1,35 @@
 """Threads that run an actor's calls: a pool per concurrency group, each as large as the group's limit.
 
 Threads are started when a call finds none idle, and stay. Each sends its reply as soon as it has it: the next call may take long.
+
+A cancelled call that runs gets a KeyboardInterrupt in its thread. That is raised wherever the thread is, so it is only sent
+while the thread runs code that is not the runtime's own, whose tables would stay half changed; until then it is tried again
+with every tick. A call that waits in `get` or `wait` is woken instead, and raises it there.
 """
 
 from __future__ import annotations
 
 import ctypes
 import queue
+import sys
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.api import ActorExit
 from shoal.wire import messages as m
+from shoald.worker.calls import Calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
-    from shoald.worker.calls import Calls
-    from shoald.worker.executor import Peer
+    from shoald.worker.callers import Caller
 
-    Call = tuple[Peer, tuple[Any, ...]]
+    Call = tuple[Caller, tuple[Any, ...]]
+
+_QUEUED = 0  # the thread of a call that has none yet
+_OWN_PACKAGES = ("shoal", "shoald")
 
 
 class Lanes:
@@ -45,89 +55,163 @@ class Lanes:
     ) -> None:
         self.open = False
         self._calls = calls
+        calls.runtime.waits.cancellable = {}
         self._lanes = {name: _Lane(name, limit, self._run) for name, limit in groups.items()}
         self._group_of = group_of
         self._answer = answer
         self._end = end
         self._lock = threading.Lock()
-        self._thread_of: dict[bytes, int] = {}
+        self._threads: dict[bytes, int] = {}  # of every call that is here
         self._cancelled: set[bytes] = set()
-        self._dropped: set[int] = set()
+        self._to_stop: set[bytes] = set()  # of these, those whose thread may still have to be interrupted
 
     def deliver(self, arrived: list[Call]) -> None:
         """Calls that may start as soon as their group has room."""
         for call in arrived:
             method, _, group = self._calls.names(call[1][2])
             lane = self._lanes.get(group or self._group_of.get(method, "")) or self._lanes[""]
+            with self._lock:
+                self._threads[call[1][1]] = _QUEUED
             lane.put(call)
 
-    def _run(self, call: Call) -> None:
-        peer, message = call
-        task_id = message[1]
+    def hold(self, caller: Caller) -> None:
+        """A caller lost its connection: its calls that have not started are set aside."""
+        for lane in self._lanes.values():
+            caller.held += lane.take_out(caller)
         with self._lock:
-            if id(peer) in self._dropped:
-                return
-            cancelled = task_id in self._cancelled
-            self._thread_of[task_id] = threading.get_ident()
+            for _, message in caller.held:
+                self._threads.pop(message[1], None)
+
+    def release(self, caller: Caller) -> None:
+        """The caller is back."""
+        held = caller.held.copy()
+        caller.held.clear()
+        self.deliver(held)
+
+    def _run(self, call: Call) -> None:
+        caller, message = call
+        task_id = message[1]
+        reply = None
         try:
-            if cancelled:
-                reply = self._cancelled_reply(task_id)
-            else:
-                reply = self._calls.run(peer.proc, message)
+            try:
+                reply = self._reply(caller, message)
+            finally:
+                self._over(task_id)
         except KeyboardInterrupt:  # the cancel came when the call was all but over
-            reply = self._cancelled_reply(task_id)
+            self._over(task_id)
+            reply = reply or self._cancelled_reply(task_id)
         except ActorExit:
             self._end("exit_actor() was called")
             return
         except SystemExit:
             self._end("a method called sys.exit()")
             return
-        finally:
-            with self._lock:
-                self._thread_of.pop(task_id, None)
         if reply[0] == m.FAILED and task_id in self._cancelled:
             reply = self._cancelled_reply(task_id)
         self._cancelled.discard(task_id)
-        self._answer([(peer, (*reply, 0.0) if reply[0] == m.DONE else reply)])
+        self._calls.ends(task_id)
+        self._answer([(caller, (*reply, 0.0) if reply[0] == m.DONE else reply)])
+
+    def _reply(self, caller: Caller, message: tuple[Any, ...]) -> tuple[Any, ...]:
+        task_id = message[1]
+        self._calls.begins(task_id)
+        with self._lock:
+            self._threads[task_id] = threading.get_ident()
+            cancelled = task_id in self._cancelled
+        if cancelled:
+            return self._cancelled_reply(task_id)
+        return self._calls.run(caller.proc, message)
+
+    def _over(self, task_id: bytes) -> None:
+        """No interrupt comes for this call any more, and one that is on its way is taken back. Idempotent."""
+        with self._lock:
+            if self._threads.pop(task_id, None) is not None and task_id in self._cancelled:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
 
     def _cancelled_reply(self, task_id: bytes) -> tuple[Any, ...]:
         return (*self._calls.results.cancelled(task_id), b"", True)
 
-    def cancel(self, task_id: bytes) -> None:
-        """Stop a call: at once if it has not started; else its thread gets an exception when it next runs Python code."""
-        with self._lock:
-            self._cancelled.add(task_id)
-            thread = self._thread_of.get(task_id)
-            if thread is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt)
-                )
+    # --- cancel ---
 
-    def drop(self, peer: Peer) -> None:
-        """A caller is gone: its calls that have not started do not run."""
+    def cancel(self, task_id: bytes) -> None:
+        """Stop a call: at once if it has not started; else as soon as its thread can be interrupted. Idempotent."""
         with self._lock:
-            self._dropped.add(id(peer))
+            if task_id not in self._threads or task_id in self._cancelled:
+                return
+            self._cancelled.add(task_id)
+            self._to_stop.add(task_id)
+        self.interrupt()
+
+    def interrupt(self) -> bool:
+        """Interrupt the calls that are to stop, where that can be done now; whether any is left (runtime's lock held)."""
+        for task_id in list(self._to_stop):
+            with self._lock:
+                thread = self._threads.get(task_id, _QUEUED)
+                if thread == _QUEUED or self._interrupt(thread):  # one that is queued sees it when it starts
+                    self._to_stop.discard(task_id)
+        return bool(self._to_stop)
+
+    def _interrupt(self, thread: int) -> bool:
+        waits = self._calls.runtime.waits
+        if waits.interrupt(thread):
+            return True
+        if not _in_user_code(sys._current_frames().get(thread)):
+            return False
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt)
+        )
+        return True
+
+
+def _in_user_code(frame: FrameType | None) -> bool:
+    """Whether a call's method, or what that called, runs, and not the runtime beneath it."""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in _OWN_PACKAGES:
+            return module == Calls.__module__ and frame.f_code is Calls._call.__code__
+        frame = frame.f_back
+    return False
 
 
 class _Lane:
-    """The threads of one group."""
+    """The threads of one group. A token for each call that was put wakes one of them."""
 
     def __init__(self, name: str, limit: int, run: Callable[[Call], None]) -> None:
         self._name = name
         self._limit = limit
         self._run = run
-        self._queue: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._calls: deque[Call] = deque()
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads = 0
         self._idle = threading.Semaphore(0)
 
     def put(self, call: Call) -> None:
-        self._queue.put(call)
+        with self._lock:
+            self._calls.append(call)
+        self._tokens.put(None)
         if not self._idle.acquire(blocking=False) and self._threads < self._limit:
             self._threads += 1
             name = f"actor-{self._name or 'default'}-{self._threads}"
             threading.Thread(target=self._loop, name=name, daemon=True).start()
 
+    def take_out(self, caller: Caller) -> list[Call]:
+        """The calls of ``caller`` that have not started; they are not here any more."""
+        with self._lock:
+            taken = [call for call in self._calls if call[0] is caller]
+            if taken:
+                self._calls = deque(call for call in self._calls if call[0] is not caller)
+        return taken
+
+    def _take(self) -> Call | None:
+        with self._lock:
+            return self._calls.popleft() if self._calls else None
+
     def _loop(self) -> None:
         while True:
-            self._run(self._queue.get())
+            self._tokens.get()
+            call = self._take()
+            if call is not None:
+                self._run(call)
+            del call
             self._idle.release()

@@ -1,12 +1,17 @@
 """One actor as this process calls it: a pure core (R6). The order of calls, the connection, and what a death does to them.
 
-    UNRESOLVED → CONNECTED ⇄ BROKEN (connection lost: the daemon will tell) → RESTARTING → CONNECTED
+    UNRESOLVED → CONNECTED → BROKEN (connection lost: the daemon will tell) → RESTARTING → CONNECTED
+    BROKEN → RESUMING (a new connection to the same process; RESUMED is awaited) → CONNECTED
     any → DEAD
 
 Calls wait here in the order of submission, and are sent in that order: one whose arguments are not there yet holds up the later
 ones, unless the actor runs calls at once anyway (`ordered` is False). Calls that were sent are kept until their
 answer. At a confirmed death those that may have started fail, or are sent again as `max_task_retries` allows; those
 that surely have not started, and those that were never sent, go to the restarted actor, or fail with the dead one.
+
+A connection may break though the process lives. Then the actor says how many calls it has received of this caller: those are
+the first that were sent, and their replies are to come; the others are sent again, in order. A connection that breaks again
+and again with nothing heard over it (a message that the other side cannot read) is given up, and its calls are in doubt.
 
 Invariants: a call is in exactly one place: `waiting`, `aside` (unordered, without its arguments), the lease's `inflight`, or
 done. The actor's lifetime object is counted once while there is any call: the last handle may go while calls are under way.
@@ -15,6 +20,7 @@ done. The actor's lifetime object is counted once while there is any call: the l
 from __future__ import annotations
 
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.errors import actor_died, actor_unavailable
@@ -22,14 +28,16 @@ from shoal.owner import reruns
 from shoal.owner.dispatch import OUTBOX_FLUSH_BYTES
 from shoal.owner.leases import Lease
 from shoal.owner.tasks import DONE, SENT, WAITING, TaskRecord
+from shoal.wire import messages as m
 
 if TYPE_CHECKING:
     from shoal.actors.method import ClassTable
     from shoal.owner.dispatch import Dispatcher
     from shoal.owner.objects import Entry
 
-UNRESOLVED, CONNECTED, BROKEN, RESTARTING, DEAD = range(5)
-STATE_NAMES = ("PENDING_CREATION", "ALIVE", "RECONNECTING", "RESTARTING", "DEAD")
+UNRESOLVED, CONNECTED, BROKEN, RESTARTING, DEAD, RESUMING = range(6)
+STATE_NAMES = ("PENDING_CREATION", "ALIVE", "RECONNECTING", "RESTARTING", "DEAD", "RECONNECTING")
+_next_session = count(1).__next__
 # No task runs in place of an actor's call: nothing offers this resource.
 _RESOURCES = {"an actor's own process": 1}
 
@@ -42,11 +50,15 @@ class ActorCalls:
 
     Attributes:
         details: what the daemon last said of the actor (see ACTOR_STATE).
+        session: number of the stream of calls to the present process, which may go over several connections.
+        sent: calls that were sent in it.
+        heard: frames of replies that were handled in it.
     """
 
     __slots__ = (
-        "_pumping", "actor_id", "aside", "backlog_told", "details", "dispatch", "entry", "held", "incarnation",
-        "infeasible", "lease", "leases", "ready", "resources", "state", "table", "waiting",
+        "_attempts", "_heard_bytes", "_heard_told", "_pumping", "_received", "actor_id", "aside", "backlog_told", "details",
+        "dispatch", "entry", "heard", "held", "incarnation", "infeasible", "lease", "leases", "ready", "resources", "sent",
+        "session", "state", "table", "waiting",
     )  # fmt: skip
 
     def __init__(self, actor_id: bytes, table: ClassTable, dispatch: Dispatcher, entry: Entry) -> None:
@@ -62,6 +74,8 @@ class ActorCalls:
         self.held = False
         self.details: dict[str, Any] = {}
         self._pumping = False
+        self.session = 0
+        self._begin_anew()
         # What tasks expect of the queue they are in.
         self.resources = _RESOURCES
         self.ready: deque[TaskRecord] = deque()  # nothing here is for leased workers
@@ -132,7 +146,7 @@ class ActorCalls:
             self._fail(task, died=True)
             return True
         lease = self.lease
-        if lease is None or lease.broken or task.unresolved:
+        if lease is None or lease.broken or task.unresolved or self.state == RESUMING:
             return False
         if lease.held_back or len(lease.inflight) >= self.dispatch.config.actor_calls_sent_max:
             return False
@@ -146,6 +160,7 @@ class ActorCalls:
         dispatch = self.dispatch
         task.state = SENT
         task.lease = lease
+        self.sent += 1
         idle = not lease.inflight
         lease.inflight[task.id] = task
         dispatch.put_out(lease, task, idle)
@@ -160,21 +175,107 @@ class ActorCalls:
 
     # --- the connection ---
 
-    def connected(self, lease: Lease, incarnation: int) -> None:
-        """There is a new connection to the actor's process, which is its ``incarnation``-th."""
-        if self.lease is not None:  # the old connection's calls: whether they ran is not known
-            self._process_gone({}, restarting=True)
+    def _begin_anew(self) -> None:
+        """Nothing was sent in this session, and nothing heard."""
+        self.sent = self._received = 0
+        self.heard = self._heard_told = self._heard_bytes = 0
+        self._attempts = 0
+
+    def _resumes(self, incarnation: int) -> bool:
+        """Whether a new connection to the ``incarnation``-th process is to go on where the last one broke."""
+        lease = self.lease
+        return (
+            lease is not None
+            and incarnation == self.incarnation
+            and bool(lease.inflight)
+            and self._attempts < self.dispatch.config.actor_resumes_max
+        )
+
+    def connected(self, lease: Lease, incarnation: int, job: dict[str, Any]) -> None:
+        """There is a new connection to the actor's process, its ``incarnation``-th, which is to know ``job``."""
+        old = self.lease
+        if old is not None and self._resumes(incarnation):
+            self._attempts += 1
+            self._close(old)
+            lease.inflight, old.inflight = old.inflight, {}
+            for task in lease.inflight.values():
+                task.lease = lease
+            self.state = RESUMING
+            lease.outbox.append((m.RESUME, self.session, self.heard))
+        else:
+            if old is not None:  # the old connection's calls: whether they ran is not known
+                self._process_gone({}, restarting=True)
+            self._begin_anew()
+            self.session = _next_session()
+            self.state = CONNECTED
+            lease.outbox.append((m.JOB, {**job, "session": self.session}))
+        self.dispatch.dirty.add(lease)
         self.lease = lease
         self.leases = [lease]
         self.incarnation = incarnation
-        self.state = CONNECTED
         self.pump()
+
+    def resumed(self, lease: Lease, received: int) -> None:
+        """(RESUMED, calls received): the first message on a connection that goes on where another one broke."""
+        if lease is not self.lease or self.state != RESUMING:
+            return
+        self.state = CONNECTED
+        tasks = list(lease.inflight.values())
+        kept = len(tasks) - (self.sent - received)
+        if received < 0 or not 0 <= kept <= len(tasks):
+            self._begin_anew()
+            self._give_up(lease, {}, restarting=True)
+        else:
+            if received > self._received:
+                self._received = received
+                self._attempts = 0
+            for task in tasks[:kept]:
+                self._remind(lease, task)
+            self._unsend(lease, tasks[kept:])
+        self.dispatch.dirty.add(lease)
+        self.pump()
+
+    def _unsend(self, lease: Lease, tasks: list[TaskRecord]) -> None:
+        """Take back the last calls, which were sent and not received."""
+        self.sent -= len(tasks)
+        again = []
+        for task in tasks:
+            del lease.inflight[task.id]
+            task.lease = None
+            task.state = WAITING
+            if task.cancelled:
+                self._fail(task, died=False)
+            else:
+                again.append(task)
+        self.waiting.extendleft(reversed(again))
+
+    def _remind(self, lease: Lease, task: TaskRecord) -> None:
+        """Say again what may have been lost with the connection, of a call that was received."""
+        if task.cancelled:
+            lease.outbox.append((m.CANCEL, task.id, False, True))
+        if task.stream is not None:
+            lease.outbox.append((m.CONSUMED, task.id, task.stream.taken))
+
+    def heard_frame(self, lease: Lease, size: int) -> None:
+        """A frame of replies was handled; the actor keeps it until it is told."""
+        self.heard += 1
+        self._attempts = 0
+        self._heard_bytes += size
+        config = self.dispatch.config
+        if (
+            self.heard - self._heard_told >= config.actor_frames_unheard_max
+            or self._heard_bytes >= config.actor_bytes_unheard_max
+        ):
+            self._heard_told = self.heard
+            self._heard_bytes = 0
+            lease.outbox.append((m.HEARD, self.heard))
+            self.dispatch.dirty.add(lease)
 
     def lost(self) -> None:
         """The connection is closed: the daemon will say whether the actor died."""
         if self.lease is not None:
             self.lease.broken = True
-            if self.state == CONNECTED:
+            if self.state in (CONNECTED, RESUMING):
                 self.state = BROKEN
 
     def restarting(self, details: dict[str, Any]) -> None:
@@ -201,11 +302,14 @@ class ActorCalls:
         lease, self.lease = self.lease, None
         self.leases = []
         if lease is not None:
-            lease.broken = True
-            if lease.connection is not None:
-                lease.connection.close()
-            self.dispatch.dirty.discard(lease)
+            self._close(lease)
             self._give_up(lease, details, restarting)
+
+    def _close(self, lease: Lease) -> None:
+        lease.broken = True
+        if lease.connection is not None:
+            lease.connection.close()
+        self.dispatch.dirty.discard(lease)
 
     def _give_up(self, lease: Lease, details: dict[str, Any], restarting: bool) -> None:
         """Decide over the calls that were sent."""
@@ -283,7 +387,7 @@ class ActorCalls:
         name = self.table.name
         if task.unresolved:
             return f"waits for {task.unresolved} argument(s)"
-        if self.state in (CONNECTED, BROKEN) and task in self.waiting:
+        if self.state in (CONNECTED, BROKEN, RESUMING) and task in self.waiting:
             return f"waits in line for actor {name}, behind {self.waiting.index(task)} call(s) not sent yet"
         reason = self.infeasible or self.details.get("reason") or ""
         return f"waits for actor {name}, which is {STATE_NAMES[self.state]}" + (

@@ -273,12 +273,9 @@ class Actors:
             self._on_closed,
             on_drained=runtime.drained,
         )
-        connection.send_pickled(
-            [(m.JOB, {**runtime.job, "caller": runtime.table.proc})], runtime.config.batch_bytes_max
-        )
         lease = Lease(0, proc, pid, calls, connection)  # type: ignore[arg-type]  # a queue of another kind
         connection.owner = lease
-        calls.connected(lease, incarnation)
+        calls.connected(lease, incarnation, {**runtime.job, "caller": runtime.table.proc})
 
     def _on_state(self, message: list[Any]) -> None:
         _, actor_id, state, details = message
@@ -324,8 +321,12 @@ class Actors:
                     calls.failed(lease, message)
                 elif tag == m.ITEM:
                     dispatch.item(lease, message[1], message[2], message[3])
+                elif tag == m.RESUMED:
+                    calls.resumed(lease, message[1])
                 else:
                     raise BrokenFrame(f"unknown message {tag} from an actor")
+            if tag != m.RESUMED:  # that one is by itself in its frame, and does not count
+                calls.heard_frame(lease, len(body))
         calls.settle()
 
     def _on_closed(self, connection: Connection) -> None:
@@ -354,9 +355,11 @@ class Actors:
         self.calls.pop(calls.actor_id, None)
         lease, calls.lease = calls.lease, None
         if lease is not None:
-            lease.broken = True
             if lease.connection is not None:
+                if not lease.broken:
+                    lease.connection.send_pickled([(m.LEAVE,)], self._runtime.config.batch_bytes_max)
                 lease.connection.close()
+            lease.broken = True
 
     def close(self) -> None:
         """The session ends (lock held)."""

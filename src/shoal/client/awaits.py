@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shoal.client.interrupts import Interruptible
+    from shoal.client.interrupts import Cancellable, Interruptible
     from shoal.client.reactor import Awaited
     from shoal.owner.table import ObjectTable
 
@@ -15,7 +15,7 @@ class Interrupted:
 
     __slots__ = ("_awaited", "_interruptible")
 
-    def __init__(self, awaited: Awaited, interruptible: Interruptible) -> None:
+    def __init__(self, awaited: Awaited, interruptible: Interruptible | Cancellable) -> None:
         self._awaited = awaited
         self._interruptible = interruptible
 

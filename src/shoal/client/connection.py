@@ -27,6 +27,15 @@ _DESCRIPTORS_MAX = 64
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX)
 
 
+def pickled_frames(messages: list[Any], bytes_max: int) -> list[bytes]:
+    """Frames for another process of this job, of at most ``bytes_max`` unless one message is longer."""
+    body = pickle.dumps(messages, 5)
+    if len(body) <= bytes_max or len(messages) == 1:
+        return [frame(body)]
+    half = len(messages) // 2
+    return pickled_frames(messages[:half], bytes_max) + pickled_frames(messages[half:], bytes_max)
+
+
 class Connection:
     """One socket of a process.
 
@@ -86,13 +95,8 @@ class Connection:
 
     def send_pickled(self, messages: list[Any], bytes_max: int) -> None:
         """Send a batch for another process of this job, in frames of at most ``bytes_max`` unless one message is longer."""
-        body = pickle.dumps(messages, 5)
-        if len(body) > bytes_max and len(messages) > 1:
-            half = len(messages) // 2
-            self.send_pickled(messages[:half], bytes_max)
-            self.send_pickled(messages[half:], bytes_max)
-        else:
-            self.send(frame(body))
+        for data in pickled_frames(messages, bytes_max):
+            self.send(data)
 
     def send_with_descriptor(self, data: bytes, descriptor: int) -> None:
         """Send after all that is queued, waiting for the kernel to take its start (the daemon reads whatever happens)."""

@@ -109,5 +109,50 @@ class Interruptible:
                 delivering = False
 
 
+class Cancellable:
+    """Context of one wait on a thread that runs an actor's call: `interrupt` ends it with a KeyboardInterrupt.
+
+    To a wait it is what `Interruptible` is.
+
+    Args:
+        waits: by thread, those under way (runtime's lock held).
+        lock: the runtime's.
+    """
+
+    __slots__ = ("_lock", "_outer", "_waits", "hits")
+
+    active = True
+
+    def __init__(self, waits: dict[int, Cancellable], lock: threading.RLock) -> None:
+        self._waits = waits
+        self._lock = lock
+        self._outer: Cancellable | None = None  # a finalizer may wait on top of a wait
+        self.hits: list[object] = []
+
+    def __enter__(self) -> Self:
+        with self._lock:
+            self._outer = self._waits.get(_get_ident())
+            self._waits[_get_ident()] = self
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._lock:
+            if self._outer is None:
+                del self._waits[_get_ident()]
+            else:
+                self._waits[_get_ident()] = self._outer
+        if self.hits and kind is None:
+            self.deliver()
+
+    def interrupt(self) -> None:
+        """Have the wait raise (lock held); whoever calls this wakes it."""
+        self.hits.append(None)
+
+    def deliver(self) -> None:
+        """Raise KeyboardInterrupt."""
+        self.hits.clear()
+        raise KeyboardInterrupt
+
+
 def nothing() -> None:
     """The `wake` of what does not sleep."""

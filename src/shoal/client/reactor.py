@@ -155,8 +155,8 @@ class Reactor:
     ) -> bool:
         """Read until ``awaited`` is ready; whether it is (False: time is up).
 
-        ``on_block`` runs once before the thread sleeps instead of polling; if it returns True, the wait ends (the caller
-        found other work). A KeyboardInterrupt leaves everything consistent.
+        ``on_block`` runs once before the thread sleeps for longer than it would poll; if it returns True, the wait ends (the
+        caller found other work). A KeyboardInterrupt leaves everything consistent.
         """
         deadline = None if timeout_s is None else monotonic() + timeout_s
         try:
@@ -169,6 +169,14 @@ class Reactor:
                         break
                 elif self._backup_leads:
                     self._take_over()
+                elif on_block is not None:
+                    soon = monotonic() + self._poll_s
+                    if not self._follow(awaited, soon if deadline is None else min(soon, deadline)):
+                        block, on_block = on_block, None
+                        if block():
+                            break
+                        with self._lock:
+                            self._flush()
                 elif not self._follow(awaited, deadline):
                     break
         except (OSError, ValueError):

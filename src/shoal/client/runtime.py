@@ -117,7 +117,7 @@ class Runtime:
         self.may_run_here: Callable[[TaskRecord], bool] = lambda task: False
         self._flushing = self._flush_again = False
         self._active = (0, 0.0)  # how many messages the daemon had got, and since when it gets no more
-        waits = Waits(self)
+        self.waits = waits = Waits(self)
         self.wait = waits.wait
         self.wait_for_objects = waits.wait_for_objects
         self.poll = waits.poll

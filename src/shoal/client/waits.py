@@ -9,11 +9,12 @@ messages that it would wait for cannot be handled before it returns.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
 from shoal.client.awaits import Interrupted, Never
-from shoal.client.interrupts import Interruptible
+from shoal.client.interrupts import Cancellable, Interruptible
 
 if TYPE_CHECKING:
     from shoal.client.reactor import Awaited
@@ -21,11 +22,28 @@ if TYPE_CHECKING:
     from shoal.owner.objects import Entry
 
 
+_MAIN = threading.main_thread()
+
+
 class Waits:
-    """Waits of one process."""
+    """Waits of one process.
+
+    Attributes:
+        cancellable: waits of threads that run calls of an actor, by thread; None where no such threads are.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.cancellable: dict[int, Cancellable] | None = None
+
+    def interrupt(self, thread: int) -> bool:
+        """Have the wait of a thread raise KeyboardInterrupt; False if it does not wait (lock held)."""
+        wait = self.cancellable.get(thread) if self.cancellable is not None else None
+        if wait is None:
+            return False
+        wait.interrupt()
+        self._runtime.reactor.wake_ready()
+        return True
 
     def wait(self, awaited: Awaited, timeout_s: float | None) -> bool:
         """Wait for something that messages will make ready; whether it is.
@@ -46,7 +64,13 @@ class Waits:
         runtime = self._runtime
         self._check_may_wait()
         warn_s = runtime.config.get_warning_s if entries else None
-        with Interruptible(runtime.reactor.ring) as interruptible:
+        cancellable = self.cancellable
+        interrupts: Interruptible | Cancellable = (
+            Interruptible(runtime.reactor.ring)
+            if cancellable is None or threading.current_thread() is _MAIN
+            else Cancellable(cancellable, runtime.lock)
+        )
+        with interrupts as interruptible:
             try:
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
                 ready = self._wait(awaited, left, entries, interruptible, warn_s)
@@ -74,7 +98,7 @@ class Waits:
         awaited: Awaited,
         timeout_s: float | None,
         entries: list[Entry] | None,
-        interruptible: Interruptible,
+        interruptible: Interruptible | Cancellable,
         warn_s: float | None = None,
     ) -> bool:
         """Wait for ``awaited``; after ``warn_s``, say once what of ``entries`` is missing."""
@@ -82,6 +106,7 @@ class Waits:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         warn_at = None if warn_s is None else time.monotonic() + warn_s
         blocked = False
+        lends = runtime.blocking_hook is not None and entries is not None
         token = object()
 
         def on_block() -> bool:
@@ -100,7 +125,7 @@ class Waits:
                 warns = warn_at is not None and (deadline is None or warn_at < deadline)
                 until = warn_at if warns else deadline
                 left = None if until is None else max(until - time.monotonic(), 0.0)
-                done = runtime.reactor.wait(proxy, left, on_block)
+                done = runtime.reactor.wait(proxy, left, on_block if lends else None)
                 if interruptible.hits:
                     interruptible.deliver()
                     continue

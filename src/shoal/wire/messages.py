@@ -108,12 +108,16 @@ BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", 
 # --- submitter → worker (one pickle per frame: a list of tuples) --------------------------------
 
 JOB = 200  # (job: dict) first on every connection: {"job_id", "namespace", "sys_path", "cwd", "caller"}
+#   to an actor also "session": a number that the caller chose for this stream of calls
 FUNCTION = 201  # (function id, blob, name) before its first TASK on this connection; (…, stamp, stamps) if it captured refs
 TASK = 202  # (task id, function id, args payload, arg refs, options or None); see shoal.owner.spec
 CANCEL = 203  # (task id, force, recursive)
 TAKE_BACK = 204  # (how many): give back that many unstarted tasks, newest first
 CONSUMED = 205  # (task id, count): items of a generator the reader has taken
 FORGET = 206  # (function id): no task of it follows; the worker lets go of the refs that it captured
+RESUME = 207  # (session, frames heard) to an actor, instead of JOB: the caller lost its connection and goes on → RESUMED
+HEARD = 208  # (frames) to an actor: how many frames of replies its caller has heard in all; it need not keep them
+LEAVE = 209  # () to an actor: its caller has no handle any more
 
 # --- worker → submitter -------------------------------------------------------------------------
 
@@ -125,6 +129,7 @@ GIVEN_BACK = 222  # ([task ids]) not started, and never will be here
 ITEM = 223  # (task id, index, result): a streaming generator yielded
 RUNNING = 224  # (task id) it has started and takes long: send nothing more meanwhile
 USED_UP = 225  # () the worker has run its last task (max_calls)
+RESUMED = 226  # (calls) from an actor, in a frame of its own: how many it has received; -1: it does not know the caller any more
 
 # A result is plain bytes (an inline value without refs), or one of:
 RESULT_INLINE = 0  # (RESULT_INLINE, bytes, stamp): also sealed with a hold for the submitter; the refs inside ride on that

@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shoal.actors.calls import CONNECTED, DEAD, ActorCalls
-from shoal.actors.method import ClassTable
-from shoal.config import Config
+from actorcaller import Caller, error_of, sent
+from shoal.actors.calls import CONNECTED, DEAD
 from shoal.exceptions import ActorDiedError, ActorUnavailableError
-from shoal.ids import IdSource
-from shoal.options import TaskOptions
-from shoal.owner.dispatch import Dispatcher
-from shoal.owner.leases import Lease
-from shoal.owner.objects import FAILED, INLINE, PENDING, STORED
-from shoal.owner.table import ObjectTable
-from shoal.owner.tasks import FunctionExport, TaskRecord
-from shoal.serialization import deserialize
-from shoal.wire import messages as m
+from shoal.owner.objects import FAILED, INLINE, PENDING
 
 DEATH = {"reason": "it was killed", "pid": 1, "exit_code": 0, "signal": 9}
-
-
-def make_error(kind, task, details=None):
-    return kind.encode()
-
-
-class Caller:
-    """A process with one actor, by hand."""
-
-    def __init__(self, ordered=True, sent_max=10_000):
-        self.ids = IdSource()
-        self.table = ObjectTable(self.ids.process_id)
-        config = dataclasses.replace(Config(), actor_calls_sent_max=sent_max)
-        self.dispatch = Dispatcher(self.table, config, make_error)
-        self.lifetime = self.table.add(self.ids.next_id(), STORED)
-        self.calls = ActorCalls(self.lifetime.id, ClassTable("A", {}, ordered), self.dispatch, self.lifetime)
-        self.function = FunctionExport(b"f", b"", "A.f", [])
-        self.incarnation = 0
-
-    def argument(self):
-        return self.table.add(self.ids.next_id(), PENDING)
-
-    def submit(self, *arguments, retries=0):
-        options = dataclasses.replace(TaskOptions(), max_retries=retries)
-        task = TaskRecord(self.ids.next_id(), self.function, options, b"payload", self.calls)
-        for entry in arguments:
-            entry.count += 1
-        task.lifted = arguments
-        entry = self.table.add(task.id, PENDING)
-        entry.task = task
-        task.returns = (entry,)
-        self.calls.submit(task)
-        return entry
-
-    def connect(self):
-        self.incarnation += 1
-        lease = Lease(0, b"w%07d" % self.incarnation, 100 + self.incarnation, self.calls, None)
-        self.calls.connected(lease, self.incarnation)
-        return lease
-
-    def answer(self, lease, task_id):
-        self.dispatch.done(lease, (m.DONE, task_id, [b"v"], b"", 1.0))
-        self.calls.settle()
-
-    def validate(self):
-        self.calls.validate()
-        self.table.validate()
-
-
-def error_of(entry):
-    assert entry.state == FAILED, entry
-    return deserialize(entry.value)
 
 
 def test_calls_wait_for_the_connection_and_go_in_order():
     caller = Caller()
     entries = [caller.submit() for _ in range(3)]
     lease = caller.connect()
-    assert [message[1] for message in lease.outbox] == [entry.id for entry in entries]
+    assert sent(lease) == [entry.id for entry in entries]
     assert caller.lifetime.count == 2  # its handle's, and one while there are calls
     for entry in entries:
         caller.answer(lease, entry.id)
@@ -95,9 +32,9 @@ def test_a_call_without_its_argument_holds_up_the_later_ones():
     argument = caller.argument()
     first, second = caller.submit(argument), caller.submit()
     lease = caller.connect()
-    assert not lease.outbox
+    assert not sent(lease)
     caller.table.fulfil_plain(argument, b"v")
-    assert [message[1] for message in lease.outbox] == [first.id, second.id]
+    assert sent(lease) == [first.id, second.id]
 
 
 def test_an_unordered_actor_gets_what_is_ready():
@@ -105,9 +42,9 @@ def test_an_unordered_actor_gets_what_is_ready():
     argument = caller.argument()
     first, second = caller.submit(argument), caller.submit()
     lease = caller.connect()
-    assert [message[1] for message in lease.outbox] == [second.id]
+    assert sent(lease) == [second.id]
     caller.table.fulfil_plain(argument, b"v")
-    assert [message[1] for message in lease.outbox] == [second.id, first.id]
+    assert sent(lease) == [second.id, first.id]
     caller.validate()
 
 
@@ -119,7 +56,7 @@ def test_a_failed_argument_fails_its_call_at_once_and_no_other():
     assert second.state == FAILED
     lease = caller.connect()
     caller.table.fulfil_plain(slow, b"v")
-    assert [message[1] for message in lease.outbox] == [first.id, third.id]
+    assert sent(lease) == [first.id, third.id]
 
 
 def test_calls_sent_are_bounded():

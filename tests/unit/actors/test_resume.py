@@ -1,0 +1,232 @@
+"""Both ends of a connection that breaks while the actor lives: every call runs once, in order, and is answered once."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from actorcaller import Caller, error_of, sent
+from shoal.actors.calls import BROKEN, CONNECTED, RESUMING
+from shoal.exceptions import ActorUnavailableError
+from shoal.owner.objects import INLINE, PENDING
+from shoal.wire import messages as m
+from shoald.worker.callers import UNKNOWN, Callers
+
+
+class Pair(RuleBasedStateMachine):
+    """A caller and an actor that runs calls in order; what is on the way is lost when the connection breaks."""
+
+    def __init__(self):
+        super().__init__()
+        self.caller = Caller()
+        self.callers = Callers(30.0, 10)
+        self.lease = None
+        self.socket = 0  # number of the present connection
+        self.there = []  # messages on their way to the actor
+        self.back = []  # frames on their way to the caller
+        self.inbox = []
+        self.ran = []
+        self.entries = []
+        self._connect()
+
+    @property
+    def actor_side(self):
+        return self.callers.get(b"caller")
+
+    def _connect(self):
+        self.there, self.back = [], []
+        self.socket += 1
+        if self.caller.incarnation:
+            self.lease = self.caller.connect_again()
+        else:
+            self.lease = self.caller.connect()
+
+    def _flush(self):
+        self.there += self.lease.outbox
+        self.lease.outbox = []
+
+    @precondition(lambda self: len(self.entries) < 40)
+    @rule(count=st.integers(1, 4))
+    def submit(self, count):
+        self.entries += [self.caller.submit() for _ in range(count)]
+
+    @precondition(lambda self: self.lease is not None)
+    @rule(count=st.integers(1, 6))
+    def travel(self, count):
+        """Messages arrive at the actor."""
+        self._flush()
+        taken, self.there = self.there[:count], self.there[count:]
+        for message in taken:
+            self._arrive(message)
+
+    def _arrive(self, message):
+        side = self.actor_side
+        if message[0] == m.JOB:
+            if side is not None:
+                self.callers.forget(side)
+            self.callers.begins(b"caller", message[1]["session"], self.socket)
+        elif message[0] == m.RESUME:
+            _, session, heard = message
+            if side is None or side.session != session:
+                assert not self.inbox
+                self.back.append([(m.RESUMED, self.callers.received_of_unknown(heard))])
+                self.callers.begins(b"caller", session, self.socket)
+                return
+            self.callers.resumes(side, self.socket, heard)
+            self.back.append([(m.RESUMED, side.received)])
+            self.back += side.unheard
+            self.inbox += side.held
+            side.held.clear()
+        elif message[0] == m.TASK:
+            side.received += 1
+            self.inbox.append(message[1])
+        elif message[0] == m.HEARD:
+            side.heard(message[1])
+
+    @precondition(lambda self: self.inbox)
+    @rule(count=st.integers(1, 3))
+    def run(self, count):
+        """The actor runs calls and sends one frame; into the void if there is no connection."""
+        ran, self.inbox = self.inbox[:count], self.inbox[count:]
+        self.ran += ran
+        data = [(m.DONE, task_id, [b"v"], b"", 1.0) for task_id in ran]
+        self.actor_side.keep(data)
+        if self.actor_side.connection == self.socket and self.lease is not None:
+            self.back.append(data)
+
+    @precondition(lambda self: self.lease is not None and self.back)
+    @rule(count=st.integers(1, 4))
+    def hear(self, count):
+        """Frames arrive at the caller."""
+        calls, lease = self.caller.calls, self.lease
+        taken, self.back = self.back[:count], self.back[count:]
+        for body in taken:
+            if body[0][0] == m.RESUMED:
+                calls.resumed(lease, body[0][1])
+                continue
+            for message in body:
+                self.caller.dispatch.done(lease, message)
+            calls.heard_frame(lease, 100)
+        calls.settle()
+
+    @precondition(lambda self: self.lease is not None)
+    @rule(actor_first=st.booleans())
+    def cut(self, actor_first):
+        self.lease = None
+        self.caller.calls.lost()
+        side = self.actor_side
+        if actor_first and side is not None and side.connection is not None:
+            # It notices before the caller is back, and holds what has not started; else the caller is faster.
+            side.held += self.inbox
+            self.inbox.clear()
+            self.callers.parks(side, 0.0)
+
+    @precondition(lambda self: self.lease is None)
+    @rule()
+    def connect(self):
+        self._connect()
+
+    @invariant()
+    def holds(self):
+        self.caller.validate()
+        assert len(self.ran) == len(set(self.ran)), "a call ran twice"
+        assert self.caller.calls.state in (CONNECTED, BROKEN, RESUMING)
+
+    def teardown(self):
+        """Healed: everything runs, in order, and is answered."""
+        if self.lease is None:
+            self._connect()
+        for _ in range(200):
+            self.travel(100)
+            if self.inbox:
+                self.run(3)
+            if self.back:
+                self.hear(100)
+        assert [entry.state for entry in self.entries] == [INLINE] * len(self.entries)
+        assert self.ran == [entry.id for entry in self.entries]
+
+
+TestPair = Pair.TestCase
+TestPair.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+def connected(count):
+    """A caller with as many calls sent, its lease, and the entries."""
+    caller = Caller()
+    entries = [caller.submit() for _ in range(count)]
+    return caller, caller.connect(), entries
+
+
+def resume(caller, received):
+    """Break the connection; the actor has received as many."""
+    caller.calls.lost()
+    lease = caller.connect_again()
+    caller.calls.resumed(lease, received)
+    return lease
+
+
+def test_what_was_not_received_is_sent_again_and_the_rest_is_awaited():
+    caller, _, entries = connected(4)
+    lease = resume(caller, 2)
+    assert sent(lease) == [entry.id for entry in entries[2:]]
+    for entry in entries:
+        caller.answer(lease, entry.id)
+    assert [entry.state for entry in entries] == [INLINE] * 4
+
+
+def test_nothing_is_sent_before_the_actor_has_said_what_it_received():
+    caller, _, entries = connected(2)
+    caller.calls.lost()
+    lease = caller.connect_again()
+    later = caller.submit()
+    assert not sent(lease)
+    caller.calls.resumed(lease, 0)
+    assert sent(lease) == [*(entry.id for entry in entries), later.id]
+    caller.validate()
+
+
+def test_a_cancel_is_said_again_or_not_sent_at_all():
+    caller, _, (received, lost) = connected(2)
+    caller.calls.lost()
+    for entry in (received, lost):
+        caller.dispatch.cancel(entry.task, False, True)
+    lease = caller.connect_again()
+    caller.calls.resumed(lease, 1)
+    assert lease.outbox[1:] == [(m.CANCEL, received.id, False, True)]
+    assert lost.value == b"cancelled"
+    caller.validate()
+
+
+def test_an_actor_that_has_forgotten_the_caller_leaves_its_calls_in_doubt():
+    caller, _, (entry,) = connected(1)
+    later = caller.submit()
+    lease = resume(caller, UNKNOWN)
+    assert isinstance(error_of(entry), ActorUnavailableError)
+    assert later.id not in lease.inflight
+    after = caller.submit()
+    assert list(lease.inflight) == [after.id]
+    assert caller.calls.sent == 1
+
+
+def test_connections_that_break_again_and_again_are_given_up():
+    caller, _, (entry,) = connected(1)
+    most = caller.dispatch.config.actor_resumes_max
+    resume(caller, 1)  # the call has arrived: that is progress
+    for _ in range(most):
+        resume(caller, 1)
+    assert entry.state == PENDING
+    caller.calls.lost()
+    caller.connect_again()
+    assert isinstance(error_of(entry), ActorUnavailableError)
+
+
+def test_nothing_under_way_begins_anew():
+    caller, lease, (entry,) = connected(1)
+    caller.answer(lease, entry.id)
+    before = caller.calls.session
+    caller.calls.lost()
+    (first,) = caller.connect_again().outbox
+    assert first[0] == m.JOB
+    assert first[1]["session"] > before
+    assert caller.calls.sent == 0

@@ -1,0 +1,75 @@
+"""What an actor remembers of its callers, and for how long."""
+
+import pytest
+
+from shoald.worker.callers import UNKNOWN, Callers
+
+
+def test_frames_are_kept_until_they_are_heard():
+    caller = Callers(30.0, 10).begins(b"a", 1, "socket")
+    for data in (b"1", b"2", b"3"):
+        caller.keep(data)
+    caller.heard(2)
+    assert caller.unheard == [b"3"]
+    caller.heard(2)
+    with pytest.raises(ValueError):
+        caller.heard(4)
+    with pytest.raises(ValueError):
+        caller.heard(1)
+    assert caller.unheard == [b"3"]
+
+
+def test_a_caller_that_comes_back_in_time_is_known():
+    callers = Callers(30.0, 10)
+    caller = callers.begins(b"a", 1, "socket")
+    caller.keep(b"1")
+    assert not callers.parks(caller, 100.0)
+    assert not callers.overdue(129.0)
+    callers.resumes(caller, "other", 0)
+    assert callers.get(b"a") is caller
+    assert caller.connection == "other"
+    assert not callers.overdue(1000.0)
+
+
+def test_one_that_stays_away_is_forgotten():
+    callers = Callers(30.0, 10)
+    early, late = callers.begins(b"a", 1, "socket"), callers.begins(b"b", 1, "socket")
+    callers.parks(early, 100.0)
+    callers.parks(late, 120.0)
+    assert callers.overdue(130.0) == [early]
+    callers.forget(early)
+    callers.forget(early)
+    assert callers.get(b"a") is None
+    assert list(callers) == [late]
+
+
+def test_only_so_many_are_remembered():
+    callers = Callers(30.0, 2)
+    each = [callers.begins(bytes([number]), 1, "socket") for number in range(4)]
+    gone = []
+    for caller in each:
+        for old in callers.parks(caller, 1.0):
+            callers.forget(old)
+            gone.append(old)
+    assert gone == each[:2]
+
+
+def test_a_new_session_is_not_ended_with_the_old_one():
+    callers = Callers(30.0, 10)
+    old = callers.begins(b"a", 1, "socket")
+    callers.forget(old)
+    new = callers.begins(b"a", 1, "socket")
+    callers.forget(old)
+    assert callers.get(b"a") is new
+
+
+def test_of_a_session_that_was_never_known_nothing_arrived():
+    callers = Callers(30.0, 10)
+    assert callers.received_of_unknown(0) == 0
+    assert callers.received_of_unknown(1) == UNKNOWN
+    caller = callers.begins(b"a", 1, "socket")
+    callers.forget(caller)
+    assert callers.received_of_unknown(0) == 0
+    callers.parks(callers.begins(b"a", 2, "socket"), 0.0)
+    assert callers.overdue(31.0)
+    assert callers.received_of_unknown(0) == UNKNOWN
