@@ -27,6 +27,7 @@ from shoal.client.endings import START_AGAIN, fail_everything
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
 from shoal.client.futures import Resolver
+from shoal.client.heap import keep_freed_memory
 from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
@@ -89,6 +90,7 @@ class Runtime:
         config: Config,
         region: Region | None = None,
     ) -> None:
+        keep_freed_memory(config.heap_kept_bytes_max)
         self.config = config
         self._region = region
         self.kind = kind
