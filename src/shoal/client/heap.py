@@ -1,9 +1,9 @@
 """Freed memory is kept for the next allocations instead of being returned to the system and faulted in again.
 
 A shuffle of small parts allocates and frees ten megabytes a round; with glibc's defaults the heap shrank and grew each time,
-2,500 page faults and a tenth of the driver's time. glibc raises its thresholds by itself when a large block is freed, to
-the size of that block for what is mapped by itself, and to twice that for what may stay free at the heap's end. So one block that is
-allocated and freed untouched does it, in some microseconds; with another allocator it does nothing.
+2,500 page faults and a tenth of the driver's time. When a large block is freed, glibc raises its thresholds: blocks up to
+that size come from the heap from then on, and twice that may stay free at the heap's end. So one block that is allocated and
+freed untouched does it, in some microseconds; with another allocator it does nothing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Whoever waits, reads: leader and followers around one epoll.
 
 A thread that waits for something takes the lead if nobody has it: it polls for some tens of microseconds, yielding the
-processor between looks, and only then blocks. Other waiting threads sleep on a lock of their own and are woken
-when their condition holds, or to take the lead over. A backup thread leads when nobody waits (results and
-questions arrive while user code runs), a tick after the last leader has left.
+processor between looks, and only then blocks (at once where polling has not paid lately). Other waiting threads sleep on a lock
+of their own and are woken when their condition holds, or to take the lead over. A backup thread leads when nobody waits
+(results and questions arrive while user code runs), a tick after the last leader has left.
 
 A thread that takes the lead from the sleeping backup rings the bell, an eventfd: one system call, safe in signal
 handlers and in `__del__`. Wake-ups are idempotent.
@@ -36,6 +36,12 @@ _QUIET_TICKS = 5  # ticks without activity before the backup thread parks
 _PARK_S = 5.0
 _LEAVE_S = 5.0  # how long `stop` waits for whoever leads
 _AFTER_ERROR_S = 1.0
+# A yield that took so long gave the processor to somebody else's work, not to a peer that answers: the machine is crowded, and
+# sleeping, whose end preempts such work, is better than polling. So waits sleep at once for a while, and for a short while when
+# they have polled in vain. Beside other busy processes: 109 -> 95 us of processor time per call, and up to twice the calls.
+_FOREIGN_S = 0.0005
+_CROWDED_S = 0.05
+_MISSED_S = 0.005
 _sched_yield = os.sched_yield
 
 
@@ -85,6 +91,7 @@ class Reactor:
         self._nudges = 0
         self._asleep = False  # the backup is parked, or blocks as the leader
         self._claims: list[object] = []  # one of each thread that wants the lead from the backup
+        self._sleepy_until = 0.0
         self._awaits = (
             0  # things awaited without a thread that waits (futures): the backup does not pause then
         )
@@ -225,16 +232,20 @@ class Reactor:
             events = poll(0, _EVENTS_MAX)
             if events:
                 self._handle(events)
-                poll_until = 0.0
-                continue
-            _sched_yield()
-            now = monotonic()
-            if poll_until == 0.0:
+                now = monotonic()
                 poll_until = now + self._poll_s
+                continue
+            if now >= self._sleepy_until:
+                _sched_yield()
+                before, now = now, monotonic()
+                if now - before > _FOREIGN_S:
+                    self._sleepy_until = now + _CROWDED_S
+                elif now < poll_until and (deadline is None or now < deadline):
+                    continue
+                else:
+                    self._sleepy_until = now + _MISSED_S
             if deadline is not None and now >= deadline:
                 return True
-            if now < poll_until:
-                continue
             if on_block is not None:
                 block, on_block = on_block, None
                 if block():
@@ -243,6 +254,7 @@ class Reactor:
                     self._flush()
                 continue
             self._sleep(deadline, now)
+            now, poll_until = monotonic(), 0.0
         return True
 
     def _sleep(self, deadline: float | None, now: float) -> None:
