@@ -83,6 +83,7 @@ def init(address: str | None = None, **kwargs: Any) -> ClientContext:
     Args:
         address: None: a local cluster, stopped at exit; "auto": the one running on this machine; "host:port": that one.
         num_cpus, num_gpus, resources, object_store_memory (bytes), labels, …: of a local cluster; see docs.
+        huge_pages: the local cluster's store is made of huge pages, which the system must have set aside.
 
     Raises RuntimeError if there is a session already (unless `ignore_reinit_error`), ValueError for bad arguments,
     ConnectionError if the cluster cannot be reached. After a failure there is no session and no process is left.
@@ -111,8 +112,10 @@ def _start_session(arguments: InitArguments) -> Runtime:
         else:
             session_of = resolve_address(arguments.address, arguments.temp_dir)
     except BootstrapError as error:
-        kind = ClusterStartError if arguments.address is None else ClusterNotFoundError
-        raise kind(str(error)) from None
+        if arguments.address is not None:
+            raise ClusterNotFoundError(str(error)) from None
+        step = "mend that, and call shoal.init() again" if error.refused else ""
+        raise ClusterStartError(str(error), next_step=step) from None
     if gc.get_threshold() == _GC_DEFAULT:
         gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
@@ -149,6 +152,7 @@ def _local_cluster(arguments: InitArguments) -> DaemonOptions:
         resources=resources,
         labels=arguments.labels,
         object_store_memory=arguments.object_store_memory,
+        huge_pages=arguments.huge_pages,
         owner_pid=os.getpid(),
         config=arguments.system_config,
         kind="local",

@@ -29,6 +29,7 @@ class InitArguments:
     Attributes:
         address: None: start a cluster for this process; "auto": the one running here; else "host:port".
         memory, object_store_memory: bytes.
+        huge_pages: take the store's memory out of the system's pool of huge pages.
         spilling_directories: where objects go when the store is full; empty: a directory of the session.
         logging_level: as in `logging`.
         system_config: overrides of shoal.config, by name.
@@ -42,6 +43,7 @@ class InitArguments:
     resources: dict[str, float] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     object_store_memory: int | None = None
+    huge_pages: bool = False
     spilling_directories: tuple[str, ...] = ()
     namespace: str | None = None
     runtime_env: dict[str, Any] | None = None
@@ -130,6 +132,7 @@ _OF_A_NEW_CLUSTER = (
     "resources",
     "labels",
     "object_store_memory",
+    "huge_pages",
     "object_spilling_directory",
     "_system_config",
     "_temp_dir",
@@ -265,6 +268,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "resources": checks.resources,
     "labels": checks.texts,
     "object_store_memory": _object_store_memory,
+    "huge_pages": checks.flag,
     "object_spilling_directory": _path,
     "namespace": checks.text,
     "runtime_env": checks.mapping,

@@ -42,7 +42,13 @@ _LOCAL_NAMES = {"localhost", "127.0.0.1", "::1", "0.0.0.0", ""}  # noqa: S104  (
 
 
 class BootstrapError(Exception):
-    """A daemon did not start, stop, or is not there; the message is for the user and says what to do."""
+    """A daemon did not start, stop, or is not there; the message is for the user and says what to do.
+
+    Attributes:
+        refused: the daemon itself said what is wrong with what it was asked for.
+    """
+
+    refused = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class DaemonOptions:
         owner_pid: stop when this process is gone.
         kind: "cluster", or "local" for one driver's own.
         object_store_memory: bytes.
+        huge_pages: take them out of the system's pool of huge pages.
         resources, labels: as given to init and start-node, beyond `num_cpus`.
         config: overrides of shoal.config, by name.
     """
@@ -69,6 +76,7 @@ class DaemonOptions:
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     object_store_memory: int | None = None
+    huge_pages: bool = False
     owner_pid: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
@@ -257,6 +265,8 @@ def _command(session: Session, options: DaemonOptions, ready_fd: int) -> list[st
         command += ["--head-address", options.head_address]
         command += ["--secret-file", os.path.join(session.directory, SECRET_FILE)]
     command += ["--ready-fd", str(ready_fd)]
+    if options.huge_pages:
+        command.append("--huge-pages")
     optional = {
         "--num-cpus": options.num_cpus,
         "--object-store-memory": options.object_store_memory,
@@ -299,7 +309,9 @@ def _wait_ready(read_end: int, process: subprocess.Popen[bytes], session: Sessio
         ) from None
     if not ready.get("ok"):
         _wait_exit(process)
-        raise BootstrapError(str(ready.get("error") or "the daemon did not say why it failed"))
+        problem = BootstrapError(str(ready.get("error") or "the daemon did not say why it failed"))
+        problem.refused = True
+        raise problem
     return dict(ready)
 
 

@@ -562,7 +562,7 @@ class ClusterStartError(ShoalError, ConnectionError):
     log_path: str = ""
 
     default_message = "the cluster did not start"
-    default_next_step = "read its log; a port in use and a full /tmp are the usual reasons"
+    default_next_step = "see what it logged, above; a full /tmp and too little memory are usual reasons"
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

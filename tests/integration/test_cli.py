@@ -277,3 +277,10 @@ def test_help_of_every_command():
         result = run(name, "--help")
         assert result.status == 0, result.err
         assert "--json" in result.out
+
+
+def test_huge_pages_that_the_system_has_not_set_aside():
+    wanted = ["--huge-pages", "--object-store-memory", "1000TB", "--port", "0"]
+    line = run("start-head", *wanted).error
+    assert "--huge-pages: " in line
+    assert "nothing to stop" in run("stop").out

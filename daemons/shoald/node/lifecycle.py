@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import resource
 import signal
@@ -161,7 +162,7 @@ class Lifecycle:
         capacity = options.object_store_memory or default_capacity()
         # What the store does not take is for tasks to ask for.
         options.resources.setdefault("memory", max(0, memory_limit() - capacity) * UNITS)
-        self._region = RegionFile(capacity, self._session.path)
+        self._region = RegionFile(capacity, self._session.path, options.huge_pages)
         self._daemon: NodeDaemon = NodeDaemon(
             self._loop, self._node_id, options, self._session, self._region, self._log
         )
@@ -272,7 +273,8 @@ class Lifecycle:
             self._region.open(),
             config.populate_ahead_bytes_max,
             busy=lambda: bool(leases),
-            idle_s=config.populate_idle_ms / 1000,
+            # Huge pages are reserved: given back, they would be nobody else's.
+            idle_s=math.inf if self._options.huge_pages else config.populate_idle_ms / 1000,
         )
         self._loop.call_soon_threadsafe(lambda: self._set_populator(populator))
 

@@ -27,6 +27,7 @@ class NodeOptions:
         head_address: of the head to join; "" if it hosts the head or has none.
         resources: in units of 1/10,000, CPUs included.
         object_store_memory: bytes; 0 for the default.
+        huge_pages: the store's memory comes from the system's pool of huge pages.
         ready_fd: where the ready line goes; -1 for nowhere.
         owner_pid: the driver whose daemon this is, which ends with it; 0 for none.
         worker_main: the module whose `run_worker` a worker runs.
@@ -42,6 +43,7 @@ class NodeOptions:
     resources: Amounts = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     object_store_memory: int = 0
+    huge_pages: bool = False
     ready_fd: int = -1
     owner_pid: int = 0
     worker_main: str = "shoald.worker.main"
@@ -67,6 +69,7 @@ def parse(arguments: list[str]) -> NodeOptions:
     parser.add_argument("--resources", type=_json_object, default={})
     parser.add_argument("--labels", type=_json_object, default={})
     parser.add_argument("--object-store-memory", type=int, default=0)
+    parser.add_argument("--huge-pages", action="store_true")
     parser.add_argument("--ready-fd", type=int, default=-1)
     parser.add_argument("--owner-pid", type=int, default=0)
     parser.add_argument("--worker-main", default="shoald.worker.main")
@@ -80,6 +83,8 @@ def parse(arguments: list[str]) -> NodeOptions:
         given["config"] = load({k: v for k, v in given["config"].items() if v is not None})
     except ValueError as error:
         raise BadOptions(str(error)) from None
+    if given["huge_pages"]:
+        given["object_store_memory"] = _huge_capacity(given["object_store_memory"])
     _check_capacity(given["object_store_memory"])
     given["resources"] = in_units({CPU: cpu_count() if num_cpus is None else num_cpus, **given["resources"]})
     given["labels"] = {str(key): str(value) for key, value in given["labels"].items()}
@@ -97,6 +102,24 @@ def _check_capacity(size: int) -> None:
             f"an object store of {size / 1024**3:.1f} GiB does not fit into the {limit / 1024**3:.1f} GiB of memory that "
             "this machine, or this container, may use"
         )
+
+
+def _huge_capacity(wanted: int) -> int:
+    """Bytes of a store of ``wanted`` bytes (0: of all there is) in the pool of huge pages. Raises BadOptions."""
+    from shoald.store.memory import default_capacity, huge_page_pool
+
+    page, free = huge_page_pool()
+    if not page:
+        raise BadOptions("--huge-pages: this system has no huge pages")
+    if not wanted and free * page >= Config.store_bytes_min:
+        return free * page
+    needed = -(-(wanted or default_capacity()) // page)
+    if needed > free:
+        raise BadOptions(
+            f"--huge-pages: {free} huge pages of {page // 1024**2} MiB are free, and the store needs {needed}; set more aside "
+            f"(as root: sysctl -w vm.nr_hugepages={needed}), or leave --huge-pages out"
+        )
+    return needed * page
 
 
 def _json_object(text: str) -> dict[str, Any]:

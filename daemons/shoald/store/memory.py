@@ -30,6 +30,20 @@ def memory_limit(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int:
     return min([total, *(limit for limit, _ in _limits(root, membership))])
 
 
+def huge_page_pool(figures: Path = Path("/proc/meminfo")) -> tuple[int, int]:
+    """(bytes of a huge page, how many are free and not promised to anybody); 0, 0 where there are none."""
+    found = {"Hugepagesize:": 0, "HugePages_Free:": 0, "HugePages_Rsvd:": 0}
+    try:
+        lines = figures.read_text("ascii").splitlines()
+    except OSError:
+        return 0, 0  # another system
+    for line in lines:
+        words = line.split()
+        if words and words[0] in found:
+            found[words[0]] = int(words[1])
+    return found["Hugepagesize:"] * 1024, found["HugePages_Free:"] - found["HugePages_Rsvd:"]
+
+
 def memory_available(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int:
     """Bytes that can still be taken before the machine or a cgroup runs out."""
     import psutil  # 15 ms that starting need not wait for

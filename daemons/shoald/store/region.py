@@ -7,9 +7,12 @@ first touched; capacity alone costs nothing.
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from typing import TYPE_CHECKING
+
+from shoald.store.memory import huge_page_pool
 
 if TYPE_CHECKING:
     from shoal.store.region import Region
@@ -22,9 +25,9 @@ class RegionFile:
     """A new region and its descriptors, which are closed on exec.
 
     Args:
-        capacity: bytes, rounded up to whole pages.
+        capacity: bytes, rounded up to whole pages (huge ones: of the system's default size).
         directory: where a file is made if there is no memfd; must exist then.
-        huge_pages: take pages of the system's huge page pool (hugetlbfs).
+        huge_pages: take pages of the system's huge page pool (hugetlbfs); all are reserved now.
 
     Raises OSError if neither can be made; then nothing stays open.
 
@@ -36,7 +39,7 @@ class RegionFile:
     __slots__ = ("capacity", "read_fd", "write_fd")
 
     def __init__(self, capacity: int, directory: str | None = None, huge_pages: bool = False) -> None:
-        unit = _HUGE_PAGE if huge_pages else _PAGE
+        unit = huge_page_pool()[0] or _HUGE_PAGE if huge_pages else _PAGE
         self.capacity = max(1, -(-capacity // unit)) * unit
         if hasattr(os, "memfd_create"):
             self.write_fd = os.memfd_create(
@@ -44,6 +47,9 @@ class RegionFile:
             )
             try:
                 os.ftruncate(self.write_fd, self.capacity)
+                if huge_pages:
+                    # The file keeps what its first mapping reserves: without that, a process would be killed by SIGBUS later.
+                    mmap.mmap(self.write_fd, self.capacity).close()
                 # A second open: a duplicate would share the write mode.
                 self.read_fd = os.open(f"/proc/self/fd/{self.write_fd}", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:

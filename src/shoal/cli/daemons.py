@@ -50,6 +50,11 @@ def _node_options(command: F) -> F:
             help="Shared memory, such as 2GB (default: 30 % of the memory).",
         ),
         click.option(
+            "--huge-pages",
+            is_flag=True,
+            help="Make the store of huge pages, which the system must have set aside (vm.nr_hugepages).",
+        ),
+        click.option(
             "--resources",
             type=JsonObject(float),
             default="",

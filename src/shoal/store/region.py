@@ -15,6 +15,7 @@ inaccessible memory; then writing raises, until `open_writer` (a worker after th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -63,6 +64,10 @@ class Region:
         if hasattr(mmap, "MADV_DONTFORK"):
             mapping.madvise(mmap.MADV_DONTFORK)
             _guard_after_fork(self)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            # Takes effect where the system says "advise" for shared memory: 2 MiB at a first touch, and in a table of pages.
+            with contextlib.suppress(OSError):  # a kernel without, or huge pages of the other kind
+                mapping.madvise(mmap.MADV_HUGEPAGE)
         self._writable = np.frombuffer(mapping, np.uint8)
 
     def window(self, offset: int, size: int) -> Bytes:

@@ -3,6 +3,9 @@
 import pytest
 
 from shoald.node.options import BadOptions, in_units, parse
+from shoald.store import memory
+
+MIB = 1024**2
 
 
 def test_defaults_are_of_this_machine():
@@ -44,3 +47,35 @@ def test_bad_command_lines(arguments):
 def test_settings_reach_the_config():
     options = parse(["--session-dir", "/s", "--config", '{"query_ms_max": 5, "poll_us": null}'])
     assert options.config.query_ms_max == 5.0
+
+
+@pytest.mark.parametrize(
+    ("pool", "wanted", "expected"),
+    [
+        ((2 * MIB, 100), 0, 200 * MIB),  # all there is
+        ((2 * MIB, 100), 99 * MIB, 100 * MIB),  # whole pages
+        ((2 * MIB, 100), 201 * MIB, "100 huge pages of 2 MiB are free, and the store needs 101"),
+        ((2 * MIB, 0), 0, "0 huge pages of 2 MiB are free, and the store needs"),
+        ((512 * MIB, 1), 600 * MIB, "sysctl -w vm.nr_hugepages=2"),
+        ((0, 0), 64 * MIB, "this system has no huge pages"),
+    ],
+)
+def test_a_store_of_huge_pages(monkeypatch, pool, wanted, expected):
+    monkeypatch.setattr(memory, "huge_page_pool", lambda: pool)
+    arguments = ["--session-dir", "/s", "--huge-pages", "--object-store-memory", str(wanted)]
+    if isinstance(expected, int):
+        assert parse(arguments).object_store_memory == expected
+    else:
+        with pytest.raises(BadOptions, match=expected):
+            parse(arguments)
+
+
+def test_the_pool_of_huge_pages(tmp_path):
+    figures = tmp_path / "meminfo"
+    figures.write_text(
+        "MemTotal: 9 kB\nHugePages_Total: 70\nHugePages_Free: 64\nHugePages_Rsvd: 4\nHugepagesize: 2048 kB\n"
+    )
+    assert memory.huge_page_pool(figures) == (2 * MIB, 60)
+    figures.write_text("MemTotal: 9 kB\n")
+    assert memory.huge_page_pool(figures) == (0, 0)
+    assert memory.huge_page_pool(tmp_path / "none") == (0, 0)
