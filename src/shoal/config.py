@@ -141,6 +141,32 @@ class Config:
     peer_backlog_bytes_max: int = 1 * GIB
     peer_ack_messages: int = 256
     peer_ack_ms: float = 20.0
+    # Objects of other nodes: bytes per checksum and request, connections to one source, requests sent ahead on each, and
+    # small objects in one request.
+    pull_chunk_bytes: int = 2 * MIB
+    pull_connections: int = 2
+    pull_requests_max: int = 2
+    pull_pieces_max: int = 256
+    # Share of the store that objects on their way may take; the others wait, by priority.
+    pull_memory_percent: int = 50
+    # How often an object that found no room asks again; beyond, its readers get ObjectStoreFullError.
+    pull_room_tries_max: int = 10
+    # A source that sends nothing for this long is given up for that object.
+    pull_stall_ms: float = 5000.0
+    # Nodes asked for parts of one object at a time; from this size on readers of one object help each other, and tell each
+    # other what they have every so many parts of it.
+    pull_sources_max: int = 4
+    relay_bytes_min: int = 16 * MIB
+    relay_parts: int = 32
+    # Rounds over all nodes that may have an object (pauses as for the head), until its readers are told that it is lost.
+    pull_rounds_max: int = 12
+    # Data connections that a node serves; one more is closed. An idle one is closed after this time.
+    data_connections_max: int = 512
+    data_idle_ms: float = 30000.0
+    # Copies of which a node remembers checksums and other holders; beyond, the oldest that nobody reads are forgotten.
+    served_copies_max: int = 1024
+    # Objects of which a node remembers where they are (a peer said so); beyond, the oldest are forgotten.
+    location_hints_max: int = 100_000
     # A node's reports to the head are at least this far apart; what happens in between is merged.
     report_ms_min: float = 20.0
     # Messages waiting for one node at the head, or for the head at a node; beyond, the stream is

@@ -22,6 +22,7 @@ CORES = {
         "actors bundles cluster constraints effects fairness grantround leases peerstream placement pool pressure scheduler "
         "staffing"
     ),
+    "daemons/shoald/objects": "admission copies core effects lanes pull pulls serving",
     "daemons/shoald/head": "core directory events jobs nodes reports",
 }
 IMPURE = frozenset(

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.config import Config
+from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.extents import Extents
 from shoald.store.holds import Holds
 from shoald.store.ledger import Ledger, fields
-from shoald.store.objects import Client
+from shoald.store.objects import Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.readers import Readers
 from shoald.store.report import rows, totals
@@ -36,10 +37,11 @@ class StoreCore:
         outbox: (proc, message) for clients; the shell sends and clears it after each call.
     """
 
-    __slots__ = ("_extents", "_handlers", "_holds", "_ledger", "_pins", "_readers", "outbox")
+    __slots__ = ("_copies", "_extents", "_handlers", "_holds", "_ledger", "_pins", "_readers", "outbox")
 
-    def __init__(self, capacity: int, config: Config) -> None:
-        self._ledger = ledger = Ledger(capacity, config)
+    def __init__(self, capacity: int, config: Config, node_id: bytes = bytes(OBJECT_ID_SIZE)) -> None:
+        self._ledger = ledger = Ledger(capacity, config, node_id)
+        self._copies = 0
         self.outbox = ledger.outbox
         self._holds = Holds(ledger)
         self._pins = Pins(ledger)
@@ -122,6 +124,53 @@ class StoreCore:
             ledger.watched.difference_update(unheld)
         return unheld
 
+    # --- for the object manager ---
+
+    def clustered(self) -> None:
+        """There is another node: what is not here may be there."""
+        self._ledger.clustered = True
+
+    def take_wants(self) -> list[tuple[bytes, bytes, int, int | None]]:
+        """What is to be fetched since the last call: (id, stamp proc, number, priority); priority None: not any more."""
+        ledger = self._ledger
+        wants = ledger.wants
+        if wants:
+            ledger.wants = []
+        return wants
+
+    def shortage(self) -> int:
+        """Bytes that the first of those who wait for room waits for; 0 if nobody does."""
+        waiting = self._extents.waiting
+        return waiting[0].least if waiting else 0
+
+    def told(self, object_id: bytes, size: int, flags: int) -> None:
+        """Another node has a wanted object."""
+        self._readers.told(object_id, size, flags)
+
+    def fetch_failed(self, object_id: bytes, kind: str, text: str) -> None:
+        """A wanted object cannot be fetched; ``kind`` and ``text`` are for its readers."""
+        self._readers.fetch_failed(object_id, kind, text)
+
+    def hint(self, object_id: bytes, node_id: str) -> None:
+        """A peer says that node ``node_id`` has, or had, this object. At the bound the oldest hint is forgotten."""
+        hints = self._ledger.hints
+        hints.setdefault(object_id, {})[node_id] = None
+        if len(hints) > self._ledger.config.location_hints_max:
+            del hints[next(iter(hints))]
+        self._readers.hint(object_id)
+
+    def hinted(self, object_id: bytes) -> list[str]:
+        """Nodes that may have it, as peers said; the newest first."""
+        return list(self._ledger.hints.get(object_id, ()))[::-1]
+
+    def described(self, object_id: bytes, copy: bytes = b"") -> StoredObject | None:
+        """An object that is here, with a stamp that names its bytes: ``copy`` if it has none yet, else one of this node's."""
+        obj = self._ledger.objects.get(object_id)
+        if obj is not None and not obj.copy:
+            self._copies += 1
+            obj.copy = copy or self._ledger.node_id[:8] + self._copies.to_bytes(8, "big")
+        return obj
+
     def forked(self, proc: bytes, token: bytes | int) -> None:
         """A child of ``proc`` keeps what that pins now, until `fork_ended`. Raises ProtocolError."""
         client = self._ledger.clients.get(proc)
@@ -144,6 +193,11 @@ class StoreCore:
         self._extents.expire(now)
 
     @property
+    def counters(self) -> dict[str, int]:
+        """What happened since the start; the object manager counts fetches here."""
+        return self._ledger.counters
+
+    @property
     def high_water(self) -> int:
         """No byte at or beyond this offset was ever leased; pages are populated from here on."""
         return self._ledger.allocator.high_water
@@ -163,7 +217,8 @@ class StoreCore:
 
         Of sealed: primary and secondary copies, pinned (by anybody), cached (kept by pins alone). Also
         fragmentation (0 to 1), the number of objects, and counters since the start: allocs, seals, frees,
-        pins, dedups, evictions, spilled, restored, fetches.
+        pins, dedups, evictions, spilled, restored; fetches (objects that came from other nodes), fetch_joins (reads that
+        joined one), fetch_retries (sources replaced), fetched_bytes, fetched_from_relays (chunks), served_bytes.
         """
         return totals(self._ledger)
 

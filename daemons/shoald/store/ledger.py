@@ -15,13 +15,16 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.config import Config
-from shoal.ids import OBJECT_ID_SIZE
+from shoal.ids import OBJECT_ID_SIZE, tag_of
 from shoal.wire import messages as m
 from shoald.store.allocator import Allocator
 from shoald.store.errors import ProtocolError
 from shoald.store.objects import Client, StoredObject, Tombstones
 
-COUNTERS = ("allocs", "seals", "frees", "pins", "dedups", "evictions", "spilled", "restored", "fetches")
+COUNTERS = (
+    *("allocs", "seals", "frees", "pins", "dedups", "evictions", "spilled", "restored"),
+    *("fetches", "fetch_joins", "fetch_retries", "fetched_bytes", "fetched_from_relays", "served_bytes"),
+)
 
 
 class Ledger:
@@ -39,6 +42,10 @@ class Ledger:
         outbox: messages for clients, in order: (proc, message).
         watched: ids that somebody in the daemon wants to be told of when nobody holds them any more (actors).
         unheld_watched: those of them that this happened to; the shell empties it.
+        clustered: there were ever other nodes; only then is anything looked for elsewhere.
+        node_id: of this node, 16 bytes; node_tag: its first bytes, which ids of its processes begin with.
+        hints: id → nodes that have it, as peers said.
+        wants: (id, stamp proc, number, priority) for the object manager, in order; priority None: nobody waits any more.
         recalls: proc → ids whose pins are wanted back; becomes one message per call of the core.
         secondary_bytes, pinned_bytes, cached_bytes, duplicate_bytes: see `StoreCore.stats`.
     """
@@ -48,6 +55,7 @@ class Ledger:
         "by_hash",
         "cached_bytes",
         "clients",
+        "clustered",
         "config",
         "counters",
         "dead",
@@ -56,17 +64,26 @@ class Ledger:
         "forks",
         "forsaken",
         "freed",
+        "hints",
+        "node_id",
+        "node_tag",
         "objects",
         "outbox",
         "pinned_bytes",
         "recalls",
         "sealed_bytes",
-        "unheld_watched",
-        "watched",
         "secondary_bytes",
+        "unheld_watched",
+        "wants",
+        "watched",
     )
 
-    def __init__(self, capacity: int, config: Config) -> None:
+    def __init__(self, capacity: int, config: Config, node_id: bytes) -> None:
+        self.node_id = node_id
+        self.node_tag = tag_of(node_id)
+        self.clustered = False
+        self.hints: dict[bytes, dict[str, None]] = {}
+        self.wants: list[tuple[bytes, bytes, int, int | None]] = []
         self.allocator = Allocator(capacity)
         self.config = config
         self.objects: dict[bytes, StoredObject] = {}

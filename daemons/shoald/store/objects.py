@@ -27,6 +27,7 @@ class StoredObject:
         content_hash: 16 bytes, or b"" when it cannot be found by content.
         callsite: where the user's code made it, for people.
         sealed_at: when, in the clock of the shell, seconds.
+        copy: names these bytes among the copies on all nodes, 16 bytes; b"" before another node asked.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class StoredObject:
         "callsite",
         "contained",
         "content_hash",
+        "copy",
         "flags",
         "holders",
         "id",
@@ -65,6 +67,7 @@ class StoredObject:
         self.callsite = callsite
         self.content_hash = content_hash
         self.sealed_at = sealed_at
+        self.copy = b""
         self.holders = 0
         self.pins: dict[Client, int] | None = None
         self.recalled = False
@@ -134,15 +137,17 @@ class Read:
     """A parked PIN (``req`` is its number) or WATCH (``req`` is None).
 
     Attributes:
+        priority: how urgent it is to fetch the object if it is elsewhere (PRIORITY_*).
         stamped: it waits for a stream to be processed up to its stamp.
     """
 
-    __slots__ = ("client", "id", "req", "stamped")
+    __slots__ = ("client", "id", "priority", "req", "stamped")
 
-    def __init__(self, client: Client, req: int | None, object_id: bytes) -> None:
+    def __init__(self, client: Client, req: int | None, object_id: bytes, priority: int) -> None:
         self.client = client
         self.req = req
         self.id = object_id
+        self.priority = priority
         self.stamped = False
 
 

@@ -7,6 +7,11 @@ A reader of an unknown id waits for one of three things, and is answered the mom
   it after the seal or the announcement was sent, so one of these is on its way in another stream.
 A seal answers every reader of its id, whatever they wait for.
 
+In a cluster (`Ledger.clustered`) a reader of what is not here may wait for a fourth thing: that it is fetched from another
+node. It is *wanted* when its stamp, the id (its owner) or a peer (`Ledger.hints`) says that it is elsewhere and nothing
+above is left to wait for; the object manager hears of it through `Ledger.wants`, and ends the wait by sealing a copy, or by
+`fetch_failed`. Other nodes' readers do not have it fetched to here: they are told where to ask (kind "elsewhere").
+
 Bounds: requests parked and ids announced per client (config.parked_reads_max); beyond, the connection closes.
 """
 
@@ -16,7 +21,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from shoal.ids import PROCESS_ID_SIZE
+from shoal.ids import PROCESS_ID_SIZE, tag_of
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_id, checked_ids, checked_size, fields
@@ -27,7 +32,7 @@ from shoald.store.pins import Pins
 class Readers:
     """Answers reads, or parks them."""
 
-    __slots__ = ("_expected", "_ledger", "_parked", "_pins", "_sequence")
+    __slots__ = ("_expected", "_ledger", "_parked", "_pins", "_sequence", "_wanted")
 
     def __init__(self, ledger: Ledger, pins: Pins) -> None:
         self._ledger = ledger
@@ -35,16 +40,17 @@ class Readers:
         self._parked: dict[bytes, dict[Read, None]] = {}
         self._expected: dict[bytes, dict[Client, None]] = {}
         self._sequence = count()
+        self._wanted: dict[bytes, int] = {}  # id → the most urgent priority
 
     def pin(self, client: Client, message: list[Any], _now: float) -> None:
         """PIN: PINNED now, or later, or PIN_FAILED."""
         req, object_id, proc, number, priority = fields(message, 5)
-        checked_size(priority)
         obj = self._ledger.objects.get(checked_id(object_id))
         if obj is not None:
             self._pins.answer(client, checked_size(req), obj)
         else:
-            self._park(Read(client, checked_size(req), object_id), proc, checked_size(number))
+            read = Read(client, checked_size(req), object_id, checked_size(priority))
+            self._park(read, proc, checked_size(number))
 
     def watch(self, client: Client, message: list[Any], _now: float) -> None:
         """WATCH: AVAILABLE now or later."""
@@ -53,7 +59,7 @@ class Readers:
         if obj is not None:
             self._ledger.send(client, [m.AVAILABLE, obj.id, obj.size, obj.flags, ""])
         else:
-            self._park(Read(client, None, object_id), proc, checked_size(number))
+            self._park(Read(client, None, object_id, m.PRIORITY_ASK), proc, checked_size(number))
 
     def expect(self, client: Client, message: list[Any], _now: float) -> None:
         """EXPECT: the client will seal these; ids that are sealed already are ignored."""
@@ -71,6 +77,8 @@ class Readers:
         if self._expected:
             for client in self._expected.pop(obj.id, ()):
                 client.expects.discard(obj.id)
+        if self._wanted:
+            self._unwant(obj.id)
         for read in self._parked.pop(obj.id, ()):
             del read.client.reads[read]
             if read.req is None:
@@ -86,7 +94,10 @@ class Readers:
             read = heappop(stamped)[2]
             read.stamped = False
             if read in read.client.reads and not self._promised(read.id):
-                self._fail(read, "")
+                if self._ledger.clustered and self._elsewhere(read.id, b""):
+                    self._want_for(read, b"", 0)
+                else:
+                    self._fail(read, "")
 
     def forsaken(self, ids: list[bytes]) -> None:
         """The last holds of these ids went before they were sealed."""
@@ -101,6 +112,7 @@ class Readers:
             del waiting[read]
             if not waiting:
                 del self._parked[read.id]
+                self._unwant(read.id)
         client.reads.clear()
         for object_id in client.expects:
             promisers = self._expected[object_id]
@@ -120,7 +132,7 @@ class Readers:
 
     def _promised(self, object_id: bytes) -> bool:
         """Whether the seal of an unknown id is announced, or on its way in some stream."""
-        if object_id in self._expected:
+        if object_id in self._expected or object_id in self._wanted:
             return True
         ledger = self._ledger
         return object_id in ledger.early and object_id[:PROCESS_ID_SIZE] in ledger.clients
@@ -131,30 +143,100 @@ class Readers:
             for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
                 self._fail(read, dead)
 
+    # --- what is on other nodes ---
+
+    def hint(self, object_id: bytes) -> None:
+        """`Ledger.hints` says now that another node has this: it is fetched for those who wait, unless it is announced here."""
+        if object_id in self._expected:
+            return
+        for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
+            self._want_for(read, b"", 0)
+
+    def told(self, object_id: bytes, size: int, flags: int) -> None:
+        """Another node has it: answer those who only wanted to know."""
+        for read in [
+            read for read in self._parked.get(object_id, ()) if read.req is None and not read.stamped
+        ]:
+            self._take_out(read)
+            self._ledger.send(read.client, [m.AVAILABLE, object_id, size, flags, ""])
+
+    def fetch_failed(self, object_id: bytes, kind: str, text: str) -> None:
+        """A wanted object cannot be fetched: answer those who have nothing else to wait for."""
+        if self._wanted.pop(object_id, None) is None or self._promised(object_id):
+            return
+        for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
+            self._take_out(read)
+            self._refuse(read, kind, text)
+
+    def _elsewhere(self, object_id: bytes, proc: object) -> bool:
+        """Whether another node has it, or should know; ``proc`` is of the stamp."""
+        ledger = self._ledger
+        if object_id in ledger.hints:
+            return True
+        if type(proc) is bytes and proc and proc not in ledger.clients and tag_of(proc) != ledger.node_tag:
+            return True
+        return tag_of(object_id) != ledger.node_tag
+
+    def _want_for(self, read: Read, proc: bytes, number: int) -> None:
+        """Have it fetched for a reader; a reader that is another node is told where to ask."""
+        ledger = self._ledger
+        if read.client.info.get("kind") == "node":
+            if read in read.client.reads:
+                self._take_out(read)
+            self._refuse(read, "elsewhere", "it was sealed on another node")
+            return
+        urgent = self._wanted.get(read.id)
+        if urgent is not None and read.req is not None:
+            ledger.counters["fetch_joins"] += 1
+        if urgent is None or read.priority < urgent:
+            self._wanted[read.id] = read.priority
+            ledger.wants.append((read.id, proc, number, read.priority))
+        if read not in read.client.reads:
+            self._keep(read)
+
+    def _unwant(self, object_id: bytes) -> None:
+        if self._wanted.pop(object_id, None) is not None:
+            self._ledger.wants.append((object_id, b"", 0, None))
+
     def _park(self, read: Read, proc: object, number: int) -> None:
         ledger = self._ledger
         stream = ledger.clients.get(proc) if type(proc) is bytes else None
         waits = stream is not None and stream.processed < number
+        if (
+            not waits
+            and ledger.clustered
+            and read.id not in self._expected
+            and self._elsewhere(read.id, proc)
+        ):
+            self._want_for(read, proc if type(proc) is bytes else b"", number)
+            return
         if not waits and not self._promised(read.id):
             dead = type(proc) is bytes and proc in ledger.dead
             self._answer_failed(read, "the process" if dead else "")
             return
-        reads = read.client.reads
-        if len(reads) >= ledger.config.parked_reads_max:
-            raise ProtocolError(f"{len(reads)} reads of one client wait for objects")
-        reads[read] = None
-        self._parked.setdefault(read.id, {})[read] = None
+        self._keep(read)
         if stream is not None and waits:
             read.stamped = True
             heappush(stream.stamped, (number, next(self._sequence), read))
 
-    def _fail(self, read: Read, dead: str) -> None:
-        """Answer a parked read that nothing will fulfil any more; ``dead`` is who ended, if somebody did."""
+    def _keep(self, read: Read) -> None:
+        reads = read.client.reads
+        if len(reads) >= self._ledger.config.parked_reads_max:
+            raise ProtocolError(f"{len(reads)} reads of one client wait for objects")
+        reads[read] = None
+        self._parked.setdefault(read.id, {})[read] = None
+
+    def _take_out(self, read: Read) -> None:
         del read.client.reads[read]
         waiting = self._parked[read.id]
         del waiting[read]
         if not waiting:
             del self._parked[read.id]
+            self._unwant(read.id)
+
+    def _fail(self, read: Read, dead: str) -> None:
+        """Answer a parked read that nothing will fulfil any more; ``dead`` is who ended, if somebody did."""
+        self._take_out(read)
         self._answer_failed(read, dead)
 
     def _answer_failed(self, read: Read, dead: str) -> None:
@@ -165,11 +247,13 @@ class Readers:
             kind, why = "owner_died", f"{dead}, which was to make it, ended before it did"
         else:
             kind, why = "lost", "this node's store does not have it, and no process here is about to make it"
-        message = f"object {read.id.hex()} cannot be read: {why}"
+        self._refuse(read, kind, f"object {read.id.hex()} cannot be read: {why}")
+
+    def _refuse(self, read: Read, kind: str, message: str) -> None:
         if read.req is None:
-            ledger.send(read.client, [m.AVAILABLE, read.id, 0, 0, message])
+            self._ledger.send(read.client, [m.AVAILABLE, read.id, 0, 0, message])
         else:
-            ledger.send(read.client, [m.PIN_FAILED, read.req, read.id, kind, message])
+            self._ledger.send(read.client, [m.PIN_FAILED, read.req, read.id, kind, message])
 
     def validate(self) -> None:
         """Raises AssertionError unless every parked read still has something to wait for."""
@@ -184,6 +268,7 @@ class Readers:
                 assert read in read.client.reads
                 assert read.stamped == (read in stamped)
                 assert read.stamped or self._promised(object_id), f"{object_id.hex()} waits for nothing"
+        assert self._wanted.keys() <= self._parked.keys(), "somebody wants what nobody waits for"
         assert sum(len(w) for w in self._parked.values()) == sum(len(c.reads) for c in clients)
         for object_id, promisers in self._expected.items():
             assert promisers, object_id.hex()

@@ -34,6 +34,11 @@ DEDUP = 19  # [req, content hash, size] → DEDUP_FOUND; takes a hold for the se
 FORK = 20  # [] + descriptor: the sender forks; its live pins stay until the read end of this pipe closes
 UNRECOVERABLE = 21  # [id, why]: the answer to RECOVER if nothing will come; otherwise EXPECT, and the seal in time
 
+PRIORITY_GET = 0  # of a PIN whose object has to be fetched: somebody waits for it,
+PRIORITY_WAIT = 1  # somebody will,
+PRIORITY_ARGUMENT = 2  # a task needs it before it can start;
+PRIORITY_ASK = 3  # between nodes: nobody wants the object, only to know whether it is there (WATCH)
+
 # Tasks
 DEMAND = 30  # [shape_id, resources: {name: units of 1/10,000}, backlog, options: dict]: how many leases the sender
 #   could use now for this shape. Declarative: the newest counts; backlog 0 withdraws. options: {"name": function name,
@@ -151,3 +156,14 @@ P_REFUSED = 304  # [reason, final: bool]: final if the sender is dead to this no
 
 P_PING = 305  # [number] → P_PONG
 P_PONG = 306  # [number]
+
+# Fetches. `req` is a number of the reading node; `copy` names the bytes: two runs of a task may have made different ones.
+P_FETCH = 350  # [req, id, stamp proc, stamp number, priority, copy or b""] → P_FETCHED | P_FETCH_FAILED, when it is there
+#   With a copy: only what is here of exactly that, now, be it a part. With priority PRIORITY_ASK: is there one? nothing is pinned.
+P_FETCHED = 351  # [req, size, flags, contained ids, copy, callsite, content hash, chunk size, have, order, holders: list of node ids]
+#   The chunks are there to be asked for, until P_FETCH_DONE. have: bit per chunk, lowest first, b"": all. copy is b"": only told.
+#   order: how many readers came before (where to start, so that they can help each other); holders: of the same copy, or parts.
+P_FETCH_FAILED = 352  # [req, kind "lost"|"freed"|"owner_died"|"elsewhere", message, node ids]: not here, or not any more
+P_FETCH_DONE = 353  # [list of reqs, complete: bool]: the reader needs them no longer; whether it has all of each now
+P_CHUNKS = 354  # [req, have]: more of a part has come
+P_HOLDERS = 355  # [req, node ids]: others who have some of that copy

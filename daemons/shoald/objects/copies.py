@@ -1,0 +1,80 @@
+"""A copy: the bytes of one run of an object, as chunks, some or all of which are in this node's region. Pure.
+
+Sets of chunks are whole numbers, a bit per chunk: the first missing one of a 100 GiB object is found in a microsecond.
+Threads that serve a copy read `have` and `sums`; the loop alone changes `have`. Whatever changed under a reader in
+between, the checksum tells: it is made (or came) before the bytes are sent.
+"""
+
+from __future__ import annotations
+
+
+class Copy:
+    """Bytes that do not change.
+
+    Attributes:
+        id: of the object.
+        stamp: 16 bytes that name these bytes everywhere; another run of the object's task has another.
+        size, chunk: bytes, in all and of each chunk but the last.
+        offset: where it lies in this node's region; -1 while there is no room for it.
+        have: the chunks that are here, a bit each.
+        sums: chunk → checksum, of those that were served or received.
+        readers: nodes that read it from here: node id → their number for it.
+        holders: nodes that have read all of it, in that order.
+        grants: how many readers there were.
+    """
+
+    __slots__ = ("chunk", "grants", "have", "holders", "id", "offset", "readers", "size", "stamp", "sums")
+
+    def __init__(self, object_id: bytes, stamp: bytes, size: int, chunk: int, offset: int = -1) -> None:
+        self.id = object_id
+        self.stamp = stamp
+        self.size = size
+        self.chunk = chunk
+        self.offset = offset
+        self.have = 0
+        self.sums: dict[int, int] = {}
+        self.readers: dict[str, int] = {}
+        self.holders: dict[str, None] = {}
+        self.grants = 0
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are; one at least."""
+        return -(-self.size // self.chunk) or 1
+
+    @property
+    def all(self) -> int:
+        """Every chunk's bit."""
+        return (1 << self.chunks) - 1
+
+    def place(self, chunk: int) -> tuple[int, int]:
+        """(offset, size) of a chunk in the region."""
+        start = chunk * self.chunk
+        return self.offset + start, min(self.chunk, self.size - start)
+
+    def __repr__(self) -> str:
+        return f"<copy {self.stamp.hex()} of {self.id.hex()}, {self.have.bit_count()}/{self.chunks} chunks>"
+
+
+def pack_bits(bits: int, chunks: int) -> bytes:
+    """A set of chunks for a message."""
+    return bits.to_bytes(-(-chunks // 8), "little")
+
+
+def unpack_bits(packed: bytes, chunks: int) -> int:
+    """A set of chunks from a message; of a strange node's only those that can be."""
+    return int.from_bytes(packed, "little") & ((1 << chunks) - 1)
+
+
+def first_from(bits: int, start: int) -> int:
+    """The lowest chunk of ``bits`` at or above ``start``, or else the lowest of all; there must be one."""
+    above = bits >> start << start
+    found = above or bits
+    return (found & -found).bit_length() - 1
+
+
+def spread(order: int, chunks: int) -> int:
+    """Where reader ``order`` of a copy starts: 0, then the middle, the quarters, …, so that each brings something new."""
+    denominator = 1 << order.bit_length()
+    numerator = int(f"{order:0{order.bit_length()}b}"[::-1], 2) if order else 0
+    return chunks * numerator // denominator

@@ -1,0 +1,201 @@
+"""The object manager of one node: its pulls and what it serves, between the store and the other nodes. Pure.
+
+    store: what readers want ──→ PullCore ──→ room, seal ──→ store
+    other nodes' messages   ──→ PullCore, ServeCore ──→ messages, chunks to receive
+    store: answers to nodes  ──→ ServeCore ──→ PIN, UNPIN ──→ store
+
+In the store the pulls are a client of their own (`proc`), which leases room and seals, and reading nodes are others.
+`turn` goes on until nothing is left to do, and leaves what only the shell can do: `Tell`, `Receive`, `Locate`, `Note`.
+
+**Kept copies.** What was pulled is kept, by a hold of `proc`, when its readers are gone: the next ones find it here. It
+goes, the oldest first, when somebody waits for room in the store.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.ids import PROCESS_ID_SIZE
+from shoal.wire import messages as m
+from shoald.objects.admission import room_for
+from shoald.objects.effects import Broken, Effect, Failed, Grown, Note, Seal, Told, ToStore
+from shoald.objects.pulls import PullCore
+from shoald.objects.serving import ServeCore, node_client
+from shoald.store.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.config import Config
+    from shoald.objects.pulls import Who
+    from shoald.store.core import StoreCore
+
+INTERNAL = b"\0"  # what ids of the store's clients in this daemon begin with
+_PULLS = b"\0P"
+
+
+class ObjectCore:
+    """What goes on between the store of one node and the others.
+
+    Args:
+        who, lives: see `PullCore`; this node is not among the living for this.
+
+    Attributes:
+        pulls, serving: the two sides.
+        outbox: effects for the shell, which clears it.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        store: StoreCore,
+        capacity: int,
+        config: Config,
+        who: Who,
+        lives: Callable[[str], bool | None],
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._effects: list[Effect] = []
+        self.proc = _PULLS + bytes.fromhex(node_id)[: PROCESS_ID_SIZE - len(_PULLS)]
+        budget = capacity * config.pull_memory_percent // 100
+        self.pulls = PullCore(self.proc, budget, config, store.counters, self._effects, who, lives)
+        self.serving = ServeCore(config, store.described, store.hinted, self.pulls.part, self._effects)
+        self._kept: dict[bytes, int] = {}
+        self.outbox: list[Effect] = []
+        self._handlers: dict[int, Callable[[str, list[Any], float], None]] = {
+            m.P_FETCH: lambda node, message, _: self._fetch(node, message),
+            m.P_FETCHED: self.pulls.fetched,
+            m.P_FETCH_FAILED: self.pulls.failed,
+            m.P_FETCH_DONE: lambda node, message, _: self.serving.done(node, message),
+            m.P_CHUNKS: lambda node, message, _: self.pulls.chunks(node, message),
+            m.P_HOLDERS: lambda node, message, _: self.pulls.holders(node, message),
+        }
+        store.register(self.proc, {"pid": None, "kind": "object manager", "job_id": ""})
+        store.clustered()
+
+    @property
+    def tags(self) -> tuple[int, ...]:
+        """The messages of other nodes that are for this."""
+        return tuple(self._handlers)
+
+    def from_node(self, node: str, message: list[Any], now: float) -> None:
+        """A message of another node. Raises ProtocolError."""
+        try:
+            self._handlers[message[0]](node, message, now)
+        except (ValueError, TypeError, IndexError) as error:
+            raise ProtocolError(f"malformed message {message[0]}: {error}") from error
+
+    def _fetch(self, node: str, message: list[Any]) -> None:
+        self._store.register(node_client(node), {"pid": None, "kind": "node", "job_id": "", "node_id": node})
+        self.serving.fetch(node, message)
+
+    def node_dead(self, node: str, now: float) -> None:
+        """A node is dead: it reads nothing any more, and nothing comes from it."""
+        self._store.drop(node_client(node), now)
+        self.serving.node_dead(node)
+        self.pulls.node_dead(node, now)
+
+    def next_deadline(self) -> float | None:
+        """When `turn` has something to do by itself."""
+        return self.pulls.next_deadline()
+
+    def turn(self, now: float) -> None:
+        """Carry out everything that has come up."""
+        deadline = self.pulls.next_deadline()
+        if deadline is not None and deadline <= now:
+            self.pulls.tick(now)
+        self._answers(0, now)
+        effects = self._effects
+        while True:
+            for object_id, proc, number, priority in self._store.take_wants():
+                if priority is None:
+                    self.pulls.unwant(object_id)
+                else:
+                    self.pulls.want(object_id, proc, number, priority, now)
+            if effects:
+                todo = effects[:]
+                effects.clear()
+                for effect in todo:
+                    self._carry_out(effect, now)
+                continue
+            self.pulls.settle()
+            if not effects and not self._make_room():
+                return
+
+    def _carry_out(self, effect: Effect, now: float) -> None:
+        store = self._store
+        mark = len(store.outbox)
+        if isinstance(effect, ToStore):
+            store.handle(effect.proc, effect.message, now)
+        elif isinstance(effect, Seal):
+            self._seal(effect, now)
+        elif isinstance(effect, Grown):
+            self.serving.grown(effect.copy)
+        elif isinstance(effect, Broken):
+            self.serving.broken(effect.copy)
+        elif isinstance(effect, Told):
+            store.told(effect.object_id, effect.size, effect.flags)
+        elif isinstance(effect, Failed):
+            store.fetch_failed(effect.object_id, effect.kind, effect.text)
+        else:
+            self.outbox.append(effect)
+        self._answers(mark, now)
+
+    def _answers(self, mark: int, now: float) -> None:
+        """Take what the store says to this daemon itself out of its outbox, from position ``mark`` on."""
+        outbox = self._store.outbox
+        if len(outbox) == mark or not any(proc.startswith(INTERNAL) for proc, _ in outbox[mark:]):
+            return
+        fresh = outbox[mark:]
+        outbox[mark:] = [entry for entry in fresh if not entry[0].startswith(INTERNAL)]
+        for proc, message in fresh:
+            if proc == self.proc:
+                self._answer(message, now)
+            elif proc.startswith(INTERNAL):
+                self.serving.told(proc, message)
+
+    def _answer(self, message: list[Any], now: float) -> None:
+        if message[0] == m.EXTENT:
+            _, number, offset, size = message
+            self.pulls.room(number, offset, size, now)
+        elif message[0] == m.ALLOC_FAILED:
+            _, number, kind, text = message
+            self.pulls.no_room(number, kind, text, now)
+
+    def _seal(self, effect: Seal, now: float) -> None:
+        copy = effect.copy
+        flags = m.SEAL_PINNED | effect.flags & m.SEAL_ERROR
+        place = [copy.id, copy.offset, copy.size]
+        message = [m.SEAL, *place, effect.contained, flags, self.proc, effect.callsite, effect.content_hash]
+        self._store.handle(self.proc, message, now)
+        obj = self._store.described(copy.id, copy.stamp)
+        is_object = obj is not None and obj.offset == copy.offset
+        if is_object:
+            self._kept[copy.id] = room_for(copy.size)
+        self.serving.sealed(copy, is_object)
+        # Its readers have pinned it by then.
+        self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))
+
+    def _make_room(self) -> bool:
+        """Let go of kept copies if somebody waits for room; whether there was anything to do."""
+        wanted = self._store.shortage() if self._kept else 0
+        dropped: list[bytes] = []
+        while wanted > 0 and self._kept:
+            object_id = next(iter(self._kept))
+            wanted -= self._kept.pop(object_id)
+            dropped.append(object_id)
+        if dropped:
+            self._effects.append(ToStore(self.proc, [m.RELEASE, b"".join(dropped)]))
+            self._store.counters["evictions"] += len(dropped)
+        return bool(dropped)
+
+    def note(self, text: str) -> None:
+        """A line for the log."""
+        self.outbox.append(Note(text))
+
+    def validate(self) -> None:
+        """Check every invariant; raises AssertionError."""
+        self.pulls.validate()
+        self.serving.validate()
+        assert not self._effects, "a turn left something to do"

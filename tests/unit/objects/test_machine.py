@@ -1,0 +1,198 @@
+"""The object managers of some nodes under faults: what is read is what was sealed, and whoever reads is answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from shoal.wire import messages as m
+from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
+from unit.objects.world import CHUNK, Node, World, body
+
+NODES = 4
+SIZES = [0, 10, CHUNK, 5 * CHUNK, 11 * CHUNK + 3]
+
+
+class Fetches(RuleBasedStateMachine):
+    """Objects are owned by the processes of nodes 0 and 1; any node may seal one, perhaps twice with other bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(NODES, pull_rounds_max=3, pull_memory_percent=10, pull_room_tries_max=3)
+        self.ids = [
+            node.proc + bytes([0, 0, 0, k, 0, 0, 0, 0]) for node in self.world.nodes[:2] for k in (1, 2)
+        ]
+        self.versions: dict[bytes, list[bytes]] = {object_id: [] for object_id in self.ids}
+        self.waiting: dict[tuple[str, bytes], set[int]] = {}
+        self.readers = 100
+
+    def teardown(self) -> None:
+        self.world.validate()
+        self.heal()
+
+    def book(self) -> None:
+        """Look at every answer at once: what is pinned must be what some run sealed."""
+        for node in self.world.nodes:
+            for proc, message in node.sent:
+                reads = self.waiting.get((node.id, proc), set())
+                if message[0] == m.PINNED:
+                    reads.discard(message[1])
+                    assert node.read(message) in self.versions[message[2]]
+                elif message[0] == m.PIN_FAILED:
+                    reads.discard(message[1])
+            node.sent.clear()
+
+    def living(self) -> list[Node]:
+        return [node for node in self.world.nodes if node.alive]
+
+    @rule(data=st.data(), size=st.sampled_from(SIZES), seed=st.integers(1, 3))
+    def seal(self, data: st.DataObject, size: int, seed: int) -> None:
+        node = data.draw(st.sampled_from(self.living()))
+        object_id = data.draw(st.sampled_from(self.ids))
+        content = body(size, seed)
+        self.versions[object_id].append(content)
+        node.req += 1
+        node.store.handle(node.proc, [m.ALLOC, node.req, size, size], self.world.now)
+        granted = [message for _, message in node.store.outbox if message[0] == m.EXTENT]
+        if not granted:
+            self.world.wait(5.0)
+            return
+        offset = granted[0][2]
+        node.region[offset : offset + size] = content
+        contained = b"".join(each for each in self.ids if each > object_id and seed == 3)
+        message: list[Any] = [m.SEAL, object_id, offset, size, contained, m.SEAL_PRIMARY, node.proc, "", b""]
+        node.store.handle(node.proc, message, self.world.now)
+        node.turn()
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        node = data.draw(st.sampled_from(self.living()))
+        held = node.store._ledger.clients[node.proc].holds
+        if held:
+            node.store.handle(
+                node.proc, [m.RELEASE, data.draw(st.sampled_from(sorted(held)))], self.world.now
+            )
+            node.turn()
+
+    @rule(data=st.data(), priority=st.integers(0, 2), stamped=st.integers(0, NODES))
+    def pin(self, data: st.DataObject, priority: int, stamped: int) -> None:
+        node = data.draw(st.sampled_from(self.living()))
+        object_id = data.draw(st.sampled_from(self.ids))
+        self.readers += 1
+        proc = node.process(self.readers)
+        stamp = self.world.nodes[stamped].proc if stamped < NODES else b""
+        node.req += 1
+        self.waiting.setdefault((node.id, proc), set()).add(node.req)
+        node.store.handle(proc, [m.PIN, node.req, object_id, stamp, 0, priority], self.world.now)
+        node.turn()
+
+    @rule(data=st.data())
+    def watch(self, data: st.DataObject) -> None:
+        node = data.draw(st.sampled_from(self.living()))
+        node.store.handle(node.proc, [m.WATCH, data.draw(st.sampled_from(self.ids)), b"", 0], self.world.now)
+        node.turn()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def reader_ends(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.waiting)))
+        del self.waiting[key]
+        node = self.world.node(key[0])
+        if node.alive:
+            node.store.drop(key[1], self.world.now)
+            node.turn()
+
+    @precondition(lambda self: self.world.mail)
+    @rule(data=st.data(), everything=st.booleans())
+    def deliver(self, data: st.DataObject, everything: bool) -> None:
+        pair = data.draw(st.sampled_from(sorted(self.world.mail)))
+        if not self.world.node(pair[1]).alive:
+            del self.world.mail[pair]
+        elif everything:
+            self.world.deliver_all(pair)
+        else:
+            self.world.deliver(pair)
+
+    @precondition(lambda self: self.world.flights)
+    @rule(data=st.data(), fate=st.sampled_from([0, 0, 0, 0, UNREACHED, GONE, CORRUPT]))
+    def land(self, data: st.DataObject, fate: int) -> None:
+        self.world.land(data.draw(st.integers(0, len(self.world.flights) - 1)), fate)
+
+    @precondition(lambda self: self.world.questions)
+    @rule()
+    def answer(self) -> None:
+        self.world.answer()
+
+    @rule(data=st.data())
+    def hint(self, data: st.DataObject) -> None:
+        node, other = data.draw(st.permutations(self.living()))[:2]
+        node.store.hint(data.draw(st.sampled_from(self.ids)), other.id)
+        node.turn()
+
+    @precondition(lambda self: len(self.living()) > 2)
+    @rule(data=st.data())
+    def kill(self, data: st.DataObject) -> None:
+        node = data.draw(st.sampled_from(self.living()))
+        self.world.kill(node)
+        self.waiting = {key: reads for key, reads in self.waiting.items() if key[0] != node.id}
+
+    @precondition(lambda self: len(self.living()) + len(self.world.dead) < NODES)
+    @rule()
+    def declare_dead(self) -> None:
+        gone = [node for node in self.world.nodes if not node.alive and node.id not in self.world.dead]
+        self.world.declare_dead(gone[0])
+
+    @rule(data=st.data(), head=st.booleans(), liar=st.booleans())
+    def trouble(self, data: st.DataObject, head: bool, liar: bool) -> None:
+        one, other = data.draw(st.permutations(self.world.nodes))[:2]
+        self.world.head_answers = head
+        if liar:
+            self.world.liars ^= {one.id}
+        else:
+            self.world.silent ^= {(one.id, other.id)}
+
+    @rule(seconds=st.sampled_from([0.1, 3.0]))
+    def wait(self, seconds: float) -> None:
+        self.world.wait(seconds)
+
+    @invariant()
+    def holds(self) -> None:
+        self.book()
+        for node in self.living():
+            node.core.validate()
+            node.store._readers.validate()
+
+    def heal(self) -> None:
+        """Everything heals; then whoever reads is answered, and nothing of a transfer is left."""
+        world = self.world
+        for node in [node for node in world.nodes if not node.alive and node.id not in world.dead]:
+            world.declare_dead(node)
+        world.silent.clear()
+        world.liars.clear()
+        world.head_answers = True
+        for _ in range(12):
+            world.run()
+            self.book()
+            world.wait(5.0)
+        world.run()
+        self.book()
+        # A seal may be on its way where the owner lives and somebody holds what is not there: reads wait for that.
+        coming = {i for node in self.living() for i in node.store._ledger.early if i[:3] == node.tag}
+        for node in self.living():
+            for proc in [proc for name, proc in self.waiting if name == node.id]:
+                left = self.waiting[node.id, proc]
+                unread = {read.id for read in node.store._ledger.clients[proc].reads}
+                assert unread <= coming, (node.id, unread)
+                assert not left or unread
+            assert {row["id"] for row in node.core.pulls.rows()} <= {each.hex() for each in coming}
+            assert {ticket.id for ticket in node.core.serving.tickets.values()} <= coming
+            assert not node.core.pulls._lanes.flights
+            leased = node.store._ledger.clients[node.core.proc].leased
+            assert leased.size == 0
+
+
+TestFetches = Fetches.TestCase
+TestFetches.settings = settings(max_examples=60, stateful_step_count=50)

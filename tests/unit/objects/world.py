@@ -1,0 +1,287 @@
+"""Nodes that fetch objects from each other: production cores, regions of bytes, and a network that a test has in its hands.
+
+Messages between two nodes stay in order; everything else comes when the test says so. A chunk is copied when its request
+*lands*; until then the reader's room and the source's bytes may change like in life.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+from zlib import crc32
+
+from shoal.config import Config
+from shoal.ids import tag_of
+from shoal.wire import messages as m
+from shoald.objects.copies import Copy
+from shoald.objects.core import INTERNAL, ObjectCore
+from shoald.objects.effects import Locate, Note, Receive, Tell
+from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
+from shoald.store.core import StoreCore
+
+CHUNK = 1024
+CAPACITY = 256 * 1024
+FATES = {UNREACHED: "the connection broke", GONE: "it is gone", CORRUPT: "a wrong checksum"}
+
+
+class Node:
+    """One node with one process of its own, `proc`, and others as they are named."""
+
+    def __init__(self, world: World, number: int, capacity: int = CAPACITY) -> None:
+        self.world = world
+        self.id = bytes([number + 1]).hex() * 16
+        self.tag = tag_of(bytes.fromhex(self.id))
+        self.region = bytearray(capacity)
+        self.store = StoreCore(capacity, world.config, bytes.fromhex(self.id))
+        self.core = ObjectCore(self.id, self.store, capacity, world.config, self._who, self._lives)
+        self.alive = True
+        self.proc = self.process(1)
+        self.sent: list[
+            tuple[bytes, list[Any]]
+        ] = []  # what the store said to processes, kept until a test looks
+        self.notes: list[str] = []
+        self.req = 0
+
+    def process(self, number: int) -> bytes:
+        proc = self.tag + number.to_bytes(5, "big")
+        self.store.register(proc, {"pid": number, "kind": "worker", "job_id": "j"})
+        return proc
+
+    def _who(self, object_id: bytes, proc: bytes) -> tuple[list[str], tuple[str, str] | None]:
+        tags = [tag_of(each) for each in (proc, object_id) if each]
+        known = {node.tag: node for node in self.world.nodes if node is not self}
+        nodes = [known[tag] for tag in tags if tag in known]
+        names = [
+            *(node.id for node in nodes if node.id not in self.world.dead),
+            *self.store.hinted(object_id),
+        ]
+        owner = known.get(tag_of(object_id))
+        death = ("owner_died", "its owner's node died") if owner and owner.id in self.world.dead else None
+        return [name for name in dict.fromkeys(names) if name not in self.world.dead | {self.id}], death
+
+    def _lives(self, node_id: str) -> bool:
+        return node_id != self.id and node_id not in self.world.dead
+
+    # --- what processes do ---
+
+    def send(self, *message: Any, proc: bytes | None = None) -> list[list[Any]]:
+        """A message of a process to the store; what that was told since the last look."""
+        self.store.handle(proc or self.proc, list(message), self.world.now)
+        self.turn()
+        return self.told(proc)
+
+    def told(self, proc: bytes | None = None) -> list[list[Any]]:
+        mine = [message for to, message in self.sent if to == (proc or self.proc)]
+        self.sent = [entry for entry in self.sent if entry[0] != (proc or self.proc)]
+        return mine
+
+    def seal(
+        self, object_id: bytes, data: bytes, contained: bytes = b"", flags: int = m.SEAL_PRIMARY
+    ) -> None:
+        """An object of the node's process, which holds it."""
+        self.req += 1
+        answers = self.send(m.ALLOC, self.req, len(data), len(data))
+        (offset,) = [answer[2] for answer in answers if answer[0] == m.EXTENT]
+        self.region[offset : offset + len(data)] = data
+        self.send(m.SEAL, object_id, offset, len(data), contained, flags, self.proc, "here.py:1", b"")
+
+    def pin(
+        self,
+        object_id: bytes,
+        stamp: bytes = b"",
+        number: int = 0,
+        priority: int = 0,
+        proc: bytes | None = None,
+    ) -> list[list[Any]]:
+        self.req += 1
+        return self.send(m.PIN, self.req, object_id, stamp or self.proc, number, priority, proc=proc)
+
+    def read(self, pinned: list[Any]) -> bytes:
+        """The bytes that a PINNED names."""
+        assert pinned[0] == m.PINNED, pinned
+        return bytes(self.region[pinned[3] : pinned[3] + pinned[4]])
+
+    # --- the turn ---
+
+    def turn(self) -> None:
+        self.core.turn(self.world.now)
+        outbox, self.core.outbox[:] = self.core.outbox[:], []
+        for effect in outbox:
+            if isinstance(effect, Tell):
+                self.world.post(self.id, effect.node, effect.message)
+            elif isinstance(effect, Receive):
+                self.world.flights.append((self, effect))
+            elif isinstance(effect, Locate):
+                self.world.questions.append((self, effect.object_id))
+            elif isinstance(effect, Note):
+                self.notes.append(effect.text)
+            else:
+                raise TypeError(effect)
+        for proc, message in self.store.outbox:
+            assert not proc.startswith(INTERNAL), message
+            self.sent.append((proc, message))
+        self.store.outbox.clear()
+
+    def validate(self) -> None:
+        self.store.validate()
+        self.core.validate()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self.store.counters
+
+
+class World:
+    """Nodes and what is between them.
+
+    Attributes:
+        mail: messages on their way, by (from, to).
+        flights: requests for chunks that have not landed.
+        questions: what the head has been asked and has not answered.
+        silent: pairs (source, reader) whose connections bring nothing.
+        liars: nodes that send wrong bytes.
+    """
+
+    def __init__(self, nodes: int = 2, **settings: Any) -> None:
+        settings = {
+            "pull_chunk_bytes": CHUNK,
+            "relay_bytes_min": 4 * CHUNK,
+            "store_full_wait_ms": 1000.0,
+        } | settings
+        self.config = Config(**settings)
+        self.now = 0.0
+        self.dead: set[str] = set()
+        self.mail: dict[tuple[str, str], deque[list[Any]]] = {}
+        self.flights: list[tuple[Node, Receive]] = []
+        self.questions: list[tuple[Node, bytes]] = []
+        self.silent: set[tuple[str, str]] = set()
+        self.liars: set[str] = set()
+        self.served: list[tuple[str, str, int]] = []  # (source, reader, chunk) of all that came
+        self.head_answers = True
+        self.nodes: list[Node] = []
+        self.nodes += [Node(self, number) for number in range(nodes)]
+
+    def post(self, sender: str, to: str, message: list[Any]) -> None:
+        if to not in self.dead and sender not in self.dead:
+            self.mail.setdefault((sender, to), deque()).append(message)
+
+    def node(self, node_id: str) -> Node:
+        return next(node for node in self.nodes if node.id == node_id)
+
+    # --- steps ---
+
+    def deliver(self, pair: tuple[str, str]) -> None:
+        """The next message from one node to another."""
+        self._hand_over(pair, 1)
+
+    def deliver_all(self, pair: tuple[str, str]) -> None:
+        """All messages from one node to another, in one turn of that."""
+        self._hand_over(pair, len(self.mail[pair]))
+
+    def _hand_over(self, pair: tuple[str, str], count: int) -> None:
+        node, mail = self.node(pair[1]), self.mail[pair]
+        for _ in range(count):
+            node.core.from_node(pair[0], mail.popleft(), self.now)
+        if not mail:
+            del self.mail[pair]
+        node.turn()
+
+    def land(self, index: int = 0, fate: int = 0) -> None:
+        """A request for chunks is done: as the world is, or with one ``fate`` for all of it."""
+        reader, request = self.flights.pop(index)
+        if not reader.alive:
+            return
+        outcomes = [fate or self._copy(reader, request.node, piece) for piece in request.pieces]
+        worst = min(outcomes)
+        reader.core.pulls.landed(request.number, outcomes, FATES.get(worst, ""), self.now)
+        reader.turn()
+
+    def _copy(self, reader: Node, source_id: str, piece: tuple[int, int, int, int]) -> int:
+        req, chunk, offset, size = piece
+        source = self.node(source_id)
+        if not source.alive or (source_id, reader.id) in self.silent:
+            return UNREACHED
+        ticket = source.core.serving.tickets.get((reader.id, req))
+        copy: Copy | None = ticket.copy if ticket is not None else None
+        if copy is None or not copy.have >> chunk & 1:
+            return GONE
+        start, length = copy.place(chunk)
+        assert length == size
+        data = bytes(source.region[start : start + length])
+        checksum = copy.sums.setdefault(chunk, crc32(data))
+        if source_id in self.liars:
+            data = bytes(byte ^ 1 for byte in data)
+        reader.region[offset : offset + size] = data
+        if crc32(data) != checksum:
+            return CORRUPT
+        self.served.append((source_id, reader.id, chunk))
+        return checksum
+
+    def answer(self, index: int = 0) -> None:
+        """The head answers a question."""
+        node, object_id = self.questions.pop(index)
+        if node.alive:
+            holders = [each.id for each in self.nodes if each.alive and each.store.described(object_id)]
+            node.core.pulls.located(object_id, holders if self.head_answers else None, self.now)
+            node.turn()
+
+    def kill(self, node: Node) -> None:
+        """A node is gone; nobody knows it yet."""
+        node.alive = False
+        for pair in [pair for pair in self.mail if node.id in pair]:
+            del self.mail[pair]
+
+    def declare_dead(self, node: Node) -> None:
+        """The head has said so."""
+        self.dead.add(node.id)
+        for other in self.nodes:
+            if other.alive:
+                other.core.node_dead(node.id, self.now)
+                other.turn()
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for node in self.nodes:
+            if node.alive:
+                node.store.tick(self.now)
+                node.turn()
+
+    def run(self, steps: int = 100_000) -> None:
+        """Everything that can happen happens, in a fixed order, until nothing is under way."""
+        for _ in range(steps):
+            if self.mail:
+                pair = next(iter(self.mail))
+                if self.node(pair[1]).alive:
+                    self.deliver(pair)
+                else:
+                    del self.mail[pair]
+            elif self.flights:
+                self.land()
+            elif self.questions:
+                self.answer()
+            else:
+                self.validate()
+                return
+        raise AssertionError("it does not come to an end")
+
+    def validate(self) -> None:
+        for node in self.nodes:
+            if node.alive:
+                node.validate()
+
+
+def body(size: int, seed: int = 1) -> bytes:
+    """Bytes that differ everywhere."""
+    return bytes((position * 31 + position // 251 + seed) % 251 for position in range(size))
+
+
+def pinned(answers: list[list[Any]]) -> list[Any]:
+    """The PINNED among the answers."""
+    (found,) = [answer for answer in answers if answer[0] == m.PINNED]
+    return found
+
+
+def refused(answers: list[list[Any]]) -> tuple[str, str]:
+    """(kind, text) of the PIN_FAILED among the answers."""
+    (found,) = [answer for answer in answers if answer[0] == m.PIN_FAILED]
+    return found[3], found[4]
