@@ -121,6 +121,10 @@ class Config:
     node_suspect_ms: float = 5000.0
     # Dead nodes that the head remembers and refuses; beyond, the longest dead is forgotten.
     dead_nodes_max: int = 1000
+    # Whoever leased a worker of another node connects to it within this time, or the lease ends.
+    lease_connect_ms: float = 10_000.0
+    # A worker of another node died: its last replies may be under way for this long.
+    late_replies_ms: float = 2000.0
     # Nodes of one cluster; beyond, one that registers is refused.
     nodes_max: int = 10000
     # Jobs that the head remembers; beyond, the ones that ended first are forgotten.

@@ -19,8 +19,8 @@ CORES = {
     ),
     "src/shoal/actors": "calls errors method",
     "daemons/shoald/node": (
-        "actors bundles cluster constraints effects fairness grantround leases peerstream placement pool pressure scheduler "
-        "staffing"
+        "actors awayleases bundles cluster constraints effects fairness grantround guests leases peerstream placement pool "
+        "pressure scheduler staffing"
     ),
     "daemons/shoald/objects": "admission copies core effects lanes pull pulls serving",
     "daemons/shoald/head": "core directory events jobs nodes reports",

@@ -92,7 +92,9 @@ class ActorSide:
         if job is not None:
             return job.namespace
         record = self.core.by_worker.get(client.worker_id)
-        return str(record.info["namespace"]) if record is not None else client.job_id
+        if record is not None:
+            return str(record.info["namespace"])
+        return self._daemon.lease_side.namespace_of(client.job_id) or client.job_id
 
     # --- events of the daemon ---
 

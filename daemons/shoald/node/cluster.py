@@ -30,17 +30,19 @@ class Node:
         address: "host:port" of its data listener, the host as a number; "" if it has none.
         resources, available: in units of 1/10,000; in all, and free as of the last gauges.
         pending: its waiting demands, as codec.node_dict has them.
+        avoided: this node asks nothing of it for now.
     """
 
     __slots__ = (
-        "address", "available", "draining", "hostname", "incarnation", "labels", "name", "node_id", "pending", "reason",
-        "resources", "state", "store_capacity", "store_used", "tag",
+        "address", "available", "avoided", "draining", "hostname", "incarnation", "labels", "name", "node_id", "pending",
+        "reason", "resources", "state", "store_capacity", "store_used", "tag",
     )  # fmt: skip
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.node_id: str = row["node_id"]
         self.tag = node_tag(self.node_id)
         self.incarnation: str = row["incarnation"]
+        self.avoided = False
         self.take(row)
 
     def take(self, row: dict[str, Any]) -> None:
@@ -89,7 +91,11 @@ class ClusterView:
 
     def alive(self) -> list[Node]:
         """The nodes that may be given something new."""
-        return [node for node in self.live.values() if node.state == ALIVE and not node.draining]
+        return [
+            node
+            for node in self.live.values()
+            if node.state == ALIVE and not node.draining and not node.avoided
+        ]
 
     def by_tag(self, tag: bytes) -> list[Node]:
         """The living nodes with this tag; mostly one, or none."""

@@ -95,6 +95,7 @@ class ClusterSide:
         if node.node_id in self.view.live:
             self.view.bury(node, reason)
             self._died(node)
+            self._daemon.scheduler.view_changed(self._daemon.loop.now())
 
     def close(self) -> None:
         """The daemon ends."""

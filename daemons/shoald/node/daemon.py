@@ -21,6 +21,7 @@ from shoald.node.actorside import ActorSide
 from shoald.node.clients import Client, Job, read_hello
 from shoald.node.clusterside import ClusterSide
 from shoald.node.effects import EndWorker, Grant, Send, StartWorker
+from shoald.node.leaseside import LeaseSide
 from shoald.node.memoryside import MemorySide
 from shoald.node.placement import Placement
 from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
@@ -102,6 +103,7 @@ class NodeDaemon:
         self.side = ClusterSide(self)
         self.cluster, self.peers = self.side.view, self.side.peers
         self.scheduler.view = self.side.view
+        self.lease_side = LeaseSide(self)
         self._forks = 0
         self.first_driver: Client | None = None
         self.on_stop: Any = lambda _reason: None
@@ -154,13 +156,13 @@ class NodeDaemon:
         elif m.DEMAND <= tag <= m.WORKER_NOTE:
             # After its goodbye its leases have ended, whatever it says of them.
             if not client.leaving and not (tag == m.KILL_WORKER and self._spares(client, message)):
-                self.scheduler.handle(client.proc, message, now)
+                self._lease_message(client, message, now)
         elif m.CREATE_ACTOR <= tag <= m.ACTOR_EXITS:
             self.actors.handle(client, message, now)
         elif tag == m.FORK:
             self._forked(client, message, now)
         elif tag == m.CANCEL_TASK:
-            self._cancel_at_owner(message)
+            self.cancel_at_owner(message)
         elif tag == m.ANSWER:
             self.requests.answered(client, message)
         elif tag == m.GOODBYE and client.kind == "driver":
@@ -168,12 +170,21 @@ class NodeDaemon:
         else:
             raise ProtocolError(f"message {tag} is not one that a {client.kind} sends")
 
-    def _cancel_at_owner(self, message: list[Any]) -> None:
+    def _lease_message(self, client: Client, message: list[Any], now: float) -> None:
+        away = self.lease_side.away
+        if not away.leases or not away.from_client(client.proc, message):
+            self.scheduler.handle(client.proc, message, now)
+
+    def cancel_at_owner(self, message: list[Any]) -> None:
         """Pass a CANCEL_TASK on to the task's owner; nothing if that is gone, and the task with it."""
         if len(message) != 4 or type(message[1]) is not bytes or len(message[1]) != OBJECT_ID_SIZE:
             raise ProtocolError("a cancel needs an object id")
         owner = self.clients.get(message[1][:PROCESS_ID_SIZE])
-        if owner is not None:
+        if owner is None:
+            if message[0] == m.CANCEL_TASK:
+                for node in self.cluster.by_tag(tag_of(message[1])):
+                    self.peers.send(node.node_id, [m.P_CANCEL, *message[1:]])
+        else:
             owner.sock.send([m.CANCEL_ASKED, message[1], bool(message[2]), bool(message[3])])
 
     def _spares(self, client: Client, message: list[Any]) -> bool:
@@ -267,18 +278,21 @@ class NodeDaemon:
         self.workers.read_all([worker.worker_id for worker in self.scheduler.pool.of_job(client.job_id)])
         self._end_job(client, now)
         self.loop.call_later(self.config.goodbye_ms_max / 1000, lambda: self._goodbye_ok(client))
-        self._goodbyes_done()
+        self.goodbyes_done()
 
-    def _goodbyes_done(self) -> None:
+    def goodbyes_done(self) -> None:
         """Answer the drivers whose workers are gone."""
         busy = {worker.job for worker in self.scheduler.pool.workers.values()}
+        self.lease_side.workers_gone(busy)
         for client in list(self.clients.values()):
-            if client.leaving and client.job_id and client.job_id not in busy:
+            job_id = client.job_id if client.leaving else ""
+            if job_id and job_id not in busy and not self.lease_side.awaits(job_id):
                 self._goodbye_ok(client)
 
     def _goodbye_ok(self, client: Client) -> None:
         if client.job_id:
             client.sock.send([m.GOODBYE_OK])
+            self.lease_side.forget_job(client.job_id)
             client.job_id = ""
 
     def _end_job(self, client: Client, now: float) -> None:
@@ -289,6 +303,8 @@ class NodeDaemon:
             self.actors.job_ended(job.job_id, now)
             self.scheduler.client_left(client.proc, now)
             self.scheduler.job_ended(job.job_id, now)
+            self.lease_side.client_left(client.proc)
+            self.lease_side.job_ended(job.job_id, client.leaving)
 
     def _on_closed(self, client: Client, reason: str) -> None:
         now = self.loop.now()
@@ -303,6 +319,7 @@ class NodeDaemon:
         if client.kind == "worker":
             self.scheduler.client_left(client.proc, now)
             self.scheduler.worker_lost(client.worker_id, now)
+            self.lease_side.client_left(client.proc)
         elif client.kind == "driver":
             if client.leaving:
                 self.store.drop(client.proc, now)
@@ -341,7 +358,7 @@ class NodeDaemon:
         self.log.line(f"a worker could not be started: {reason}")
         self.workers.ended(worker_id)
         self.scheduler.worker_failed(worker_id, reason, self.loop.now())
-        self._goodbyes_done()
+        self.goodbyes_done()
 
     def exited(self, worker_id: bytes, exit_code: int, signal_number: int) -> None:
         """The confirmed death of a worker: what it had sent before counts; then all that it held comes
@@ -360,7 +377,7 @@ class NodeDaemon:
         self.scheduler.worker_exited(worker_id, exit_code, signal_number, current, now)
         if worker.proc:
             self.store.drop(worker.proc, now)
-        self._goodbyes_done()
+        self.goodbyes_done()
 
     def server_lost(self, reason: str, final: bool) -> None:
         """The fork server is gone; if no other can be started, this node is of no use."""
@@ -368,23 +385,31 @@ class NodeDaemon:
         if final:
             self.on_stop(reason)
 
-    def _driver_of(self, worker_id: bytes) -> Client | None:
-        worker = self.scheduler.pool.workers.get(worker_id)
-        if worker is None or not worker.job:
-            return None
+    def driver_of(self, job_id: str) -> Client | None:
+        """The driver of a job, while it is connected here and its goodbye is not answered."""
         for client in self.clients.values():
-            if client.kind == "driver" and client.job_id == worker.job:
+            if client.kind == "driver" and client.job_id == job_id:
                 return client
         return None
 
+    def _job_of(self, worker_id: bytes) -> str:
+        worker = self.scheduler.pool.workers.get(worker_id)
+        return worker.job if worker is not None else ""
+
     def _on_output(self, worker_id: bytes, entries: list[Any]) -> None:
-        driver = self._driver_of(worker_id)
-        if driver is not None and driver.info.get("log_to_driver", True):
+        job_id = self._job_of(worker_id)
+        driver = self.driver_of(job_id) if job_id else None
+        if driver is None:
+            self.lease_side.output(job_id, entries)
+        elif driver.info.get("log_to_driver", True):
             driver.sock.send([m.LOG, entries])
 
     def _keeps_up(self, worker_id: bytes) -> bool:
-        driver = self._driver_of(worker_id)
-        return driver is None or driver.sock.out_bytes < _OUTPUT_BACKLOG_BYTES
+        job_id = self._job_of(worker_id)
+        driver = self.driver_of(job_id) if job_id else None
+        if driver is None:
+            return self.lease_side.keeps_up(job_id)
+        return driver.sock.out_bytes < _OUTPUT_BACKLOG_BYTES
 
     # --- the turn ---
 
@@ -403,6 +428,7 @@ class NodeDaemon:
             self.store.tick(now)
             store_due = self.store.next_deadline()
         self._send_store_messages()
+        lease_due = self.lease_side.turn(now) if self.cluster.live else None
         if self.peers.dirty:
             self.peers.flush()
         while self.to_flush:
@@ -410,7 +436,8 @@ class NodeDaemon:
         # What closing a socket that does not read has brought about is for the next turn.
         if self.scheduler.outbox or self.store.outbox or self.peers.dirty:
             return now
-        return min((time for time in (due, store_due, actors_due) if time is not None), default=None)
+        deadlines = (due, store_due, actors_due, lease_due)
+        return min((time for time in deadlines if time is not None), default=None)
 
     def _send_store_messages(self) -> None:
         outbox = self.store.outbox
@@ -429,7 +456,7 @@ class NodeDaemon:
             client = self.clients.get(effect.proc)
             if client is not None:
                 client.sock.send(effect.message)
-            else:
+            elif not self.lease_side.told(effect.proc, effect.message):
                 self.actors.told(effect.proc, effect.message, self.loop.now())
         elif isinstance(effect, StartWorker):
             failure = self.workers.start(effect.worker_id, effect.slot)
@@ -456,6 +483,9 @@ class NodeDaemon:
             self.memory.watch()
             self.on_first_grant()
             return
+        if submitter is None and self.lease_side.granted(grant, worker):
+            self.on_first_grant()
+            return
         if submitter is None or client is None:
             return  # the end of that connection is on its way to the scheduler, and ends the lease
         try:
@@ -465,6 +495,7 @@ class NodeDaemon:
             self.scheduler.end_worker(worker, "its lease got no socket", self.loop.now())
             return
         message = [m.GRANT, grant.shape_id, grant.lease_id, worker.proc, worker.pid, grant.resources]
+        message.append(self.node_id)
         submitter.sock.send(message, ours.detach())
         peer = [m.PEER, grant.lease_id, grant.proc, worker.job, grant.resources, submitter.kind]
         client.sock.send(peer, theirs.detach())

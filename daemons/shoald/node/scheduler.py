@@ -59,6 +59,7 @@ class SchedulerCore:
         self.shares: Shares = {}
         self._alone = True
         self._turns = 0
+        self._lease_numbers = 0
         self.cpus = max(1, -(-resources.get(CPU, 0) // UNITS))
         self.outbox: list[Effect] = []
         self.clients: dict[bytes, Client] = {}
@@ -332,18 +333,14 @@ class SchedulerCore:
         assert self.ledger.fits(demand.amounts), (demand, self.ledger.free)
         assert worker.job in ("", job.job_id), (demand, worker)
         self.counters["granted"] += 1
-        lease = Lease(self.counters["granted"], demand, worker.worker_id, now)
+        lease = Lease(self.next_lease_id(), demand, worker.worker_id, now)
         self.ledger.take(demand.amounts)
         self.leases[lease.lease_id] = client.leases[lease.lease_id] = lease
         demand.leases.add(lease.lease_id)
         demand.last_grant = client.last_grant = job.last_grant = lease.lease_id
-        demand.backlog -= 1
         if demand.here < BACKLOG_MAX:
             demand.here -= 1
-        demand.since = now
-        demand.told = "ok"
-        if not demand.backlog:
-            self.waiting.pop(demand, None)
+        self._met(demand, now)
         self.zero_cpu_running += demand.without_cpu
         self._count(lease, 1)
         worker.lease_id = lease.lease_id
@@ -355,6 +352,38 @@ class SchedulerCore:
         self.outbox.append(
             Grant(client.proc, demand.shape_id, lease.lease_id, worker.worker_id, demand.resources)
         )
+
+    def _met(self, demand: Demand, now: float) -> None:
+        demand.backlog -= 1
+        demand.since = now
+        demand.told = "ok"
+        if not demand.backlog:
+            self.waiting.pop(demand, None)
+
+    def next_lease_id(self) -> int:
+        """A number that no other lease of this node's clients has."""
+        self._lease_numbers += 1
+        return self._lease_numbers
+
+    def granted_elsewhere(self, proc: bytes, shape_id: int, now: float) -> bool:
+        """Another node leases a worker to a client of this one; False if that does not want it any more."""
+        client = self.clients.get(proc)
+        demand = client.demands.get(shape_id) if client is not None else None
+        if demand is None or not demand.backlog:
+            return False
+        self._met(demand, now)
+        self._deadline = now
+        return True
+
+    def missed_elsewhere(self, proc: bytes, shape_id: int, now: float) -> None:
+        """Nothing came of that: the client goes on waiting."""
+        client = self.clients.get(proc)
+        demand = client.demands.get(shape_id) if client is not None else None
+        if demand is not None:
+            demand.backlog += 1
+            demand.since = now
+            self.waiting[demand] = None
+            self._deadline = now
 
     def recall(self, lease: Lease, now: float) -> None:
         """Ask for a lease back."""

@@ -42,6 +42,9 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
             used_bytes=details["used_bytes"],
             limit_bytes=details["limit_bytes"],
         )
+    elif kind == "crashed" and details.get("kind") == "node":
+        text = f"{details['message']}, while task {name} was there"
+        error = NodeDiedError(text, node=details["node"])
     elif kind == "crashed":
         error = WorkerCrashedError(
             details.get("message") or "",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import pickle
-import select
 import socket
 import sys
 import threading
@@ -23,6 +22,7 @@ from shoal.client import forks
 from shoal.client.awaits import Promoted, ignored
 from shoal.client.cancelling import cancel_asked
 from shoal.client.connection import Connection
+from shoal.client.deaths import Deaths
 from shoal.client.endings import START_AGAIN, fail_everything
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
@@ -125,6 +125,7 @@ class Runtime:
         self.poll = waits.poll
         self.explain = Explain(self)
         self.futures = Resolver(self)
+        self.deaths = Deaths(self)
         self.actors = Actors(self)
         self.reactor = Reactor(
             self.lock, self._flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
@@ -240,7 +241,7 @@ class Runtime:
             m.RECOVER: self._on_recover,
             m.GRANT: self._on_grant,
             m.RECALL_LEASE: lambda message: dispatch.recall(message[1]),
-            m.WORKER_DIED: self._on_worker_died,
+            m.WORKER_DIED: self.deaths.worker_died,
             m.DEMAND_STATUS: self._on_demand_status,
             m.PEER: self._on_peer,
             m.EXIT: lambda message: self.on_exit() if self.on_exit else None,
@@ -266,7 +267,7 @@ class Runtime:
             self.table.to_node([m.UNRECOVERABLE, message[1], reason])
 
     def _on_grant(self, message: list[Any]) -> None:
-        _, shape_id, lease_id, proc, pid, _ = message
+        _, shape_id, lease_id, proc, pid, _, node = message
         sock = socket.socket(fileno=self.node.take_descriptor())
         connection = Connection(
             sock,
@@ -279,28 +280,11 @@ class Runtime:
         connection.send_pickled(
             [(m.JOB, {**self.job, "caller": self.table.proc})], self.config.batch_bytes_max
         )
-        lease = self.dispatch.granted(shape_id, lease_id, proc, pid, connection)
+        lease = self.dispatch.granted(shape_id, lease_id, proc, pid, connection, node)
         if lease is None:
             connection.close()
         else:
             connection.owner = lease
-
-    def _on_worker_died(self, message: list[Any]) -> None:
-        _, lease_id, exit_code, signal_number, current, text, facts = message
-        lease = self.dispatch.leases.get(lease_id)
-        details = {
-            "exit_code": exit_code,
-            "signal": signal_number,
-            "message": text,
-            "node": self.identity.node_id,
-            **facts,
-        }
-        if lease is not None:
-            details["pid"] = lease.pid
-            details["log_path"] = os.path.join(self.identity.session_dir, "logs", f"worker-{lease.pid}.log")
-        if lease is not None:
-            self._last_replies(lease)
-        self.dispatch.worker_died(lease_id, current, details)
 
     def _on_demand_status(self, message: list[Any]) -> None:
         queue = self.dispatch.by_shape_id.get(message[1])
@@ -340,27 +324,11 @@ class Runtime:
 
     def _on_replies(self, connection: Connection, bodies: list[bytes]) -> None:
         lease: Any = connection.owner
-        self._take_replies(lease, bodies)
+        self.take_replies(lease, bodies)
         self.dispatch.settle(lease)
 
-    def _last_replies(self, lease: Any) -> None:
-        """The worker is dead: take what it had sent, so that it does not count as lost."""
-        lease.broken = True
-        connection = lease.connection
-        poll = select.poll()
-        if not connection.closed:
-            poll.register(connection.fd, select.POLLIN)
-        while not connection.closed and poll.poll(0):
-            try:
-                bodies = connection.receive()
-                if bodies is None:
-                    break
-                self._take_replies(lease, bodies)
-            except BrokenFrame as error:
-                self.report(f"the last words of worker {lease.pid} are no messages: {error}")
-                break
-
-    def _take_replies(self, lease: Any, bodies: list[bytes]) -> None:
+    def take_replies(self, lease: Any, bodies: list[bytes]) -> None:
+        """Messages of a leased worker."""
         dispatch = self.dispatch
         done = dispatch.done
         for body in bodies:
@@ -383,10 +351,16 @@ class Runtime:
 
     def _on_worker_gone(self, connection: Connection) -> None:
         lease: Any = connection.owner
-        if lease is not None and not lease.broken:
+        if lease is None or self.deaths.connection_ended(lease):
+            return
+        if not lease.broken:
             lease.broken = True  # its tasks wait for the confirmed death (WORKER_DIED)
             if not lease.inflight:
                 self.dispatch.give_back(lease, m.RETURN_BROKEN)
+            elif (
+                lease.node != self.identity.node_id
+            ):  # only the way to it may have broken: then nobody else knows
+                self.table.to_node([m.RETURN, lease.lease_id, m.RETURN_BROKEN])
 
     # --- sending (lock held) ---
 
@@ -502,6 +476,8 @@ class Runtime:
             due = self.dispatch.return_idle(now, self.config.lease_idle_ms / 1000)
             if due is not None:
                 delay = min(delay, max(due - now, 0.001))
+        if self.deaths.held:
+            delay = min(delay, self.deaths.tick(now))
         if self.tick_hook is not None:
             wanted = self.tick_hook(now)
             if wanted is not None:

@@ -368,13 +368,15 @@ class Dispatcher:
                 self._fail_with(task, self.make_error("placement", task, reason))
         self.pump(queue)
 
-    def granted(self, shape_id: int, lease_id: int, proc: bytes, pid: int, connection: Any) -> Lease | None:
+    def granted(
+        self, shape_id: int, lease_id: int, proc: bytes, pid: int, connection: Any, node: str = ""
+    ) -> Lease | None:
         """The daemon leased a worker; None (and it goes back) if the shape is unknown."""
         queue = self.by_shape_id.get(shape_id)
         if queue is None:
             self.table.to_node([m.RETURN, lease_id, m.RETURN_OK])
             return None
-        lease = Lease(lease_id, proc, pid, queue, connection)
+        lease = Lease(lease_id, proc, pid, queue, connection, node)
         self.leases[lease_id] = lease
         queue.leases.append(lease)
         queue.infeasible = None
@@ -448,6 +450,8 @@ class Dispatcher:
     def worker_died(self, lease_id: int, current: bytes, details: dict[str, Any]) -> None:
         """A confirmed death. The task ``current`` was running and counts an attempt; later ones are sent again
         as if never sent, and so are earlier ones, whose results were lost, unless they may not run twice.
+
+        If its node died, nobody knows which was running: all are in doubt, and each counts an attempt.
         """
         lease = self.leases.get(lease_id)
         if lease is None:
@@ -456,7 +460,11 @@ class Dispatcher:
         tasks = list(lease.inflight.values())
         running = lease.inflight.get(current)
         lease.inflight.clear()
-        if running is not None:
+        if details.get("kind") == "node":
+            for task in tasks:
+                self._crashed(task, details)
+            tasks = []
+        elif running is not None:
             position = tasks.index(running)
             for task in tasks[:position]:
                 reruns.run_died(task, self.config.generator_backlog_max)
@@ -536,12 +544,20 @@ class Dispatcher:
                 "name": task.name,
                 "state": "AT_WORKER" if queued_behind(task) else STATE_NAMES[task.state],
                 "worker_pid": task.lease.pid if task.lease is not None else None,
+                "worker_node": task.lease.node if task.lease is not None else "",
                 "retries_left": task.retries,
             }
             for task in self.tasks.values()
         ]
         rows += [
-            {"id": task_id.hex(), "name": name, "state": outcome, "worker_pid": None, "retries_left": None}
+            {
+                "id": task_id.hex(),
+                "name": name,
+                "state": outcome,
+                "worker_pid": None,
+                "worker_node": "",
+                "retries_left": None,
+            }
             for task_id, name, outcome in self.finished
         ]
         return rows

@@ -24,7 +24,7 @@ class Lease:
     """A worker granted to this submitter.
 
     Attributes:
-        proc: the worker's process id in the protocol; `pid` in the operating system.
+        proc: the worker's process id in the protocol; `pid` in the operating system of its `node` (an id).
         inflight: tasks sent and not answered, in order of sending.
         outbox: messages for it that were not written to its socket yet; about `outbox_bytes` of them.
         held_back: nothing more goes into the outbox, since too much waits at the socket.
@@ -35,14 +35,17 @@ class Lease:
     """
 
     __slots__ = (
-        "broken", "connection", "functions", "held_back", "idle_since", "inflight", "lease_id", "outbox", "outbox_bytes",
-        "pid", "proc", "queue", "recalled", "stalled", "used_up",
+        "broken", "connection", "functions", "held_back", "idle_since", "inflight", "lease_id", "node", "outbox",
+        "outbox_bytes", "pid", "proc", "queue", "recalled", "stalled", "used_up",
     )  # fmt: skip
 
-    def __init__(self, lease_id: int, proc: bytes, pid: int, queue: ShapeQueue, connection: Any) -> None:
+    def __init__(
+        self, lease_id: int, proc: bytes, pid: int, queue: ShapeQueue, connection: Any, node: str = ""
+    ) -> None:
         self.lease_id = lease_id
         self.proc = proc
         self.pid = pid
+        self.node = node
         self.queue = queue
         self.connection = connection
         self.inflight: dict[bytes, TaskRecord] = {}

@@ -89,7 +89,7 @@ AVAILABLE = 119  # [id, size, flags, error message or ""]
 DEDUP_FOUND = 120  # [req, id or b"", offset, size]
 RECOVER = 121  # to an owner: [id]: somebody wants to read it, and no copy is left → EXPECT | UNRECOVERABLE
 
-GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources] + descriptor of the task connection
+GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources, node_id of the worker] + descriptor of the task connection
 RECALL_LEASE = 131  # [lease_id]: return it when its tasks are done, send no new ones
 WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message, facts]: confirmed; the lease is gone
 #   facts: {} or {"kind": "memory", "used_bytes", "limit_bytes"}: it was ended because memory was short
@@ -156,6 +156,19 @@ P_REFUSED = 304  # [reason, final: bool]: final if the sender is dead to this no
 
 P_PING = 305  # [number] → P_PONG
 P_PONG = 306  # [number]
+
+# Leases and jobs. `proc` is a submitter, a client of the node that sends P_DEMAND and P_FROM_CLIENT; lease ids are the lender's.
+P_DEMAND = 310  # [proc, kind "driver"|"worker", job: dict, shape_id, resources, backlog, options]: as DEMAND, for leases there
+#   job: {"id", "node": of its driver, "namespace", "log_to_driver"}
+P_LEASE = 311  # [proc, shape_id, lease_id, worker proc, worker pid, resources, token 16 B]: connect to the worker (KIND_TASKS, token)
+P_FROM_CLIENT = 312  # [proc, message]: a RETURN or KILL_WORKER for a lease there
+P_FOR_CLIENT = 313  # [proc, message]: a RECALL_LEASE, WORKER_DIED or DEMAND_STATUS
+P_CLIENT_LEFT = 314  # [proc]: as if each of its leases were ended
+P_JOB_ENDED = 315  # [job_id]: from its driver's node → P_JOB_GONE
+P_JOB_GONE = 316  # [job_id]: no worker of it is left there, and all they wrote has been sent
+P_LOG = 317  # [job_id, entries as in LOG, size]: for its driver → P_LOG_TAKEN
+P_LOG_TAKEN = 318  # [job_id, size]: the driver has room for more
+P_CANCEL = 319  # [object id, force, recursive]: a CANCEL_TASK for the owner, a process there
 
 # Fetches. `req` is a number of the reading node; `copy` names the bytes: two runs of a task may have made different ones.
 P_FETCH = 350  # [req, id, stamp proc, stamp number, priority, copy or b""] → P_FETCHED | P_FETCH_FAILED, when it is there
