@@ -83,8 +83,11 @@ class Config:
     # Client extents: smallest and largest slab leased ahead of need.
     slab_bytes_min: int = 1 * MIB
     slab_bytes_max: int = 64 * MIB
-    # Freed memory that a driver or worker keeps at the end of its heap; beyond, it goes back to the system.
+    # Freed memory that a driver keeps at the end of its heap; beyond, it goes back to the system.
     heap_kept_bytes_max: int = 32 * MIB
+    # The same of a worker, for the arrays of its next task; without work it gives all of that back after this time.
+    worker_heap_kept_bytes_max: int = 256 * MIB
+    worker_heap_idle_ms: float = 500.0
     # Store pages populated ahead of demand, at most.
     populate_ahead_bytes_max: int = 1 * GIB
     # Pages populated ahead that nobody needed for this long are given back.

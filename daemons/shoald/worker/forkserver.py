@@ -220,6 +220,9 @@ class ForkServer:
         self._status = memoryview(mmap.mmap(status, info["slots"] * STATUS_SLOT_BYTES))
         os.close(status)
         os.close(region_read)
+        importlib.import_module("shoal.client.heap").keep_arrays_of_tasks(
+            self._config.worker_heap_kept_bytes_max
+        )
         gc.collect()
         gc.freeze()  # the collector would write into, and so copy, every page that workers share
         self._send(READY)

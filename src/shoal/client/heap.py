@@ -1,16 +1,58 @@
 """Freed memory is kept for the next allocations instead of being returned to the system and faulted in again.
 
-A shuffle of small parts allocates and frees ten megabytes a round; with glibc's defaults the heap shrank and grew each time,
-2,500 page faults and a tenth of the driver's time. When a large block is freed, glibc raises its thresholds: blocks up to
-that size come from the heap from then on, and twice that may stay free at the heap's end. So one block that is allocated and
-freed untouched does it, in some microseconds; with another allocator it does nothing.
+A driver: a shuffle of small parts allocates and frees ten megabytes a round; with glibc's defaults the heap shrank and grew each
+time, 2,500 page faults and a tenth of the time. When a large block is freed, glibc raises its thresholds: blocks up to that size
+come from the heap from then on, and twice that may stay free at the heap's end. So one block that is allocated and freed
+untouched does it, in some microseconds; with another allocator it does nothing.
+
+A worker: the arrays that one task makes and drops are the next one's. Mapped and unmapped each time, as glibc does with blocks
+over 32 MB, an array of 100 MB costs 4 ms of zeroed huge pages, or 20 ms where there are none; `numpy.ones` itself takes 4. So
+a worker keeps more, and gives all of it back when it has been idle for a while.
 """
 
 from __future__ import annotations
 
-_LARGEST = 32 * 1024**2  # glibc does not go beyond
+import ctypes
+import time
+from typing import Any
+
+_LARGEST = 32 * 1024**2  # glibc does not go beyond by itself
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_ACTIVE_S = 0.01  # processor time that makes a process active
 
 
 def keep_freed_memory(limit_bytes: int) -> None:
-    """Let this process, and those forked from it, keep up to ``limit_bytes`` of freed memory at the end of its heap."""
+    """Let this process keep up to ``limit_bytes`` of freed memory at the end of its heap."""
     bytes(min(limit_bytes // 2, _LARGEST))  # zeroed by the system, and so never touched
+
+
+def keep_arrays_of_tasks(limit_bytes: int) -> None:
+    """Let this process and its forks keep up to ``limit_bytes``, of blocks up to that size; without glibc nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and limit_bytes:
+        mallopt(_M_MMAP_THRESHOLD, min(limit_bytes, 2**31 - 1))
+        mallopt(_M_TRIM_THRESHOLD, min(limit_bytes, 2**31 - 1))
+
+
+class IdleHeap:
+    """Gives the freed memory of one process back when that has used no processor time for ``idle_s`` seconds."""
+
+    def __init__(self, idle_s: float) -> None:
+        self._idle_s = idle_s
+        self._used = 0.0
+        self._since = 0.0
+        self._kept = False
+        self._trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+    def look(self, now: float) -> None:
+        """Called from time to time; ``now`` in s of any steady clock."""
+        used = time.process_time()
+        if used - self._used > _ACTIVE_S:
+            self._used = used
+            self._since = now
+            self._kept = self._trim is not None
+        elif self._kept and now - self._since >= self._idle_s:
+            self._kept = False
+            self._trim(0)
+            self._used = time.process_time()

@@ -27,7 +27,7 @@ from shoal.client.endings import START_AGAIN, fail_everything
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
 from shoal.client.futures import Resolver
-from shoal.client.heap import keep_freed_memory
+from shoal.client.heap import IdleHeap, keep_freed_memory
 from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
@@ -90,7 +90,9 @@ class Runtime:
         config: Config,
         region: Region | None = None,
     ) -> None:
-        keep_freed_memory(config.heap_kept_bytes_max)
+        self._heap = IdleHeap(config.worker_heap_idle_ms / 1000) if kind == "worker" else None
+        if self._heap is None:  # workers have it from the fork server
+            keep_freed_memory(config.heap_kept_bytes_max)
         self.config = config
         self._region = region
         self.kind = kind
@@ -467,6 +469,8 @@ class Runtime:
             self.dispatch.forget_functions()
         drop_abandoned_waits()
         self.actors.tick(now)
+        if self._heap is not None:
+            self._heap.look(now)
         if self.store is not None:
             self.store.drain()
             self.packer.drop_recent(now)

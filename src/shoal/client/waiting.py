@@ -97,7 +97,6 @@ class WaitState:
         """Up to ``count`` ready refs, and all others, both in the order of the list (lock held)."""
         refs, arrived = self._refs, self.arrived
         ready: list[Any] = []
-        rest = self._snapshot.copy()
         positions = [heapq.heappop(arrived) for _ in range(min(count, len(arrived)))]
         for position in positions:
             ready.append(refs[position])
@@ -105,9 +104,8 @@ class WaitState:
         for position in reversed(positions):
             index = bisect.bisect_left(self._positions, position)
             del self._positions[index]
-            del rest[index]
-        self._list = rest
-        self._snapshot = rest.copy()
+            del self._snapshot[index]
+        self._list = rest = self._snapshot.copy()
         self._stay(bool(rest))
         return ready, rest
 

@@ -1,0 +1,53 @@
+"""Freed memory: kept while there is work, given back when there is none. In a process of its own: it changes the allocator."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="without glibc nothing is changed")
+
+_SCRIPT = """
+import os, resource
+import numpy as np
+from shoal.client.heap import IdleHeap, keep_arrays_of_tasks
+
+MIB = 1024**2
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def task():
+    return float(np.ones(5 * MIB)[-1])  # 40 MiB, which glibc maps and unmaps by itself
+
+keep_arrays_of_tasks(64 * MIB)
+heap = IdleHeap(10.0)
+task()
+before = faults()
+for _ in range(5):
+    task()
+again = faults() - before
+heap.look(0.0)
+kept = resident()
+heap.look(9.0)
+early = resident()
+heap.look(10.5)
+idle = resident()
+heap.look(30.0)
+task()
+print(again, (kept - early) // MIB, (kept - idle) // MIB, (resident() - idle) // MIB)
+"""
+
+
+def test_a_worker_keeps_the_memory_of_its_tasks_until_it_is_idle():
+    done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True)
+    again, early, idle, later = map(int, done.stdout.split())
+    assert again < 20
+    assert early < 5
+    assert idle > 35
+    assert later > 35
