@@ -174,6 +174,8 @@ class Config:
     served_copies_max: int = 1024
     # Objects of which a node remembers where they are (a peer said so); beyond, the oldest are forgotten.
     location_hints_max: int = 100_000
+    # An object of which the head knows a copy and never knew a holder is freed after this time.
+    directory_grace_ms: float = 2000.0
     # A node's reports to the head are at least this far apart; what happens in between is merged.
     report_ms_min: float = 20.0
     # Messages waiting for one node at the head, or for the head at a node; beyond, the stream is

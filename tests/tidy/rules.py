@@ -15,14 +15,14 @@ CORES = {
     "src/shoal/owner": "*",
     "src/shoal/wire": "frames labels messages",
     "daemons/shoald/store": (
-        "allocator core errors extents holds leases ledger objects pins readers report seals"
+        "allocator core errors extents holds leases ledger objects pins readers report seals sharing"
     ),
     "src/shoal/actors": "calls errors method",
     "daemons/shoald/node": (
         "actors awayleases bundles cluster constraints effects fairness grantround guests leases peerstream placement pool "
         "pressure scheduler staffing"
     ),
-    "daemons/shoald/objects": "admission copies core effects lanes pull pulls serving",
+    "daemons/shoald/objects": "admission cluster_refs copies core effects lanes pull pulls serving",
     "daemons/shoald/head": "core directory events jobs nodes reports",
 }
 IMPURE = frozenset(

@@ -52,7 +52,7 @@ class HeadCore:
         self._unix_offset_s = unix_offset_s
         self.started = now
         self.nodes = NodeTable(config.node_suspect_ms / 1000, config.node_dead_ms / 1000)
-        self.directory = Directory()
+        self.directory = Directory(config.directory_grace_ms / 1000)
         self.jobs = JobTable(config.jobs_max, durable.jobs)
         self.actors = ActorTable(self._host_for, config.dead_actors_max, durable.actors)
         self._awaited: set[str] = set()
@@ -85,10 +85,9 @@ class HeadCore:
 
     def next_deadline(self) -> float | None:
         """When the core wants a `TimePasses` at the latest, in monotonic seconds."""
-        deadline = self.nodes.next_deadline()
-        if self.recovering:
-            return self._recovery_ends if deadline is None else min(deadline, self._recovery_ends)
-        return deadline
+        ours = self._recovery_ends if self.recovering else self.directory.next_deadline()
+        deadlines = [each for each in (self.nodes.next_deadline(), ours) if each is not None]
+        return min(deadlines, default=None)
 
     def views(self, now: float) -> tuple[ev.NodeView, ...]:
         """All nodes, live ones first."""
@@ -158,21 +157,21 @@ class HeadCore:
             record.gauges = event.gauges
         record.parts.append(event)
         if not event.more:
-            self._apply(record)
+            self._apply(record, now)
             self._end_recovery(now)
         elif len(record.parts) >= self._config.report_parts_max:
             self._close(event.stream, ev.Refused(ev.REFUSED_INVALID, "a report in too many parts"))
             return
         self._effects.append(ev.Send(event.stream, ev.Acked(event.number)))
 
-    def _apply(self, record: NodeRecord) -> None:
+    def _apply(self, record: NodeRecord, now: float) -> None:
         parts, record.parts = record.parts, []
         batch = parts[0].objects if len(parts) == 1 else _join(part.objects for part in parts)
         if parts[0].snapshot:
             self._awaited.discard(record.node_id)
-            self._draw(*self.directory.replace(record.node_id, batch))
+            self._draw(*self.directory.replace(record.node_id, batch, now))
         else:
-            self._draw(*self.directory.apply(record.node_id, batch))
+            self._draw(*self.directory.apply(record.node_id, batch, now))
 
     def _on_leaves(self, event: ev.NodeLeaves, now: float) -> None:
         record = self.nodes.of_stream(event.stream)
@@ -210,6 +209,8 @@ class HeadCore:
                 self._suspect(record, "silent", now)
             self._bury(record, f"silent for {now - record.last_seen:.1f} s", now)
         self._end_recovery(now)
+        if not self.recovering:
+            self._propose(self.directory.ripe(now))
 
     def _seen(self, record: NodeRecord, now: float) -> None:
         record.last_seen = now
@@ -233,7 +234,7 @@ class HeadCore:
             self._end_job(job.job_id, ev.JOB_FAILED, f"its node died: {reason}", now + self._unix_offset_s)
         self.actors.node_died(record.node_id, reason)
         self._announce(record, now)
-        self._draw(*self.directory.forget_node(record.node_id))
+        self._draw(*self.directory.forget_node(record.node_id, now))
 
     def _announce(self, record: NodeRecord, now: float) -> None:
         changed = ev.NodesChanged((record.view(now),))

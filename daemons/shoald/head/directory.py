@@ -6,9 +6,10 @@ drops it. Consequences are drawn after a whole batch, so that what is born and h
 unreferenced in between.
 
 An object without holders is *free*: its copies may go (a proposal, since a node may just be taking a new
-reference). An object with holders but without copies is *lost*, if a copy was ever known.
+reference). One that never had a holder is *young* for a while first: of two nodes' reports the one about a copy may be
+faster than the one about the hold. An object with holders but without copies is *lost*, if a copy was ever known.
 
-Invariants: an entry has a holder or a copy; both indexes (by object, by node) say the same.
+Invariants: an entry has a holder or a copy; both indexes (by object, by node) say the same; a young entry has copies only.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ from shoald.head.events import ObjectBatch
 
 
 class Entry:
-    """One object: its size in bytes (0 while no copy is known), and node ids."""
+    """One object: its size in bytes (0 while no copy is known), node ids, and whether it was ever held."""
 
-    __slots__ = ("copies", "holders", "size_bytes")
+    __slots__ = ("copies", "held", "holders", "size_bytes")
 
     def __init__(self) -> None:
         self.size_bytes = 0
+        self.held = False
         self.copies: set[str] = set()
         self.holders: set[str] = set()
 
 
 class Directory:
-    """Objects that more than one node knows of."""
+    """Objects that more than one node knows of; one that was never held is free after ``grace_s`` seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._young: dict[bytes, float] = {}  # id → until when, the earliest first
         self._entries: dict[bytes, Entry] = {}
         self._by_node: dict[str, set[bytes]] = {}
         self._unheld: set[bytes] = set()  # copies without a holder: proposed to be freed, or about to be
@@ -46,7 +50,22 @@ class Directory:
         """Objects that have copies and no holder."""
         return frozenset(self._unheld)
 
-    def apply(self, node_id: str, batch: ObjectBatch) -> tuple[list[bytes], list[bytes]]:
+    def next_deadline(self) -> float | None:
+        """When `ripe` has something to say; None if there is nothing young."""
+        return next(iter(self._young.values()), None)
+
+    def ripe(self, now: float) -> list[bytes]:
+        """Objects that nobody has held in the time they had; told once."""
+        ripe = []
+        for object_id, until in self._young.items():
+            if until > now:
+                break
+            ripe.append(object_id)
+        for object_id in ripe:
+            del self._young[object_id]
+        return ripe
+
+    def apply(self, node_id: str, batch: ObjectBatch, now: float) -> tuple[list[bytes], list[bytes]]:
         """Take in what a node reports; idempotent.
 
         Returns:
@@ -61,34 +80,41 @@ class Directory:
             entry.size_bytes = size
             touched[object_id] = None
         for object_id in batch.hold:
-            self._entry(object_id, node_id).holders.add(node_id)
+            entry = self._entry(object_id, node_id)
+            entry.holders.add(node_id)
+            entry.held = True
             touched[object_id] = None
         for object_id in batch.release:
             if (known := self._entries.get(object_id)) is not None:
                 known.holders.discard(node_id)
+                known.held = True
                 touched[object_id] = None
         for object_id in batch.freed:
             if (known := self._entries.get(object_id)) is not None and node_id in known.copies:
                 known.copies.discard(node_id)
                 had_copies.add(object_id)
                 touched[object_id] = None
-        return self._settle(touched, had_copies, (node_id,))
+        return self._settle(touched, had_copies, node_id, now)
 
-    def replace(self, node_id: str, batch: ObjectBatch) -> tuple[list[bytes], list[bytes]]:
+    def replace(self, node_id: str, batch: ObjectBatch, now: float) -> tuple[list[bytes], list[bytes]]:
         """A snapshot: what was known of the node is forgotten, then the batch applies. Returns as `apply`."""
         held, copied = set(batch.hold), {object_id for object_id, _ in batch.born}
         before = self._by_node.get(node_id, set())
         gone = ObjectBatch(
             born=batch.born,
             hold=batch.hold,
-            release=tuple(object_id for object_id in before if object_id not in held),
+            release=tuple(
+                object_id
+                for object_id in before
+                if object_id not in held and node_id in self._entries[object_id].holders
+            ),
             freed=tuple(object_id for object_id in before if object_id not in copied),
         )
-        return self.apply(node_id, gone)
+        return self.apply(node_id, gone, now)
 
-    def forget_node(self, node_id: str) -> tuple[list[bytes], list[bytes]]:
+    def forget_node(self, node_id: str, now: float) -> tuple[list[bytes], list[bytes]]:
         """The node is dead: its copies and holds are gone. Returns as `apply`."""
-        return self.replace(node_id, ObjectBatch())
+        return self.replace(node_id, ObjectBatch(), now)
 
     def _entry(self, object_id: bytes, node_id: str) -> Entry:
         entry = self._entries.get(object_id)
@@ -98,20 +124,24 @@ class Directory:
         return entry
 
     def _settle(
-        self, touched: dict[bytes, None], had_copies: set[bytes], nodes: tuple[str, ...]
+        self, touched: dict[bytes, None], had_copies: set[bytes], node_id: str, now: float
     ) -> tuple[list[bytes], list[bytes]]:
         free, lost = [], []
         for object_id in touched:
             entry = self._entries[object_id]
-            for node_id in nodes:
-                if node_id not in entry.copies and node_id not in entry.holders:
-                    self._unindex(node_id, object_id)
+            if node_id not in entry.copies and node_id not in entry.holders:
+                self._unindex(node_id, object_id)
             self._unheld.discard(object_id)
+            if entry.holders or entry.held or not entry.copies:
+                self._young.pop(object_id, None)
             if not entry.copies and not entry.holders:
                 del self._entries[object_id]
             elif not entry.holders:
                 self._unheld.add(object_id)
-                free.append(object_id)
+                if entry.held:
+                    free.append(object_id)
+                else:
+                    self._young.setdefault(object_id, now + self._grace_s)
             elif not entry.copies and object_id in had_copies:
                 lost.append(object_id)
         return free, lost
@@ -132,6 +162,8 @@ class Directory:
             for node_id in nodes:
                 assert object_id in self._by_node[node_id]
             assert (object_id in self._unheld) == (not entry.holders)
+            assert object_id not in self._young or not (entry.held or entry.holders), object_id.hex()
+        assert self._young.keys() <= self._entries.keys()
         for node_id, objects in self._by_node.items():
             assert objects, f"empty index of {node_id}"
             for object_id in objects:

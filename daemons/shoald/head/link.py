@@ -33,7 +33,7 @@ from shoald.head.channel import (
     quiet_poller,
 )
 from shoald.head.pb import head_pb2 as pb
-from shoald.head.reports import ActorBuffer, ReportBuffer
+from shoald.head.reports import ActorBuffer, Confirmations, ReportBuffer
 
 import grpc.aio  # isort: skip  (after channel.py, which silences it)
 
@@ -81,6 +81,7 @@ class HeadLink:
         self._lock = threading.Lock()  # guards the buffer and the calls under way
         self._buffer = ReportBuffer()
         self._actors = ActorBuffer()
+        self._unconfirmed = Confirmations()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attempt: asyncio.Future[None] | None = None
         self._thread: threading.Thread | None = None
@@ -121,13 +122,16 @@ class HeadLink:
                 "`shoal start-head`"
             )
 
-    def report(self, report: Mapping[str, Any]) -> None:
+    def report(self, report: Mapping[str, Any], then: Callable[[], None] | None = None) -> None:
         """Tell the head something, soon and merged with other reports (see ReportBuffer.add).
 
-        Raises ValueError for an unknown key.
+        ``then`` is called in the link's thread when the head has confirmed it, perhaps as a part of a later snapshot; it must
+        not block. Raises ValueError for an unknown key.
         """
         with self._lock:
             self._buffer.add(report)
+            if then is not None:
+                self._unconfirmed.add(then)
         self._wake_up()
 
     def report_actors(self, actors: Iterable[Mapping[str, Any]], snapshot: bool = False) -> None:
@@ -246,6 +250,7 @@ class HeadLink:
             with self._lock:
                 self._buffer.start_over()
                 self._actors.start_over()
+                self._unconfirmed.start_over()
             await stream.write(self._register)
             listener = asyncio.ensure_future(self._listen(stream))
             try:
@@ -305,6 +310,11 @@ class HeadLink:
             self._tell({"kind": kind, "nodes": codec.plain_list(message.nodes.nodes)})
         elif kind in {"free", "lost"}:
             self._tell({"kind": kind, "ids": split_ids(getattr(message, kind).ids)})
+        elif kind == "acked":
+            with self._lock:
+                confirmed = self._unconfirmed.acknowledged(message.acked.number)
+            for then in confirmed:
+                then()
         elif kind == "drain":
             self._tell({"kind": kind, "reason": message.drain.reason})
         elif kind in {"actor", "host_actor"}:
@@ -320,6 +330,8 @@ class HeadLink:
             with self._lock:
                 parts = self._buffer.take(config.head_batch_ids_max)
                 actors = self._actors.take()
+                if not self._buffer.wants_snapshot:
+                    self._unconfirmed.sent(number + len(parts))
             self._wake.clear()
             for part in parts:
                 number += 1

@@ -4,19 +4,22 @@ Gauges: the newest counts. Objects: the last word per object counts, and what ca
 reports is never mentioned. After every registration the head wants a snapshot: until the node has given
 one, changes are dropped, since the snapshot contains them.
 
+`Confirmations` knows what the head has acknowledged: whoever reports something can ask to be told when the head knows.
+
 Invariant: an object is in each table at most once, with what the head believes if it was not told yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shoald.head.events import ObjectBatch
 
 GAUGE_KEYS = frozenset({"available", "store_used_bytes", "store_objects", "workers", "pending"})
-DELTA_KEYS = frozenset({"born", "hold", "release", "freed"})
+DELTA_KEYS = frozenset({"born", "hold", "release", "freed", "changes"})
 _GONE = -1  # instead of a size: no copy; instead of 1: no hold
 
 
@@ -87,7 +90,8 @@ class ReportBuffer:
         Args:
             report: any of the gauges "available" {name: units}, "store_used_bytes", "store_objects",
                 "workers", "pending" [{"resources", "count", "reason"}]; of the changes "born" [(id, size)],
-                "hold" [id], "release" [id], "freed" [id]; and "snapshot": True if these are all there is.
+                "hold" [id], "release" [id], "freed" [id], or all of them in the order in which they happened:
+                "changes" [(one of these words, id, size)]; and "snapshot": True if these are all there is.
 
         Raises:
             ValueError: an unknown key; nothing of the report is taken.
@@ -113,6 +117,13 @@ class ReportBuffer:
             self._change(self._holds, object_id, _GONE)
         for object_id in report.get("freed", ()):
             self._change(self._copies, object_id, _GONE)
+        for what, object_id, size in report.get("changes", ()):
+            if what == "born":
+                self._change(self._copies, object_id, size)
+            elif what == "freed":
+                self._change(self._copies, object_id, _GONE)
+            else:
+                self._change(self._holds, object_id, 1 if what == "hold" else _GONE)
 
     def start_over(self) -> None:
         """A new registration: the head knows nothing of this node yet."""
@@ -157,3 +168,36 @@ class ReportBuffer:
             hold = self._holds.get(object_id)
             if hold is not None and hold[0] != _GONE and hold[1] == _GONE:
                 del self._holds[object_id]
+
+
+class Confirmations:
+    """Who wants to know when the head has acknowledged which report."""
+
+    def __init__(self) -> None:
+        self._next: list[Callable[[], None]] = []  # for the next batch that is sent
+        self._sent: deque[tuple[int, list[Callable[[], None]]]] = (
+            deque()
+        )  # with the number of their batch's last part
+
+    def add(self, then: Callable[[], None]) -> None:
+        """Call this when the head knows all that was added to the buffer until now."""
+        self._next.append(then)
+
+    def sent(self, number: int) -> None:
+        """All that was in the buffer goes out, in parts up to this number."""
+        if self._next:
+            self._sent.append((number, self._next))
+            self._next = []
+
+    def acknowledged(self, number: int) -> list[Callable[[], None]]:
+        """The head has taken in parts up to this number; returns whom to call, in order."""
+        confirmed: list[Callable[[], None]] = []
+        while self._sent and self._sent[0][0] <= number:
+            confirmed += self._sent.popleft()[1]
+        return confirmed
+
+    def start_over(self) -> None:
+        """A new stream: what was not acknowledged will be a part of its snapshot."""
+        waiting = [then for _, batch in self._sent for then in batch]
+        self._sent.clear()
+        self._next = waiting + self._next

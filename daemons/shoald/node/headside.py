@@ -92,10 +92,17 @@ class HeadSide:
     def _hand_over(self, message: dict[str, Any]) -> None:
         self._loop.call_soon_threadsafe(lambda: self._on_message(message))
 
-    def report(self, report: dict[str, Any]) -> None:
-        """Tell the head, once there is a link; before, the snapshot at the registration will."""
-        if self._link is not None:
+    def report(self, report: dict[str, Any], then: Callable[[], None] | None = None) -> None:
+        """Tell the head, once there is a link; before, the snapshot at the registration will.
+
+        ``then`` is called in the loop when the head has confirmed it; without a link it is never called.
+        """
+        if self._link is None:
+            return
+        if then is None:
             self._link.report(report)
+        else:
+            self._link.report(report, lambda: self._loop.call_soon_threadsafe(then))
 
     def report_actors(self, actors: list[dict[str, Any]], snapshot: bool = False) -> None:
         """Tell the head of actors that this node hosts, once there is a link."""

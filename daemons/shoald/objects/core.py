@@ -7,17 +7,16 @@
 In the store the pulls are a client of their own (`proc`), which leases room and seals, and reading nodes are others.
 `turn` goes on until nothing is left to do, and leaves what only the shell can do: `Tell`, `Receive`, `Locate`, `Note`.
 
-**Kept copies.** What was pulled is kept, by a hold of `proc`, when its readers are gone: the next ones find it here. It
-goes, the oldest first, when somebody waits for room in the store.
+**Kept copies.** What was pulled stays when its readers are gone: the next ones find it here. It goes when the head says that
+nobody holds it, or when somebody waits for room in the store, the oldest first.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import PROCESS_ID_SIZE
+from shoal.ids import NO_PROCESS, PROCESS_ID_SIZE
 from shoal.wire import messages as m
-from shoald.objects.admission import room_for
 from shoald.objects.effects import Broken, Effect, Failed, Grown, Note, Seal, Told, ToStore
 from shoald.objects.pulls import PullCore
 from shoald.objects.serving import ServeCore, node_client
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 INTERNAL = b"\0"  # what ids of the store's clients in this daemon begin with
 _PULLS = b"\0P"
+_KEPT_MIN = 1024
 
 
 class ObjectCore:
@@ -61,7 +61,8 @@ class ObjectCore:
         budget = capacity * config.pull_memory_percent // 100
         self.pulls = PullCore(self.proc, budget, config, store.counters, self._effects, who, lives)
         self.serving = ServeCore(config, store.described, store.hinted, self.pulls.part, self._effects)
-        self._kept: dict[bytes, int] = {}
+        self._kept: dict[bytes, None] = {}
+        self._kept_max = _KEPT_MIN
         self.outbox: list[Effect] = []
         self._handlers: dict[int, Callable[[str, list[Any], float], None]] = {
             m.P_FETCH: lambda node, message, _: self._fetch(node, message),
@@ -167,12 +168,12 @@ class ObjectCore:
         copy = effect.copy
         flags = m.SEAL_PINNED | effect.flags & m.SEAL_ERROR
         place = [copy.id, copy.offset, copy.size]
-        message = [m.SEAL, *place, effect.contained, flags, self.proc, effect.callsite, effect.content_hash]
+        message = [m.SEAL, *place, effect.contained, flags, NO_PROCESS, effect.callsite, effect.content_hash]
         self._store.handle(self.proc, message, now)
         obj = self._store.described(copy.id, copy.stamp)
         is_object = obj is not None and obj.offset == copy.offset
         if is_object:
-            self._kept[copy.id] = room_for(copy.size)
+            self._keep(copy.id)
         self.serving.sealed(copy, is_object)
         # Its readers have pinned it by then.
         self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))
@@ -180,15 +181,24 @@ class ObjectCore:
     def _make_room(self) -> bool:
         """Let go of kept copies if somebody waits for room; whether there was anything to do."""
         wanted = self._store.shortage() if self._kept else 0
-        dropped: list[bytes] = []
-        while wanted > 0 and self._kept:
-            object_id = next(iter(self._kept))
-            wanted -= self._kept.pop(object_id)
-            dropped.append(object_id)
-        if dropped:
-            self._effects.append(ToStore(self.proc, [m.RELEASE, b"".join(dropped)]))
-            self._store.counters["evictions"] += len(dropped)
-        return bool(dropped)
+        if wanted <= 0:
+            return False
+        came_free = 0
+        for object_id in list(self._kept):
+            if came_free >= wanted:
+                break
+            size = self._store.evict(object_id)
+            if size or not self._store.described(object_id):
+                del self._kept[object_id]
+            came_free += size
+        self._store.settle()
+        return came_free > 0
+
+    def _keep(self, object_id: bytes) -> None:
+        self._kept[object_id] = None
+        if len(self._kept) > self._kept_max:  # most of them may have been freed meanwhile
+            self._kept = {each: None for each in self._kept if self._store.described(each)}
+            self._kept_max = 2 * len(self._kept) + _KEPT_MIN
 
     def note(self, text: str) -> None:
         """A line for the log."""

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Send ``message`` to node ``node``, if it lives."""
+    """Send ``message`` to node ``node``, if it lives; ``known``: when the head knows of the references that are here now."""
 
     node: str
     message: list[Any]
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,7 +245,9 @@ class PullCore:
         if pull.next is not None and pull.next[0] is source:
             pull.next = None
         if not source.ask:
-            self.outbox.append(Tell(source.node, [m.P_FETCH_DONE, [source.req], complete]))
+            # A copy holds what it contains. Until that is known, the source's copy does, and may not be dropped.
+            known = complete and pull.facts is not None and bool(pull.facts.contained)
+            self.outbox.append(Tell(source.node, [m.P_FETCH_DONE, [source.req], complete], known))
 
     def _lose(self, pull: Pull, source: Source, verdict: str, now: float) -> None:
         """This source is no good; the others go on, or the next one is sought."""

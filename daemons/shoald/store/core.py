@@ -26,6 +26,7 @@ from shoald.store.pins import Pins
 from shoald.store.readers import Readers
 from shoald.store.report import rows, totals
 from shoald.store.seals import Seals
+from shoald.store.sharing import Sharing
 
 _Handler = Callable[[Client, list[Any], float], None]
 
@@ -35,15 +36,27 @@ class StoreCore:
 
     Attributes:
         outbox: (proc, message) for clients; the shell sends and clears it after each call.
+        sharing: what other nodes have to do with this one's objects; whoever changes something by it calls `settle`.
     """
 
-    __slots__ = ("_copies", "_extents", "_handlers", "_holds", "_ledger", "_pins", "_readers", "outbox")
+    __slots__ = (
+        "_copies",
+        "_extents",
+        "_handlers",
+        "_holds",
+        "_ledger",
+        "_pins",
+        "_readers",
+        "outbox",
+        "sharing",
+    )
 
     def __init__(self, capacity: int, config: Config, node_id: bytes = bytes(OBJECT_ID_SIZE)) -> None:
         self._ledger = ledger = Ledger(capacity, config, node_id)
         self._copies = 0
         self.outbox = ledger.outbox
         self._holds = Holds(ledger)
+        self.sharing = self._holds.sharing = Sharing(ledger, self._holds)
         self._pins = Pins(ledger)
         self._readers = Readers(ledger, self._pins)
         self._extents = Extents(ledger)
@@ -83,7 +96,7 @@ class StoreCore:
             raise ProtocolError(f"message {message[0]!r} is not for the store, or came before HELLO")
         handler(client, message, now)
         if ledger.recalls or ledger.forsaken or self._extents.waiting:
-            self._settle()
+            self.settle()
 
     def advanced(self, proc: bytes, number: int, now: float) -> None:
         """The client's stream is processed up to message ``number``: release what waited for that."""
@@ -106,7 +119,7 @@ class StoreCore:
         self._pins.drop(client)
         self._holds.drop(client)
         self._ledger.recalls.pop(proc, None)
-        self._settle()
+        self.settle()
 
     def watch(self, object_id: bytes) -> bool:
         """Have `take_unheld` tell when nobody holds this object any more; False if there is no such object."""
@@ -142,6 +155,14 @@ class StoreCore:
         """Bytes that the first of those who wait for room waits for; 0 if nobody does."""
         waiting = self._extents.waiting
         return waiting[0].least if waiting else 0
+
+    def evict(self, object_id: bytes) -> int:
+        """Drop a secondary copy that nobody reads; the bytes that came free. One that contains refs stays: it holds them."""
+        obj = self._ledger.objects.get(object_id)
+        if obj is None or obj.pins is not None or obj.contained or obj.flags & m.SEAL_PRIMARY:
+            return 0
+        self._ledger.evict(obj)
+        return obj.allocated
 
     def told(self, object_id: bytes, size: int, flags: int) -> None:
         """Another node has a wanted object."""
@@ -181,7 +202,7 @@ class StoreCore:
     def fork_ended(self, token: bytes | int) -> None:
         """The forked child is gone; unknown tokens are ignored."""
         self._pins.fork_ended(token)
-        self._settle()
+        self.settle()
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do; None if there is nothing."""
@@ -229,6 +250,7 @@ class StoreCore:
         ledger.check_accounts()
         self._pins.validate()
         self._readers.validate()
+        self.sharing.validate()
         counts: dict[bytes, int] = {}
         for client in ledger.clients.values():
             assert 0 not in client.holds.values(), client
@@ -240,15 +262,16 @@ class StoreCore:
                 counts[inner] = counts.get(inner, 0) + 1
         for obj in ledger.objects.values():
             assert obj.holders == counts.pop(obj.id, 0), obj
-            assert obj.holders or obj.pins, f"{obj} is kept by nobody"
-            assert obj.recalled == (not obj.holders), obj
+            shared = obj.id in ledger.shared
+            assert obj.holders or obj.pins or shared, f"{obj} is kept by nobody"
+            assert obj.recalled == (not obj.holders and not shared), obj
         assert {i: n for i, n in counts.items() if n} == ledger.early, "holds of objects to come"
         for content_hash, object_id in ledger.by_hash.items():
             assert ledger.objects[object_id].content_hash == content_hash
         assert not ledger.recalls, "recalls that were not sent"
         assert not ledger.forsaken, "readers that were not told"
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """What every call ends with: recalls go out, and freed memory to whoever waits for it."""
         ledger = self._ledger
         if ledger.forsaken:

@@ -9,27 +9,34 @@ registration has arrived the two are gone without a trace. A negative count whos
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_ids, fields
 from shoald.store.objects import Client
 
+if TYPE_CHECKING:
+    from shoald.store.sharing import Sharing
+
 
 class Holds:
     """Registers, releases and drops the holds of clients."""
 
-    __slots__ = ("_ledger",)
+    __slots__ = ("_ledger", "sharing")
+
+    sharing: Sharing
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def hold(self, _client: Client, message: list[Any], _now: float) -> None:
-        """HOLD: one more for each id; nothing happens if the holder is not registered."""
+        """HOLD: one more for each id. A holder that is not known here may be of another node; else nothing happens."""
         holder, ids = fields(message, 2)
         checked_ids(ids)
         target = self._ledger.clients.get(holder) if type(holder) is bytes else None
         if target is None:
+            if self._ledger.clustered and type(holder) is bytes:
+                self.sharing.hand(holder, ids)
             return
         for start in range(0, len(ids), 16):
             self.add(target, ids[start : start + 16])
@@ -45,11 +52,15 @@ class Holds:
         if count == 1:
             obj = ledger.objects.get(object_id)
             if obj is None:
-                ledger.early[object_id] = ledger.early.get(object_id, 0) + 1
-                return
-            obj.holders += 1
-            if obj.recalled:
-                ledger.held_again(obj)
+                others = ledger.early.get(object_id, 0)
+                ledger.early[object_id] = others + 1
+            else:
+                others = obj.holders
+                obj.holders += 1
+                if obj.recalled:
+                    ledger.held_again(obj)
+            if ledger.clustered and not others:
+                ledger.first_holder(object_id, obj)
 
     def release(self, client: Client, message: list[Any], _now: float) -> None:
         """RELEASE: one less for each id; frees what has no holder and no pin left."""

@@ -21,6 +21,8 @@ from shoald.store.allocator import Allocator
 from shoald.store.errors import ProtocolError
 from shoald.store.objects import Client, StoredObject, Tombstones
 
+# What becomes of a shared id here (`Ledger.changes`), as the head calls it.
+HELD, UNHELD, BORN, FREED = "hold", "release", "born", "freed"
 COUNTERS = (
     *("allocs", "seals", "frees", "pins", "dedups", "evictions", "spilled", "restored"),
     *("fetches", "fetch_joins", "fetch_retries", "fetched_bytes", "fetched_from_relays", "served_bytes"),
@@ -35,6 +37,10 @@ class Ledger:
         clients: registered processes by their 8 bytes.
         forks: forked children by the shell's token; they only pin.
         early: id → how many holders an object has that is not sealed yet.
+        expected: id → processes that announced that they will seal it.
+        shared: ids that other nodes may know of.
+        changes: (what, id, size) of shared ids, for the head; the shell empties it.
+        sealed_elsewhere: shared ids that another node has sealed, with a hold for a process here.
         forsaken: ids whose last early holder has gone; readers that relied on it are told (see readers).
         by_hash: content hash → id of an object with that content.
         freed: ids of objects that were freed recently.
@@ -42,7 +48,7 @@ class Ledger:
         outbox: messages for clients, in order: (proc, message).
         watched: ids that somebody in the daemon wants to be told of when nobody holds them any more (actors).
         unheld_watched: those of them that this happened to; the shell empties it.
-        clustered: there were ever other nodes; only then is anything looked for elsewhere.
+        clustered: there were ever other nodes; only then is anything shared (see sharing) or looked for elsewhere.
         node_id: of this node, 16 bytes; node_tag: its first bytes, which ids of its processes begin with.
         hints: id → nodes that have it, as peers said.
         wants: (id, stamp proc, number, priority) for the object manager, in order; priority None: nobody waits any more.
@@ -54,6 +60,7 @@ class Ledger:
         "allocator",
         "by_hash",
         "cached_bytes",
+        "changes",
         "clients",
         "clustered",
         "config",
@@ -61,6 +68,7 @@ class Ledger:
         "dead",
         "duplicate_bytes",
         "early",
+        "expected",
         "forks",
         "forsaken",
         "freed",
@@ -72,6 +80,8 @@ class Ledger:
         "pinned_bytes",
         "recalls",
         "sealed_bytes",
+        "sealed_elsewhere",
+        "shared",
         "secondary_bytes",
         "unheld_watched",
         "wants",
@@ -90,6 +100,10 @@ class Ledger:
         self.clients: dict[bytes, Client] = {}
         self.forks: dict[bytes | int, Client] = {}
         self.early: dict[bytes, int] = {}
+        self.expected: dict[bytes, dict[Client, None]] = {}
+        self.shared: set[bytes] = set()
+        self.changes: list[tuple[str, bytes, int]] = []
+        self.sealed_elsewhere: set[bytes] = set()
         self.forsaken: list[bytes] = []
         self.by_hash: dict[bytes, bytes] = {}
         self.freed = Tombstones(config.store_freed_ids_max)
@@ -117,8 +131,10 @@ class Ledger:
         self.recalls.clear()
 
     def unheld(self, obj: StoredObject) -> None:
-        """The object has no holder any more: free it, or ask for the pins that keep it."""
-        if obj.pins is None:
+        """The object has no holder here any more: free it, or ask for the pins that keep it; a shared one stays."""
+        if self.shared and obj.id in self.shared:
+            self.changes.append((UNHELD, obj.id, 0))
+        elif obj.pins is None:
             self.free(obj)
         else:
             self.recall(obj)
@@ -147,9 +163,31 @@ class Ledger:
         else:
             del self.early[object_id]
             self.forsaken.append(object_id)
+            if self.shared and object_id in self.shared:
+                self.changes.append((UNHELD, object_id, 0))
+                self.unshare_if_gone(object_id)
+
+    def first_holder(self, object_id: bytes, obj: StoredObject | None) -> None:
+        """An id has a holder here since now; called when there are other nodes."""
+        if object_id not in self.shared:
+            if obj is not None or object_id in self.expected:
+                return
+            self.shared.add(object_id)  # unheard of: it may come from elsewhere
+        self.changes.append((HELD, object_id, 0))
+
+    def unshare(self, object_id: bytes) -> None:
+        """No other node knows of this id any more."""
+        self.shared.discard(object_id)
+        self.sealed_elsewhere.discard(object_id)
+
+    def unshare_if_gone(self, object_id: bytes) -> None:
+        """Forget that an id is shared, unless something of it is here, or will be."""
+        if object_id not in self.objects and object_id not in self.early and object_id not in self.expected:
+            self.unshare(object_id)
 
     def free(self, obj: StoredObject) -> None:
-        """Free an object that nobody holds or pins, and whatever only it held."""
+        """Free an object that nobody holds or pins, and whatever only it held; what is shared only loses a holder."""
+        shared = self.shared
         objects, freed, by_hash, watched = self.objects, self.freed, self.by_hash, self.watched
         todo = [obj]
         count = 0
@@ -177,11 +215,30 @@ class Ledger:
                 inner.holders -= 1
                 if inner.holders:
                     continue
-                if inner.pins is None:
+                if shared and inner_id in shared:
+                    self.changes.append((UNHELD, inner_id, 0))
+                elif inner.pins is None:
                     todo.append(inner)
                 else:
                     self.recall(inner)
         self.counters["frees"] += count
+
+    def evict(self, obj: StoredObject) -> None:
+        """Drop a secondary copy that contains nothing; its holders wait for it like for one that never came."""
+        assert obj.pins is None, obj
+        assert not obj.contained, obj
+        del self.objects[obj.id]
+        self.allocator.free(obj.offset, obj.allocated)
+        self.sealed_bytes -= obj.allocated
+        self.secondary_bytes -= obj.allocated
+        if obj.holders:
+            self.early[obj.id] = obj.holders
+        if obj.content_hash and self.by_hash.get(obj.content_hash) == obj.id:
+            del self.by_hash[obj.content_hash]
+        if obj.id in self.shared:
+            self.changes.append((FREED, obj.id, 0))
+            self.unshare_if_gone(obj.id)
+        self.counters["evictions"] += 1
 
     def leased_bytes(self) -> int:
         """Bytes that clients have leased and not used yet."""

@@ -114,7 +114,7 @@ class Pins:
         if not pins:
             obj.pins = None
             self._ledger.pinned_bytes -= obj.allocated
-            if not obj.holders:
+            if obj.recalled:
                 self._ledger.free(obj)
 
     def _unpin_duplicate(self, client: Client, object_id: bytes) -> None:

@@ -32,13 +32,12 @@ from shoald.store.pins import Pins
 class Readers:
     """Answers reads, or parks them."""
 
-    __slots__ = ("_expected", "_ledger", "_parked", "_pins", "_sequence", "_wanted")
+    __slots__ = ("_ledger", "_parked", "_pins", "_sequence", "_wanted")
 
     def __init__(self, ledger: Ledger, pins: Pins) -> None:
         self._ledger = ledger
         self._pins = pins
         self._parked: dict[bytes, dict[Read, None]] = {}
-        self._expected: dict[bytes, dict[Client, None]] = {}
         self._sequence = count()
         self._wanted: dict[bytes, int] = {}  # id → the most urgent priority
 
@@ -67,15 +66,15 @@ class Readers:
         for start in range(0, len(ids), 16):
             object_id = ids[start : start + 16]
             if object_id not in self._ledger.objects:
-                self._expected.setdefault(object_id, {})[client] = None
+                self._ledger.expected.setdefault(object_id, {})[client] = None
                 client.expects.add(object_id)
         if len(client.expects) > self._ledger.config.parked_reads_max:
             raise ProtocolError(f"{len(client.expects)} objects expected of one client")
 
     def sealed(self, obj: StoredObject) -> None:
         """Answer everybody who waits for this object."""
-        if self._expected:
-            for client in self._expected.pop(obj.id, ()):
+        if self._ledger.expected:
+            for client in self._ledger.expected.pop(obj.id, ()):
                 client.expects.discard(obj.id)
         if self._wanted:
             self._unwant(obj.id)
@@ -115,10 +114,11 @@ class Readers:
                 self._unwant(read.id)
         client.reads.clear()
         for object_id in client.expects:
-            promisers = self._expected[object_id]
+            promisers = self._ledger.expected[object_id]
             del promisers[client]
             if not promisers:
-                del self._expected[object_id]
+                del self._ledger.expected[object_id]
+                self._ledger.unshare_if_gone(object_id)
         # A stream that ended is processed as far as it will ever be.
         stamped, client.stamped = client.stamped, []
         for _, _, read in stamped:
@@ -132,7 +132,7 @@ class Readers:
 
     def _promised(self, object_id: bytes) -> bool:
         """Whether the seal of an unknown id is announced, or on its way in some stream."""
-        if object_id in self._expected or object_id in self._wanted:
+        if object_id in self._ledger.expected or object_id in self._wanted:
             return True
         ledger = self._ledger
         return object_id in ledger.early and object_id[:PROCESS_ID_SIZE] in ledger.clients
@@ -147,7 +147,7 @@ class Readers:
 
     def hint(self, object_id: bytes) -> None:
         """`Ledger.hints` says now that another node has this: it is fetched for those who wait, unless it is announced here."""
-        if object_id in self._expected:
+        if object_id in self._ledger.expected:
             return
         for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
             self._want_for(read, b"", 0)
@@ -205,7 +205,7 @@ class Readers:
         if (
             not waits
             and ledger.clustered
-            and read.id not in self._expected
+            and read.id not in self._ledger.expected
             and self._elsewhere(read.id, proc)
         ):
             self._want_for(read, proc if type(proc) is bytes else b"", number)
@@ -270,8 +270,8 @@ class Readers:
                 assert read.stamped or self._promised(object_id), f"{object_id.hex()} waits for nothing"
         assert self._wanted.keys() <= self._parked.keys(), "somebody wants what nobody waits for"
         assert sum(len(w) for w in self._parked.values()) == sum(len(c.reads) for c in clients)
-        for object_id, promisers in self._expected.items():
+        for object_id, promisers in self._ledger.expected.items():
             assert promisers, object_id.hex()
             assert object_id not in self._ledger.objects, object_id.hex()
             assert all(object_id in client.expects for client in promisers)
-        assert sum(len(p) for p in self._expected.values()) == sum(len(c.expects) for c in clients)
+        assert sum(len(p) for p in self._ledger.expected.values()) == sum(len(c.expects) for c in clients)

@@ -12,7 +12,7 @@ from typing import Any
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.holds import Holds
-from shoald.store.ledger import Ledger, checked_size, fields
+from shoald.store.ledger import BORN, HELD, Ledger, checked_size, fields
 from shoald.store.objects import Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.readers import Readers
@@ -42,8 +42,10 @@ class Seals:
         if object_id in ledger.objects:
             self._duplicate(client, obj)
             return
-        obj.holders = ledger.early.pop(object_id, 0) if ledger.early else 0
+        obj.holders = before = ledger.early.pop(object_id, 0) if ledger.early else 0
         holder = ledger.clients.get(holder_proc)
+        if ledger.sealed_elsewhere and object_id in ledger.sealed_elsewhere:
+            holder = None  # the hold came with the copy that another node has sealed
         if holder is not None:
             count = holder.holds.get(object_id, 0) + 1
             if count:
@@ -60,12 +62,14 @@ class Seals:
             ledger.by_hash.setdefault(obj.content_hash, object_id)
         for inner in obj.contained:
             self._contain(inner)
+        if ledger.clustered:
+            self._share(obj, before, holder_proc)
         if obj.flags & m.SEAL_PINNED:
             obj.pins = {client: 1}
             client.pins.add(object_id)
             ledger.pinned_bytes += obj.allocated
         self._readers.sealed(obj)
-        if not obj.holders:
+        if not obj.holders and object_id not in ledger.shared:
             ledger.unheld(obj)
 
     def dedup(self, client: Client, message: list[Any], _now: float) -> None:
@@ -90,11 +94,29 @@ class Seals:
         ledger = self._ledger
         inner = ledger.objects.get(inner_id)
         if inner is None:
-            ledger.early[inner_id] = ledger.early.get(inner_id, 0) + 1
-            return
-        inner.holders += 1
-        if inner.recalled:
-            ledger.held_again(inner)
+            others = ledger.early.get(inner_id, 0)
+            ledger.early[inner_id] = others + 1
+        else:
+            others = inner.holders
+            inner.holders += 1
+            if inner.recalled:
+                ledger.held_again(inner)
+        if ledger.clustered and not others:
+            ledger.first_holder(inner_id, inner)
+
+    def _share(self, obj: StoredObject, before: int, holder_proc: bytes) -> None:
+        """What other nodes have to do with a new object: they know its id, have its bytes, or are to hold it."""
+        ledger, sharing = self._ledger, self._holds.sharing
+        if obj.id in ledger.shared:
+            ledger.changes.append((BORN, obj.id, obj.size))
+            if obj.holders and not before:
+                ledger.changes.append((HELD, obj.id, 0))
+            for inner_id in obj.contained:
+                sharing.share(inner_id)
+        elif not obj.flags & m.SEAL_PRIMARY:
+            sharing.share(obj.id)
+        if holder_proc not in ledger.clients:
+            sharing.hand_sealed(holder_proc, obj.id, obj.size, obj.flags)
 
     def _duplicate(self, client: Client, obj: StoredObject) -> None:
         if obj.flags & m.SEAL_PINNED:

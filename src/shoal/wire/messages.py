@@ -170,6 +170,11 @@ P_LOG = 317  # [job_id, entries as in LOG, size]: for its driver → P_LOG_TAKEN
 P_LOG_TAKEN = 318  # [job_id, size]: the driver has room for more
 P_CANCEL = 319  # [object id, force, recursive]: a CANCEL_TASK for the owner, a process there
 
+# References. `seq` numbers P_HOLD and P_SEALED of one sender; until P_HELD the sender holds the ids itself.
+P_HOLD = 330  # [seq, proc, ids]: refs were handed to that process of the receiving node
+P_SEALED = 331  # [seq, proc, [id, size, flags, …]]: the same, and the sender has just sealed these
+P_HELD = 332  # [seq]: all up to this one are held by the receiver, and the head knows it, or nobody there holds them any more
+
 # Fetches. `req` is a number of the reading node; `copy` names the bytes: two runs of a task may have made different ones.
 P_FETCH = 350  # [req, id, stamp proc, stamp number, priority, copy or b""] → P_FETCHED | P_FETCH_FAILED, when it is there
 #   With a copy: only what is here of exactly that, now, be it a part. With priority PRIORITY_ASK: is there one? nothing is pinned.

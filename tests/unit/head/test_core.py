@@ -164,6 +164,25 @@ class TestObjects:
         register(core, 1, "a")
         assert not sent(report(core, 1, born=[(oid(1), 9)], hold=[oid(1)]), ev.FreeObjects)
 
+    def test_what_was_never_held_gets_time(self):
+        core = make_core()
+        register(core, 1, "a")
+        register(core, 2, "b")
+        assert not sent(report(core, 1, 1.0, born=[(oid(1), 5), (oid(2), 5), (oid(3), 5)]), ev.FreeObjects)
+        report(core, 2, 2.0, hold=[oid(2)])
+        assert core.next_deadline() == 1.0 + CONFIG.directory_grace_ms / 1000
+        effects = core.handle(ev.TimePasses(), core.next_deadline())
+        assert sent(effects, ev.FreeObjects) == [(1, ev.FreeObjects((oid(1), oid(3))))]
+        assert not sent(core.handle(ev.TimePasses(), core.next_deadline()), ev.FreeObjects), "proposed once"
+        effects = report(core, 2, 3.0, release=[oid(2)])
+        assert sent(effects, ev.FreeObjects) == [(1, ev.FreeObjects((oid(2),)))]
+
+    def test_a_hold_that_ended_before_it_was_told_is_one(self):
+        core = make_core()
+        register(core, 1, "a")
+        effects = report(core, 1, born=[(oid(1), 5)], release=[oid(1)])
+        assert sent(effects, ev.FreeObjects) == [(1, ev.FreeObjects((oid(1),)))]
+
     def test_holders_hear_of_a_loss_when_the_last_copy_dies(self):
         core = make_core()
         register(core, 1, "a")

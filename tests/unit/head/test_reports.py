@@ -84,6 +84,16 @@ def test_parts():
     assert buffer.empty
 
 
+def test_changes_count_in_their_order():
+    buffer = told()
+    buffer.add(
+        {"changes": [("release", A, 0), ("hold", A, 0), ("born", A, 5), ("born", B, 6), ("freed", B, 0)]}
+    )
+    part = only(buffer)
+    assert (part.objects.hold, part.objects.release) == ((A,), ())
+    assert (part.objects.born, part.objects.freed) == (((A, 5),), ())
+
+
 def test_a_heartbeat_is_an_empty_part():
     part = only(told())
     assert part.gauges is None
@@ -105,7 +115,7 @@ REPORTS = st.lists(
 
 @given(REPORTS, st.integers(1, 3))
 def test_the_directory_ends_up_with_what_is_there(steps, ids_max):
-    buffer, directory = ReportBuffer(), Directory()
+    buffer, directory = ReportBuffer(), Directory(1.0)
     copies, holds = set(), set()
     buffer.add({"snapshot": True})
 
@@ -117,7 +127,7 @@ def test_the_directory_ends_up_with_what_is_there(steps, ids_max):
             for name in ("born", "hold", "release", "freed")
         }
         batch = type(parts[0].objects)(**joined)
-        (directory.replace if snapshot else directory.apply)("n", batch)
+        (directory.replace if snapshot else directory.apply)("n", batch, 0.0)
 
     for kind, number in steps:
         object_id = oid(number)

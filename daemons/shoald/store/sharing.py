@@ -1,0 +1,198 @@
+"""Sharing: which of this node's ids other nodes may know of, and what the head has to hear of them. Pure.
+
+An id is *shared* here from the moment it leaves this node or comes from another one: it was handed to, or received from, a
+process elsewhere; it was served to, or pulled from, a node; a shared object that is here contains it; or somebody here holds it
+though this store has never heard of it. The last rule is the safe side of a doubt: a hold can overtake the seal on this
+node as well, and then the head hears of an object in vain. An id that is not shared costs a truth test.
+
+Of a shared id the store tells four things, in order (`Ledger.changes`): its first holder here came, its last one went, a copy
+is here, the copy is gone. A copy whose last holder here went stays: somebody elsewhere may hold the id, and the head alone
+knows. It proposes to free the copy (`Sharing.free`), and the store refuses when there is a holder again.
+
+**Transit holds.** Whoever hands a ref to a process of another node keeps a hold until that node's hold is known to the head.
+The giver is the store itself here: a client of its own per other node, which holds what is on its way there, and is a holder
+like any other. It is released when the other node says so, or is dead.
+
+Invariants: a shared id has a copy or a holder here, or somebody here has announced that he will seal it. What this node has
+handed out is held by a transit client until it is answered.
+"""
+
+from __future__ import annotations
+
+from shoal.ids import OBJECT_ID_SIZE, node_tag, tag_of
+from shoal.wire import messages as m
+from shoald.store.holds import Holds
+from shoald.store.ledger import BORN, FREED, HELD, Ledger
+from shoald.store.objects import Client
+
+_TRANSIT_PREFIX = (
+    b"\0T"  # no process id starts with it but by a chance of 2**-16, and then its node is another one's
+)
+
+
+def transit_client_id(node_id: str) -> bytes:
+    """The store's client for what is on its way to a node."""
+    return _TRANSIT_PREFIX + bytes.fromhex(node_id)[:6]
+
+
+class Sharing:
+    """Marks, transit holds, and the head's word about shared objects, for one store.
+
+    Attributes:
+        handed: (node id, receiving process, object id, (size, flags) of a seal or None), in order; the shell empties it.
+    """
+
+    __slots__ = ("_holds", "_ledger", "_nodes", "handed")
+
+    def __init__(self, ledger: Ledger, holds: Holds) -> None:
+        self._ledger = ledger
+        self._holds = holds
+        self._nodes: dict[bytes, dict[str, Client]] = {}  # tag → node id → transit client
+        self.handed: list[tuple[str, bytes, bytes, tuple[int, int] | None]] = []
+
+    # --- other nodes ---
+
+    def joined(self, node_id: str) -> None:
+        """There is another node. A second time changes nothing."""
+        ledger = self._ledger
+        ledger.clustered = True
+        proc = transit_client_id(node_id)
+        if proc not in ledger.clients:
+            client = ledger.clients[proc] = Client(
+                proc, {"kind": "node", "pid": node_id[:8], "node_id": node_id}
+            )
+            client.connected = False
+            self._nodes.setdefault(node_tag(node_id), {})[node_id] = client
+
+    def died(self, node_id: str) -> bytes:
+        """A node is dead; returns its transit client, which is to be dropped."""
+        nodes = self._nodes.get(node_tag(node_id), {})
+        if nodes.pop(node_id, None) is not None and not nodes:
+            del self._nodes[node_tag(node_id)]
+        return transit_client_id(node_id)
+
+    # --- refs leave ---
+
+    def hand(self, holder: bytes, ids: bytes) -> None:
+        """Refs are handed to a process that is not of this node: hold them until its node does."""
+        for node_id, client in self._nodes.get(tag_of(holder), {}).items():
+            for start in range(0, len(ids), OBJECT_ID_SIZE):
+                object_id = ids[start : start + OBJECT_ID_SIZE]
+                self.share(object_id)
+                self._holds.add(client, object_id)
+                self.handed.append((node_id, holder, object_id, None))
+
+    def hand_sealed(self, holder: bytes, object_id: bytes, size: int, flags: int) -> None:
+        """An object is being sealed for a process that is not of this node."""
+        for node_id, client in self._nodes.get(tag_of(holder), {}).items():
+            self.share(object_id)
+            self._holds.add(client, object_id)
+            self.handed.append((node_id, holder, object_id, (size, flags)))
+
+    def arrived(self, node_id: str, ids: list[bytes]) -> None:
+        """The other node holds these, and the head knows it (an id once for each time it was handed over)."""
+        client = self._ledger.clients.get(transit_client_id(node_id))
+        if client is not None:
+            self._holds.release(client, [m.RELEASE, b"".join(ids)], 0.0)
+
+    # --- refs come ---
+
+    def receive(self, holder: bytes, ids: bytes) -> None:
+        """Another node has handed refs to a process here, which may be dead."""
+        client = self._ledger.clients.get(holder)
+        for start in range(0, len(ids), OBJECT_ID_SIZE):
+            object_id = ids[start : start + OBJECT_ID_SIZE]
+            self.share(object_id)
+            if client is not None:
+                self._holds.add(client, object_id)
+            self._ledger.unshare_if_gone(object_id)
+
+    def receive_sealed(self, holder: bytes, object_id: bytes) -> None:
+        """Another node has sealed an object for a process here: a hold, unless an earlier run of its task brought one."""
+        ledger = self._ledger
+        self.share(object_id)
+        client = ledger.clients.get(holder)
+        if (
+            client is not None
+            and object_id not in ledger.objects
+            and object_id not in ledger.sealed_elsewhere
+        ):
+            self._holds.add(client, object_id)
+            if object_id in ledger.shared:
+                ledger.sealed_elsewhere.add(object_id)
+        ledger.unshare_if_gone(object_id)
+
+    # --- marks ---
+
+    def share(self, object_id: bytes) -> None:
+        """Other nodes may know of this id, and of all that it contains. What only pins keep here stays on its way out."""
+        ledger = self._ledger
+        todo = [object_id]
+        while todo:
+            object_id = todo.pop()
+            obj = ledger.objects.get(object_id)
+            if object_id in ledger.shared or (obj is not None and obj.recalled):
+                continue
+            ledger.shared.add(object_id)
+            if obj is not None:
+                ledger.changes.append((BORN, object_id, obj.size))
+                todo += obj.contained
+            if object_id in ledger.early or (obj is not None and obj.holders):
+                ledger.changes.append((HELD, object_id, 0))
+
+    # --- the head ---
+
+    def free(self, ids: list[bytes]) -> None:
+        """Nobody in the cluster holds these, as far as the head knows: free them, or say that somebody does."""
+        ledger = self._ledger
+        for object_id in ids:
+            obj = ledger.objects.get(object_id)
+            if object_id in ledger.early or (obj is not None and obj.holders):
+                if object_id in ledger.shared:
+                    ledger.changes.append((HELD, object_id, 0))
+                    continue
+            elif object_id in ledger.shared and obj is not None:
+                ledger.unshare(object_id)
+                ledger.changes.append((FREED, object_id, 0))
+                ledger.unheld(obj)
+                continue
+            ledger.changes.append((FREED, object_id, 0))  # it is gone already, or was never told of
+
+    def take_changes(self) -> list[tuple[str, bytes, int]]:
+        """What the head has to hear, since the last call."""
+        ledger = self._ledger
+        changes, ledger.changes = ledger.changes, []
+        return changes
+
+    def snapshot(self) -> tuple[list[tuple[bytes, int]], list[bytes]]:
+        """(copies with their sizes, held ids) of everything shared; changes that were not taken yet are in it."""
+        ledger = self._ledger
+        ledger.changes.clear()
+        born, held = [], []
+        for object_id in ledger.shared:
+            obj = ledger.objects.get(object_id)
+            if obj is not None:
+                born.append((object_id, obj.size))
+            if object_id in ledger.early or (obj is not None and obj.holders):
+                held.append(object_id)
+        return born, held
+
+    def in_transit(self, node_id: str) -> dict[bytes, int]:
+        """What is held for a node until it answers: id → how often."""
+        return self._ledger.clients[transit_client_id(node_id)].holds
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        ledger = self._ledger
+        for object_id in ledger.shared:
+            obj = ledger.objects.get(object_id)
+            kept = obj is not None or object_id in ledger.early or object_id in ledger.expected
+            assert kept, f"{object_id.hex()} is shared, and not here"
+            for inner in obj.contained if obj is not None and not obj.recalled else ():
+                there = ledger.objects.get(inner)
+                assert inner in ledger.shared or (there is not None and there.recalled), inner.hex()
+        assert ledger.sealed_elsewhere <= ledger.shared
+        for nodes in self._nodes.values():
+            for node_id, client in nodes.items():
+                assert ledger.clients[transit_client_id(node_id)] is client
+                assert min(client.holds.values(), default=1) > 0, "more arrived than was handed over"

@@ -1,0 +1,221 @@
+"""What other nodes have to do with a store: transit holds, marks, and the head's proposals."""
+
+from __future__ import annotations
+
+import pytest
+
+from shoal.ids import node_tag
+from shoal.wire import messages as m
+from shoald.objects.cluster_refs import ClusterRefs
+from shoald.store.errors import ProtocolError
+from unit.store.storebench import NOBODY, A, B, Bench, X, Y, Z
+
+NODE = "c0ffee" + "00" * 13
+FAR = node_tag(NODE) + b"far.."  # a process there
+
+
+class Shared(Bench):
+    def __init__(self):
+        super().__init__()
+        self.refs = ClusterRefs(self.core)
+        self.refs.joined(NODE)
+
+    def turn(self):
+        """(changes, messages to the other node)."""
+        changes = self.refs.turn()
+        sent = [message for _, message in self.refs.outbox]
+        self.refs.outbox.clear()
+        self.take()
+        self.refs.validate()
+        return changes, sent
+
+    def hear(self, *message):
+        self.refs.handle(NODE, list(message))
+        return self.turn()
+
+
+@pytest.fixture
+def bench():
+    return Shared()
+
+
+def test_a_node_that_is_alone_has_nothing_to_tell():
+    bench = Bench()
+    bench.seal(A, X, contained=Y)
+    bench.send(A, m.HOLD, FAR, X)
+    bench.send(A, m.RELEASE, X)
+    assert not bench.ids
+    assert not bench.core.sharing.take_changes()
+
+
+def test_what_stays_on_this_node_is_not_told(bench):
+    bench.seal(A, X, contained=Y)
+    bench.seal(A, Z)
+    bench.send(A, m.HOLD, B, Z)
+    bench.send(A, m.RELEASE, Z)
+    bench.send(B, m.RELEASE, Z)
+    changes, sent = bench.turn()
+    assert changes == [("hold", Y, 0)], "only what this store has never heard of"
+    assert not sent
+    assert bench.ids == {X}
+
+
+def test_a_ref_on_its_way_is_held_until_the_other_node_says_so(bench):
+    bench.seal(A, X, 1000)
+    bench.send(A, m.HOLD, FAR, X + X)
+    bench.send(A, m.RELEASE, X)
+    changes, sent = bench.turn()
+    assert changes == [("born", X, 1000), ("hold", X, 0)]
+    assert sent == [[m.P_HOLD, 1, FAR, X + X]]
+    assert bench.hear(m.P_HELD, 1) == ([("release", X, 0)], [])
+    assert bench.ids == {X}, "a process elsewhere may hold it"
+    bench.refs.free([X])
+    assert bench.turn() == ([("freed", X, 0)], [])
+    assert not bench.ids
+
+
+def test_a_result_for_a_process_elsewhere(bench):
+    bench.seal(A, X, 1000, holder=FAR, contained=Y)
+    changes, sent = bench.turn()
+    assert sent == [[m.P_SEALED, 1, FAR, [X, 1000, m.SEAL_PRIMARY]]]
+    assert changes == [("hold", Y, 0), ("born", X, 1000), ("hold", X, 0)]
+    assert bench.hear(m.P_HELD, 1) == ([("release", X, 0)], [])
+    bench.refs.free([X])
+    assert bench.turn()[0] == [("freed", X, 0), ("release", Y, 0)]
+
+
+def test_messages_of_a_turn_are_merged_per_process(bench):
+    for object_id in (X, Y):
+        bench.seal(A, object_id, 64, holder=FAR)
+    assert bench.turn()[1] == [[m.P_SEALED, 1, FAR, [X, 64, 4, Y, 64, 4]]]
+
+
+def test_a_dead_node_holds_nothing_any_more(bench):
+    bench.seal(A, X, holder=FAR)
+    bench.turn()
+    bench.refs.died(NODE, 0.0)
+    assert bench.turn() == ([("release", X, 0)], [])
+    bench.seal(A, Y, holder=FAR)
+    assert bench.ids == {X}, "nobody is there to hold the other"
+
+
+def test_what_is_received_is_answered_when_the_head_knows(bench):
+    assert bench.hear(m.P_HOLD, 1, A, X) == ([("hold", X, 0)], [])
+    bench.refs.confirmed(0)
+    assert bench.turn()[1] == []
+    bench.refs.confirmed(bench.refs.reported)
+    assert bench.turn()[1] == [[m.P_HELD, 1]]
+    bench.send(A, m.RELEASE, X)
+    assert bench.turn()[0] == [("release", X, 0)]
+
+
+def test_a_release_that_overtook_leaves_nothing_and_is_answered_at_once(bench):
+    bench.send(A, m.RELEASE, X)
+    assert bench.hear(m.P_HOLD, 1, A, X) == ([], [[m.P_HELD, 1]])
+    assert bench.hear(m.P_HOLD, 2, b"deadproc", X) == ([], [[m.P_HELD, 2]])
+    assert bench.core.sharing.snapshot() == ([], [])
+
+
+@pytest.mark.parametrize("here_first", [False, True])
+def test_two_runs_of_a_task_bring_one_hold(bench, here_first):
+    if here_first:
+        bench.seal(B, X, holder=A)
+    bench.hear(m.P_SEALED, 1, A, [X, 100, m.SEAL_PRIMARY])
+    bench.hear(m.P_SEALED, 2, A, [X, 100, m.SEAL_PRIMARY])
+    bench.seal(B, X, holder=A)
+    bench.send(A, m.RELEASE, X)
+    assert bench.turn()[0][-1] == ("release", X, 0)
+    bench.refs.free([X])
+    bench.turn()
+    assert not bench.ids
+
+
+def test_a_copy_of_another_node_stays_without_a_holder_and_holds_what_it_contains(bench):
+    bench.seal(A, X, 100, flags=0, holder=NOBODY, contained=Y)
+    assert bench.ids == {X}
+    assert bench.turn()[0] == [("hold", Y, 0), ("born", X, 100)]
+    assert bench.core.sharing.snapshot() == ([(X, 100)], [Y])
+
+
+def test_a_held_object_is_not_freed_by_the_head(bench):
+    bench.hear(m.P_HOLD, 1, A, X)
+    bench.seal(B, X, 10, holder=NOBODY)
+    bench.turn()
+    bench.refs.free([X, Y])
+    assert bench.turn()[0] == [("hold", X, 0), ("freed", Y, 0)]
+    assert bench.ids == {X}
+
+
+def test_pins_outlive_the_heads_word(bench):
+    bench.seal(A, X, holder=FAR, flags=m.SEAL_PRIMARY | m.SEAL_PINNED)
+    bench.turn()
+    bench.hear(m.P_HELD, 1)
+    bench.refs.free([X])
+    assert bench.ids == {X}
+    assert bench.take() == [(A, [m.UNPIN_RECALL, X])]
+    bench.send(A, m.UNPIN, X)
+    assert not bench.ids
+
+
+def test_shared_ids_inside_of_a_freed_object_are_not_freed_with_it(bench):
+    bench.seal(A, Y, 10)
+    bench.seal(A, X, contained=Y)
+    bench.send(A, m.HOLD, FAR, Y)
+    bench.send(A, m.RELEASE, Y)
+    bench.turn()
+    bench.hear(m.P_HELD, 1)
+    bench.send(A, m.RELEASE, X)
+    assert bench.ids == {Y}
+    assert bench.turn()[0] == [("release", Y, 0)]
+
+
+def test_what_is_inside_of_a_shared_object_is_shared(bench):
+    bench.seal(A, Y, 10)
+    bench.seal(A, X, 20, contained=Y)
+    bench.core.sharing.share(X)
+    assert bench.turn()[0] == [("born", X, 20), ("hold", X, 0), ("born", Y, 10), ("hold", Y, 0)]
+
+
+def test_an_evicted_copy_keeps_its_holders(bench):
+    bench.hear(m.P_HOLD, 1, A, X)
+    bench.seal(B, X, 10, flags=0, holder=NOBODY)
+    bench.turn()
+    ledger = bench.core._ledger
+    ledger.evict(ledger.objects[X])
+    assert bench.turn()[0] == [("freed", X, 0)]
+    assert bench.core.sharing.snapshot() == ([], [X])
+
+
+def test_whoever_waits_for_the_head_is_told_in_order(bench):
+    told = []
+    bench.refs.when_known(lambda: told.append(1))
+    bench.turn()
+    assert told == [1], "there was nothing to tell"
+    bench.send(A, m.HOLD, FAR, X)
+    bench.refs.when_known(lambda: told.append(2))
+    bench.turn()
+    assert told == [1]
+    bench.refs.confirmed(1)
+    assert told == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [m.P_HOLD, 1, A],
+        [m.P_HOLD, -1, A, X],
+        [m.P_HOLD, 1, b"short", X],
+        [m.P_HOLD, 1, A, X[:7]],
+        [m.P_SEALED, 1, A, [X, 1]],
+        [m.P_SEALED, 1, A, [X, -1, 0]],
+        [m.P_SEALED, 1, A, X],
+        [m.P_HELD],
+        [m.P_HELD, 1],
+        [m.P_HELD, b"1"],
+    ],
+)
+def test_messages_that_make_no_sense(bench, message):
+    with pytest.raises(ProtocolError):
+        bench.refs.handle(NODE, message)
+    bench.take()
+    bench.refs.validate()
