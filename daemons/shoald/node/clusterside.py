@@ -80,10 +80,18 @@ class ClusterSide:
         """Nodes as the head sends them (codec.node_dict)."""
         for node, change in self.view.update(rows):
             if change == JOINED:
+                self._meet_first()
                 self.peers.joined(node)
             elif change == DIED:
                 self._died(node)
         self._daemon.scheduler.view_changed(self._daemon.loop.now())
+
+    def _meet_first(self) -> None:
+        """This node is not alone: objects may be elsewhere."""
+        if self._daemon.objects is None:
+            from shoald.objects.manager import ObjectManager  # here: a node that is alone does without
+
+            self._daemon.objects = ObjectManager(self._daemon)
 
     def _died(self, node: Node) -> None:
         self.peers.died(node)
@@ -101,4 +109,6 @@ class ClusterSide:
         """The daemon ends."""
         if self._listener is not None:
             self._listener.close()
+        if self._daemon.objects is not None:
+            self._daemon.objects.close()
         self.peers.close()

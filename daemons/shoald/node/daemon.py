@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from shoald.node.headside import HeadSide
     from shoald.node.options import NodeOptions
     from shoald.node.session import Session
+    from shoald.objects.manager import ObjectManager
     from shoald.shell.daemonlog import DaemonLog
     from shoald.shell.loop import Loop
     from shoald.store.region import RegionFile
@@ -59,6 +60,7 @@ class NodeDaemon:
         on_stop: called with a reason when the daemon should end; again changes nothing.
         on_job: called with a job and its state, RUNNING at first.
         cluster, peers: the other nodes, and the messages to them (see clusterside).
+        objects: what is fetched from other nodes and served to them; None while there are none.
         on_node_dead: each is called with (node id, reason), once for a node that has died, when its links are closed.
     """
 
@@ -83,7 +85,8 @@ class NodeDaemon:
         self.address = ""
         self.head_trouble = ""
         self.head: HeadSide  # set by the lifecycle, before the first turn
-        self.store = StoreCore(region.capacity, self.config)
+        self.store = StoreCore(region.capacity, self.config, bytes.fromhex(node_id))
+        self.objects: ObjectManager | None = None
         pool = Pool(os.urandom(WORKER_ID_PREFIX_SIZE), self.config.workers_max)
         placement = Placement(node_id, options.labels, self.config)
         self.scheduler = SchedulerCore(options.resources, pool, self.config, placement)
@@ -427,6 +430,7 @@ class NodeDaemon:
         if store_due is not None and store_due <= now:
             self.store.tick(now)
             store_due = self.store.next_deadline()
+        objects_due = self.objects.turn(now) if self.objects is not None else None
         self._send_store_messages()
         lease_due = self.lease_side.turn(now) if self.cluster.live else None
         if self.peers.dirty:
@@ -436,7 +440,7 @@ class NodeDaemon:
         # What closing a socket that does not read has brought about is for the next turn.
         if self.scheduler.outbox or self.store.outbox or self.peers.dirty:
             return now
-        deadlines = (due, store_due, actors_due, lease_due)
+        deadlines = (due, store_due, actors_due, lease_due, objects_due)
         return min((time for time in deadlines if time is not None), default=None)
 
     def _send_store_messages(self) -> None:

@@ -172,7 +172,7 @@ class Requests:
             daemon.name_holders(row)
         answer = {
             "node_id": daemon.node_id,
-            "stats": daemon.store.stats(),
+            "stats": {**daemon.store.stats(), **(daemon.objects.stats() if daemon.objects else {})},
             "rows": rows,
             "left_out": left_out,
         }

@@ -32,6 +32,8 @@ _BYTES = (
     ("secondary", "secondary copies"),
     ("pinned", "pinned by processes"),
     ("cached", "  and referred to by nobody"),
+    ("fetched_bytes", "came from other nodes, in all"),
+    ("served_bytes", "went to other nodes, in all"),
 )
 # What happened since the start: key, what it is.
 _COUNTS = (
@@ -44,6 +46,9 @@ _COUNTS = (
     ("spilled", "spilled to disk"),
     ("restored", "restored from disk"),
     ("fetches", "fetched from other nodes"),
+    ("fetch_joins", "reads that joined one of these"),
+    ("fetch_retries", "sources replaced meanwhile"),
+    ("fetched_from_relays", "parts that came from other readers"),
 )
 
 

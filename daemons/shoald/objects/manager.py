@@ -1,0 +1,144 @@
+"""The object manager of a daemon: carries events to its core, and what that wants to links, threads and the head.
+
+Made when the first other node is known; a node that is alone has none. Threads read the region through one pair of
+mappings of the daemon's own, which are made when the first chunk moves.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from shoal.ids import tag_of
+from shoal.wire import auth
+from shoald.objects.core import ObjectCore
+from shoald.objects.effects import Effect, Locate, Note, Receive, Tell
+from shoald.objects.pulls import UNREACHED
+from shoald.objects.receiving import Lane, Request
+from shoald.objects.sending import DataServer
+
+if TYPE_CHECKING:
+    from shoald.node.daemon import NodeDaemon
+
+
+class ObjectManager:
+    """What one daemon fetches and serves."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+        self._view = daemon.cluster
+        self._target = bytes.fromhex(daemon.node_id)
+        config = daemon.config
+        self.core = ObjectCore(
+            daemon.node_id, daemon.store, daemon.region.capacity, config, self._who, self._lives
+        )
+        self._server = DataServer(self.core.serving.tickets, self._memory, config, self._log)
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._mapped: memoryview | None = None
+        self._mapping = threading.Lock()
+        daemon.side.takers[auth.KIND_DATA] = self._server.take
+        daemon.on_node_dead.append(self._node_dead)
+        for tag in self.core.tags:
+            daemon.peers.on(tag, self._from_node)
+
+    def turn(self, now: float) -> float | None:
+        """The end of a turn of the daemon; returns when the next one is due at the latest."""
+        self.core.turn(now)
+        outbox = self.core.outbox
+        if outbox:
+            for effect in outbox:
+                self._carry_out(effect)
+            outbox.clear()
+        return self.core.next_deadline()
+
+    def stats(self) -> dict[str, Any]:
+        """Figures beside those of the store."""
+        return {"served_bytes": self._server.sent_bytes, "fetching": len(self.core.pulls)}
+
+    def close(self) -> None:
+        """The daemon ends: no thread reads or writes the region any more, soon."""
+        self._server.close()
+        for lane in self._lanes.values():
+            lane.close()
+
+    # --- in ---
+
+    def _from_node(self, node_id: str, message: list[Any]) -> None:
+        self.core.from_node(node_id, message, self._daemon.loop.now())
+
+    def _node_dead(self, node_id: str, _reason: str) -> None:
+        for key in [key for key in self._lanes if key[0] == node_id]:
+            self._lanes.pop(key).close()
+        self.core.node_dead(node_id, self._daemon.loop.now())
+
+    def _landed(self, number: int, outcomes: list[int], reason: str) -> None:
+        loop = self._daemon.loop
+        loop.call_soon_threadsafe(lambda: self.core.pulls.landed(number, outcomes, reason, loop.now()))
+
+    # --- out ---
+
+    def _carry_out(self, effect: Effect) -> None:
+        daemon = self._daemon
+        if isinstance(effect, Tell):
+            daemon.peers.send(effect.node, effect.message)
+        elif isinstance(effect, Receive):
+            self._receive(effect)
+        elif isinstance(effect, Locate):
+            self._locate(effect.object_id)
+        elif isinstance(effect, Note):
+            daemon.log.line(effect.text)
+
+    def _receive(self, effect: Receive) -> None:
+        lane = self._lanes.get((effect.node, effect.lane))
+        if lane is None:
+            node = self._view.live.get(effect.node)
+            if node is None:
+                self._landed(effect.number, [UNREACHED] * len(effect.pieces), "the node is gone")
+                return
+            lane = self._lanes[effect.node, effect.lane] = Lane(
+                node.address,
+                self._daemon.peers.secret,
+                self._target,
+                self._daemon.config,
+                self._memory,
+                self._landed,
+            )
+        lane.receive(Request(effect.number, effect.pieces))
+
+    def _locate(self, object_id: bytes) -> None:
+        def answered(ok: bool, answer: Any) -> None:
+            copies = [node for node in answer["copies"] if node != self._daemon.node_id] if ok else None
+            self.core.pulls.located(object_id, copies, self._daemon.loop.now())
+
+        self._daemon.head.call("Locate", {"id": object_id}, answered)
+
+    def _log(self, text: str) -> None:
+        self._daemon.loop.call_soon_threadsafe(lambda: self._daemon.log.line(text))
+
+    def _memory(self) -> memoryview:
+        """The region's bytes; from any thread."""
+        if self._mapped is None:
+            with self._mapping:
+                if self._mapped is None:
+                    region = self._daemon.region.open()
+                    self._mapped = region.window(0, region.capacity).data  # it keeps the mapping
+        return self._mapped
+
+    # --- what the cluster looks like ---
+
+    def _who(self, object_id: bytes, proc: bytes) -> tuple[list[str], tuple[str, str] | None]:
+        view = self._view
+        owner_tag = tag_of(object_id)
+        tags = (tag_of(proc), owner_tag) if proc else (owner_tag,)
+        nodes = [node.node_id for tag in dict.fromkeys(tags) for node in view.by_tag(tag)]
+        nodes += self._daemon.store.hinted(object_id)
+        dead = view.died(owner_tag)
+        if dead is not None:
+            return nodes, ("owner_died", f"{dead}, on which its owner ran, died: {dead.reason}")
+        dead = view.died(tags[0])
+        return nodes, ("lost", f"{dead}, on which it was, died: {dead.reason}") if dead is not None else None
+
+    def _lives(self, node_id: str) -> bool | None:
+        if node_id in self._view.live:
+            return True
+        return False if node_id in self._view.nodes or node_id == self._daemon.node_id else None

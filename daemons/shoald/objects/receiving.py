@@ -1,0 +1,171 @@
+"""The reader's threads: each has one connection to one source, and receives chunks straight into the region.
+
+A lane opens its connection when the first request comes, sends requests ahead as they are handed over, and checks every
+chunk's checksum. What became of a request is told to the loop in any case; after a failure everything that was under way on
+the connection has failed, and the next request opens another one. An idle connection is closed.
+
+The room that a chunk is written to stays the pull's until its request has been told of: a lane never writes after that.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from shoal.wire import auth, pieces
+from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
+from shoald.objects.sockets import dial, receive_exactly, receive_into
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.config import Config
+
+    Landed = Callable[[int, list[int], str], None]
+
+
+class Request(NamedTuple):
+    """Chunks to be received: (req, chunk, offset, size) each; see `effects.Receive`."""
+
+    number: int
+    pieces: list[tuple[int, int, int, int]]
+
+
+class Lane:
+    """One connection to a source, and its thread.
+
+    Args:
+        address: of the source's data listener.
+        target: this node's id, 16 bytes: who reads.
+        memory: gives the region's bytes, writable; called on the thread.
+        on_landed: called on the thread with (request number, outcome of each piece, reason), once for each request.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        secret: bytes,
+        target: bytes,
+        config: Config,
+        memory: Callable[[], memoryview],
+        on_landed: Landed,
+    ) -> None:
+        self._address = address
+        self._secret = secret
+        self._target = target
+        self._config = config
+        self._memory = memory
+        self._on_landed = on_landed
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._sock: socket.socket | None = None
+        self._lock = threading.Lock()  # the socket against `close`
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def receive(self, request: Request) -> None:
+        """Hand a request over; from the loop."""
+        self._queue.put(request)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="shoal-receive", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Break the connection and end the thread; requests under way are still told of. From the loop; may be repeated."""
+        with self._lock:
+            self._closed = True
+            if self._sock is not None:
+                try:
+                    self._sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the source was faster
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        idle_s = self._config.data_idle_ms / 1000
+        while True:
+            try:
+                request = self._queue.get(timeout=idle_s if self._sock is not None else None)
+            except queue.Empty:
+                self._disconnect()
+                continue
+            if request is None:
+                break
+            self._work(request)
+        self._disconnect()
+
+    def _work(self, first: Request) -> None:
+        """Receive ``first`` and whatever is handed over meanwhile."""
+        under_way: deque[Request] = deque([first])
+        try:
+            sock = self._connected()
+            self._ask(sock, first)
+            while under_way:
+                self._ask_ahead(sock, under_way)
+                outcomes, reason = self._receive(sock, under_way[0])
+                self._on_landed(under_way.popleft().number, outcomes, reason)
+        except BlockingIOError:
+            self._fail(under_way, f"it sent nothing for {self._config.pull_stall_ms / 1000:g} s")
+        except (OSError, auth.HandshakeFailed, pieces.BrokenRequest) as error:
+            self._fail(under_way, str(error) or type(error).__name__)
+
+    def _fail(self, under_way: deque[Request], reason: str) -> None:
+        self._disconnect()
+        for request in under_way:
+            self._on_landed(request.number, [UNREACHED] * len(request.pieces), f"{self._address}: {reason}")
+
+    def _connected(self) -> socket.socket:
+        if self._sock is None:
+            sock = dial(self._address, self._secret, self._target, self._config)
+            with self._lock:
+                if self._closed:
+                    sock.close()
+                    raise ConnectionError("the node is gone")
+                self._sock = sock
+        return self._sock
+
+    def _disconnect(self) -> None:
+        with self._lock:
+            sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+    @staticmethod
+    def _ask(sock: socket.socket, request: Request) -> None:
+        sock.sendall(pieces.encode_request([piece[:2] for piece in request.pieces]))
+
+    def _ask_ahead(self, sock: socket.socket, under_way: deque[Request]) -> None:
+        while True:
+            try:
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if request is None:
+                self._queue.put(None)
+                return
+            under_way.append(request)
+            self._ask(sock, request)
+
+    def _receive(self, sock: socket.socket, request: Request) -> tuple[list[int], str]:
+        """(outcome of each piece, a reason if one is no checksum)."""
+        import xxhash  # here: a node that is alone does without
+
+        memory = self._memory()
+        answers = pieces.decode_answers(receive_exactly(sock, len(request.pieces) * pieces.ANSWER_SIZE))
+        windows: list[memoryview | None] = []
+        for (_, _, offset, size), (status, _, sent) in zip(request.pieces, answers, strict=True):
+            if status == pieces.HERE and sent != size:
+                raise pieces.BrokenRequest(f"a chunk of {sent} bytes instead of {size}")
+            windows.append(memory[offset : offset + size] if status == pieces.HERE else None)
+        receive_into(sock, [window for window in windows if window is not None])
+        outcomes = []
+        for window, (_, checksum, _) in zip(windows, answers, strict=True):
+            if window is None:
+                outcomes.append(GONE)
+            else:
+                right = xxhash.xxh3_64_intdigest(window) == checksum
+                outcomes.append(checksum if right else CORRUPT)
+        reasons = {GONE: "it does not have it any more", CORRUPT: "a chunk does not fit its checksum"}
+        return outcomes, reasons.get(min(outcomes), "")

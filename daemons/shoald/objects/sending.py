@@ -1,0 +1,123 @@
+"""The source's threads: each serves one reader's connection, from the region to the socket.
+
+A checksum is made when a chunk is first sent, while the reader's ticket pins the object, or came with the chunk if this node
+has it from another. A ticket may go while a thread sends: its reader does not listen any more, or finds that the bytes do
+not fit the checksum that was sent ahead.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from shoal.wire import pieces
+from shoald.objects.sockets import receive_exactly, send_all, set_blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from shoal.config import Config
+    from shoald.objects.serving import Ticket
+
+
+class DataServer:
+    """Serves all data connections of a node.
+
+    Args:
+        tickets: what may be read: (node id, the reader's number) → ticket; changed by the loop alone.
+        memory: gives the region's bytes; called on threads.
+        log: gets a line for each connection that is refused, or broke the protocol; called in the loop and on threads.
+
+    Attributes:
+        sent_bytes: of chunks, since the start.
+    """
+
+    def __init__(
+        self,
+        tickets: Mapping[tuple[str, int], Ticket],
+        memory: Callable[[], memoryview],
+        config: Config,
+        log: Callable[[str], None],
+    ) -> None:
+        self._tickets = tickets
+        self._memory = memory
+        self._config = config
+        self._log = log
+        self._lock = threading.Lock()  # guards what follows
+        self._socks: set[socket.socket] = set()
+        self.sent_bytes = 0
+
+    def take(self, target: bytes, sock: socket.socket) -> None:
+        """A reader's connection, which has proven itself: ``target`` is its node's id."""
+        with self._lock:
+            full = len(self._socks) >= self._config.data_connections_max
+            if not full:
+                self._socks.add(sock)
+        if full:
+            self._log(f"a data connection was refused: there are {len(self._socks)} (data_connections_max)")
+            sock.close()
+            return
+        # An idle reader closes by itself, and TCP notices one that is gone.
+        set_blocking(sock, 0.0, self._config.pull_stall_ms / 1000)
+        threading.Thread(
+            target=self._serve, args=(target.hex(), sock), name="shoal-serve", daemon=True
+        ).start()
+
+    def _serve(self, reader: str, sock: socket.socket) -> None:
+        try:
+            while True:
+                self._answer(reader, sock)
+        except pieces.BrokenRequest as error:
+            self._log(f"data connection of node {reader[:8]} closed: {error}")
+        except OSError:
+            pass  # the reader is gone, or does not read: it asks again, or somebody else
+        finally:
+            with self._lock:
+                self._socks.discard(sock)
+            sock.close()
+
+    def _answer(self, reader: str, sock: socket.socket) -> None:
+        """Serve one request. Raises OSError when the connection ends."""
+        count = pieces.decode_count(receive_exactly(sock, pieces.COUNT_SIZE))
+        wanted = pieces.decode_pieces(receive_exactly(sock, count * pieces.PIECE_SIZE))
+        memory = self._memory()
+        answers = []
+        buffers = [memoryview(b"")]
+        size = 0
+        for req, chunk in wanted:
+            found = self._find(memory, reader, req, chunk)
+            if found is None:
+                answers.append((pieces.NOT_HERE, 0, 0))
+            else:
+                window, checksum = found
+                answers.append((pieces.HERE, checksum, len(window)))
+                buffers.append(window)
+                size += len(window)
+        buffers[0] = memoryview(pieces.encode_answers(answers))
+        send_all(sock, buffers)
+        with self._lock:
+            self.sent_bytes += size
+
+    def _find(self, memory: memoryview, reader: str, req: int, chunk: int) -> tuple[memoryview, int] | None:
+        ticket = self._tickets.get((reader, req))
+        copy = ticket.copy if ticket is not None else None
+        if copy is None or not copy.have >> chunk & 1:
+            return None
+        offset, size = copy.place(chunk)
+        window = memory[offset : offset + size]
+        checksum = copy.sums.get(chunk)
+        if checksum is None:
+            import xxhash  # here: a node that is alone does without
+
+            checksum = copy.sums[chunk] = xxhash.xxh3_64_intdigest(window)
+        return window, checksum
+
+    def close(self) -> None:
+        """Break all connections; their threads end."""
+        with self._lock:
+            for sock in self._socks:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the reader was faster

@@ -1,0 +1,303 @@
+"""Chunks from region to region: real sockets and threads, and what goes wrong on them."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+
+import pytest
+import xxhash
+
+from nodeclient import until
+from shoal.config import Config
+from shoal.wire import auth, pieces
+from shoald.objects.copies import Copy
+from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
+from shoald.objects.receiving import Lane, Request
+from shoald.objects.sending import DataServer
+from shoald.objects.serving import Ticket
+from unit.objects.world import body
+
+SECRET = b"s" * 32
+READER = bytes(range(16))
+CHUNK = 256 * 1024
+WAIT_S = 20.0
+
+
+def read(sock, size):
+    data = b""
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
+        if not piece:
+            raise ConnectionError
+        data += piece
+    return data
+
+
+class Source:
+    """A listener that proves itself and hands connections to `take`."""
+
+    def __init__(self, take):
+        self.take = take
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.accepted = 0
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            try:
+                self.prove(sock)
+            except (ConnectionError, auth.HandshakeFailed):
+                sock.close()
+
+    def prove(self, sock):
+        preamble = read(sock, auth.PREAMBLE_SIZE)
+        challenge = auth.make_challenge(SECRET, preamble)
+        sock.sendall(challenge)
+        auth.check_proof(SECRET, preamble, challenge, read(sock, auth.PROOF_SIZE))
+        self.take(auth.read_preamble(preamble)[1], sock)
+
+
+class Rig:
+    """A source with one object and a reader with one lane."""
+
+    def __init__(self, size=3 * CHUNK + 17, **settings):
+        self.config = Config(**settings)
+        self.data = body(size)
+        self.there = bytearray(b"-" * 64 + self.data)
+        self.here = bytearray(size + 128)
+        self.copy = Copy(b"X" * 16, b"C" * 16, size, CHUNK, 64)
+        self.copy.have = self.copy.all
+        ticket = Ticket(READER.hex(), 7, self.copy.id)
+        ticket.copy = self.copy
+        self.tickets = {(READER.hex(), 7): ticket}
+        self.lines = []
+        self.server = DataServer(self.tickets, lambda: memoryview(self.there), self.config, self.lines.append)
+        self.source = Source(self.server.take)
+        self.landed = queue.Queue()
+        self.lane = self.lane_to(self.source)
+
+    def lane_to(self, source):
+        return Lane(
+            source.address,
+            SECRET,
+            READER,
+            self.config,
+            lambda: memoryview(self.here),
+            lambda *landed: self.landed.put(landed),
+        )
+
+    def pieces(self, *chunks):
+        """These chunks, to be written at the place they have in the object, 128 bytes further on."""
+        wanted = []
+        for chunk in chunks:
+            offset, size = self.copy.place(chunk)
+            wanted.append((7, chunk, offset + 64, size))
+        return wanted
+
+    def get(self, number, wanted):
+        self.lane.receive(Request(number, wanted))
+        found, outcomes, reason = self.landed.get(timeout=WAIT_S)
+        assert found == number
+        return outcomes, reason
+
+    def close(self):
+        self.lane.close()
+        self.server.close()
+        self.source.listener.close()
+
+
+@pytest.fixture
+def rig():
+    made = []
+
+    def make(**settings):
+        made.append(Rig(**settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_chunks_come_with_their_checksums(rig):
+    it = rig()
+    outcomes, reason = it.get(1, it.pieces(0, 1, 2, 3))
+    assert reason == ""
+    assert outcomes == [xxhash.xxh3_64_intdigest(it.data[i * CHUNK : (i + 1) * CHUNK]) for i in range(4)]
+    assert it.here[128:] == it.data
+    assert bytes(it.here[:128]) == bytes(128)
+    assert it.server.sent_bytes == len(it.data)
+
+
+def test_requests_are_answered_in_order_over_one_connection(rig):
+    it = rig()
+    for chunk in range(4):
+        it.lane.receive(Request(chunk, it.pieces(chunk)))
+    assert [it.landed.get(timeout=WAIT_S)[0] for _ in range(4)] == [0, 1, 2, 3]
+    assert it.here[128:] == it.data
+    assert it.source.accepted == 1
+
+
+def test_many_pieces_in_one_request(rig):
+    it = rig()
+    small = Copy(b"Y" * 16, b"D" * 16, 1000, 1, 64)  # a thousand chunks of one byte
+    small.have = small.all
+    it.tickets[READER.hex(), 8] = ticket = Ticket(READER.hex(), 8, small.id)
+    ticket.copy = small
+    outcomes, _ = it.get(1, [(8, chunk, chunk, 1) for chunk in range(1000)])
+    assert min(outcomes) >= 0
+    assert it.here[:1000] == it.data[:1000]
+
+
+def test_an_empty_object(rig):
+    it = rig(size=0)
+    outcomes, reason = it.get(1, it.pieces(0))
+    assert outcomes == [xxhash.xxh3_64_intdigest(b"")]
+    assert reason == ""
+
+
+def test_what_is_not_there_is_said_and_the_rest_comes(rig):
+    it = rig()
+    it.copy.have &= ~0b10
+    outcomes, reason = it.get(1, [*it.pieces(0, 1, 2), (99, 0, 0, 5)])
+    assert [outcome >= 0 for outcome in outcomes] == [True, False, True, False]
+    assert outcomes[1] == outcomes[3] == GONE
+    assert "any more" in reason
+    assert it.get(2, it.pieces(3))[0][0] >= 0
+    assert it.source.accepted == 1
+
+
+def test_somebody_elses_ticket_is_not_honoured(rig):
+    it = rig()
+    it.tickets["00" * 16, 7] = it.tickets.pop((READER.hex(), 7))
+    assert it.get(1, it.pieces(0))[0] == [GONE]
+
+
+def test_wrong_bytes_are_noticed(rig):
+    it = rig()
+    it.copy.sums[1] = xxhash.xxh3_64_intdigest(b"what it was at its origin")
+    outcomes, reason = it.get(1, it.pieces(0, 1))
+    assert outcomes[0] >= 0
+    assert outcomes[1] == CORRUPT
+    assert "checksum" in reason
+
+
+def test_a_source_that_goes_away_fails_what_is_under_way_and_the_next_request_dials_again(rig):
+    it = rig()
+    assert it.get(1, it.pieces(0))[0][0] >= 0
+    it.server.close()
+    outcomes, reason = it.get(2, it.pieces(1, 2))
+    assert outcomes == [UNREACHED, UNREACHED]
+    assert it.source.address in reason
+    assert it.get(3, it.pieces(1))[0][0] >= 0
+    assert it.source.accepted == 2
+
+
+def test_nobody_listens(rig):
+    it = rig()
+    it.source.listener.shutdown(socket.SHUT_RDWR)
+    it.source.listener.close()
+    outcomes, reason = it.get(1, it.pieces(0))
+    assert outcomes == [UNREACHED]
+    assert it.source.address in reason
+
+
+def test_a_wrong_secret_is_a_failure_like_others(rig):
+    it = rig()
+    it.lane = Lane(
+        it.source.address,
+        b"w" * 32,
+        READER,
+        it.config,
+        lambda: memoryview(it.here),
+        lambda *landed: it.landed.put(landed),
+    )
+    outcomes, reason = it.get(1, it.pieces(0))
+    assert outcomes == [UNREACHED]
+    assert "secret" in reason
+
+
+def test_a_source_that_stands_still_is_given_up(rig):
+    it = rig(pull_stall_ms=50.0)
+    held = []
+    silent = Source(lambda _target, sock: held.append(sock))
+    it.lane = it.lane_to(silent)
+    outcomes, reason = it.get(1, it.pieces(0))
+    assert outcomes == [UNREACHED]
+    assert "nothing for 0.05 s" in reason
+    silent.listener.close()
+
+
+def test_a_chunk_of_another_size_is_refused(rig):
+    it = rig()
+    outcomes, reason = it.get(1, [(7, 0, 0, 10)])
+    assert outcomes == [UNREACHED]
+    assert "instead of 10" in reason
+
+
+def test_rubbish_closes_the_connection_with_a_line(rig):
+    it = rig()
+    ours, theirs = socket.socketpair()
+    it.server.take(READER, theirs)
+    ours.sendall(b"\xff" * 64)
+    ours.settimeout(WAIT_S)
+    try:
+        assert ours.recv(10) == b""
+    except ConnectionResetError:
+        pass  # it had not read all of the rubbish
+    assert it.lines
+    assert "pieces in one request" in it.lines[0]
+    ours.close()
+
+
+def test_connections_beyond_the_bound_are_refused(rig):
+    it = rig(data_connections_max=1)
+    assert it.get(1, it.pieces(0))[0][0] >= 0
+    ours, theirs = socket.socketpair()
+    it.server.take(READER, theirs)
+    ours.settimeout(WAIT_S)
+    assert ours.recv(10) == b""
+    assert "data_connections_max" in it.lines[0]
+    ours.close()
+
+
+def test_an_idle_connection_is_closed_and_opened_again(rig):
+    it = rig(data_idle_ms=20.0)
+    assert it.get(1, it.pieces(0))[0][0] >= 0
+    until(lambda: not it.server._socks, "the end of the connection")
+    assert it.get(2, it.pieces(1))[0][0] >= 0
+    assert it.source.accepted == 2
+
+
+def test_close_ends_the_thread_and_what_is_under_way(rig):
+    it = rig()
+    held = []
+    silent = Source(lambda _target, sock: held.append(sock))
+    lane = it.lane_to(silent)
+    lane.receive(Request(1, it.pieces(0)))
+    until(lambda: held, "the connection")
+    lane.close()
+    assert it.landed.get(timeout=WAIT_S)[1] == [UNREACHED]
+    lane._thread.join(WAIT_S)
+    assert not lane._thread.is_alive()
+    silent.listener.close()
+
+
+def test_requests_read_back():
+    asked = [(1, 0), (2**40, 2**33)]
+    data = pieces.encode_request(asked)
+    assert pieces.decode_count(data[: pieces.COUNT_SIZE]) == 2
+    assert pieces.decode_pieces(data[pieces.COUNT_SIZE :]) == asked
+    answers = [(pieces.HERE, 2**64 - 1, 2**40), (pieces.NOT_HERE, 0, 0)]
+    assert pieces.decode_answers(pieces.encode_answers(answers)) == answers
+    for count in (0, pieces.PIECES_MAX + 1):
+        with pytest.raises(pieces.BrokenRequest):
+            pieces.decode_count(count.to_bytes(8, "little"))
