@@ -97,7 +97,6 @@ class NodeDaemon:
         self.clients: dict[bytes, Client] = {}
         self.jobs: dict[str, Job] = {}
         self.actors = ActorSide(self)
-        self.requests = Requests(self)
         self.memory = MemorySide(self)
         self.connections = 0
         self.to_flush: set[FrameSocket] = set()
@@ -107,6 +106,7 @@ class NodeDaemon:
         self.cluster, self.peers = self.side.view, self.side.peers
         self.scheduler.view = self.side.view
         self.lease_side = LeaseSide(self)
+        self.requests = Requests(self)
         self._forks = 0
         self.first_driver: Client | None = None
         self.on_stop: Any = lambda _reason: None

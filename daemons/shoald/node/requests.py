@@ -13,7 +13,8 @@
 - stop: end this daemon
 
 Answers to tasks, objects and why: {"rows": […], "silent": [processes that did not answer within
-query_ms_max]}.
+query_ms_max]}. With the parameter {"cluster": true} memory, workers, jobs, actors, tasks, objects and status are about all nodes
+(node.questions): rows are joined, memory has {"nodes": [an answer of each], "silent"}; why always is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.wire import messages as m
 from shoald.node.leases import UNITS, Amounts
 from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Worker
+from shoald.node.questions import Questions
 from shoald.node.why import Why
 from shoald.store.errors import ProtocolError
 
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     Answerer = Callable[[dict[str, Any], "Reply"], None]
 
 Reply = Any  # Callable[[bool, Any], None]: whether it could be answered, and the answer or why not
+
+
+_EVERYWHERE = ("memory", "workers", "jobs", "actors", "tasks", "objects")
 
 
 class _Query:
@@ -58,6 +63,7 @@ class Requests:
         self._daemon = daemon
         self._queries: dict[int, _Query] = {}
         self._number = itertools.count(1).__next__
+        self.questions = Questions(daemon, self._answer_here)
         self._methods: dict[str, Answerer] = {
             "status": self._status,
             "nodes": self._nodes,
@@ -66,7 +72,9 @@ class Requests:
             "jobs": lambda _, reply: reply(True, {"rows": self._job_rows()}),
             "tasks": lambda params, reply: self._ask_all("tasks", params, reply),
             "objects": lambda params, reply: self._ask_all("objects", params, reply),
-            "why": Why(daemon, self.ask).answer,
+            "why": Why(daemon, self.ask, self.questions).answer,
+            "why here": Why(daemon, self.ask, None).answer,
+            "node": lambda _, reply: reply(True, self._own_row()),
             "actors": lambda _, reply: reply(True, {"rows": self._actor_rows()}),
             "cluster_resources": lambda _, reply: self._resources("resources", reply),
             "available_resources": lambda _, reply: self._resources("available", reply),
@@ -92,12 +100,21 @@ class Requests:
         elif answer is None:
             known = ", ".join(sorted(self._methods))
             reply(False, f"this daemon has no method {method!r}; it has {known}")
+        elif params.get("cluster") and method in _EVERYWHERE:
+            self.questions.everywhere(method, params, reply)
         else:
             answer(params, reply)
 
+    def _answer_here(self, method: str, params: dict[str, Any], reply: Reply) -> None:
+        """A question that is put to all nodes, as far as this one can answer it."""
+        if method in _EVERYWHERE or method in ("why here", "node"):
+            self._methods[method](params, reply)
+        else:
+            reply(False, f"{method!r} is not asked of other nodes")
+
     # --- this node ---
 
-    def _status(self, _params: dict[str, Any], reply: Reply) -> None:
+    def _status(self, params: dict[str, Any], reply: Reply) -> None:
         daemon = self._daemon
         pool, scheduler = daemon.scheduler.pool, daemon.scheduler
         status = {
@@ -113,7 +130,23 @@ class Requests:
             "store": daemon.store.stats(),
             "head": {"address": daemon.address, "trouble": daemon.head_trouble},
         }
-        self._node_table(lambda nodes: reply(True, {**status, "nodes": nodes}))
+
+        def with_nodes(nodes: list[Any]) -> None:
+            if not params.get("cluster"):
+                reply(True, {**status, "nodes": nodes})
+                return
+
+            def heard(answers: list[tuple[str, Any]], silent: list[str]) -> None:
+                fresh = {
+                    daemon.node_id: self._own_row(),
+                    **dict(answers),
+                }  # the head's are as of their last reports
+                table = [{**row, **fresh.get(row["node_id"], {}), **_states(row)} for row in nodes]
+                reply(True, {**status, "nodes": table, "silent": silent})
+
+            self.questions.others("node", {}, heard)
+
+        self._node_table(with_nodes)
 
     def _pending_rows(self) -> list[dict[str, Any]]:
         rows = self._daemon.scheduler.pending(self._daemon.loop.now())
@@ -258,13 +291,16 @@ class Requests:
     # --- all processes ---
 
     def ask(self, procs: list[bytes], what: str, params: dict[str, Any], reply: Reply) -> None:
-        """Put a QUERY to some connected processes; ``reply`` gets what they answer within query_ms_max."""
+        """Put a QUERY to some connected processes; ``reply`` gets what they answer within query_ms_max, or what another node
+        that asks has left of it.
+        """
         daemon = self._daemon
+        wait_s = params.get("limits", {}).get("wait_s", daemon.config.query_ms_max / 1000)
         number = self._number()
         query = self._queries[number] = _Query({proc: daemon.name_of(proc) for proc in procs}, reply)
         for proc in procs:
             daemon.clients[proc].sock.send([m.QUERY, number, what, params])
-        query.timer = daemon.loop.call_later(daemon.config.query_ms_max / 1000, lambda: self._finish(number))
+        query.timer = daemon.loop.call_later(wait_s, lambda: self._finish(number))
         if not procs:
             self._finish(number)
 
@@ -281,7 +317,8 @@ class Requests:
             return
         name, data = query.pending.pop(client.proc), message[2]
         given = data if isinstance(data, list) else []
-        rows = [{**row, "process": name, "proc": client.proc.hex()} for row in given if isinstance(row, dict)]
+        where = {"process": name, "proc": client.proc.hex(), "node_id": self._daemon.node_id}
+        rows = [{**row, **where} for row in given if isinstance(row, dict)]
         query.rows += rows[: max(0, self._daemon.config.rows_max - len(query.rows))]
         if not query.pending:
             self._finish(message[1])
@@ -298,6 +335,11 @@ class Requests:
             if query.timer is not None:
                 query.timer.cancel()
             query.reply(True, {"rows": query.rows, "silent": sorted(query.pending.values())})
+
+
+def _states(row: dict[str, Any]) -> dict[str, Any]:
+    """What the head alone knows of a node."""
+    return {key: row[key] for key in ("state", "reason", "draining") if key in row}
 
 
 def floats(amounts: Amounts) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 Every process is asked first what it knows of the id (shoal.client.explain). Where its answer ends with a task that
 runs in a worker, that worker is asked what the task waits for, and so on; where it ends with a task that waits for a
-worker, the scheduler's reason is added. At most `FOLLOWED_MAX` steps are followed, and none through a process that does
-not answer.
+worker, the scheduler's reason is added. Other nodes do the same for their processes; a task that runs at none of this node's
+is looked for there. At most `FOLLOWED_MAX` steps are followed, and none through a process that does not answer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoald.node.daemon import NodeDaemon
+    from shoald.node.questions import Questions
 
     Reply = Callable[[bool, Any], None]
     # (processes, what, parameters, reply): ask processes, and gather what they answer
     Ask = Callable[[list[bytes], str, dict[str, Any], Reply], None]
 
 FOLLOWED_MAX = 20
+_NOTHING: dict[str, Any] = {"rows": [], "silent": []}
 
 
 class Why:
@@ -28,11 +30,13 @@ class Why:
 
     Args:
         ask: puts a question to some processes; see `Requests.ask`.
+        questions: asks other nodes; None if another node is who asks.
     """
 
-    def __init__(self, daemon: NodeDaemon, ask: Ask) -> None:
+    def __init__(self, daemon: NodeDaemon, ask: Ask, questions: Questions | None) -> None:
         self._daemon = daemon
         self._ask = ask
+        self._questions = questions
 
     def answer(self, params: dict[str, Any], reply: Reply) -> None:
         """{"rows", "silent"} for the id, or its beginning, in ``params``; rows have a process, and lines or an object."""
@@ -41,9 +45,12 @@ class Why:
             reply(False, "why needs an id, or its beginning")
             return
         daemon = self._daemon
+        if params.get("running"):  # another node looks for the process that runs this task
+            _Inquiry(daemon, self._ask, None, reply, [], params).follow(wanted)
+            return
         everybody = [proc for proc, client in daemon.clients.items() if client.kind != "cli"]
         rows = [*daemon.actors.why(wanted), *self._stored(wanted)]
-        _Inquiry(self._daemon, self._ask, reply, rows).start(everybody, wanted)
+        _Inquiry(daemon, self._ask, self._questions, reply, rows, params).start(everybody, wanted)
 
     def _stored(self, wanted: str) -> list[dict[str, Any]]:
         daemon = self._daemon
@@ -56,9 +63,19 @@ class Why:
 class _Inquiry:
     """One question on its way through the processes."""
 
-    def __init__(self, daemon: NodeDaemon, ask: Ask, reply: Reply, rows: list[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        daemon: NodeDaemon,
+        ask: Ask,
+        questions: Questions | None,
+        reply: Reply,
+        rows: list[dict[str, Any]],
+        params: dict[str, Any],
+    ) -> None:
         self._daemon = daemon
         self._ask = ask
+        self._questions = questions
+        self._limits = {"limits": params["limits"]} if "limits" in params else {}
         self._reply = reply
         self._rows = rows
         self._silent: list[str] = []
@@ -66,7 +83,34 @@ class _Inquiry:
         self._followed: set[str] = set()
 
     def start(self, everybody: list[bytes], wanted: str) -> None:
-        self._ask(everybody, "why", {"id": wanted}, self._answered)
+        self._ask(everybody, "why", {"id": wanted, **self._limits}, self._answered_first(wanted))
+
+    def follow(self, task: str) -> None:
+        """Only what the process that runs ``task``, if that is here, waits for."""
+        self._to_follow.append(task)
+        self._follow()
+
+    def _answered_first(self, wanted: str) -> Reply:
+        def answered(ok: bool, answer: dict[str, Any]) -> None:
+            if self._questions is None:
+                self._answered(ok, answer)
+            else:
+                self._questions.others("why here", {"id": wanted}, lambda *heard: self._heard(answer, *heard))
+
+        return answered
+
+    def _heard(self, own: dict[str, Any], answers: list[tuple[str, Any]], silent: list[str]) -> None:
+        """What this node's processes and the other nodes answered; these have followed their own already."""
+        self._silent += silent
+        for _, answer in answers:
+            self._silent += answer["silent"]
+            self._rows += answer["rows"]
+            for row in answer["rows"]:
+                if type(row.get("waits")) is str:
+                    self._followed.add(row["waits"])
+                if type(row.get("running")) is str:
+                    self._to_follow.append(row["running"])
+        self._answered(True, own)
 
     def _answered(self, _ok: bool, answer: dict[str, Any]) -> None:
         self._silent += answer["silent"]
@@ -95,10 +139,16 @@ class _Inquiry:
     def _follow(self) -> None:
         while self._to_follow and len(self._followed) < FOLLOWED_MAX:
             task = self._to_follow.popleft()
+            if task in self._followed:
+                continue
+            self._followed.add(task)
             proc = self._process_of(task)
-            if task not in self._followed and proc:
-                self._followed.add(task)
-                self._ask([proc], "why", {"id": task, "running": True}, self._answered)
+            if proc:
+                self._ask([proc], "why", {"id": task, "running": True, **self._limits}, self._answered)
+                return
+            if self._questions is not None and self._daemon.cluster.live:
+                question = {"id": task, "running": True}
+                self._questions.others("why here", question, lambda *heard: self._heard(_NOTHING, *heard))
                 return
         self._reply(True, {"rows": self._rows, "silent": sorted(set(self._silent))})
 

@@ -273,7 +273,8 @@ class Actors:
             self._on_closed,
             on_drained=runtime.drained,
         )
-        lease = Lease(0, proc, pid, calls, connection)  # type: ignore[arg-type]  # a queue of another kind
+        node = runtime.identity.node_id
+        lease = Lease(0, proc, pid, calls, connection, node)  # type: ignore[arg-type]  # a queue of another kind
         connection.owner = lease
         calls.connected(lease, incarnation, {**runtime.job, "caller": runtime.table.proc})
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shoal.bootstrap import BootstrapError, resolve_address
-from shoal.control import ControlClient, ControlError, request
+from shoal.control import ControlClient, ControlError
 from shoal.sessions import Session, SessionError, find_sessions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,15 +62,10 @@ def asking(address: str, temp_dir: str | None) -> Iterator[ControlClient]:
             yield client
 
 
-def ask_all(address: str, temp_dir: str | None, method: str) -> list[Any]:
-    """The answers of all nodes of the cluster that run on this machine; failures as in `failures`."""
-    with failures():
-        chosen = find_session(address, temp_dir)
-        return [
-            request(session.socket, session.secret, method)
-            for session in find_sessions(temp_dir)
-            if session.same_cluster(chosen)
-        ]
+def ask_all(address: str, temp_dir: str | None, method: str) -> Any:
+    """What all nodes of the cluster answer, joined by the local one; failures as in `failures`."""
+    with asking(address, temp_dir) as daemon:
+        return daemon.request(method, {"cluster": True})
 
 
 def find_session(address: str, temp_dir: str | None) -> Session:

@@ -17,21 +17,17 @@ from shoal.cli.output import show
 @click.option("-n", "--limit", type=click.IntRange(min=0), help="Print at most this many rows.")
 @asking_options
 def list_command(kind: str, limit: int | None, address: str, temp_dir: str | None, as_json: bool) -> None:
-    """List nodes of the cluster; or workers, tasks, actors, objects or jobs of its nodes on this machine."""
-    if kind == "nodes":
-        with asking(address, temp_dir) as daemon:
-            answers = [daemon.request("nodes")]
-    else:
-        answers = ask_all(address, temp_dir, kind)
-    rows = [row for answer in answers for row in answer["rows"]]
-    silent = [name for answer in answers for name in answer.get("silent", ())]
+    """List the nodes of the cluster; or its workers, tasks, actors, objects or jobs."""
+    answer = ask_all(address, temp_dir, kind)
+    rows, silent = answer["rows"], answer.get("silent", [])
     if as_json:
         print_json({"rows": rows[:limit], "silent": silent})
         return
     table = report.list_table(kind, rows[:limit], time.time())
     notes = report.silent_notes(silent)
-    if limit is not None and limit < len(rows):
-        notes.append(f"and {len(rows) - limit} more")
+    more = max(0, len(rows) - limit) if limit is not None else 0
+    if more or answer.get("left_out"):
+        notes.append(f"and {more + answer.get('left_out', 0)} more")
     show(replace(table, notes=[*table.notes, *notes]))
 
 

@@ -10,6 +10,7 @@ from shoal.cli import memory_report as report
 from shoal.cli.common import ask_all, asking_options, print_json
 from shoal.cli.format import UNITS, Table
 from shoal.cli.output import show
+from shoal.cli.status_report import silent_notes
 
 
 @click.command("memory")
@@ -39,10 +40,10 @@ def memory_command(
     the next read until the room is needed. SIZE is what an object takes out of the store, and the line under the table
     adds it up to what is used.
     """
-    nodes = ask_all(address, temp_dir, "memory")
+    answered = ask_all(address, temp_dir, "memory")
+    nodes, silent = answered["nodes"], answered["silent"]
     if not stats_only and not group_by:
-        answers = ask_all(address, temp_dir, "tasks")
-        nodes = report.with_tasks(nodes, [row for answer in answers for row in answer["rows"]])
+        nodes = report.with_tasks(nodes, ask_all(address, temp_dir, "tasks")["rows"])
     rows = report.sort_rows(report.rows_of(nodes), sort_by)
     if as_json:
         answer: dict[str, Any] = {}
@@ -53,6 +54,7 @@ def memory_command(
         if stats or stats_only:
             answer["stats"] = {node["node_id"]: node["stats"] for node in nodes}
         answer["total"] = report.add_stats(node["stats"] for node in nodes)
+        answer["silent"] = silent
         print_json(answer)
         return
     tables: list[Table] = []
@@ -63,3 +65,5 @@ def memory_command(
     if stats or stats_only:
         tables += report.stats_tables(nodes, units)
     show(*tables)
+    for line in silent_notes(silent):
+        click.echo(line)

@@ -71,19 +71,21 @@ def _pids(row: Row) -> list[int]:
 
 def with_tasks(nodes: Iterable[Node], tasks: Iterable[Row]) -> list[Node]:
     """The answers of ``nodes``, with the name of the task that each worker among the holders runs."""
-    running: dict[int, str] = {}
+    running: dict[tuple[str, int], str] = {}
     for task in tasks:
         if task["state"] == "RUNNING" and task.get("worker_pid"):
-            running.setdefault(task["worker_pid"], task["name"])
+            running.setdefault((task["worker_node"], task["worker_pid"]), task["name"])
 
-    def named(holder: Mapping[str, Any]) -> dict[str, Any]:
-        task = running.get(holder.get("pid") or 0) if holder.get("role") == "worker" else None
+    def named(holder: Mapping[str, Any], node_id: str) -> dict[str, Any]:
+        task = running.get((node_id, holder.get("pid") or 0)) if holder.get("role") == "worker" else None
         return {**holder, "task": task} if task else dict(holder)
 
-    def row_named(row: Row) -> dict[str, Any]:
-        return {**row, "holders": [named(holder) for holder in row["holders"]]}
+    def row_named(row: Row, node_id: str) -> dict[str, Any]:
+        return {**row, "holders": [named(holder, node_id) for holder in row["holders"]]}
 
-    return [{**node, "rows": [row_named(row) for row in node.get("rows", ())]} for node in nodes]
+    return [
+        {**node, "rows": [row_named(row, node["node_id"]) for row in node.get("rows", ())]} for node in nodes
+    ]
 
 
 def holders_text(holders: Iterable[Mapping[str, Any]]) -> str:

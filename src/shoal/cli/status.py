@@ -16,7 +16,7 @@ from shoal.cli.output import show
 def status_command(address: str, temp_dir: str | None, as_json: bool) -> None:
     """Show nodes and their health, resources in use and in all, and what waits for them and why."""
     with asking(address, temp_dir) as daemon:
-        status = daemon.request("status")
+        status = daemon.request("status", {"cluster": True})
     if as_json:
         print_json(status)
         return
@@ -25,6 +25,8 @@ def status_command(address: str, temp_dir: str | None, as_json: bool) -> None:
     click.echo()
     pending = report.pending_table(status)
     show(report.nodes_table(report.fresh_nodes(status)), *([pending] if pending is not None else []))
+    for line in report.silent_notes(status["silent"]):
+        click.echo(line)
 
 
 @click.command("health-check")

@@ -168,13 +168,14 @@ def _tasks_table(rows: Sequence[Row]) -> Table:
             row["name"] or "-",
             row["state"],
             str(row.get("worker_pid") or "-"),
+            str(row.get("worker_node") or "-")[:_ID_LENGTH],
             "-" if row.get("retries_left") is None else _retries(row["retries_left"]),
             row.get("process") or "-",
         )
         for row in rows
     ]
-    columns = ("TASK", "FUNCTION", "STATE", ">WORKER", "RETRIES LEFT", "OWNER")
-    return Table(columns, lines, "Tasks", details=("RETRIES LEFT", "OWNER"))
+    columns = ("TASK", "FUNCTION", "STATE", ">WORKER", "NODE", "RETRIES LEFT", "OWNER")
+    return Table(columns, lines, "Tasks", details=("RETRIES LEFT", "OWNER", "NODE"))
 
 
 def _retries(left: int) -> str:

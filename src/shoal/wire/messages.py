@@ -185,3 +185,7 @@ P_FETCH_FAILED = 352  # [req, kind "lost"|"freed"|"owner_died"|"elsewhere", mess
 P_FETCH_DONE = 353  # [list of reqs, complete: bool]: the reader needs them no longer; whether it has all of each now
 P_CHUNKS = 354  # [req, have]: more of a part has come
 P_HOLDERS = 355  # [req, node ids]: others who have some of that copy
+
+# Questions of people
+P_QUERY = 390  # [req, method, params] → P_ANSWER. Methods: see shoald.node.requests
+P_ANSWER = 391  # [req, ok: bool, data or error message]

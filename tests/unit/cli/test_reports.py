@@ -74,9 +74,10 @@ class TestMemory:
 
     def test_workers_are_named_with_what_they_run(self):
         tasks = [
-            {"state": "AT_WORKER", "worker_pid": 5, "name": "later"},
-            {"state": "RUNNING", "worker_pid": 5, "name": "now"},
-            {"state": "FINISHED", "worker_pid": None, "name": "before"},
+            {"state": "AT_WORKER", "worker_pid": 5, "worker_node": "n" * 32, "name": "later"},
+            {"state": "RUNNING", "worker_pid": 5, "worker_node": "m" * 32, "name": "elsewhere"},
+            {"state": "RUNNING", "worker_pid": 5, "worker_node": "n" * 32, "name": "now"},
+            {"state": "FINISHED", "worker_pid": None, "worker_node": "", "name": "before"},
         ]
         answer = node([row("a", 1, 5), row("b", 1, 6)])
         named = memory.rows_of(memory.with_tasks([answer], tasks))
@@ -209,10 +210,13 @@ class TestStatus:
             "name": "f",
             "state": "RUNNING",
             "worker_pid": 5,
+            "worker_node": "ab" * 16,
             "retries_left": 0,
             "process": "driver 4",
         }
-        assert status.list_table("tasks", [task], 0.0).rows == [("t", "f", "RUNNING", "5", "0", "driver 4")]
+        assert status.list_table("tasks", [task], 0.0).rows == [
+            ("t", "f", "RUNNING", "5", "abababab", "0", "driver 4")
+        ]
         job = {
             "job_id": "j",
             "pid": 5,

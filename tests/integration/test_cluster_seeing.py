@@ -1,0 +1,120 @@
+"""Questions of people about all nodes: lists, memory, status and why, asked at any node; who does not answer is named."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import shoal
+from marks import Marks
+from nodeclient import until
+from shoal.control import request
+from shoal.testing import Cluster
+
+
+@pytest.fixture
+def nodes(no_leaks):
+    """A driver's node without CPUs, and another with two."""
+    with Cluster(num_cpus=0) as cluster:
+        other = cluster.add_node(num_cpus=2, resources={"disk": 1})
+        shoal.init(cluster.address)
+        try:
+            yield cluster.head, other
+        finally:
+            shoal.shutdown()
+
+
+@pytest.fixture
+def marks(tmp_path):
+    return Marks(tmp_path)
+
+
+def ask(node, method, **params):
+    return request(node.socket, node.secret, method, {"cluster": True, **params})
+
+
+@shoal.remote
+def hold(marks):
+    marks.add("held")
+    marks.wait("release")
+
+
+@shoal.remote
+def parent(marks):
+    return shoal.get(hold.options(resources={"disk": 1}).remote(marks))  # not in place
+
+
+def test_lists_are_about_all_nodes_wherever_they_are_asked(nodes, marks):
+    head, other = nodes
+    ref = hold.remote(marks)
+    marks.wait("held")
+    for node in nodes:
+        busy = [row for row in ask(node, "workers")["rows"] if row["state"] == "leased"]
+        assert [row["node_id"] for row in busy] == [other.node_id]
+        [task] = [row for row in ask(node, "tasks")["rows"] if row["id"] == ref.hex()]
+        assert task["worker_node"] == other.node_id
+        assert task["worker_pid"] == busy[0]["pid"]
+        assert task["node_id"] == head.node_id, "where its owner is"
+        assert [row["node_id"] for row in ask(node, "jobs")["rows"]] == [head.node_id]
+    marks.add("release")
+    shoal.get(ref)
+
+
+def test_memory_is_about_all_nodes(nodes):
+    head, other = nodes
+    kept = shoal.put(np.zeros(10**6))
+    for node in nodes:
+        answer = until(lambda node=node: _with_rows(ask(node, "memory")), "the object is listed")
+        assert {each["node_id"] for each in answer["nodes"]} == {head.node_id, other.node_id}
+        assert answer["silent"] == []
+        [row] = [row for each in answer["nodes"] for row in each["rows"]]
+        assert row["id"] == kept.hex()
+
+
+def _with_rows(answer):
+    return answer if any(each["rows"] for each in answer["nodes"]) else None
+
+
+def test_status_has_the_figures_of_now(nodes, marks):
+    head, other = nodes
+    ref = hold.remote(marks)
+    marks.wait("held")
+    for node in nodes:
+        table = {row["node_id"]: row for row in ask(node, "status")["nodes"]}
+        assert table[other.node_id]["available"]["CPU"] == 1.0
+        assert table[head.node_id]["state"] == "ALIVE"
+    marks.add("release")
+    shoal.get(ref)
+
+
+def test_why_follows_tasks_to_other_nodes(nodes, marks):
+    ref = parent.remote(marks)
+    marks.wait("held")
+    for node in nodes:
+        rows = until(lambda node=node: _chain(node, ref), "the child is in the chain")
+        lines = [line for row in rows for line in row["lines"]]
+        assert any("runs at worker" in line for line in lines)
+        assert any("'hold'" in line for line in lines), lines
+    marks.add("release")
+    shoal.get(ref)
+
+
+def _chain(node, ref):
+    rows = ask(node, "why", id=ref.hex())["rows"]
+    return rows if any("hold" in line for row in rows for line in row.get("lines", ())) else None
+
+
+def test_a_node_that_does_not_answer_is_named(nodes):
+    head, other = nodes
+    os.kill(other.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        answer = ask(head, "workers")
+        assert time.monotonic() - began < 8
+    finally:
+        os.kill(other.pid, signal.SIGCONT)
+    assert len(answer["silent"]) == 1
+    assert other.node_id[:8] in answer["silent"][0]
+    assert {row["node_id"] for row in answer["rows"]} <= {head.node_id}
