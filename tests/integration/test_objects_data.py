@@ -331,6 +331,26 @@ def test_one_array_passed_by_value_to_many_tasks_is_stored_once(shoal_session, t
     assert shoal.get(changed)[:2] == (77, before + 77)
 
 
+def test_any_change_to_an_array_that_is_passed_again_and_again_is_seen(shoal_session):
+    array = np.zeros(4 * MIB, dtype=np.uint8)
+
+    @shoal.remote
+    def look(array):
+        return int(array.sum()), array.shape, array.dtype.str
+
+    for _ in range(4):
+        assert shoal.get(look.remote(array)) == (0, (4 * MIB,), "|u1")
+    for place in (0, 1, 4 * MIB // 2 + 3, -1):
+        array[place] = 1
+        assert shoal.get(look.remote(array))[0] == 1
+        array[place] = 0
+        assert shoal.get(look.remote(array))[0] == 0
+    array.shape = (4, MIB)
+    assert shoal.get(look.remote(array)) == (0, (4, MIB), "|u1")
+    array.dtype = np.int8
+    assert shoal.get(look.remote(array)) == (0, (4, MIB), "|i1")
+
+
 def test_other_large_values_by_value_too(shoal_session):
     value = {"a": np.ones(LARGE), "text": "x" * 200_000}
 

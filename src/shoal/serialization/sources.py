@@ -24,8 +24,9 @@ Array: TypeAlias = np.ndarray[Any, Any]
 # memory).
 PARALLEL_BYTES_MIN = Config.copy_split_bytes_min
 COPY_THREADS_MAX = Config.copy_threads_max
-# Hashing and comparing go in steps of this, which fit the cache.
+# Hashing and comparing go in steps of this, which fit the cache where they are copied together first.
 BLOCK_BYTES = 512 * 1024
+_FLAT_BLOCK_BYTES = 16 * 1024 * 1024
 # Rows joined in one call: the GIL is held for one step only.
 BLOCK_ROWS = 8192
 
@@ -123,14 +124,14 @@ def write_source(source: Source, target: Array) -> None:
 
 
 def source_blocks(source: Source) -> Iterator[Array]:
-    """The stored bytes in order, as uint8 pieces of about `BLOCK_BYTES`."""
+    """The stored bytes in order, as uint8 pieces."""
     if isinstance(source, RaggedRows):
         yield from source.blocks()
         return
     flat = flat_view(source)
     if flat is not None:
-        for start in range(0, flat.size, BLOCK_BYTES):
-            yield flat[start : start + BLOCK_BYTES]
+        for start in range(0, flat.size, _FLAT_BLOCK_BYTES):
+            yield flat[start : start + _FLAT_BLOCK_BYTES]
         return
     transposed = source if storage_order(source) == "C" else source.T
     yield from _strided_blocks(_raw(transposed))
