@@ -32,7 +32,7 @@ class _Arrival:
         self.resolver = resolver
         self.ref = ref
         self.entry = entry
-        self.future = future
+        self.future: concurrent.futures.Future[Any] | None = future
 
     def entry_ready(self, entry: Entry) -> None:
         """Called with the lock held: values are loaded, and callbacks run, elsewhere."""
@@ -74,7 +74,12 @@ class Resolver:
     def arrived(self, arrival: _Arrival) -> None:
         """The object is there, or has failed (lock held)."""
         self.await_ends(arrival)
-        self._resolve_later(arrival.ref, arrival.future)
+        future, arrival.future = (
+            arrival.future,
+            None,
+        )  # its callback has the arrival: a cycle would keep its result alive
+        if future is not None:
+            self._resolve_later(arrival.ref, future)
 
     def cancelled(self, arrival: _Arrival) -> None:
         """Nobody waits for the future any more."""

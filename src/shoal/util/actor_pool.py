@@ -33,7 +33,12 @@ class ActorPool:
     def submit(self, fn: Callable[[ActorHandle, V], ObjectRef[Any]], value: V) -> None:
         """Have ``fn(actor, value)`` called with the next idle actor; it returns the ref of the call."""
         if self._idle:
-            self._start(fn, value, self._idle.pop())
+            actor = self._idle.pop()
+            try:
+                self._start(fn, value, actor)
+            except BaseException:  # nothing was begun, and the actor is still the pool's
+                self._idle.append(actor)
+                raise
         else:
             self._waiting.append((fn, value))
 
@@ -62,11 +67,13 @@ class ActorPool:
         return self._as_they_come()
 
     def _drop_results(self) -> None:
-        while self.has_next():
-            try:
-                self.get_next_unordered(timeout=0)
-            except TimeoutError:
-                break
+        """Nobody asks for what was submitted before. What runs goes on, and later calls wait for it at its actor."""
+        self._waiting.clear()
+        self._idle += [actor for _, actor in self._actor_of.values()]
+        self._actor_of.clear()
+        self._ref_of.clear()
+        self._taken.clear()
+        self._returned = self._submitted
 
     def _in_order(self) -> Iterator[Any]:
         while self.has_next():
@@ -93,8 +100,9 @@ class ActorPool:
         while self._returned in self._taken:
             self._taken.discard(self._returned)
             self._returned += 1
+        self._check_begun()
         ref = self._ref_of[self._returned]
-        if timeout is not None and not shoal.wait([ref], timeout=timeout)[0]:
+        if not shoal.wait([ref], timeout=timeout)[0]:  # its actor is free when it is there, not before
             if not ignore_if_timedout:
                 raise TimeoutError("the next result did not come in time")
             self._forget(ref, self._returned)
@@ -110,6 +118,7 @@ class ActorPool:
 
         if not self.has_next():
             raise StopIteration("no more results to get")
+        self._check_begun()
         ready, _ = shoal.wait(list(self._actor_of), num_returns=1, timeout=timeout)
         if not ready:
             raise TimeoutError("no result came in time")
@@ -123,6 +132,10 @@ class ActorPool:
         _, actor = self._actor_of.pop(ref)
         del self._ref_of[index]
         self._return(actor)
+
+    def _check_begun(self) -> None:
+        if not self._actor_of:
+            raise ValueError("no actor of the pool is there to begin what was submitted; push one")
 
     def _return(self, actor: ActorHandle) -> None:
         if self._waiting:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from shoal.actors.handle import ActorHandle
 
 
+# Calls at once, most of which wait for an item or for room: the one that they wait for must not have to queue behind them.
+_WAITING_MAX = 1_000_000
+
+
 class Empty(queue.Empty):
     """There was nothing in the queue, in time."""
 
@@ -37,7 +41,8 @@ class Queue:
 
         self.maxsize = maxsize
         actor_class: ActorClass[Any] = remote(_QueueActor)
-        self.actor: ActorHandle = actor_class.options(**(actor_options or {})).remote(maxsize)
+        options = {"max_concurrency": _WAITING_MAX, **(actor_options or {})}
+        self.actor: ActorHandle = actor_class.options(**options).remote(maxsize)
 
     def __len__(self) -> int:
         return self.qsize()

@@ -103,6 +103,7 @@ class Pool:
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._queue: deque[_Chunk] = deque()
+        self._refused: deque[tuple[_Chunk, Exception]] = deque()
         self._under_way: dict[int, _Chunk] = {}
         self._numbers = itertools.count()
         self._state = "RUN"
@@ -126,11 +127,16 @@ class Pool:
             self._send(process, self._queue.popleft())
 
     def _send(self, process: _Process, chunk: _Chunk) -> None:
+        try:
+            ref = process.handle.run.remote(chunk.function, chunk.calls)
+        except Exception as error:  # noqa: BLE001  calls that cannot be sent have failed, as in the standard library's pool
+            self._refused.append((chunk, error))
+            return
         process.busy += 1
         process.done += 1
         number = next(self._numbers)
         self._under_way[number] = chunk
-        future = process.handle.run.remote(chunk.function, chunk.calls).future()
+        future = ref.future()
         if self._limit is not None and process.done >= self._limit:
             # The calls that it was sent keep it alive to their end.
             self._processes[self._processes.index(process)] = self._start()
@@ -144,15 +150,25 @@ class Pool:
             if isinstance(error, ActorDiedError) and process in self._processes and self._state == "RUN":
                 self._processes[self._processes.index(process)] = self._start()
             self._pump()
-        if chunk is not None:
-            chunk.result.arrived(chunk.index, None if error is not None else future.result(), error)
-        with self._lock:
-            self._idle.notify_all()
+        try:
+            if chunk is not None:
+                chunk.result.arrived(chunk.index, None if error is not None else future.result(), error)
+            self._tell_refused()
+        finally:  # a callback of the user may raise
+            with self._lock:
+                self._idle.notify_all()
+
+    def _tell_refused(self) -> None:
+        """Fail the calls that could not be sent (lock not held)."""
+        while self._refused:
+            chunk, error = self._refused.popleft()
+            chunk.result.arrived(chunk.index, None, error)
 
     def _submit(self, chunks: list[_Chunk]) -> None:
         with self._lock:
             self._queue.extend(chunks)
             self._pump()
+        self._tell_refused()
 
     def _cut(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], chunksize: int | None) -> list[Any]:
         if chunksize is None:
@@ -247,17 +263,26 @@ class Pool:
         fed = 0
 
         def feed() -> None:
-            """One more part, if there is one."""
+            """One more part, if there is one. What the input raises is the last result."""
             nonlocal fed
             with feeding:
                 if result.total is not None:
                     return
-                index, part = next(parts, (-1, None))
+                if self._state == "TERMINATE":
+                    result.ended(fed)
+                    return
+                try:
+                    index, part = next(parts, (-1, None))
+                except Exception as error:  # noqa: BLE001  whatever it is, it belongs to the reader
+                    fed += 1
+                    result.ended(fed)
+                    result.arrived(fed - 1, None, error)
+                    return
                 if part is None:
                     result.ended(fed)
-                else:
-                    fed += 1
-                    self._submit([_Chunk(func, part, index, result)])
+                    return
+                fed += 1
+                self._submit([_Chunk(func, part, index, result)])
 
         result = IMapIterator(ordered, feed)
         for _ in range(self._size * _IMAP_AHEAD):

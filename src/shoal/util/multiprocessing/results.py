@@ -51,7 +51,7 @@ class AsyncResult:
         """A part is there, or what it raised. Called with the pool's lock released, once per part."""
         self._missing -= 1
         if error is not None:
-            self._error = self._error or as_pool_error(error)
+            self._error = as_pool_error(error) if self._error is None else self._error
         else:
             self._parts[index] = part or []
         if self._missing == 0:
