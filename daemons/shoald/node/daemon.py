@@ -192,7 +192,9 @@ class NodeDaemon:
 
     def _spares(self, client: Client, message: list[Any]) -> bool:
         """Whether a KILL_WORKER comes for a task that its worker does not run (yet, or any more)."""
-        lease = self.scheduler.leases.get(message[1]) if len(message) == 4 else None
+        if len(message) != 4 or type(message[1]) is not int:
+            raise ProtocolError("a kill needs the number of a lease, a reason and a task")
+        lease = self.scheduler.leases.get(message[1])
         if lease is None or lease.demand.client.proc != client.proc:
             return False
         worker = self.scheduler.pool.workers[lease.worker_id]
