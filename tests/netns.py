@@ -8,6 +8,7 @@ connects the hosts, so nothing of the machine's own network is touched.
 """
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -61,6 +62,13 @@ class Network:
         """Run a program on a host to its end; its output is in the result, also when it fails."""
         command = self.command(host, argv)
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+    def traffic(self, host: int) -> tuple[int, int]:
+        """(bytes received, bytes sent) by a host so far, headers included."""
+        command = ["ip", "-n", self.namespace(host), "-s", "-j", "link", "show", "eth0"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        counters = json.loads(done.stdout)[0]["stats64"]
+        return counters["rx"]["bytes"], counters["tx"]["bytes"]
 
     def cut(self, host: int) -> None:
         """Take a host off the network."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from shoal import config
 from shoal.bootstrap import DaemonInfo, DaemonOptions, start_daemon, stop_session
 from shoal.control import request
-from shoal.sessions import SECRET_FILE
+from shoal.sessions import SECRET_FILE, remove_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,10 +89,19 @@ class Cluster:
 
     def remove_node(self, node: DaemonInfo) -> None:
         """Stop a node in order. Raises ValueError for one that is not of this cluster, or for the head's."""
-        if node is self.head or node not in self._nodes:
-            raise ValueError("remove_node needs a node that add_node returned, and that is still there")
+        self._check(node)
         self._nodes.remove(node)
         _stop(node)
+
+    def _check(self, node: DaemonInfo) -> None:
+        if node is self.head or node not in self._nodes:
+            raise ValueError("this needs a node that add_node returned, and that is still there")
+
+    def forget(self, node: DaemonInfo) -> None:
+        """A node's daemon was killed: it is not stopped at the end, and what it left goes. Raises ValueError as `remove_node`."""
+        self._check(node)
+        self._nodes.remove(node)
+        remove_directory(node.session_dir)
 
     def wait_for_nodes(self, timeout_s: float | None = None) -> None:
         """Wait until the head counts every node as alive. Raises TimeoutError otherwise."""

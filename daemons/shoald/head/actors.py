@@ -105,13 +105,19 @@ class ActorTable:
 
     Args:
         choose_host: for an actor, the node that is to host it, or "" if none can now.
+        is_live: whether a node may host actors.
         dead_max: dead actors that are remembered; beyond, the longest dead is forgotten.
     """
 
     def __init__(
-        self, choose_host: Callable[[Actor], str], dead_max: int, durable: Iterable[Actor] = ()
+        self,
+        choose_host: Callable[[Actor], str],
+        is_live: Callable[[str], bool],
+        dead_max: int,
+        durable: Iterable[Actor] = (),
     ) -> None:
         self._choose_host = choose_host
+        self._is_live = is_live
         self._dead_max = dead_max
         self._records: dict[bytes, _Record] = {}
         self._names: dict[tuple[str, str], bytes] = {}
@@ -163,17 +169,28 @@ class ActorTable:
     # --- what nodes say ---
 
     def reported(self, node_id: str, actors: Iterable[Actor]) -> None:
-        """Changes of actors that ``node_id`` hosts."""
+        """Changes of actors that ``node_id`` hosts; one with another node's id was handed over to that."""
         for actor in actors:
             record = self._records.get(actor.actor_id)
-            if record is None:
-                if actor.state != DEAD and actor.actor_id not in self._dead:
-                    record = self._add(replace(actor, node_id=node_id))
-                    record.confirmed = True
-                    self._save(record.actor)
-            elif record.actor.node_id == node_id:
+            if record is None and actor.state != DEAD and actor.actor_id not in self._dead:
+                record = self._add(replace(actor, node_id=node_id))
+                self._save(record.actor)
+            if record is None or record.actor.node_id != node_id:
+                continue
+            if actor.state != DEAD and actor.node_id not in ("", node_id):
+                self._hand_over(record, actor)
+            else:
                 record.confirmed = True
                 self._change(record, replace(actor, node_id=node_id))
+
+    def _hand_over(self, record: _Record, actor: Actor) -> None:
+        """Its host has given it to another node, which is told once more: what it has said so far counted for nothing."""
+        if not self._is_live(actor.node_id):
+            self._rehost(record, replace(actor, node_id=""))
+            return
+        record.confirmed = False
+        self._change(record, actor)
+        self.effects.append(HostActor(actor))
 
     def snapshot(self, node_id: str, actors: Iterable[Actor]) -> None:
         """All that ``node_id`` hosts: what it hosted and does not any more has ended; what it was not told of is sent again."""

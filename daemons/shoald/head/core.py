@@ -54,7 +54,7 @@ class HeadCore:
         self.nodes = NodeTable(config.node_suspect_ms / 1000, config.node_dead_ms / 1000)
         self.directory = Directory(config.directory_grace_ms / 1000)
         self.jobs = JobTable(config.jobs_max, durable.jobs)
-        self.actors = ActorTable(self._host_for, config.dead_actors_max, durable.actors)
+        self.actors = ActorTable(self._host_for, self.nodes.is_live, config.dead_actors_max, durable.actors)
         self._awaited: set[str] = set()
         self._recovery_ends = now + config.node_dead_ms / 1000
         for view in durable.nodes:

@@ -110,6 +110,10 @@ class NodeTable:
     def dead_count(self) -> int:
         return len(self._dead)
 
+    def is_live(self, node_id: str) -> bool:
+        """Whether there is a live node of this id."""
+        return node_id in self._live
+
     def get(self, node_id: str) -> NodeRecord | None:
         """The live node of this id."""
         return self._live.get(node_id)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
@@ -42,11 +42,12 @@ class ActorRecord:
         callers: processes that are connected, or wait to be; `reconnects`: when those get a new connection that lost theirs.
         restart_at: when it may start again, if it has to pause before; None otherwise.
         obstacle: why no worker can be had; "" if one can.
+        moved: it was placed here by another node or the head, and does not go on to another.
     """
 
     __slots__ = (
-        "actor_id", "callers", "details", "error", "final", "incarnation", "info", "job", "obstacle", "owner_job", "pid",
-        "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state", "worker_id",
+        "actor_id", "callers", "details", "error", "final", "incarnation", "info", "job", "moved", "obstacle", "owner_job",
+        "pid", "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state", "worker_id",
     )  # fmt: skip
 
     def __init__(self, actor_id: bytes, info: dict[str, Any], owner_job: str, now: float) -> None:
@@ -69,6 +70,7 @@ class ActorRecord:
         self.reconnects: dict[bytes, float] = {}
         self.restart_at: float | None = None
         self.details: dict[str, Any] = {}
+        self.moved = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -79,12 +81,21 @@ class ActorRecord:
         return f"<actor {self.info['class']} {self.actor_id.hex()} {self.state} pid={self.pid}>"
 
 
+class Moved(NamedTuple):
+    """What an actor brings along to the node that is to host it."""
+
+    actor_id: bytes
+    incarnation: int
+    restarts: int
+    restarts_left: int
+
+
 class ActorCore:
     """All actors of one node.
 
     Attributes:
         outbox: effects in order, for the shell: ("send", proc, message), ("become", record), ("connect", proc, record),
-            ("hold", actor id) and ("let_go", actor id): the node's own hold on a detached actor.
+            ("changed", record): for the head; ("hold", actor id), ("let_go", actor id): the node's own hold on a detached actor.
     """
 
     def __init__(self, scheduler: SchedulerCore, config: Config, node_id: str) -> None:
@@ -107,7 +118,7 @@ class ActorCore:
 
         Raises ValueError if the name is taken, ProtocolError for a message that makes no sense.
         """
-        _check(actor_id, info)
+        check(actor_id, info)
         if actor_id in self.actors or actor_id in self.dead:
             raise ProtocolError(f"actor {actor_id.hex()} exists already")
         record = ActorRecord(actor_id, info, job, now)
@@ -116,17 +127,45 @@ class ActorCore:
             if owner is not None and info["get_if_exists"]:
                 return owner
             if owner is not None:
-                raise ValueError(
-                    f"an actor named {info['name']!r} exists already in namespace {info['namespace']!r}; take another name, "
-                    "get_if_exists=True, or kill it first"
-                )
+                raise ValueError(name_taken(info))
+        self._add(record, now, caller)
+        return record
+
+    def host(self, moved: Moved, info: Any, owner_job: str, now: float) -> ActorRecord | None:
+        """An actor that was made elsewhere is this node's from now on; None if it is here already, or was.
+
+        Raises ProtocolError for a description that makes no sense.
+        """
+        check(moved.actor_id, info)
+        if moved.actor_id in self.actors or moved.actor_id in self.dead:
+            return None
+        record = ActorRecord(moved.actor_id, info, owner_job, now)
+        record.incarnation, record.restarts = moved.incarnation, moved.restarts
+        record.restarts_left = moved.restarts_left
+        record.moved = True
+        self._add(record, now)
+        return record
+
+    def _add(self, record: ActorRecord, now: float, *callers: bytes) -> None:
+        if record.info["name"]:
             self.names[record.key] = record
-        self.actors[actor_id] = record
-        record.callers[caller] = None
-        record.callers.update(dict.fromkeys(self._early.pop(actor_id, ())))
-        if info["detached"]:
-            self.outbox.append(("hold", actor_id))
+        self.actors[record.actor_id] = record
+        record.callers.update(dict.fromkeys(callers))
+        record.callers.update(dict.fromkeys(self._early.pop(record.actor_id, ())))
+        if record.info["detached"]:
+            self.outbox.append(("hold", record.actor_id))
+        self.outbox.append(("changed", record))
         self._start(record, now)
+
+    def leave(self, proc: bytes, now: float) -> ActorRecord | None:
+        """The actor that waits for a worker as ``proc`` goes to another node, and is forgotten here; None if none waits so."""
+        record = self.by_proc.get(proc)
+        if record is None or record.worker_id:
+            return None
+        self._forget_process(record, now)
+        del self.actors[record.actor_id]
+        if self.names.get(record.key) is record:
+            del self.names[record.key]
         return record
 
     def _start(self, record: ActorRecord, now: float) -> None:
@@ -140,7 +179,9 @@ class ActorCore:
         # What is only needed to be placed is not kept; on one node it only has to be there at all.
         placed = scheduler.ledger.feasible(info["placement"])
         resources: Amounts = info["resources"] if placed else info["placement"]
-        options = {"name": info["class"], "actor": True}
+        options: dict[str, Any] = {"name": info["class"], "actor": True}
+        if record.moved:
+            options["strategy"] = ["affinity", self._node_id, False]
         scheduler.handle(record.proc, [m.DEMAND, 1, resources, 1, options], now)
 
     # --- the process ---
@@ -357,7 +398,6 @@ class ActorCore:
 
     def _finish(self, record: ActorRecord, details: dict[str, Any], now: float) -> None:
         self._finalize(record, details["reason"])
-        self._enter(record, DEAD, now)
         facts = {
             "name": record.info["name"],
             "node": self._node_id,
@@ -365,6 +405,7 @@ class ActorCore:
             "class": record.info["class"],
         }
         record.details = details = {**facts, **details}
+        self._enter(record, DEAD, now)
         del self.actors[record.actor_id]
         self.dead[record.actor_id] = details
         if len(self.dead) > self._config.dead_actors_max:
@@ -380,10 +421,10 @@ class ActorCore:
         facts = {"name": record.info["name"], "node": self._node_id}
         self.outbox.append(("send", caller, [m.ACTOR_STATE, record.actor_id, state, {**facts, **details}]))
 
-    @staticmethod
-    def _enter(record: ActorRecord, state: str, now: float) -> None:
+    def _enter(self, record: ActorRecord, state: str, now: float) -> None:
         record.state = state
         record.since = now
+        self.outbox.append(("changed", record))
 
     # --- for people ---
 
@@ -436,7 +477,15 @@ class ActorCore:
             assert self.actors.get(record.actor_id) is record, record
 
 
-def _check(actor_id: Any, info: Any) -> None:
+def name_taken(info: dict[str, Any]) -> str:
+    """What to say to who wants a name that another actor has."""
+    return (
+        f"an actor named {info['name']!r} exists already in namespace {info['namespace']!r}; take another name, "
+        "get_if_exists=True, or kill it first"
+    )
+
+
+def check(actor_id: Any, info: Any) -> None:
     """Raise ProtocolError unless these describe an actor."""
     if type(actor_id) is not bytes or len(actor_id) != OBJECT_ID_SIZE or type(info) is not dict:
         raise ProtocolError("an actor needs an id and a description")

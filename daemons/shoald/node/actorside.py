@@ -9,7 +9,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
-from shoald.node.actors import ActorCore, ActorRecord
+from shoald.node.actorcluster import ActorCluster
+from shoald.node.actors import ActorCore, ActorRecord, check, name_taken
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class ActorSide:
     def __init__(self, daemon: NodeDaemon) -> None:
         self._daemon = daemon
         self.core = ActorCore(daemon.scheduler, daemon.config, daemon.node_id)
+        self.cluster = ActorCluster(daemon, self)
         daemon.store.register(HOLDER, {"pid": 0, "kind": "detached actors", "job_id": ""})
 
     # --- messages ---
@@ -41,18 +43,25 @@ class ActorSide:
                 self._create(client, req, actor_id, info, now)
             elif tag == m.CONNECT_ACTOR:
                 actor_id, broken = fields
-                core.connect(client.proc, actor_id, broken, now)
+                if not self.cluster.connect(client, actor_id, broken):
+                    core.connect(client.proc, actor_id, broken, now)
             elif tag == m.DISCONNECT_ACTOR:
                 (actor_id,) = fields
                 core.disconnect(client.proc, actor_id)
+                self.cluster.away.disconnect(client.proc, actor_id)
             elif tag == m.KILL_ACTOR:
                 actor_id, no_restart = fields
-                core.kill(actor_id, bool(no_restart), now)
+                if not self.cluster.kill(actor_id, bool(no_restart)):
+                    core.kill(actor_id, bool(no_restart), now)
             elif client.kind != "worker":
                 raise ProtocolError(f"message {tag} is not one that a {client.kind} sends")
             elif tag == m.ACTOR_READY:
                 (actor_id,) = fields
                 core.ready(client.worker_id, actor_id, now)
+                if not self._daemon.store.watch(
+                    actor_id
+                ):  # made elsewhere, and the last handle went meanwhile
+                    core.unheld(actor_id, now)
             elif tag == m.ACTOR_FAILED:
                 actor_id, blob = fields
                 core.failed(client.worker_id, actor_id, blob, now)
@@ -71,20 +80,70 @@ class ActorSide:
         info["namespace"] = info.get("namespace") or self.namespace_of(client)
         if not self._daemon.store.watch(actor_id):
             raise ProtocolError("an actor without what it is to be made from")
+        check(actor_id, info)
+        if info["name"] and self._daemon.head.settled:
+            self.cluster.claim(
+                actor_id,
+                info,
+                client.job_id,
+                lambda *found: self._claimed(client, req, actor_id, info, *found),
+            )
+        else:
+            self._make(client, req, actor_id, info, now)
+
+    def _claimed(
+        self,
+        client: Client,
+        req: int,
+        actor_id: bytes,
+        info: dict[str, Any],
+        owner: dict[str, Any] | None,
+        trouble: str,
+    ) -> None:
+        """The head has said who has the name."""
+        daemon = self._daemon
+        if daemon.clients.get(client.proc) is not client:
+            if owner is not None and owner["actor_id"] == actor_id:
+                self.cluster.unclaim(actor_id, info)
+        elif owner is None:
+            text = f"whether the name {info['name']!r} is free is for the head to say, and it does not answer: {trouble}"
+            client.sock.send([m.RESPONSE, req, False, text])
+        elif owner["actor_id"] == actor_id or owner["node_id"] in ("", daemon.node_id):
+            self._make(client, req, actor_id, info, daemon.loop.now())
+        elif info["get_if_exists"]:
+            there = owner["actor_id"]
+            self.cluster.get(
+                owner["node_id"], there, client.proc, lambda table: self._got(client, req, there, table)
+            )
+        else:
+            client.sock.send([m.RESPONSE, req, False, name_taken(info)])
+
+    def _got(self, client: Client, req: int, actor_id: bytes, table: bytes) -> None:
+        answer: tuple[bool, Any] = (True, {"actor": actor_id, "table": table})
+        if not table:
+            answer = (False, "the actor of that name has just ended, or its node does not answer; try again")
+        client.sock.send([m.RESPONSE, req, *answer])
+
+    def _make(self, client: Client, req: int, actor_id: bytes, info: dict[str, Any], now: float) -> None:
         try:
             record = self.core.create(client.proc, client.job_id, actor_id, info, now)
         except ValueError as error:
             client.sock.send([m.RESPONSE, req, False, str(error)])
             return
         if record.actor_id != actor_id:  # the one that has the name: the asker gets a hold on that
-            self._hold(client.proc, record.actor_id, now)
+            self.hold(client.proc, record.actor_id)
         if req:
             client.sock.send(
                 [m.RESPONSE, req, True, {"actor": record.actor_id, "table": record.info["table"]}]
             )
 
-    def _hold(self, proc: bytes, actor_id: bytes, now: float) -> None:
-        self._daemon.store.handle(HOLDER, [m.HOLD, proc, actor_id], now)
+    def hold(self, proc: bytes, actor_id: bytes) -> None:
+        """Give a process a hold on an actor."""
+        self._daemon.store.handle(HOLDER, [m.HOLD, proc, actor_id], self._daemon.loop.now())
+
+    def let_go(self, actor_id: bytes) -> None:
+        """End this node's own hold on a detached actor."""
+        self._daemon.store.handle(HOLDER, [m.RELEASE, actor_id], self._daemon.loop.now())
 
     def namespace_of(self, client: Client) -> str:
         """The namespace that names without one belong to."""
@@ -114,6 +173,7 @@ class ActorSide:
     def client_left(self, proc: bytes) -> None:
         """A process is gone."""
         self.core.client_left(proc)
+        self.cluster.client_left(proc)
 
     def job_ended(self, job_id: str, now: float) -> None:
         """A driver is gone."""
@@ -126,7 +186,8 @@ class ActorSide:
             self.core.unheld(actor_id, now)
         due = self.core.tick(now)
         self.flush()
-        return due
+        away_due = self.cluster.turn(now)
+        return min((time for time in (due, away_due) if time is not None), default=None)
 
     # --- effects ---
 
@@ -136,6 +197,7 @@ class ActorSide:
             effects, self.core.outbox = self.core.outbox, []
             for effect in effects:
                 self._carry_out(effect)
+        self.cluster.flush()
 
     def _carry_out(self, effect: tuple[Any, ...]) -> None:
         daemon = self._daemon
@@ -144,21 +206,26 @@ class ActorSide:
             client = daemon.clients.get(effect[1])
             if client is not None:
                 client.sock.send(effect[2])
+            else:
+                self.cluster.tell(effect[1], effect[2])
+        elif kind == "changed":
+            self.cluster.changed(effect[1])
         elif kind == "connect":
             self._connect(effect[1], effect[2])
         elif kind == "become":
             self._become(effect[1])
         elif kind == "hold":
-            self._hold(HOLDER, effect[1], daemon.loop.now())
+            self.hold(HOLDER, effect[1])
         elif kind == "let_go":
-            daemon.store.handle(HOLDER, [m.RELEASE, effect[1]], daemon.loop.now())
+            self.let_go(effect[1])
 
-    def _worker_of(self, record: ActorRecord) -> Client | None:
+    def worker_of(self, record: ActorRecord) -> Client | None:
+        """The connection of the process that is the actor."""
         worker = self._daemon.scheduler.pool.workers.get(record.worker_id)
         return self._daemon.clients.get(worker.proc) if worker is not None else None
 
     def _become(self, record: ActorRecord) -> None:
-        client = self._worker_of(record)
+        client = self.worker_of(record)
         if client is None:
             return  # it has just closed its connection: its death is on the way
         client.job_id = record.job
@@ -173,9 +240,13 @@ class ActorSide:
         client.sock.send([m.BECOME_ACTOR, record.actor_id, info])
 
     def _connect(self, proc: bytes, record: ActorRecord) -> None:
-        caller, client = self._daemon.clients.get(proc), self._worker_of(record)
-        if caller is None or client is None:
-            return  # what ended that connection is on its way to the core
+        caller, client = self._daemon.clients.get(proc), self.worker_of(record)
+        if (
+            client is None
+            or (caller is None and not self.cluster.offer(proc, record, client))
+            or caller is None
+        ):
+            return  # what ended that connection is on its way to the core; or the caller's node makes it
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -194,12 +265,20 @@ class ActorSide:
         """The actor of a name."""
         name, namespace = str(params.get("name")), str(params.get("namespace") or self.namespace_of(client))
         record = self.core.named(namespace, name)
-        if record is None:
-            reply(False, f"there is no actor named {name!r} in namespace {namespace!r}")
-            return
-        now = self._daemon.loop.now()
-        self._hold(client.proc, record.actor_id, now)
-        reply(True, {"actor": record.actor_id, "table": record.info["table"]})
+
+        def given(actor_id: bytes | None, table: bytes) -> None:
+            if actor_id is None or not table:
+                reply(False, f"there is no actor named {name!r} in namespace {namespace!r}")
+            else:
+                reply(True, {"actor": actor_id, "table": table})
+
+        if record is not None:
+            self.hold(client.proc, record.actor_id)
+            given(record.actor_id, record.info["table"])
+        elif self.cluster.alone:
+            given(None, b"")
+        else:
+            self.cluster.named(namespace, name, client.proc, given)
 
     def list_named(self, client: Client, params: dict[str, Any], reply: Reply) -> None:
         """The names in the asker's namespace, or in all."""

@@ -6,7 +6,8 @@ What other nodes are asked for is the scheduler's decision (`SchedulerCore.share
 the client such a lease is one like any other, with a number of this node's. Ends come from either side: the client returns
 it, the lender tells of the worker's death or recalls it, the lender dies, or the client leaves.
 
-Effects (`outbox`, in order): ("send", node id, message), ("dial", lease), ("undial", lease), ("client", proc, message).
+Effects (`outbox`, in order): ("send", node id, message), ("dial", lease), ("undial", lease), ("client", proc, message),
+("move", proc, node id): not a lease for an actor there, but the actor.
 
 Invariants: each lease is of one living node and one connected client; what `told` says was sent to that node, less what
 it has granted since.
@@ -150,6 +151,9 @@ class AwayLeases:
         job = self._job_of(client) if client is not None else None
         if client is None or demand is None or job is None:
             return  # it left, which the nodes are told
+        if client.kind == "actor":
+            self.outbox += [("move", proc, node_id) for node_id, backlog in share.items() if backlog]
+            return
         for node_id in before.keys() | share.keys():
             backlog = share.get(node_id, 0)
             if backlog != before.get(node_id, 0):

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoald.node.daemon import NodeDaemon
-    from shoald.node.refside import RefSide
 
     TakeConnection = Callable[[bytes, socket.socket], None]
 
@@ -81,22 +80,19 @@ class ClusterSide:
         """Nodes as the head sends them (codec.node_dict)."""
         for node, change in self.view.update(rows):
             if change == JOINED:
-                self._references().joined(node)
+                self._meet_first()
                 self.peers.joined(node)
+                self._daemon.actors.cluster.joined()
             elif change == DIED:
                 self._died(node)
         self._daemon.scheduler.view_changed(self._daemon.loop.now())
 
-    def _references(self) -> RefSide:
-        """This node is not alone: objects, and refs to those here, may be elsewhere."""
-        daemon = self._daemon
-        if daemon.refs is None:
-            from shoald.node.refside import RefSide  # here: a node that is alone does without
-            from shoald.objects.manager import ObjectManager
+    def _meet_first(self) -> None:
+        """This node is not alone: objects may be elsewhere."""
+        if self._daemon.objects is None:
+            from shoald.objects.manager import ObjectManager  # here: a node that is alone does without
 
-            daemon.objects = ObjectManager(daemon)
-            daemon.refs = RefSide(daemon)
-        return daemon.refs
+            self._daemon.objects = ObjectManager(self._daemon)
 
     def _died(self, node: Node) -> None:
         self.peers.died(node)

@@ -109,6 +109,14 @@ class Guests:
             raise ProtocolError(f"process {proc.hex()} is of another node")
         self._scheduler.handle(proc, [m.DEMAND, shape_id, resources, backlog, options], now)
 
+    def adopt(self, job: dict[str, Any]) -> bool:
+        """Something of a job of another node comes here that is no lease; False if the job has ended."""
+        if job["id"] in self._ended:
+            return False
+        if job["node"] != self._node_id:
+            self.jobs.setdefault(job["id"], job)
+        return True
+
     def from_client(self, node_id: str, fields: list[Any], now: float) -> None:
         """P_FROM_CLIENT without its tag: a guest's RETURN or KILL_WORKER."""
         proc, message = fields

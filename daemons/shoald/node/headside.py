@@ -54,6 +54,11 @@ class HeadSide:
         """Whether this daemon hosts or joins a head at all."""
         return self._options.head or bool(self._options.head_address)
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is a link to a head; before, nobody else can be in this cluster."""
+        return self._link is not None
+
     def start(self, facts: dict[str, Any]) -> None:
         """Begin, and register with ``facts`` (see HeadLink); returns at once. Again changes nothing."""
         if self.wanted and self._thread is None and not self._stopped:

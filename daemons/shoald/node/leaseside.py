@@ -70,9 +70,10 @@ class LeaseSide:
 
     def _job_of(self, submitter: Submitter) -> dict[str, Any] | None:
         """What P_DEMAND says of a client's job."""
-        if submitter.job is None:
-            return None
-        job_id = submitter.job.job_id
+        return self.job_facts(submitter.job.job_id) if submitter.job is not None else None
+
+    def job_facts(self, job_id: str) -> dict[str, Any]:
+        """What nodes tell each other of a job."""
         known = self.guests.jobs.get(job_id)
         if known is not None:
             return known
@@ -183,6 +184,8 @@ class LeaseSide:
             dial = self._dials.pop(subject, None)
             if dial is not None:
                 dial.cancel()
+        elif kind == "move":
+            daemon.actors.cluster.move(subject, message)
         elif kind == "timer":
             daemon.loop.call_later(daemon.config.lease_connect_ms / 1000, lambda: self._token_due(subject))
 
@@ -228,8 +231,10 @@ class LeaseSide:
         self.flush()
 
     def _take_connection(self, target: bytes, sock: socket.socket) -> None:
-        """A client of another node connects to the worker that it has leased."""
+        """A client of another node connects to the worker that it has leased, or to an actor."""
         daemon = self._daemon
+        if daemon.actors.cluster.take_connection(target, sock):
+            return
         token = self.guests.connected(target)
         worker = daemon.scheduler.pool.workers.get(token.worker_id) if token is not None else None
         client: Client | None = daemon.clients.get(worker.proc) if worker is not None else None

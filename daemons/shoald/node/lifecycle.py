@@ -338,19 +338,18 @@ class Lifecycle:
             self._daemon.head_trouble = ""
             self._daemon.side.heard(message["nodes"])
             self._last_gauges = self._daemon.gauges()
-            objects = refs.snapshot() if (refs := self._daemon.refs) is not None else {}
-            self._head.report({**self._last_gauges, "snapshot": True, **objects})
+            self._head.report({**self._last_gauges, "snapshot": True})
+            self._daemon.actors.cluster.registered()
         elif kind == "nodes":
             self._daemon.side.heard(message["nodes"])
-        elif kind in {"free", "lost"}:
-            if (refs := self._daemon.refs) is not None:
-                (refs.free if kind == "free" else refs.lost)(message["ids"])
         elif kind == "disconnected":
             self._daemon.head_trouble = message["reason"]
         elif kind == "refused":
             self._daemon.head_trouble = message["reason"]
             if self._ready:
                 self._stop(f"the head refuses this node: {message['reason']}")
+        elif kind in {"actor", "host_actor"}:
+            self._daemon.actors.cluster.heard(message)
         elif kind == "drain":
             self._log.line(f"the head drains this node: {message['reason']}")
 

@@ -175,15 +175,13 @@ class Placement:
         constraints = demand.constraints
         if constraints is not None and constraints.group:
             return self._place_in_group(demand, constraints)
-        bound = demand.client.kind == "actor"
-        candidates = [] if bound else [each for each in others if _feasible(demand.amounts, each.total)]
+        candidates = [each for each in others if _feasible(demand.amounts, each.total)]
         if ledger.feasible(demand.amounts) and not (self.draining and candidates):
             candidates.insert(0, own)
         allowed = candidates if constraints is None else _allowed(candidates, constraints)
         if not allowed:
             demand.here = 0
-            everybody = [own] if bound else [own, *others]
-            demand.obstacle = _obstacle(demand, everybody, candidates, alone=not others)
+            demand.obstacle = _obstacle(demand, [own, *others], candidates, alone=not others)
             demand.away = demand.obstacle[1]
             return {}
         if constraints is None:

@@ -356,11 +356,12 @@ class Runtime:
         if lease is None or self.deaths.connection_ended(lease):
             return
         if not lease.broken:
-            lease.broken = True
+            lease.broken = True  # its tasks wait for the confirmed death (WORKER_DIED)
             if not lease.inflight:
                 self.dispatch.give_back(lease, m.RETURN_BROKEN)
-            else:
-                # Its tasks wait for the confirmed death (WORKER_DIED), which this brings about if only the connection broke.
+            elif (
+                lease.node != self.identity.node_id
+            ):  # only the way to it may have broken: then nobody else knows
                 self.table.to_node([m.RETURN, lease.lease_id, m.RETURN_BROKEN])
 
     # --- sending (lock held) ---

@@ -189,3 +189,14 @@ P_HOLDERS = 355  # [req, node ids]: others who have some of that copy
 # Questions of people
 P_QUERY = 390  # [req, method, params] → P_ANSWER. Methods: see shoald.node.requests
 P_ANSWER = 391  # [req, ok: bool, data or error message]
+
+# Actors. A caller is a process of the node that sends; a host is the node that runs the actor.
+P_ACTOR_HOST = 370  # [actor, info, facts]: host it from now on (shoald.node.actorcluster)
+P_ACTOR_CONNECT = 371  # [actor, caller, kind, incarnation that it lost its connection to] → P_ACTOR_PEER, P_ACTOR_TOLD | P_ACTOR_UNKNOWN
+P_ACTOR_DISCONNECT = 372  # [actor, caller]
+P_ACTOR_PEER = 373  # [caller, actor, incarnation, worker proc, worker pid, token]: connect to the worker, as for P_LEASE
+P_ACTOR_TOLD = 374  # [caller, message]: an ACTOR_STATE
+P_ACTOR_UNKNOWN = 375  # [actor]: this node does not host it
+P_ACTOR_KILL = 376  # [actor, no_restart]
+P_ACTOR_GIVE = 377  # [req, actor, process]: give that process of the sender's node a hold on it → P_ACTOR_GIVEN
+P_ACTOR_GIVEN = 378  # [req, table: bytes, b"" if this node does not host it]

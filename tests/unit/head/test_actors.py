@@ -35,7 +35,7 @@ class Hosts:
 
 
 def table(*nodes, dead_max=10, durable=()):
-    return ActorTable(Hosts(*nodes), dead_max, durable)
+    return ActorTable(Hosts(*nodes), lambda node: True, dead_max, durable)
 
 
 def named(actor_id, node="n1", **more):
@@ -123,7 +123,7 @@ def test_an_actor_ends_with_the_node_of_its_driver_unless_it_is_detached():
 
 def test_a_homeless_actor_waits_for_a_node():
     hosts = Hosts()
-    actors = ActorTable(hosts, 10)
+    actors = ActorTable(hosts, lambda node: True, 10)
     actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=1, driver_node="n3", job_id="j")])
     actors.node_died("n1", "gone")
     actors.nodes_changed()
@@ -184,7 +184,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.hosts = Hosts(*NODES)
-        self.table = ActorTable(self.hosts, 3)
+        self.table = ActorTable(self.hosts, lambda node: node in self.hosts.nodes, 3)
         self.hosted = {}
 
     @rule(
