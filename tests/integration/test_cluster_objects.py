@@ -15,6 +15,7 @@ from shoal.wire import messages as m
 
 TIMEOUT_S = 60
 MIB = 1024**2
+FAST_DEATHS = {"node_dead_ms": 1500.0, "node_suspect_ms": 700.0, "heartbeat_ms": 200.0}
 
 
 def get(refs):
@@ -158,7 +159,7 @@ def test_a_broadcast_reaches_every_node(processes):
 def test_a_source_that_is_killed_in_mid_object_is_replaced(processes):
     """The second holder has the same copy: what has come already is not asked for again."""
     data = pattern(128 * MIB)
-    slow = {"pull_chunk_bytes": 64 * 1024}  # many chunks, so that the kill comes in between
+    slow = FAST_DEATHS | {"pull_chunk_bytes": 64 * 1024}  # many chunks, so that the kill comes in between
     with Cluster(system_config=slow) as cluster:
         first, second, reading = [cluster.add_node(system_config=slow) for _ in range(3)]
         source = processes(first)
@@ -178,8 +179,8 @@ def test_a_source_that_is_killed_in_mid_object_is_replaced(processes):
 
 def test_a_source_that_is_killed_without_another_holder_is_an_error(processes):
     data = pattern(1 * MIB)
-    with Cluster() as cluster:
-        first, reading = cluster.add_node(), cluster.add_node()
+    with Cluster(system_config=FAST_DEATHS) as cluster:
+        first, reading = [cluster.add_node(system_config=FAST_DEATHS) for _ in range(2)]
         source, reader = processes(first), processes(reading)
         object_id = source.seal(data)
         os.kill(first.process.pid, signal.SIGKILL)

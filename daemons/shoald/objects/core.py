@@ -121,7 +121,7 @@ class ObjectCore:
                     self._carry_out(effect, now)
                 continue
             self.pulls.settle()
-            if not effects and not self._make_room():
+            if not effects and not self._make_room(now):
                 return
 
     def _carry_out(self, effect: Effect, now: float) -> None:
@@ -178,7 +178,7 @@ class ObjectCore:
         # Its readers have pinned it by then.
         self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))
 
-    def _make_room(self) -> bool:
+    def _make_room(self, now: float) -> bool:
         """Let go of kept copies if somebody waits for room; whether there was anything to do."""
         wanted = self._store.shortage() if self._kept else 0
         if wanted <= 0:
@@ -191,7 +191,9 @@ class ObjectCore:
             if size or not self._store.described(object_id):
                 del self._kept[object_id]
             came_free += size
+        mark = len(self._store.outbox)
         self._store.settle()
+        self._answers(mark, now)  # a pull may be what has waited
         return came_free > 0
 
     def _keep(self, object_id: bytes) -> None:

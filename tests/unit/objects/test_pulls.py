@@ -429,3 +429,17 @@ def test_messages_that_make_no_sense_are_refused():
         with pytest.raises(ProtocolError):
             b.core.from_node(a.id, message, 0.0)
             b.turn()
+
+
+def test_a_pull_that_waits_for_room_gets_that_of_what_is_only_kept():
+    world = World()
+    a, b = world.nodes
+    for number in range(1, 4):
+        x = own(a, number)
+        a.seal(x, body(150 * 1024))
+        b.pin(x, a.proc)
+        world.run()
+        assert b.read(pinned(b.told())) == body(150 * 1024)
+        b.send(m.UNPIN, x)
+        a.send(m.RELEASE, x)
+    assert b.counters["evictions"] == 2
