@@ -246,7 +246,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         return runtime.values.get(refs, timeout)
     context = current_task.get()
     if context is not None and any(refs is value for value in context.arguments):
-        return refs
+        # A long list of refs is passed in the store, like a value that was a ref; it still is a list of refs to get.
+        if not isinstance(refs, list | tuple) or not refs or type(refs[0]) is not ObjectRef:
+            return refs
     if isinstance(refs, list | tuple):
         arguments = context.arguments if context is not None else ()
         for ref in refs:

@@ -152,7 +152,7 @@ class Config:
     peer_ack_ms: float = 20.0
     # Objects of other nodes: bytes per checksum and request, connections to one source, requests sent ahead on each, and
     # small objects in one request.
-    pull_chunk_bytes: int = 2 * MIB
+    pull_chunk_bytes: int = 4 * MIB
     pull_connections: int = 2
     pull_requests_max: int = 2
     pull_pieces_max: int = 256

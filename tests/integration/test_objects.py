@@ -398,6 +398,11 @@ def test_get_of_an_argument_that_was_a_ref_returns_it(shoal_session, value):
     assert shoal.get(both.remote(echo.remote(value), y=echo.remote(value))) is True
 
 
+def test_a_list_of_refs_that_is_so_long_that_it_is_stored_is_still_one_to_get(shoal_session):
+    refs = [shoal.put(index) for index in range(8000)]
+    assert shoal.get(shoal.remote(lambda given: sum(shoal.get(given))).remote(refs)) == sum(range(8000))
+
+
 def test_get_of_arguments_and_refs_together(shoal_session):
     @shoal.remote
     def mixed(x, nested):
