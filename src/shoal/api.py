@@ -245,10 +245,10 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         runtime = session.current() or session.runtime()
         return runtime.values.get(refs, timeout)
     context = current_task.get()
-    if context is not None and any(refs is value for value in context.arguments):
-        # A long list of refs is passed in the store, like a value that was a ref; it still is a list of refs to get.
-        if not isinstance(refs, list | tuple) or not refs or type(refs[0]) is not ObjectRef:
-            return refs
+    # A long list of refs is passed in the store, like a value that was a ref; it still is a list of refs to get.
+    is_list = isinstance(refs, list | tuple) and bool(refs) and type(refs[0]) is ObjectRef
+    if context is not None and not is_list and any(refs is value for value in context.arguments):
+        return refs
     if isinstance(refs, list | tuple):
         arguments = context.arguments if context is not None else ()
         for ref in refs:

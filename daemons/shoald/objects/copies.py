@@ -15,6 +15,7 @@ class Copy:
         id: of the object.
         stamp: 16 bytes that name these bytes everywhere; another run of the object's task has another.
         size, chunk: bytes, in all and of each chunk but the last.
+        chunks: how many there are, one at least; all: every chunk's bit.
         offset: where it lies in this node's region; -1 while there is no room for it.
         have: the chunks that are here, a bit each.
         sums: chunk → checksum, of those that were served or received.
@@ -23,29 +24,34 @@ class Copy:
         grants: how many readers there were.
     """
 
-    __slots__ = ("chunk", "grants", "have", "holders", "id", "offset", "readers", "size", "stamp", "sums")
+    __slots__ = (
+        "all",
+        "chunk",
+        "chunks",
+        "grants",
+        "have",
+        "holders",
+        "id",
+        "offset",
+        "readers",
+        "size",
+        "stamp",
+        "sums",
+    )
 
     def __init__(self, object_id: bytes, stamp: bytes, size: int, chunk: int, offset: int = -1) -> None:
         self.id = object_id
         self.stamp = stamp
         self.size = size
         self.chunk = chunk
+        self.chunks = -(-size // chunk) or 1
+        self.all = (1 << self.chunks) - 1
         self.offset = offset
         self.have = 0
         self.sums: dict[int, int] = {}
         self.readers: dict[str, int] = {}
         self.holders: dict[str, None] = {}
         self.grants = 0
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks there are; one at least."""
-        return -(-self.size // self.chunk) or 1
-
-    @property
-    def all(self) -> int:
-        """Every chunk's bit."""
-        return (1 << self.chunks) - 1
 
     def place(self, chunk: int) -> tuple[int, int]:
         """(offset, size) of a chunk in the region."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.ids import NO_PROCESS, PROCESS_ID_SIZE
 from shoal.wire import messages as m
-from shoald.objects.effects import Broken, Effect, Failed, Grown, Note, Seal, Told, ToStore
+from shoald.objects.effects import Broken, Effect, Failed, Grown, Note, Seal, Tell, Told, ToStore
 from shoald.objects.pulls import PullCore
 from shoald.objects.serving import ServeCore, node_client
 from shoald.store.errors import ProtocolError
@@ -88,7 +88,9 @@ class ObjectCore:
             raise ProtocolError(f"malformed message {message[0]}: {error}") from error
 
     def _fetch(self, node: str, message: list[Any]) -> None:
-        self._store.register(node_client(node), {"pid": None, "kind": "node", "job_id": "", "node_id": node})
+        if not self.serving.knows(node):
+            client = {"pid": None, "kind": "node", "job_id": "", "node_id": node}
+            self._store.register(node_client(node), client)
         self.serving.fetch(node, message)
 
     def node_dead(self, node: str, now: float) -> None:
@@ -129,6 +131,9 @@ class ObjectCore:
         mark = len(store.outbox)
         if isinstance(effect, ToStore):
             store.handle(effect.proc, effect.message, now)
+        elif isinstance(effect, Tell):
+            self.outbox.append(effect)
+            return
         elif isinstance(effect, Seal):
             self._seal(effect, now)
         elif isinstance(effect, Grown):
@@ -146,9 +151,11 @@ class ObjectCore:
     def _answers(self, mark: int, now: float) -> None:
         """Take what the store says to this daemon itself out of its outbox, from position ``mark`` on."""
         outbox = self._store.outbox
-        if len(outbox) == mark or not any(proc.startswith(INTERNAL) for proc, _ in outbox[mark:]):
+        if len(outbox) == mark:
             return
         fresh = outbox[mark:]
+        if not any(proc.startswith(INTERNAL) for proc, _ in fresh):
+            return
         outbox[mark:] = [entry for entry in fresh if not entry[0].startswith(INTERNAL)]
         for proc, message in fresh:
             if proc == self.proc:

@@ -129,13 +129,15 @@ class ObjectManager:
     def _who(self, object_id: bytes, proc: bytes) -> tuple[list[str], tuple[str, str] | None]:
         view = self._view
         owner_tag = tag_of(object_id)
-        tags = (tag_of(proc), owner_tag) if proc else (owner_tag,)
-        nodes = [node.node_id for tag in dict.fromkeys(tags) for node in view.by_tag(tag)]
+        tag = tag_of(proc) if proc else owner_tag
+        nodes = [node.node_id for node in view.by_tag(tag)]
+        if tag != owner_tag:
+            nodes += [node.node_id for node in view.by_tag(owner_tag)]
         nodes += self._daemon.store.hinted(object_id)
         dead = view.died(owner_tag)
         if dead is not None:
             return nodes, ("owner_died", f"{dead}, on which its owner ran, died: {dead.reason}")
-        dead = view.died(tags[0])
+        dead = view.died(tag) if tag != owner_tag else None
         return nodes, ("lost", f"{dead}, on which it was, died: {dead.reason}") if dead is not None else None
 
     def _lives(self, node_id: str) -> bool | None:

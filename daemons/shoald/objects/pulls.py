@@ -78,6 +78,9 @@ class PullCore:
         self._pulls: dict[bytes, Pull] = {}
         self._asked: dict[int, tuple[Pull, Source]] = {}
         self._timers: list[tuple[float, int, Pull]] = []
+        self._done: dict[
+            tuple[str, bool, bool], list[int]
+        ] = {}  # (node, complete, known) → reqs to be let go of
         self._order = 0
         self._req = 0
 
@@ -139,9 +142,13 @@ class PullCore:
         self._end(pull)
 
     def settle(self) -> None:
-        """The end of a turn: ask for room and for chunks, for all that came in together."""
+        """The end of a turn: ask for room and for chunks, and let go, for all that came in together."""
         self._admission.admit()
         self._lanes.pump()
+        if self._done:
+            for (node, complete, known), reqs in self._done.items():
+                self.outbox.append(Tell(node, [m.P_FETCH_DONE, reqs, complete], known))
+            self._done = {}
 
     # --- who has it ---
 
@@ -247,7 +254,7 @@ class PullCore:
         if not source.ask:
             # A copy holds what it contains. Until that is known, the source's copy does, and may not be dropped.
             known = complete and pull.facts is not None and bool(pull.facts.contained)
-            self.outbox.append(Tell(source.node, [m.P_FETCH_DONE, [source.req], complete], known))
+            self._done.setdefault((source.node, complete, known), []).append(source.req)
 
     def _lose(self, pull: Pull, source: Source, verdict: str, now: float) -> None:
         """This source is no good; the others go on, or the next one is sought."""

@@ -84,18 +84,25 @@ class ServeCore:
         self.tickets: dict[tuple[str, int], Ticket] = {}
         self._copies: dict[bytes, Copy] = {}
         self._asks: dict[tuple[str, bytes], list[int]] = {}
-        self._nodes: dict[bytes, str] = {}
+        self._clients: dict[str, bytes] = {}  # node → its client of the store
+        self._nodes: dict[bytes, str] = {}  # and back
         self.outbox = outbox
 
     # --- what readers say ---
+
+    def knows(self, node: str) -> bool:
+        """Whether the node has asked for something before."""
+        return node in self._clients
 
     def fetch(self, node: str, message: list[Any]) -> None:
         """P_FETCH. Raises ProtocolError."""
         if len(message) != _FETCH_FIELDS:
             raise ProtocolError("malformed P_FETCH")
         _, req, object_id, proc, number, priority, stamp = message
-        client = node_client(node)
-        self._nodes[client] = node
+        client = self._clients.get(node)
+        if client is None:
+            client = self._clients[node] = node_client(node)
+            self._nodes[client] = node
         if priority == m.PRIORITY_ASK:
             self._asks.setdefault((node, object_id), []).append(req)
             self.outbox.append(ToStore(client, [m.WATCH, object_id, proc, number]))
@@ -123,7 +130,7 @@ class ServeCore:
                 self._forget(ticket, complete)
                 unpinned += [ticket.id] * ticket.pinned
         if unpinned:
-            self.outbox.append(ToStore(node_client(node), [m.UNPIN, b"".join(unpinned)]))
+            self.outbox.append(ToStore(self._clients[node], [m.UNPIN, b"".join(unpinned)]))
 
     def node_dead(self, node: str) -> None:
         """The reader is dead; the store has dropped its client."""
@@ -133,7 +140,7 @@ class ServeCore:
             del self._asks[asked]
         for copy in self._copies.values():
             copy.holders.pop(node, None)
-        self._nodes.pop(node_client(node), None)
+        self._nodes.pop(self._clients.pop(node, b""), None)
 
     def _forget(self, ticket: Ticket, complete: bool) -> None:
         copy = ticket.copy
@@ -165,7 +172,7 @@ class ServeCore:
         _, req, object_id, offset, size, _ = message
         ticket = self.tickets.get((node, req))
         if ticket is None:  # the reader has lost interest meanwhile
-            self.outbox.append(ToStore(node_client(node), [m.UNPIN, object_id]))
+            self.outbox.append(ToStore(self._clients[node], [m.UNPIN, object_id]))
             return
         ticket.pinned += 1
         if ticket.copy is not None:
@@ -239,7 +246,7 @@ class ServeCore:
         self._remember(copy)
         for node, req in copy.readers.items():
             # The store answers at once: the object is there.
-            self.outbox.append(ToStore(node_client(node), [m.PIN, req, copy.id, bytes(8), 0, 0]))
+            self.outbox.append(ToStore(self._clients[node], [m.PIN, req, copy.id, bytes(8), 0, 0]))
         self.grown(copy)
 
     def broken(self, copy: Copy) -> None:
