@@ -113,7 +113,8 @@ def _start_session(arguments: InitArguments) -> Runtime:
             session_of = resolve_address(arguments.address, arguments.temp_dir)
     except BootstrapError as error:
         if arguments.address is not None:
-            raise ClusterNotFoundError(str(error)) from None
+            what, _, step = str(error).partition("; ")
+            raise ClusterNotFoundError(what, next_step=step) from None
         step = "mend that, and call shoal.init() again" if error.refused else ""
         raise ClusterStartError(str(error), next_step=step) from None
     if gc.get_threshold() == _GC_DEFAULT:

@@ -477,9 +477,15 @@ def test_errors_name_the_path_to_the_culprit(shoal_session):
     ):
         with pytest.raises(TypeError, match=r"config.*inner.*1.*inner.*lock"):
             use()
+    with pytest.raises(
+        TypeError, match=r"^argument 'key' of test_.*takes\(\): cannot serialize value\['config'\]"
+    ):
+        takes.remote(1, key=value)
+    with pytest.raises(TypeError, match=r"^argument 1 of .*takes\(\): cannot serialize value: _thread.lock"):
+        takes.remote(1, threading.Lock())
     lock = threading.Lock()
     captures = shoal.remote(lambda: lock)
-    with pytest.raises(TypeError, match="lock"):
+    with pytest.raises(TypeError, match=r"cannot serialize function .*<lambda> closure variable 'lock'"):
         captures.remote()
 
 

@@ -75,7 +75,11 @@ class Packer:
         payload = dumps_call(args, kwargs)
         nested = None
         if payload is None:
-            packed = serialize((args, kwargs))
+            try:
+                packed = serialize((args, kwargs))
+            except TypeError:
+                _name_culprit(args, kwargs, callsite)
+                raise
             if packed.size > self._limit:
                 args, kwargs = self._store_large(args, kwargs, lifted, callsite)
                 packed = serialize((args, kwargs))
@@ -216,3 +220,13 @@ def _blanked(
         else:
             named[str(where)] = None
     return tuple(positional), named
+
+
+def _name_culprit(args: tuple[Any, ...], kwargs: dict[str, Any], function: str) -> None:
+    """Raise a TypeError that says which argument cannot be serialized; return if each by itself can."""
+    arguments: list[tuple[Where, Any]] = [*enumerate(args), *kwargs.items()]
+    for where, value in arguments:
+        try:
+            serialize(value)
+        except TypeError as error:
+            raise TypeError(f"argument {where!r} of {function}(): {error}") from error.__cause__

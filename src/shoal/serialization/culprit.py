@@ -48,7 +48,10 @@ class FailureTuple(NamedTuple):
 
 def explain(value: Any, error: BaseException, code: bool = False) -> str:
     """The message for a value that could not be serialized because of ``error``."""
-    culprit = find_culprit(value, "value", code)
+    name = "value"
+    if code:
+        name = f"{'class' if isinstance(value, type) else 'function'} {getattr(value, '__qualname__', '')}"
+    culprit = find_culprit(value, name, code)
     kind = _kind(culprit.obj)
     return (
         f"cannot serialize {culprit.name}: {kind}; {type(error).__name__}: {error}. Make it inside the task, "

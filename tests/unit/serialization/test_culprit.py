@@ -66,7 +66,10 @@ def test_paths(value, path):
 
 
 def test_of_code():
-    with pytest.raises(TypeError, match=r"cannot serialize value closure variable 'lock': _thread\.lock"):
+    with pytest.raises(
+        TypeError,
+        match=r"cannot serialize function closure.<locals>.\S+ closure variable 'lock': _thread\.lock",
+    ):
         dumps_code(closure())
 
 
