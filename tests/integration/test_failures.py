@@ -12,6 +12,7 @@ import pytest
 
 import shoal
 from marks import Marks, until
+from shoal import session
 from shoal.exceptions import ShoalError, TaskError, WorkerCrashedError
 
 
@@ -468,3 +469,31 @@ def test_what_can_never_be_placed_says_so(shoal_session, capfd):
     assert "unobtainium 1" in said
     assert "CPU 2" in said
     assert shoal.get(identity.remote(2)) == 2
+
+
+def test_a_broken_connection_to_a_living_worker_is_a_death_of_it(shoal_session, marks):
+    """Nothing waits for ever for a worker that has closed the connection, whatever made it do that."""
+
+    @shoal.remote
+    def long(name):
+        marks.add(name)
+        time.sleep(0.5)
+        return os.getpid()
+
+    def break_connection():
+        runtime = session.runtime()
+        with runtime.lock:
+            (lease,) = [lease for lease in runtime.dispatch.leases.values() if lease.inflight]
+            lease.connection.send(b"\xff" * 64)  # no frame
+            return lease.pid
+
+    ref = long.options(max_retries=0).remote("once")
+    marks.wait("once")
+    break_connection()
+    with pytest.raises(WorkerCrashedError):
+        shoal.get(ref, timeout=30)
+    ref = long.remote("twice")
+    marks.wait("twice")
+    broken = break_connection()
+    assert shoal.get(ref, timeout=30) != broken
+    assert marks.count("twice") == 2

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoald.node.daemon import NodeDaemon
+    from shoald.node.refside import RefSide
 
     TakeConnection = Callable[[bytes, socket.socket], None]
 
@@ -80,19 +81,23 @@ class ClusterSide:
         """Nodes as the head sends them (codec.node_dict)."""
         for node, change in self.view.update(rows):
             if change == JOINED:
-                self._meet_first()
+                self._references().joined(node)
                 self.peers.joined(node)
                 self._daemon.actors.cluster.joined()
             elif change == DIED:
                 self._died(node)
         self._daemon.scheduler.view_changed(self._daemon.loop.now())
 
-    def _meet_first(self) -> None:
-        """This node is not alone: objects may be elsewhere."""
-        if self._daemon.objects is None:
-            from shoald.objects.manager import ObjectManager  # here: a node that is alone does without
+    def _references(self) -> RefSide:
+        """This node is not alone: objects, and refs to those here, may be elsewhere."""
+        daemon = self._daemon
+        if daemon.refs is None:
+            from shoald.node.refside import RefSide  # here: a node that is alone does without
+            from shoald.objects.manager import ObjectManager
 
-            self._daemon.objects = ObjectManager(self._daemon)
+            daemon.objects = ObjectManager(daemon)
+            daemon.refs = RefSide(daemon)
+        return daemon.refs
 
     def _died(self, node: Node) -> None:
         self.peers.died(node)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from shoald.node.headside import HeadSide
     from shoald.node.options import NodeOptions
+    from shoald.node.refside import RefSide
     from shoald.node.session import Session
     from shoald.objects.manager import ObjectManager
     from shoald.shell.daemonlog import DaemonLog
@@ -86,7 +87,8 @@ class NodeDaemon:
         self.head_trouble = ""
         self.head: HeadSide  # set by the lifecycle, before the first turn
         self.store = StoreCore(region.capacity, self.config, bytes.fromhex(node_id))
-        self.objects: ObjectManager | None = None
+        self.objects: ObjectManager | None = None  # made, like `refs`, when there is another node
+        self.refs: RefSide | None = None
         pool = Pool(os.urandom(WORKER_ID_PREFIX_SIZE), self.config.workers_max)
         placement = Placement(node_id, options.labels, self.config)
         self.scheduler = SchedulerCore(options.resources, pool, self.config, placement)
@@ -193,7 +195,9 @@ class NodeDaemon:
 
     def _spares(self, client: Client, message: list[Any]) -> bool:
         """Whether a KILL_WORKER comes for a task that its worker does not run (yet, or any more)."""
-        lease = self.scheduler.leases.get(message[1]) if len(message) == 4 else None
+        if len(message) != 4 or type(message[1]) is not int:
+            raise ProtocolError("a kill needs the number of a lease, a reason and a task")
+        lease = self.scheduler.leases.get(message[1])
         if lease is None or lease.demand.client.proc != client.proc:
             return False
         worker = self.scheduler.pool.workers[lease.worker_id]
@@ -431,7 +435,11 @@ class NodeDaemon:
         if store_due is not None and store_due <= now:
             self.store.tick(now)
             store_due = self.store.next_deadline()
-        objects_due = self.objects.turn(now) if self.objects is not None else None
+        objects_due = None
+        if self.objects is not None:
+            objects_due = self.objects.turn(now)
+        if self.refs is not None:
+            self.refs.turn()
         self._send_store_messages()
         lease_due = self.lease_side.turn(now) if self.cluster.live else None
         if self.peers.dirty:

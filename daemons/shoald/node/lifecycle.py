@@ -338,10 +338,14 @@ class Lifecycle:
             self._daemon.head_trouble = ""
             self._daemon.side.heard(message["nodes"])
             self._last_gauges = self._daemon.gauges()
-            self._head.report({**self._last_gauges, "snapshot": True})
+            objects = refs.snapshot() if (refs := self._daemon.refs) is not None else {}
+            self._head.report({**self._last_gauges, "snapshot": True, **objects})
             self._daemon.actors.cluster.registered()
         elif kind == "nodes":
             self._daemon.side.heard(message["nodes"])
+        elif kind in {"free", "lost"}:
+            if (refs := self._daemon.refs) is not None:
+                (refs.free if kind == "free" else refs.lost)(message["ids"])
         elif kind == "disconnected":
             self._daemon.head_trouble = message["reason"]
         elif kind == "refused":

@@ -194,6 +194,8 @@ class SchedulerCore:
         """The lease, None if it has ended (its end crossed this message); ProtocolError if it is somebody
         else's.
         """
+        if type(lease_id) is not int:
+            raise ProtocolError("a lease has a number")
         lease = self.leases.get(lease_id)
         if lease is not None and lease.demand.client is not client:
             raise ProtocolError(f"lease {lease_id} belongs to another client")

@@ -80,7 +80,11 @@ class ObjectManager:
     def _carry_out(self, effect: Effect) -> None:
         daemon = self._daemon
         if isinstance(effect, Tell):
-            daemon.peers.send(effect.node, effect.message)
+            if effect.known and daemon.refs is not None:
+                node, message = effect.node, effect.message
+                daemon.refs.when_known(lambda: daemon.peers.send(node, message))
+            else:
+                daemon.peers.send(effect.node, effect.message)
         elif isinstance(effect, Receive):
             self._receive(effect)
         elif isinstance(effect, Locate):

@@ -180,6 +180,24 @@ class StoreCore:
             del hints[next(iter(hints))]
         self._readers.hint(object_id)
 
+    def located(self, object_id: bytes, node_id: str, size: int, flags: int) -> None:
+        """Another node has sealed this for a process here: nobody here will any more, and whoever waits learns of it."""
+        ledger = self._ledger
+        if object_id in ledger.objects:
+            return
+        for client in ledger.expected.pop(object_id, ()):
+            client.expects.discard(object_id)
+        ledger.unshare_if_gone(object_id)
+        self._readers.told(object_id, size, flags)
+        if object_id in ledger.shared:
+            self.hint(object_id, node_id)
+
+    def lost(self, object_ids: list[bytes]) -> None:
+        """No node has a copy of these any more: readers that nothing else will answer learn of it."""
+        for object_id in object_ids:
+            if object_id not in self._ledger.objects:
+                self._readers.lost(object_id)
+
     def hinted(self, object_id: bytes) -> list[str]:
         """Nodes that may have it, as peers said; the newest first."""
         return list(self._ledger.hints.get(object_id, ()))[::-1]

@@ -179,6 +179,7 @@ class Ledger:
         """No other node knows of this id any more."""
         self.shared.discard(object_id)
         self.sealed_elsewhere.discard(object_id)
+        self.hints.pop(object_id, None)
 
     def unshare_if_gone(self, object_id: bytes) -> None:
         """Forget that an id is shared, unless something of it is here, or will be."""

@@ -65,7 +65,7 @@ class Readers:
         ids = checked_ids(*fields(message, 1))
         for start in range(0, len(ids), 16):
             object_id = ids[start : start + 16]
-            if object_id not in self._ledger.objects:
+            if object_id not in self._ledger.objects and object_id not in self._ledger.sealed_elsewhere:
                 self._ledger.expected.setdefault(object_id, {})[client] = None
                 client.expects.add(object_id)
         if len(client.expects) > self._ledger.config.parked_reads_max:
@@ -168,10 +168,17 @@ class Readers:
             self._take_out(read)
             self._refuse(read, kind, text)
 
+    def lost(self, object_id: bytes) -> None:
+        """No node has it any more. What is being fetched, or announced, ends by itself."""
+        if object_id not in self._wanted and object_id not in self._ledger.expected:
+            for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
+                self._take_out(read)
+                self._refuse(read, "lost", f"object {object_id.hex()} is lost: the nodes that had it died")
+
     def _elsewhere(self, object_id: bytes, proc: object) -> bool:
         """Whether another node has it, or should know; ``proc`` is of the stamp."""
         ledger = self._ledger
-        if object_id in ledger.hints:
+        if object_id in ledger.hints or object_id in ledger.shared:
             return True
         if type(proc) is bytes and proc and proc not in ledger.clients and tag_of(proc) != ledger.node_tag:
             return True

@@ -356,12 +356,11 @@ class Runtime:
         if lease is None or self.deaths.connection_ended(lease):
             return
         if not lease.broken:
-            lease.broken = True  # its tasks wait for the confirmed death (WORKER_DIED)
+            lease.broken = True
             if not lease.inflight:
                 self.dispatch.give_back(lease, m.RETURN_BROKEN)
-            elif (
-                lease.node != self.identity.node_id
-            ):  # only the way to it may have broken: then nobody else knows
+            else:
+                # Its tasks wait for the confirmed death (WORKER_DIED), which this brings about if only the connection broke.
                 self.table.to_node([m.RETURN, lease.lease_id, m.RETURN_BROKEN])
 
     # --- sending (lock held) ---

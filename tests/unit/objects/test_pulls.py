@@ -113,13 +113,15 @@ def test_a_reader_that_waits_for_a_local_seal_hears_that_it_is_elsewhere():
     a, b = world.nodes
     x = own(a)
     a.send(m.HOLD, a.proc, x)
+    a.send(m.EXPECT, x)
     other = a.process(5)
     assert a.pin(x, proc=other) == []
     b.pin(x)
     world.run()
     assert len(a.core.pulls) == 0
     b.seal(x, body(100), flags=m.SEAL_PRIMARY)
-    a.store.hint(x, b.id)
+    a.store.sharing.receive_sealed(a.proc, x)
+    a.store.located(x, b.id, 100, 0)
     a.turn()
     world.run()
     assert a.read(pinned(a.told(other))) == body(100)

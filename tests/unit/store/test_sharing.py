@@ -8,7 +8,7 @@ from shoal.ids import node_tag
 from shoal.wire import messages as m
 from shoald.objects.cluster_refs import ClusterRefs
 from shoald.store.errors import ProtocolError
-from unit.store.storebench import NOBODY, A, B, Bench, X, Y, Z
+from unit.store.storebench import NOBODY, A, B, Bench, C, X, Y, Z
 
 NODE = "c0ffee" + "00" * 13
 FAR = node_tag(NODE) + b"far.."  # a process there
@@ -128,6 +128,38 @@ def test_two_runs_of_a_task_bring_one_hold(bench, here_first):
     bench.refs.free([X])
     bench.turn()
     assert not bench.ids
+
+
+def test_an_announcement_that_the_seal_elsewhere_overtook_is_none(bench):
+    bench.core.sharing.receive_sealed(A, X)
+    bench.send(A, m.EXPECT, X)
+    bench.core.located(X, NODE, 100, m.SEAL_PRIMARY)
+    assert not bench.pin(B, X), "it is fetched"
+    assert bench.core.take_wants() == [(X, NOBODY, 0, 0)]
+
+
+def test_readers_of_an_announced_object_learn_that_it_was_sealed_elsewhere(bench):
+    bench.send(A, m.EXPECT, X)
+    bench.core.sharing.share(X)
+    assert not bench.pin(B, X)
+    assert not bench.send(B, m.WATCH, X, NOBODY, 0)
+    assert not bench.core.take_wants()
+    bench.refs.handle(NODE, [m.P_SEALED, 1, A, [X, 100, 0]])
+    bench.core.located(X, NODE, 100, 0)
+    assert bench.take() == [(B, [m.AVAILABLE, X, 100, 0, ""])]
+    assert [want[0] for want in bench.core.take_wants()] == [X]
+
+
+def test_a_reader_of_what_was_lost_is_told(bench):
+    bench.send(A, m.EXPECT, X)
+    bench.pin(B, X)
+    bench.core.lost([X])
+    assert not bench.take(), "somebody here will seal it"
+    bench.hear(m.P_HOLD, 1, A, Y)
+    stamp = bench.pin(B, Y, C, 5)
+    bench.core.lost([Y])
+    assert not stamp
+    assert not bench.take(), "its seal may be on its way"
 
 
 def test_a_copy_of_another_node_stays_without_a_holder_and_holds_what_it_contains(bench):

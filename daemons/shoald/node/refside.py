@@ -1,0 +1,68 @@
+"""References across nodes, as the daemon's shell handles them: between `ClusterRefs`, the links to other nodes, and the head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.wire import messages as m
+from shoald.objects.cluster_refs import ClusterRefs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoald.node.cluster import Node
+    from shoald.node.daemon import NodeDaemon
+
+
+class RefSide:
+    """One daemon's side of references that other nodes have to do with; a node that is alone has none."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+        self._core = ClusterRefs(daemon.store)
+        for tag in (m.P_HOLD, m.P_SEALED, m.P_HELD):
+            daemon.peers.on(tag, self._from_node)
+        daemon.on_node_dead.append(self._node_dead)
+
+    def joined(self, node: Node) -> None:
+        """There is another node; called before anything of it is heard."""
+        self._core.joined(node.node_id)
+
+    def _from_node(self, node_id: str, message: list[Any]) -> None:
+        self._core.handle(node_id, message)
+        located, self._core.located = self._core.located, []
+        for object_id, where, size, flags in located:
+            self._daemon.store.located(object_id, where, size, flags)
+
+    def _node_dead(self, node_id: str, _reason: str) -> None:
+        self._core.died(node_id, self._daemon.loop.now())
+
+    def turn(self) -> None:
+        """The end of a turn of the daemon."""
+        core, daemon = self._core, self._daemon
+        changes = core.turn()
+        if changes:
+            number = core.reported
+            daemon.head.report({"changes": changes}, lambda: core.confirmed(number))
+        if core.outbox:
+            for node_id, message in core.outbox:
+                daemon.peers.send(node_id, message)
+            core.outbox.clear()
+
+    def when_known(self, then: Callable[[], None]) -> None:
+        """See `ClusterRefs.when_known`."""
+        self._core.when_known(then)
+
+    # --- the head ---
+
+    def snapshot(self) -> dict[str, Any]:
+        """What of a report is about objects, when it is all there is."""
+        return self._core.snapshot()
+
+    def free(self, object_ids: list[bytes]) -> None:
+        """The head knows of nobody who holds these."""
+        self._core.free(object_ids)
+
+    def lost(self, object_ids: list[bytes]) -> None:
+        """The head knows of no copy of these, and that this node holds them."""
+        self._daemon.store.lost(object_ids)
