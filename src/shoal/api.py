@@ -154,6 +154,7 @@ def _local_cluster(arguments: InitArguments) -> DaemonOptions:
         labels=arguments.labels,
         object_store_memory=arguments.object_store_memory,
         huge_pages=arguments.huge_pages,
+        spilling_directories=arguments.spilling_directories,
         owner_pid=os.getpid(),
         config=arguments.system_config,
         kind="local",

@@ -196,17 +196,19 @@ def _port(name: str, value: Any) -> int:
 # Settings of Ray's that say how to do what is done another way here, and so say nothing.
 _IGNORED_SETTINGS = frozenset(
     {
-        "automatic_object_spilling_enabled",
-        "local_fs_capacity_threshold",
         "max_io_workers",
-        "min_spilling_size",
-        "object_spilling_threshold",
         "object_store_full_delay_ms",
         "verbose_spill_logs",
     }
 )
-_SETTING_ALIASES = {"max_direct_call_object_size": "inline_bytes_max"}
-_SPILLING = "object_spilling_config"
+_SETTING_ALIASES = {
+    "automatic_object_spilling_enabled": "spilling",
+    "local_fs_capacity_threshold": "spill_disk_used_max",
+    "max_direct_call_object_size": "inline_bytes_max",
+    "min_spilling_size": "spill_batch_bytes_min",
+    "object_spilling_threshold": "spill_threshold",
+}
+SPILLING = "object_spilling_config"
 
 
 def _system_config(name: str, value: Any) -> dict[str, Any]:
@@ -214,18 +216,23 @@ def _system_config(name: str, value: Any) -> dict[str, Any]:
     known = Config.__dataclass_fields__
     for key, each in checks.mapping(name, value).items():
         own_key = _SETTING_ALIASES.get(key, key)
-        if own_key == _SPILLING:
-            settings[_SPILLING] = _spilling_directories(f"{name}[{key!r}]", each)
+        if own_key == SPILLING:
+            settings[SPILLING] = _spilling_directories(f"{name}[{key!r}]", each)
         elif own_key in known:
             settings[own_key] = each
         elif own_key not in _IGNORED_SETTINGS:
-            raise UnknownNameError(f"setting in {name}", key, [*known, *_IGNORED_SETTINGS, _SPILLING])
-    load({key: each for key, each in settings.items() if key != _SPILLING})  # raises for a wrong value
+            raise UnknownNameError(f"setting in {name}", key, [*known, *_IGNORED_SETTINGS, SPILLING])
+    load({key: each for key, each in settings.items() if key != SPILLING})  # raises for a wrong value
     return settings
 
 
+def split_directories(text: str) -> tuple[str, ...]:
+    """The directories (or URLs) of a comma-separated list, without empty ones."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _spilling_directories(name: str, value: Any) -> tuple[str, ...]:
-    """The directories of Ray's spilling configuration: a JSON text (or dict) of type "filesystem"."""
+    """The directories of Ray's spilling configuration: a JSON text (or dict) of type "filesystem", or "smart_open"."""
     example = '{"type": "filesystem", "params": {"directory_path": "/path"}}'
     if isinstance(value, str):
         try:
@@ -234,10 +241,12 @@ def _spilling_directories(name: str, value: Any) -> tuple[str, ...]:
             raise ValueError(f"{name} is not JSON ({error}); it looks like {example}") from None
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} needs a JSON object like {example}, not {type(value).__name__}")
-    if value.get("type") != "filesystem":
-        raise ValueError(f"{name}: type {value.get('type')!r} is not known; use {example}")
+    keys = {"filesystem": "directory_path", "smart_open": "uri"}
+    kind = value.get("type")
+    if kind not in keys:
+        raise ValueError(f"{name}: type {kind!r} is not known; use {example}")
     params = value.get("params")
-    paths = params.get("directory_path") if isinstance(params, Mapping) else None
+    paths = params.get(keys[kind]) if isinstance(params, Mapping) else None
     if isinstance(paths, str):
         paths = [paths]
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
@@ -247,13 +256,14 @@ def _spilling_directories(name: str, value: Any) -> tuple[str, ...]:
 
 def _place_spilling(values: dict[str, Any]) -> None:
     """Bring together the two ways to say where objects are spilled."""
-    configured = values.get("system_config", {}).pop(_SPILLING, ())
+    configured = values.get("system_config", {}).pop(SPILLING, ())
     given = values.pop("object_spilling_directory", None)
-    if configured and given is not None and configured != (given,):
+    directories = split_directories(given or "")
+    if configured and directories and configured != directories:
         raise ValueError(
-            f"object_spilling_directory={given!r} and {_SPILLING} {configured!r} name different places"
+            f"object_spilling_directory={given!r} and {SPILLING} {configured!r} name different places"
         )
-    values["spilling_directories"] = configured or ((given,) if given is not None else ())
+    values["spilling_directories"] = configured or directories
 
 
 def _anything(_: str, value: Any) -> Any:

@@ -63,6 +63,7 @@ class DaemonOptions:
         kind: "cluster", or "local" for one driver's own.
         object_store_memory: bytes.
         huge_pages: take them out of the system's pool of huge pages.
+        spilling_directories: where objects go when the store is full; empty: a directory of the session.
         resources, labels: as given to init and start-node, beyond `num_cpus`.
         config: overrides of shoal.config, by name.
     """
@@ -77,6 +78,7 @@ class DaemonOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     object_store_memory: int | None = None
     huge_pages: bool = False
+    spilling_directories: tuple[str, ...] = ()
     owner_pid: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
@@ -270,6 +272,7 @@ def _command(session: Session, options: DaemonOptions, ready_fd: int) -> list[st
     optional = {
         "--num-cpus": options.num_cpus,
         "--object-store-memory": options.object_store_memory,
+        "--object-spilling-directory": ",".join(options.spilling_directories) or None,
         "--owner-pid": options.owner_pid,
         "--resources": json.dumps(dict(options.resources)) if options.resources else None,
         "--labels": json.dumps(dict(options.labels)) if options.labels else None,

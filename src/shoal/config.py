@@ -94,8 +94,31 @@ class Config:
     populate_ahead_bytes_max: int = 1 * GIB
     # Pages populated ahead that nobody needed for this long are given back.
     populate_idle_ms: float = 30_000.0
-    # A creator waits this long for room before ObjectStoreFullError.
+    # Whoever waits for room in a store is refused (ObjectStoreFullError) this long after relief last made progress.
     store_full_wait_ms: float = 3000.0
+    # And after this time in all, whatever the progress.
+    store_relief_wait_ms: float = 60000.0
+    # A task that waits for its stored arguments lends its CPU out after this time: the next one would want room as well.
+    arguments_lend_ms: float = 2000.0
+    # Objects are spilled to disk when the store is full.
+    spilling: bool = True
+    # Share of the store in use from which on the oldest objects are written to disk ahead of need.
+    spill_threshold: float = 0.8
+    # Objects that are spilled together, at least (or an eighth of the store); and one file, unless one object is larger.
+    spill_batch_bytes_min: int = 32 * MIB
+    spill_file_bytes_max: int = 128 * MIB
+    # Files written at once, files rewritten at once, and objects read back at once; the others wait.
+    spill_writes_max: int = 2
+    spill_rewrites_max: int = 1
+    spill_reads_max: int = 2
+    # A spill file is rewritten without its dead parts when more than this share of it is dead.
+    spill_dead_share: float = 0.5
+    # A directory that could not be written to is left alone for this time.
+    spill_retry_ms: float = 10000.0
+    # Spilling stops while more than this share of a disk is in use.
+    spill_disk_used_max: float = 0.95
+    # Cached pins that were asked for and have not come back after this time count as in use.
+    recall_grace_ms: float = 20.0
     # Creators that wait for room at one store; the next is refused at once.
     store_waiters_max: int = 10_000
     # Ids of freed objects a store remembers to say "freed" instead of "lost"; twice that for a moment.

@@ -18,7 +18,9 @@ STORE = 64 * MIB
 
 @pytest.fixture
 def small_store(no_leaks):
-    shoal.init(num_cpus=2, object_store_memory=STORE, _system_config={"store_full_wait_ms": 100})
+    shoal.init(
+        num_cpus=2, object_store_memory=STORE, _system_config={"store_full_wait_ms": 100, "spilling": False}
+    )
     yield
     try:
         everything_came_back()

@@ -15,7 +15,8 @@ CORES = {
     "src/shoal/owner": "*",
     "src/shoal/wire": "frames labels messages",
     "daemons/shoald/store": (
-        "allocator core errors extents holds leases ledger objects pins readers report seals sharing"
+        "allocator core errors eviction extents holds leases ledger objects pins readers relief report restores seals "
+        "sharing spills"
     ),
     "src/shoal/actors": "calls errors method",
     "daemons/shoald/node": (

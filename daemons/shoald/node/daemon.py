@@ -32,6 +32,7 @@ from shoald.node.workers import WorkerProcesses
 from shoald.shell.framesocket import FrameSocket
 from shoald.store.core import StoreCore
 from shoald.store.errors import ProtocolError
+from shoald.store.spiller import Spiller, spill_directories
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,9 @@ class NodeDaemon:
         self.address = ""
         self.head_trouble = ""
         self.head: HeadSide  # set by the lifecycle, before the first turn
-        self.store = StoreCore(region.capacity, self.config, bytes.fromhex(node_id))
+        directories = spill_directories(options, node_id, session.path)
+        self.store = StoreCore(region.capacity, self.config, bytes.fromhex(node_id), len(directories))
+        self.spiller = Spiller(loop, self.store.spills, region, directories, self.config, log.fault)
         self.objects: ObjectManager | None = None  # made, like `refs`, when there is another node
         self.refs: RefSide | None = None
         pool = Pool(os.urandom(WORKER_ID_PREFIX_SIZE), self.config.workers_max)
@@ -157,7 +160,7 @@ class NodeDaemon:
             self._hello(client, message, now)
         elif client.kind == "cli":
             raise ProtocolError(f"a command line sends requests, not message {tag}")
-        elif m.ALLOC <= tag < m.FORK:
+        elif m.ALLOC <= tag < m.FORK or tag == m.PIN_TOGETHER:
             self.store.handle(client.proc, message, now)
         elif m.DEMAND <= tag <= m.WORKER_NOTE:
             # After its goodbye its leases have ended, whatever it says of them.
@@ -431,15 +434,14 @@ class NodeDaemon:
                 break
             for effect in effects:
                 self._carry_out(effect)
-        store_due = self.store.next_deadline()
-        if store_due is not None and store_due <= now:
-            self.store.tick(now)
-            store_due = self.store.next_deadline()
+        self.store.relieve(now)
+        self.spiller.turn()
         objects_due = None
         if self.objects is not None:
             objects_due = self.objects.turn(now)
         if self.refs is not None:
             self.refs.turn()
+        store_due = self.store.next_deadline()
         self._send_store_messages()
         lease_due = self.lease_side.turn(now) if self.cluster.live else None
         if self.peers.dirty:

@@ -248,6 +248,8 @@ class Lifecycle:
         """The first task is on its way (or none comes): now what would have delayed it."""
         self._daemon.on_first_grant = lambda: None
         self._join()
+        if self._options.spilling_directories:
+            self._daemon.spiller.prepare()
         if self._populator is None and not self._stop_reason:
             threading.Thread(target=self._make_populator, name="shoal-populate-start", daemon=True).start()
 
@@ -390,6 +392,7 @@ class Lifecycle:
         self._head.stop(_HEAD_STOP_S)
         if self._populator is not None:
             self._populator.close()
+        self._daemon.spiller.close()
         self._region.close()
         self._daemon.board.close()
         self._log.line("node daemon ends")

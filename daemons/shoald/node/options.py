@@ -28,6 +28,7 @@ class NodeOptions:
         resources: in units of 1/10,000, CPUs included.
         object_store_memory: bytes; 0 for the default.
         huge_pages: the store's memory comes from the system's pool of huge pages.
+        spilling_directories: where objects go when the store is full; empty: a directory of the session.
         ready_fd: where the ready line goes; -1 for nowhere.
         owner_pid: the driver whose daemon this is, which ends with it; 0 for none.
         worker_main: the module whose `run_worker` a worker runs.
@@ -44,6 +45,7 @@ class NodeOptions:
     labels: dict[str, str] = field(default_factory=dict)
     object_store_memory: int = 0
     huge_pages: bool = False
+    spilling_directories: tuple[str, ...] = ()
     ready_fd: int = -1
     owner_pid: int = 0
     worker_main: str = "shoald.worker.main"
@@ -70,6 +72,7 @@ def parse(arguments: list[str]) -> NodeOptions:
     parser.add_argument("--labels", type=_json_object, default={})
     parser.add_argument("--object-store-memory", type=int, default=0)
     parser.add_argument("--huge-pages", action="store_true")
+    parser.add_argument("--object-spilling-directory", default="")
     parser.add_argument("--ready-fd", type=int, default=-1)
     parser.add_argument("--owner-pid", type=int, default=0)
     parser.add_argument("--worker-main", default="shoald.worker.main")
@@ -85,6 +88,8 @@ def parse(arguments: list[str]) -> NodeOptions:
         raise BadOptions(str(error)) from None
     if given["huge_pages"]:
         given["object_store_memory"] = _huge_capacity(given["object_store_memory"])
+    given["spilling_directories"] = _split(given.pop("object_spilling_directory"))
+    _check_directories(given["spilling_directories"])
     _check_capacity(given["object_store_memory"])
     given["resources"] = in_units({CPU: cpu_count() if num_cpus is None else num_cpus, **given["resources"]})
     given["labels"] = {str(key): str(value) for key, value in given["labels"].items()}
@@ -120,6 +125,22 @@ def _huge_capacity(wanted: int) -> int:
             f"(as root: sysctl -w vm.nr_hugepages={needed}), or leave --huge-pages out"
         )
     return needed * page
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _check_directories(urls: tuple[str, ...]) -> None:
+    """A place that cannot be used is said now, not when the store is full."""
+    if urls:
+        from shoald.store.spilldirs import check_url  # what a start without this option need not wait for
+
+        try:
+            for url in urls:
+                check_url(url)
+        except ValueError as error:
+            raise BadOptions(str(error)) from None
 
 
 def _json_object(text: str) -> dict[str, Any]:

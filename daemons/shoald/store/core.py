@@ -3,7 +3,13 @@
 What happens to a byte of the region: free → leased to a client (ALLOC, EXTENT) → an object (SEAL) → free
 again when the object has no holder and no pin, or straight back (EXTENT_RETURN, death). What may not happen:
 an object that somebody holds or pins is freed; one that nobody does is kept; a byte has two users.
-The nouns are in modules of their own: extents, seals, holds, pins, readers, all over one ledger.
+When room is wanted, objects that somebody holds may leave the region: to disk, or because another node has them.
+The nouns are in modules of their own: extents, seals, holds, pins, readers, and for what leaves the region
+eviction, spills, restores and relief, all over one ledger.
+
+Whoever lives in the daemon and needs objects or room (another node's reads, copies that are pulled) is a client
+too: it registers under an id of its own, sends ALLOC, SEAL, PIN and UNPIN by `handle`, and finds the answers
+in `outbox`. So it waits like others do, what is on disk comes back for it, and its pins and extents count.
 
 The core never touches the region's bytes, and trusts no client: a message that breaks the
 protocol raises ProtocolError, the shell closes that connection and calls `drop`.
@@ -24,9 +30,12 @@ from shoald.store.ledger import Ledger, fields
 from shoald.store.objects import Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.readers import Readers
+from shoald.store.relief import Relief
 from shoald.store.report import rows, totals
+from shoald.store.restores import Restores
 from shoald.store.seals import Seals
 from shoald.store.sharing import Sharing
+from shoald.store.spills import Spills
 
 _Handler = Callable[[Client, list[Any], float], None]
 
@@ -34,9 +43,14 @@ _Handler = Callable[[Client, list[Any], float], None]
 class StoreCore:
     """The objects of one node, who holds and pins them, and the memory they lie in.
 
+    Args:
+        directories: how many directories there are to spill to; 0: no spilling.
+
     Attributes:
         outbox: (proc, message) for clients; the shell sends and clears it after each call.
         sharing: what other nodes have to do with this one's objects; whoever changes something by it calls `settle`.
+        spills: what is on disk. Its outbox has effects for the shell, which answers them by the spills' `wrote`,
+            `rewrote`, `write_failed`, `read_done` and `read_failed`, and then calls `relieve`.
     """
 
     __slots__ = (
@@ -47,19 +61,27 @@ class StoreCore:
         "_ledger",
         "_pins",
         "_readers",
+        "_relief",
+        "_restores",
         "outbox",
         "sharing",
+        "spills",
     )
 
-    def __init__(self, capacity: int, config: Config, node_id: bytes = bytes(OBJECT_ID_SIZE)) -> None:
+    def __init__(
+        self, capacity: int, config: Config, node_id: bytes = bytes(OBJECT_ID_SIZE), directories: int = 0
+    ) -> None:
         self._ledger = ledger = Ledger(capacity, config, node_id)
         self._copies = 0
         self.outbox = ledger.outbox
         self._holds = Holds(ledger)
         self.sharing = self._holds.sharing = Sharing(ledger, self._holds)
         self._pins = Pins(ledger)
-        self._readers = Readers(ledger, self._pins)
+        self.spills = Spills(ledger, directories)
+        self._restores = Restores(ledger, self._pins, self.spills)
+        self._readers = Readers(ledger, self._pins, self._restores)
         self._extents = Extents(ledger)
+        self._relief = Relief(ledger, self._extents, self._restores, self.spills)
         seals = Seals(ledger, self._holds, self._pins, self._readers)
         self._handlers: dict[int, _Handler] = {
             m.ALLOC: self._extents.alloc,
@@ -68,6 +90,7 @@ class StoreCore:
             m.HOLD: self._holds.hold,
             m.RELEASE: self._holds.release,
             m.PIN: self._readers.pin,
+            m.PIN_TOGETHER: self._readers.pin_together,
             m.UNPIN: self._pins.unpin,
             m.WATCH: self._readers.watch,
             m.EXPECT: self._readers.expect,
@@ -84,7 +107,7 @@ class StoreCore:
             client.info = dict(info)
 
     def handle(self, proc: bytes, message: list[Any], now: float) -> None:
-        """One message with a tag of 10 to 20; raises ProtocolError, after which the client must be dropped.
+        """One message with a tag of 10 to 21; raises ProtocolError, after which the client must be dropped.
 
         FORK is only checked here: the child is known by the descriptor that came with it, so the shell
         calls `forked`.
@@ -116,6 +139,7 @@ class StoreCore:
         self._ledger.dead.add(proc)
         self._extents.drop(client)
         self._readers.drop(client)
+        self._restores.drop(client)
         self._pins.drop(client)
         self._holds.drop(client)
         self._ledger.recalls.pop(proc, None)
@@ -222,14 +246,23 @@ class StoreCore:
         self._pins.fork_ended(token)
         self.settle()
 
-    def next_deadline(self) -> float | None:
-        """When `tick` has something to do; None if there is nothing."""
-        waiting = self._extents.waiting
-        return waiting[0].deadline if waiting else None
+    def take_lost(self) -> list[bytes]:
+        """Ids of the objects whose only copy was found damaged, since the last call."""
+        lost, self._ledger.lost = self._ledger.lost, []
+        return lost
 
-    def tick(self, now: float) -> None:
-        """Time has passed: refuse requests that waited for room too long."""
-        self._extents.expire(now)
+    def next_deadline(self) -> float | None:
+        """When `relieve` has something to do, whatever else happens; None if there is nothing."""
+        return self._relief.next_deadline()
+
+    def relieve(self, now: float) -> None:
+        """Make room for who waits, and refuse who has waited for too long. Once a turn, and when it is due.
+
+        Cheap when nobody waits and the region is not nearly full.
+        """
+        if self._relief.wanted:
+            self._relief.work(now)
+            self.settle()
 
     @property
     def counters(self) -> dict[str, int]:
@@ -244,28 +277,34 @@ class StoreCore:
     def rows(self, now: float) -> list[dict[str, Any]]:
         """One row per stored object, for `shoal memory`.
 
-        Keys: id (hex), size_bytes, allocated_bytes, state ("sealed", "error", "unreferenced": only pins keep
-        it, "duplicate": a second copy that its writer still looks at), holders, callsite, age_s, flags.
-        A holder has proc (hex), pid, role, kind ("hold", "pin" or "container") and count. The allocated
-        bytes of all rows and `stats()["leased"]` add up to `stats()["used"]`.
+        Keys: id (hex), size_bytes, allocated_bytes, disk_bytes, state ("sealed", "error", "unreferenced": only
+        pins keep it, "duplicate": a second copy that its writer still looks at, "spilled", "restoring", "lost"),
+        holders, callsite, age_s, flags. A holder has proc (hex), pid, role, kind ("hold", "pin" or
+        "container") and count. The allocated bytes of all rows, `stats()["leased"]` and `stats()["restoring"]` add
+        up to `stats()["used"]`, and the disk bytes to `stats()["disk_live"]`.
         """
         return rows(self._ledger, now)
 
     def stats(self) -> dict[str, Any]:
-        """Bytes: capacity, used = sealed + leased + duplicates, free, largest_free, high_water.
+        """Bytes: capacity, used = sealed + leased + duplicates + restoring, free, largest_free, high_water.
 
-        Of sealed: primary and secondary copies, pinned (by anybody), cached (kept by pins alone). Also
-        fragmentation (0 to 1), the number of objects, and counters since the start: allocs, seals, frees,
-        pins, dedups, evictions, spilled, restored; fetches (objects that came from other nodes), fetch_joins (reads that
-        joined one), fetch_retries (sources replaced), fetched_bytes, fetched_from_relays (chunks), served_bytes.
+        Of sealed: primary and secondary copies, pinned (by anybody), cached (kept by pins alone). On disk: disk
+        (in files), disk_live (of objects that live), disk_files. Also fragmentation (0 to 1), the number of
+        objects, and counters since the start: allocs, seals, frees, pins, dedups, evictions, spilled and
+        restored (bytes, and with _objects), lost; fetches (objects that came from other nodes), fetch_joins (reads
+        that joined one), fetch_retries (sources replaced), fetched_bytes, fetched_from_relays (chunks),
+        served_bytes. spill_rate and restore_rate are bytes a second
+        while there was something to write or read.
         """
-        return totals(self._ledger)
+        return {**totals(self._ledger), **self.spills.totals()}
 
     def validate(self) -> None:
         """Check every invariant; raises AssertionError."""
         ledger = self._ledger
         ledger.allocator.validate()
-        ledger.check_accounts()
+        ledger.check_accounts(self.spills.extents())
+        self.spills.validate()
+        self._restores.validate()
         self._pins.validate()
         self._readers.validate()
         self.sharing.validate()

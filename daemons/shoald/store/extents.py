@@ -1,14 +1,16 @@
 """Extents: memory leased to clients ahead of need, and what happens when there is none.
 
-A request that the allocator cannot meet recalls unused leased memory from every client and then waits, for
-config.store_full_wait_ms at most, until something is freed. Waiting requests are met in order; a
-smaller one may pass a larger one, because its task may be what frees the memory for the larger. While
-somebody waits, nobody gets more than the least that it asked for.
+A request that the allocator cannot meet recalls unused leased memory from every client and then waits until
+something is freed, or relief (see there) gives up. Waiting requests are met in order; a smaller one may pass a
+larger one, because its task may be what frees the memory for the larger, until that has waited for
+config.store_full_wait_ms. While somebody waits, nobody gets more than the least that it asked for.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from shoal.wire import messages as m
@@ -18,32 +20,36 @@ from shoald.store.ledger import Ledger, checked_size, fields
 from shoald.store.objects import Client
 from shoald.store.report import full_message, human
 
+_LOOK_MAX = 64  # requests that room is made for at a time
+
 
 class Waiting:
-    """An ALLOC request that waits for room until ``deadline``."""
+    """An ALLOC request that waits for room, since ``since``."""
 
-    __slots__ = ("client", "deadline", "least", "req", "wanted")
+    __slots__ = ("client", "least", "req", "since", "wanted")
 
-    def __init__(self, client: Client, req: int, least: int, wanted: int, deadline: float) -> None:
+    def __init__(self, client: Client, req: int, least: int, wanted: int, since: float) -> None:
         self.client = client
         self.req = req
         self.least = least
         self.wanted = wanted
-        self.deadline = deadline
+        self.since = since
 
 
 class Extents:
     """Leases extents to clients, takes them back, and queues who has to wait.
 
     Attributes:
-        waiting: requests in order of arrival, and so of deadline.
+        waiting: requests in order of arrival.
+        no_passing: the oldest has waited for so long that nobody passes it any more.
     """
 
-    __slots__ = ("_ledger", "_tried_free", "waiting")
+    __slots__ = ("_ledger", "_tried_free", "no_passing", "waiting")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.waiting: deque[Waiting] = deque()
+        self.no_passing = False
         self._tried_free = 0  # free bytes when the queue was last tried: less or the same is not worth a try
 
     def alloc(self, client: Client, message: list[Any], now: float) -> None:
@@ -63,15 +69,14 @@ class Extents:
             return
         if self._grant(client, req, least, least if self.waiting else wanted):
             return
-        request = Waiting(client, req, least, wanted, now + ledger.config.store_full_wait_ms / 1000)
+        request = Waiting(client, req, least, wanted, now)
         if len(self.waiting) >= ledger.config.store_waiters_max:
-            self._refuse(request)
+            self._refuse(request, "full", "")
             return
         self.waiting.append(request)
+        ledger.arrivals += 1
         self._tried_free = ledger.allocator.free_bytes
-        for other in ledger.clients.values():
-            if other.leased.size:
-                ledger.send(other, [m.EXTENT_RECALL])
+        ledger.recall_extents()
 
     def give_back(self, client: Client, message: list[Any], _now: float) -> None:
         """EXTENT_RETURN: an unused range comes back."""
@@ -96,18 +101,34 @@ class Extents:
             self._tried_free = free
             return
         left: deque[Waiting] = deque()
-        alone = len(self.waiting) == 1
-        for request in self.waiting:
+        waiting = self.waiting
+        alone = len(waiting) == 1
+        while waiting:
+            request = waiting.popleft()
             most = request.wanted if alone else request.least
             if not self._grant(request.client, request.req, request.least, most):
                 left.append(request)
+                if self.no_passing:
+                    break
+        left += waiting
         self.waiting = left
         self._tried_free = self._ledger.allocator.free_bytes
 
-    def expire(self, now: float) -> None:
+    def wanted(self) -> tuple[int, int]:
+        """(bytes that the first requests need, at least; what the oldest one needs)."""
+        waiting = self.waiting
+        if not waiting:
+            return 0, 0
+        return sum(request.least for request in islice(waiting, _LOOK_MAX)), waiting[0].least
+
+    def oldest(self) -> list[float]:
+        """Since when the oldest request waits, if there is one."""
+        return [self.waiting[0].since] if self.waiting else []
+
+    def refuse(self, is_over: Callable[[float], bool], kind: str, trouble: str) -> None:
         """Refuse the requests that have waited long enough."""
-        while self.waiting and self.waiting[0].deadline <= now:
-            self._refuse(self.waiting.popleft())
+        while self.waiting and is_over(self.waiting[0].since):
+            self._refuse(self.waiting.popleft(), kind, trouble)
 
     def _grant(self, client: Client, req: int, least: int, wanted: int) -> bool:
         ledger = self._ledger
@@ -121,6 +142,6 @@ class Extents:
         ledger.send(client, [m.EXTENT, req, *extent])
         return True
 
-    def _refuse(self, request: Waiting) -> None:
-        why = full_message(self._ledger, request.least)
-        self._ledger.send(request.client, [m.ALLOC_FAILED, request.req, "full", why])
+    def _refuse(self, request: Waiting, kind: str, trouble: str) -> None:
+        why = full_message(self._ledger, request.least, trouble)
+        self._ledger.send(request.client, [m.ALLOC_FAILED, request.req, kind, why])

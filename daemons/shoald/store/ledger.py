@@ -1,8 +1,8 @@
 """What the store knows, and the one way out of it: the state that holds, pins, readers and extents share.
 
 Every byte of the region that the allocator calls used is in exactly one of: a stored object, a duplicate
-(an extent sealed for an object that existed already, still pinned), or the unused part of a leased
-extent. `check_accounts` adds them up.
+(an extent sealed for an object that existed already, still pinned), the unused part of a leased extent, or
+the extent that a spilled object is being read into. `check_accounts` adds them up.
 
 An object is freed here and nowhere else, when its last holder is gone and nobody pins it; what it
 contained follows, iteratively, however deep. Objects that contain each other in a circle are not found: a
@@ -12,6 +12,7 @@ each other on purpose.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from shoal.config import Config
@@ -24,7 +25,8 @@ from shoald.store.objects import Client, StoredObject, Tombstones
 # What becomes of a shared id here (`Ledger.changes`), as the head calls it.
 HELD, UNHELD, BORN, FREED = "hold", "release", "born", "freed"
 COUNTERS = (
-    *("allocs", "seals", "frees", "pins", "dedups", "evictions", "spilled", "restored"),
+    *("allocs", "seals", "frees", "pins", "dedups", "evictions"),
+    *("spilled", "spilled_objects", "restored", "restored_objects", "lost"),
     *("fetches", "fetch_joins", "fetch_retries", "fetched_bytes", "fetched_from_relays", "served_bytes"),
 )
 
@@ -53,11 +55,17 @@ class Ledger:
         hints: id → nodes that have it, as peers said.
         wants: (id, stamp proc, number, priority) for the object manager, in order; priority None: nobody waits any more.
         recalls: proc → ids whose pins are wanted back; becomes one message per call of the core.
+        lost: ids of objects whose only copy was found damaged; the shell empties it.
+        returned: objects whose pins were asked for and have all come back; see eviction.
+        forget_copy: called with an object that has a copy on disk when it is freed; set by the core.
+        arrivals: requests for room that could not be met at once, since the start.
+        restoring_bytes: extents that spilled objects are being read into.
         secondary_bytes, pinned_bytes, cached_bytes, duplicate_bytes: see `StoreCore.stats`.
     """
 
     __slots__ = (
         "allocator",
+        "arrivals",
         "by_hash",
         "cached_bytes",
         "changes",
@@ -69,16 +77,20 @@ class Ledger:
         "duplicate_bytes",
         "early",
         "expected",
+        "forget_copy",
         "forks",
         "forsaken",
         "freed",
         "hints",
         "node_id",
         "node_tag",
+        "lost",
         "objects",
         "outbox",
         "pinned_bytes",
         "recalls",
+        "restoring_bytes",
+        "returned",
         "sealed_bytes",
         "sealed_elsewhere",
         "shared",
@@ -110,10 +122,15 @@ class Ledger:
         self.dead = Tombstones(config.store_freed_ids_max)
         self.outbox: list[tuple[bytes, list[Any]]] = []
         self.recalls: dict[bytes, list[bytes]] = {}
+        self.lost: list[bytes] = []
+        self.returned: list[StoredObject] = []
+        self.forget_copy: Callable[[StoredObject], None]
         self.watched: set[bytes] = set()
         self.unheld_watched: list[bytes] = []
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.sealed_bytes = 0
+        self.arrivals = 0
+        self.restoring_bytes = 0
         self.secondary_bytes = 0
         self.pinned_bytes = 0
         self.cached_bytes = 0
@@ -123,6 +140,12 @@ class Ledger:
         """Queue a message to a connected client."""
         assert client.connected, client
         self.outbox.append((client.proc, message))
+
+    def recall_extents(self) -> None:
+        """Ask every client for the leased memory that it does not use."""
+        for client in self.clients.values():
+            if client.leased.size:
+                self.send(client, [m.EXTENT_RECALL])
 
     def flush_recalls(self) -> None:
         """Turn the collected recalls into one message per client."""
@@ -188,7 +211,6 @@ class Ledger:
 
     def free(self, obj: StoredObject) -> None:
         """Free an object that nobody holds or pins, and whatever only it held; what is shared only loses a holder."""
-        shared = self.shared
         objects, freed, by_hash, watched = self.objects, self.freed, self.by_hash, self.watched
         todo = [obj]
         count = 0
@@ -199,39 +221,72 @@ class Ledger:
             freed.add(obj.id)
             if obj.id in watched:
                 self.unheld_watched.append(obj.id)
-            self.allocator.free(obj.offset, obj.allocated)
-            self.sealed_bytes -= obj.allocated
+            if obj.disk is not None:
+                self.forget_copy(obj)
+            if obj.offset >= 0:
+                self.allocator.free(obj.offset, obj.allocated)
+                self.sealed_bytes -= obj.allocated
+                if not obj.flags & m.SEAL_PRIMARY:
+                    self.secondary_bytes -= obj.allocated
             count += 1
             if obj.recalled:
                 self.cached_bytes -= obj.allocated
-            if not obj.flags & m.SEAL_PRIMARY:
-                self.secondary_bytes -= obj.allocated
             if obj.content_hash and by_hash.get(obj.content_hash) == obj.id:
                 del by_hash[obj.content_hash]
-            for inner_id in obj.contained:
-                inner = objects.get(inner_id)
-                if inner is None:
-                    self.early_less(inner_id)
-                    continue
-                inner.holders -= 1
-                if inner.holders:
-                    continue
-                if shared and inner_id in shared:
-                    self.changes.append((UNHELD, inner_id, 0))
-                elif inner.pins is None:
-                    todo.append(inner)
-                else:
-                    self.recall(inner)
+            if obj.contained:
+                self._release_contained(obj, todo)
         self.counters["frees"] += count
+
+    def _release_contained(self, obj: StoredObject, todo: list[StoredObject]) -> None:
+        """What ``obj`` contained has one holder less; what is to be freed now goes into ``todo``."""
+        shared = self.shared
+        for inner_id in obj.contained:
+            inner = self.objects.get(inner_id)
+            if inner is None:
+                self.early_less(inner_id)
+                continue
+            inner.holders -= 1
+            if inner.holders:
+                continue
+            if shared and inner_id in shared:
+                self.changes.append((UNHELD, inner_id, 0))
+            elif inner.pins is None:
+                todo.append(inner)
+            else:
+                self.recall(inner)
+
+    def release_contained(self, obj: StoredObject) -> None:
+        """A record was replaced: what the old one contained has one holder less."""
+        todo: list[StoredObject] = []
+        self._release_contained(obj, todo)
+        for inner in todo:
+            self.free(inner)
+
+    def drop_memory(self, obj: StoredObject) -> None:
+        """The object's extent goes; its copy on disk, or on another node, is what is left of it."""
+        assert obj.pins is None, obj
+        self.allocator.free(obj.offset, obj.allocated)
+        obj.offset = -1
+        self.sealed_bytes -= obj.allocated
+        if not obj.flags & m.SEAL_PRIMARY:
+            self.secondary_bytes -= obj.allocated
+        self.counters["evictions"] += 1
+
+    def back_in_memory(self, obj: StoredObject, offset: int) -> None:
+        """The object lies in the region again."""
+        obj.offset = offset
+        self.sealed_bytes += obj.allocated
+        if not obj.flags & m.SEAL_PRIMARY:
+            self.secondary_bytes += obj.allocated
 
     def evict(self, obj: StoredObject) -> None:
         """Drop a secondary copy that contains nothing; its holders wait for it like for one that never came."""
-        assert obj.pins is None, obj
         assert not obj.contained, obj
+        if obj.offset >= 0:
+            self.drop_memory(obj)
+        if obj.disk is not None:
+            self.forget_copy(obj)
         del self.objects[obj.id]
-        self.allocator.free(obj.offset, obj.allocated)
-        self.sealed_bytes -= obj.allocated
-        self.secondary_bytes -= obj.allocated
         if obj.holders:
             self.early[obj.id] = obj.holders
         if obj.content_hash and self.by_hash.get(obj.content_hash) == obj.id:
@@ -239,21 +294,28 @@ class Ledger:
         if obj.id in self.shared:
             self.changes.append((FREED, obj.id, 0))
             self.unshare_if_gone(obj.id)
-        self.counters["evictions"] += 1
+
+    def marks(self) -> tuple[int, int, int]:
+        """Counters that grow when relief makes progress."""
+        counters = self.counters
+        return counters["evictions"], counters["spilled_objects"], counters["restored_objects"]
 
     def leased_bytes(self) -> int:
         """Bytes that clients have leased and not used yet."""
         return sum(client.leased.size for client in self.clients.values())
 
-    def check_accounts(self) -> None:
-        """Raises AssertionError unless objects, duplicates and leased parts tile exactly the used bytes."""
+    def check_accounts(self, restoring: list[tuple[int, int]]) -> None:
+        """Raises AssertionError unless objects, duplicates, leased parts and the extents that are being read
+        into (offset, size) tile exactly the used bytes.
+        """
         duplicates = {
             id(dup): dup
             for client in (*self.clients.values(), *self.forks.values())
             for dups in client.duplicates.values()
             for dup in dups
         }
-        taken = [(obj.offset, obj.allocated) for obj in (*self.objects.values(), *duplicates.values())]
+        stored = [obj for obj in self.objects.values() if obj.offset >= 0]
+        taken = [(obj.offset, obj.allocated) for obj in (*stored, *duplicates.values())] + restoring
         for client in self.clients.values():
             assert client.leased.size == sum(size for _, size in client.leased.ranges()), client
             taken += client.leased.ranges()
@@ -262,13 +324,14 @@ class Ledger:
             assert offset == end, f"[{min(offset, end)}, {max(offset, end)}) has two users, or none"
             end = offset + size
         assert end == self.allocator.capacity, "the end of the region has no user"
-        stored = self.objects.values()
+        assert self.restoring_bytes == sum(size for _, size in restoring)
         assert self.sealed_bytes == sum(obj.allocated for obj in stored)
         assert self.duplicate_bytes == sum(dup.allocated for dup in duplicates.values())
         assert self.cached_bytes == sum(obj.allocated for obj in stored if obj.recalled)
         assert self.pinned_bytes == sum(obj.allocated for obj in stored if obj.pins)
         assert self.secondary_bytes == sum(o.allocated for o in stored if not o.flags & m.SEAL_PRIMARY)
-        assert self.allocator.used_bytes == self.sealed_bytes + self.duplicate_bytes + self.leased_bytes()
+        others = self.duplicate_bytes + self.leased_bytes() + self.restoring_bytes
+        assert self.allocator.used_bytes == self.sealed_bytes + others
 
 
 def checked_ids(joined: object) -> bytes:

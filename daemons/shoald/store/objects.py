@@ -1,4 +1,4 @@
-"""The records of the store: a stored object, and a client (or forked child) that holds and pins objects.
+"""The records of the store: a stored object and its copy on disk, and a client (or forked child) that holds and pins objects.
 
 Plain slots without behaviour: who may change what is written in the modules that do it. Each fact is
 kept once where the hot path needs it. A hold lives in its holder's `holds`, and the object only counts its
@@ -11,31 +11,38 @@ from typing import Any
 
 from shoald.store.leases import Leased
 
+WRITING, ON_DISK, READING, LOST = "writing", "on disk", "reading", "lost"
+
 
 class StoredObject:
     """A sealed object.
 
     Attributes:
         id: its 16 bytes.
-        offset, size: where it lies and how long it is, bytes.
-        allocated: what it takes from the region, bytes: ``size`` rounded up to 64.
+        offset, size: where it lies and how long it is, bytes; an offset of -1: not in the region.
+        allocated: what it takes from the region when it is there, bytes: ``size`` rounded up to 64.
         flags: SEAL_* bits.
         holders: how many clients hold it at least once, plus how many containers do.
         pins: how often each client (or forked child) pins it; None when nobody does.
         recalled: nobody holds it, only pins keep it, and they have been asked for.
+        asked: somebody holds it, and its pins have been asked for all the same, to make room.
+        disk: its copy on disk, or what became of that; None for an object that was never spilled.
         contained: the distinct ids it holds in turn.
         content_hash: 16 bytes, or b"" when it cannot be found by content.
         callsite: where the user's code made it, for people.
         sealed_at: when, in the clock of the shell, seconds.
         copy: names these bytes among the copies on all nodes, 16 bytes; b"" before another node asked.
+        used_at: when it was sealed, or pinned last.
     """
 
     __slots__ = (
         "allocated",
+        "asked",
         "callsite",
         "contained",
         "content_hash",
         "copy",
+        "disk",
         "flags",
         "holders",
         "id",
@@ -44,6 +51,7 @@ class StoredObject:
         "recalled",
         "sealed_at",
         "size",
+        "used_at",
     )
 
     def __init__(
@@ -66,15 +74,69 @@ class StoredObject:
         self.flags = flags
         self.callsite = callsite
         self.content_hash = content_hash
-        self.sealed_at = sealed_at
         self.copy = b""
+        self.sealed_at = self.used_at = sealed_at
         self.holders = 0
         self.pins: dict[Client, int] | None = None
-        self.recalled = False
+        self.recalled = self.asked = False
+        self.disk: DiskCopy | None = None
 
     def __repr__(self) -> str:
-        where = f"{self.size} B at {self.offset}"
-        return f"<object {self.id.hex()}, {where}, {self.holders} holders, pins {self.pins}>"
+        where = f"{self.size} B at {self.offset}" if self.offset >= 0 else f"{self.size} B"
+        disk = f", {self.disk}" if self.disk is not None else ""
+        return f"<object {self.id.hex()}, {where}, {self.holders} holders, pins {self.pins}{disk}>"
+
+
+class DiskCopy:
+    """What is known of an object's copy on disk.
+
+    Attributes:
+        state: WRITING (the object is in the region too), ON_DISK, READING (back into the region), LOST (and
+            with it the object).
+        file: where it lies; None when LOST.
+        offset: where in the file, bytes.
+        checksum: of the object's bytes, once written.
+        reason: why it is LOST, for people.
+    """
+
+    __slots__ = ("checksum", "file", "offset", "reason", "state")
+
+    def __init__(self, file: SpillFile, offset: int) -> None:
+        self.state = WRITING
+        self.file: SpillFile | None = file
+        self.offset = offset
+        self.checksum = 0
+        self.reason = ""
+
+    def __repr__(self) -> str:
+        return f"disk: {self.state}" + (f" in file {self.file.number}" if self.file is not None else "")
+
+
+class SpillFile:
+    """A file of spilled objects.
+
+    Attributes:
+        number: names it.
+        directory: the number of the directory it lies in.
+        size: bytes, written or about to be.
+        live: the objects in it that have not been freed, by id, each with its offset in the file.
+        live_bytes: what they take of it.
+        ready: it was written, and is not being rewritten.
+        reads: transfers out of it under way.
+        shunned: rewriting it failed.
+    """
+
+    __slots__ = ("directory", "live", "live_bytes", "number", "reads", "ready", "shunned", "size")
+
+    def __init__(self, number: int, directory: int) -> None:
+        self.number = number
+        self.directory = directory
+        self.size = 0
+        self.live: dict[bytes, tuple[StoredObject, int]] = {}
+        self.live_bytes = 0
+        self.ready = False
+        self.reads = 0
+        self.shunned = False
 
 
 class Client:

@@ -44,6 +44,21 @@ class Pins:
         ledger = self._ledger
         self.add(client, obj)
         ledger.counters["pins"] += 1
+        obj.asked = False  # of this pin it was not
+        ledger.send(client, [m.PINNED, req, obj.id, obj.offset, obj.size, obj.flags])
+        if obj.recalled:
+            ledger.recalls.setdefault(client.proc, []).append(obj.id)
+
+    def refuse(self, client: Client, req: int, obj: StoredObject, kind: str, why: str) -> None:
+        """Say that an object cannot be pinned."""
+        message = f"object {obj.id.hex()} cannot be read: {why}"
+        self._ledger.send(client, [m.PIN_FAILED, req, obj.id, kind, message])
+
+    def tell(self, client: Client, req: int, obj: StoredObject) -> None:
+        """Say that an object is pinned for a PIN request: it was before, by `add`."""
+        ledger = self._ledger
+        ledger.counters["pins"] += 1
+        obj.asked = False  # of this pin it was not
         ledger.send(client, [m.PINNED, req, obj.id, obj.offset, obj.size, obj.flags])
         if obj.recalled:
             ledger.recalls.setdefault(client.proc, []).append(obj.id)
@@ -116,6 +131,8 @@ class Pins:
             self._ledger.pinned_bytes -= obj.allocated
             if obj.recalled:
                 self._ledger.free(obj)
+            elif obj.asked:
+                self._ledger.returned.append(obj)
 
     def _unpin_duplicate(self, client: Client, object_id: bytes) -> None:
         dups = client.duplicates[object_id]
@@ -136,6 +153,7 @@ class Pins:
         assert pinned == {(client, object_id) for client in everyone for object_id in client.pins}
         for obj in ledger.objects.values():
             assert obj.pins is None or (obj.pins and min(obj.pins.values()) > 0), obj
+            assert obj.pins is None or obj.offset >= 0, f"{obj} is pinned, and not in the region"
         for client in everyone:
             for dups in client.duplicates.values():
                 assert dups, f"empty list of duplicates at {client}"

@@ -5,7 +5,8 @@ A reader of an unknown id waits for one of three things, and is answered the mom
 - a process that announced (EXPECT) that it will seal the id, until it seals it or dies;
 - somebody (a process or a container) who holds the id, while its owner lives: whoever is given a ref can only have
   it after the seal or the announcement was sent, so one of these is on its way in another stream.
-A seal answers every reader of its id, whatever they wait for.
+A seal answers every reader of its id, whatever they wait for. Readers of what is here, but on disk, wait in
+`restores`.
 
 In a cluster (`Ledger.clustered`) a reader of what is not here may wait for a fourth thing: that it is fetched from another
 node. It is *wanted* when its stamp, the id (its owner) or a peer (`Ledger.hints`) says that it is elsewhere and nothing
@@ -25,38 +26,73 @@ from shoal.ids import PROCESS_ID_SIZE, tag_of
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_id, checked_ids, checked_size, fields
-from shoald.store.objects import Client, Read, StoredObject
+from shoald.store.objects import LOST, Client, Read, StoredObject
 from shoald.store.pins import Pins
+from shoald.store.restores import Restores, lost_text
 
 
 class Readers:
-    """Answers reads, or parks them."""
+    """Answers reads, or parks them.
 
-    __slots__ = ("_ledger", "_parked", "_pins", "_sequence", "_wanted")
+    Attributes:
+        tables: if all of them are empty, `sealed` has nothing to do.
+    """
 
-    def __init__(self, ledger: Ledger, pins: Pins) -> None:
+    __slots__ = ("_ledger", "_parked", "_pins", "_restores", "_sequence", "_wanted", "tables")
+
+    def __init__(self, ledger: Ledger, pins: Pins, restores: Restores) -> None:
         self._ledger = ledger
         self._pins = pins
+        self._restores = restores
         self._parked: dict[bytes, dict[Read, None]] = {}
         self._sequence = count()
         self._wanted: dict[bytes, int] = {}  # id → the most urgent priority
+        # Whoever seals asks this first: a call of `sealed` costs 5 % of a seal.
+        self.tables = (self._parked, self._wanted)
 
-    def pin(self, client: Client, message: list[Any], _now: float) -> None:
+    def pin(self, client: Client, message: list[Any], now: float) -> None:
         """PIN: PINNED now, or later, or PIN_FAILED."""
         req, object_id, proc, number, priority = fields(message, 5)
         obj = self._ledger.objects.get(checked_id(object_id))
-        if obj is not None:
-            self._pins.answer(client, checked_size(req), obj)
-        else:
+        if obj is None:
             read = Read(client, checked_size(req), object_id, checked_size(priority))
             self._park(read, proc, checked_size(number))
+        elif obj.offset >= 0:
+            obj.used_at = now
+            self._pins.answer(client, checked_size(req), obj)
+        else:
+            self._restores.request(client, [(checked_size(req), obj)], checked_size(priority), now)
+
+    def pin_together(self, client: Client, message: list[Any], now: float) -> None:
+        """PIN_TOGETHER: PINNED or PIN_FAILED for each; for those that are here, when all of them can be read."""
+        wanted, priority = fields(message, 2)
+        checked_size(priority)
+        if type(wanted) is not list or len(wanted) % 3:
+            raise ProtocolError("a PIN_TOGETHER needs an id and a stamp for each object")
+        objects = self._ledger.objects
+        here: list[tuple[int, StoredObject]] = []
+        for at in range(0, len(wanted), 3):
+            object_id, number = checked_id(wanted[at]), checked_size(wanted[at + 2])
+            obj = objects.get(object_id)
+            if obj is None:
+                self._park(Read(client, 0, object_id, priority), wanted[at + 1], number)
+            else:
+                here.append((0, obj))
+        if all(obj.offset >= 0 for _, obj in here):
+            for req, obj in here:
+                obj.used_at = now
+                self._pins.answer(client, req, obj)
+        else:
+            self._restores.request(client, here, priority, now)
 
     def watch(self, client: Client, message: list[Any], _now: float) -> None:
         """WATCH: AVAILABLE now or later."""
         object_id, proc, number = fields(message, 3)
         obj = self._ledger.objects.get(checked_id(object_id))
         if obj is not None:
-            self._ledger.send(client, [m.AVAILABLE, obj.id, obj.size, obj.flags, ""])
+            lost = obj.disk is not None and obj.disk.state == LOST
+            why = f"object {obj.id.hex()} is lost: {lost_text(obj)}" if lost else ""
+            self._ledger.send(client, [m.AVAILABLE, obj.id, obj.size, obj.flags, why])
         else:
             self._park(Read(client, None, object_id, m.PRIORITY_ASK), proc, checked_size(number))
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from shoal.wire import messages as m
 from shoald.store.ledger import Ledger
-from shoald.store.objects import Client, StoredObject
+from shoald.store.objects import LOST, ON_DISK, READING, Client, StoredObject
 
 _NAMED_MAX = 3  # processes named in an error message
+_AWAY = {ON_DISK: "spilled", READING: "restoring", LOST: "lost"}  # states of what is not in the region
 
 
 def human(size: int) -> str:
@@ -45,6 +46,7 @@ def totals(ledger: Ledger) -> dict[str, Any]:
         "sealed": ledger.sealed_bytes,
         "leased": ledger.leased_bytes(),
         "duplicates": ledger.duplicate_bytes,
+        "restoring": ledger.restoring_bytes,
         "primary": ledger.sealed_bytes - ledger.secondary_bytes,
         "secondary": ledger.secondary_bytes,
         "pinned": ledger.pinned_bytes,
@@ -58,14 +60,15 @@ def totals(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def full_message(ledger: Ledger, size: int) -> str:
-    """Why there was no room for ``size`` bytes: who keeps what, and what to do."""
+def full_message(ledger: Ledger, size: int, trouble: str = "") -> str:
+    """Why there was no room for ``size`` bytes: who keeps what, and what to do; ``trouble``: of the disks."""
     allocator = ledger.allocator
     by_client: dict[Client, list[int]] = defaultdict(lambda: [0, 0, 0, 0])  # pinned, held: objects and bytes
     for client in (*ledger.clients.values(), *ledger.forks.values()):
         tally = by_client[client]
         for column, ids in ((0, client.pins), (2, client.holds)):
-            stored = [ledger.objects[i].allocated for i in ids if i in ledger.objects]
+            found = [ledger.objects[i] for i in ids if i in ledger.objects]
+            stored = [obj.allocated for obj in found if obj.offset >= 0]
             tally[column] = len(stored)
             tally[column + 1] = sum(stored)
     largest = sorted(by_client.items(), key=lambda item: max(item[1][1], item[1][3]), reverse=True)
@@ -79,6 +82,7 @@ def full_message(ledger: Ledger, size: int) -> str:
         f"{human(ledger.sealed_bytes)} are objects, {human(ledger.leased_bytes())} leased to writers, "
         f"{human(allocator.free_bytes)} free (longest piece {human(allocator.largest_free)}). "
         + ("; ".join(named) + ". " if named else "")
+        + trouble
         + "Drop references and arrays that are no longer needed (`shoal memory` lists them with their "
         "call sites), or start the node with a larger --object-store-memory."
     )
@@ -106,6 +110,8 @@ def _who(client: Client) -> dict[str, Any]:
 
 
 def _state(obj: StoredObject) -> str:
+    if obj.offset < 0 and obj.disk is not None:
+        return _AWAY[obj.disk.state]
     if obj.recalled:
         return "unreferenced"
     return "error" if obj.flags & m.SEAL_ERROR else "sealed"
@@ -115,7 +121,8 @@ def _row(obj: StoredObject, state: str, holders: list[dict[str, Any]], now: floa
     return {
         "id": obj.id.hex(),
         "size_bytes": obj.size,
-        "allocated_bytes": obj.allocated,
+        "allocated_bytes": obj.allocated if obj.offset >= 0 else 0,
+        "disk_bytes": obj.allocated if obj.disk is not None and obj.disk.state != LOST else 0,
         "state": state,
         "holders": holders,
         "callsite": obj.callsite,

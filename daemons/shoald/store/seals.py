@@ -1,7 +1,8 @@
 """Seals: an extent becomes an object; and finding an object by its content.
 
 A second seal of an id changes nothing: the first copy stays, the second's extent is freed, and the holder is
-not counted again (its task ran twice, it holds one ref).
+not counted again (its task ran twice, it holds one ref). Of an object whose only copy was damaged, the second
+seal is a new first one; its holders stay as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.holds import Holds
 from shoald.store.ledger import BORN, HELD, Ledger, checked_size, fields
-from shoald.store.objects import Client, StoredObject
+from shoald.store.objects import LOST, Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.readers import Readers
 
@@ -23,13 +24,14 @@ _HASH_SIZE = 16
 class Seals:
     """Turns leased memory into objects."""
 
-    __slots__ = ("_holds", "_ledger", "_pins", "_readers")
+    __slots__ = ("_holds", "_ledger", "_parked", "_pins", "_readers", "_wanted")
 
     def __init__(self, ledger: Ledger, holds: Holds, pins: Pins, readers: Readers) -> None:
         self._ledger = ledger
         self._holds = holds
         self._pins = pins
         self._readers = readers
+        self._parked, self._wanted = readers.tables
 
     def seal(self, client: Client, message: list[Any], now: float) -> None:
         """SEAL: the object is there, and whoever waited for it is answered."""
@@ -39,13 +41,19 @@ class Seals:
         if not client.leased.take(obj.offset, obj.allocated):
             raise ProtocolError(f"[{obj.offset}, {obj.offset + obj.allocated}) is not leased to this client")
         ledger.counters["seals"] += 1
-        if object_id in ledger.objects:
-            self._duplicate(client, obj)
-            return
-        obj.holders = before = ledger.early.pop(object_id, 0) if ledger.early else 0
-        holder = ledger.clients.get(holder_proc)
-        if ledger.sealed_elsewhere and object_id in ledger.sealed_elsewhere:
-            holder = None  # the hold came with the copy that another node has sealed
+        objects = ledger.objects
+        known = objects.get(object_id)
+        if known is not None:
+            if known.disk is None or known.disk.state != LOST:
+                self._duplicate(client, obj)
+                return
+            obj.holders, holder = known.holders, None
+            before = obj.holders
+        else:
+            obj.holders = before = ledger.early.pop(object_id, 0) if ledger.early else 0
+            holder = ledger.clients.get(holder_proc)
+            if ledger.sealed_elsewhere and object_id in ledger.sealed_elsewhere:
+                holder = None  # the hold came with the copy that another node has sealed
         if holder is not None:
             count = holder.holds.get(object_id, 0) + 1
             if count:
@@ -54,7 +62,7 @@ class Seals:
                     obj.holders += 1
             else:
                 del holder.holds[object_id]
-        ledger.objects[object_id] = obj
+        objects[object_id] = obj
         ledger.sealed_bytes += obj.allocated
         if not obj.flags & m.SEAL_PRIMARY:
             ledger.secondary_bytes += obj.allocated
@@ -62,13 +70,16 @@ class Seals:
             ledger.by_hash.setdefault(obj.content_hash, object_id)
         for inner in obj.contained:
             self._contain(inner)
+        if known is not None:
+            ledger.release_contained(known)
         if ledger.clustered:
             self._share(obj, before, holder_proc)
         if obj.flags & m.SEAL_PINNED:
             obj.pins = {client: 1}
             client.pins.add(object_id)
             ledger.pinned_bytes += obj.allocated
-        self._readers.sealed(obj)
+        if self._parked or self._wanted or ledger.expected:
+            self._readers.sealed(obj)
         if not obj.holders and object_id not in ledger.shared:
             ledger.unheld(obj)
 
@@ -81,7 +92,7 @@ class Seals:
         if type(content_hash) is not bytes or len(content_hash) != _HASH_SIZE:
             raise ProtocolError(f"a content hash has {_HASH_SIZE} bytes")
         obj = ledger.objects.get(ledger.by_hash.get(content_hash, b""))
-        if obj is None or obj.size != size:
+        if obj is None or obj.size != size or obj.offset < 0:
             ledger.send(client, [m.DEDUP_FOUND, req, b"", 0, 0])
             return
         self._holds.add(client, obj.id)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.packing import EMPTY
-from shoal.client.values import as_raised
-from shoal.exceptions import ObjectLostError
+from shoal.client.values import as_raised, read_error
 from shoal.ids import split_ids
-from shoal.owner.objects import BORROWED, Waiter
+from shoal.owner.objects import BORROWED
 from shoal.refs import ObjectRef
 from shoal.serialization import contained_ids, deserialize
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
+    from shoal.client.objectstore import PinWaiter
     from shoal.client.runtime import Runtime
     from shoal.owner.objects import Entry, Stamp
 
@@ -106,8 +106,13 @@ class Arguments:
         stored = [
             content for content in contents if type(content) is tuple and len(content) == _STORED_FIELDS
         ]
-        if stored:
-            self._pin(stored)
+        waiter = self._pin(stored) if stored else None
+        try:
+            return self._read_all(loaded, contents)
+        finally:
+            self._runtime.store.release(waiter)
+
+    def _read_all(self, loaded: Loaded, contents: list[Any]) -> tuple[Any, ...]:
         values = []
         for content in contents:
             if type(content) is bytes:
@@ -128,44 +133,42 @@ class Arguments:
             loaded.riders.append(riders)
         return riders
 
-    def _pin(self, stored: list[Any]) -> None:
-        """Pin the stored arguments (id, stamp) that are not pinned here, all in one round trip."""
+    def _pin(self, stored: list[Any]) -> PinWaiter | None:
+        """Pin stored arguments (id, stamp) in one round trip, until this is released; None if they are pinned already.
+
+        They are asked for together: so two tasks that each have half of their arguments cannot wait for each other.
+        """
         runtime = self._runtime
         store, table = runtime.store, runtime.table
-        waiter = Waiter(0)
-        waiter.ready = False
-        entries: list[Entry] = []
+        lookup = store.pins.lookup
         with runtime.lock:
+            if all(lookup(object_id) is not None for object_id, _ in stored):
+                return None
+            entries: list[Entry] = []
             for object_id, stamp in stored:
-                if store.pins.lookup(object_id) is None:
-                    entry = table.borrow(object_id)
-                    entry.count += 1
-                    if entry.stamp is None:
-                        entry.stamp = stamp
-                    entries.append(entry)
-                    if store.request(entry, waiter):
-                        waiter.missing += 1
+                entry = table.borrow(object_id)
+                entry.count += 1
+                if entry.stamp is None:
+                    entry.stamp = stamp
+                entries.append(entry)
+            waiter = store.request(entries, m.PRIORITY_ARGUMENT)
         try:
-            if waiter.missing:
-                runtime.wait_for_objects(waiter, entries, None)
+            if waiter is not None:
+                lend_after_s = runtime.config.arguments_lend_ms / 1000
+                runtime.wait_for_objects(waiter, entries, None, lend_after_s)
+        except BaseException:
+            store.release(waiter)
+            raise
         finally:
-            if entries:
-                with runtime.lock:
-                    table.drop_uses(entries)
+            with runtime.lock:
+                table.drop_uses(entries)
+        return waiter
 
     def _read(self, loaded: Loaded, object_id: bytes) -> Any:
         store = self._runtime.store
         found = store.view(object_id)
         if found is None:
-            problem = store.pin_errors.pop(object_id, None)
-            if problem is None:  # recalled between the wait and the read
-                self._pin([(object_id, None)])
-                found = store.view(object_id)
-                problem = store.pin_errors.pop(
-                    object_id, ("lost", "it was freed while its task was starting")
-                )
-            if found is None:
-                raise ObjectLostError(f"argument {object_id.hex()} is lost: {problem[1]}")
+            found = self._read_again(object_id)
         view, flags = found
         ids = contained_ids(view)
         riders: list[ObjectRef[Any]] = []
@@ -177,6 +180,20 @@ class Arguments:
         if flags & m.SEAL_ERROR:
             raise as_raised(value)
         return value
+
+    def _read_again(self, object_id: bytes) -> tuple[Any, int]:
+        """An argument that could not be pinned, or whose cached pin was recalled a moment ago."""
+        store = self._runtime.store
+        problem = store.pin_errors.pop(object_id, None)
+        if problem is None:
+            waiter = self._pin([(object_id, None)])
+            found = store.view(object_id)
+            store.release(waiter)
+            if found is not None:
+                return found
+            problem = store.pin_errors.pop(object_id, ("lost", "it was freed while its task was starting"))
+        kind, why = problem
+        raise read_error("full" if kind == "full" else "lost", f"argument {object_id.hex()} is lost: {why}")
 
     def kept(self, loaded: Loaded) -> bytes:
         """Ids of refs that outlive the task, one for each hold that the submitter is to register for this process.

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from shoal.arguments import check_argument
+from shoal.arguments import SPILLING, check_argument, split_directories
 from shoal.bootstrap import (
     DEFAULT_PORT,
     BootstrapError,
@@ -53,6 +53,12 @@ def _node_options(command: F) -> F:
             "--huge-pages",
             is_flag=True,
             help="Make the store of huge pages, which the system must have set aside (vm.nr_hugepages).",
+        ),
+        click.option(
+            "--object-spilling-directory",
+            metavar="PATH[,PATH...]",
+            help="Where objects go when the store is full; also URLs such as s3://bucket/path (default: a directory of "
+            "the session).",
         ),
         click.option(
             "--resources",
@@ -177,6 +183,7 @@ def started_lines(info: Session) -> list[str]:
 _CHECKED = {
     "num_cpus": "num_cpus",
     "object_store_memory": "object_store_memory",
+    "object_spilling_directory": "object_spilling_directory",
     "resources": "resources",
     "labels": "labels",
     "system_config": "_system_config",
@@ -191,7 +198,10 @@ def _options(given: dict[str, Any], **more: Any) -> DaemonOptions:
                 given[name] = check_argument(argument, option, given[name])
             except (ValueError, TypeError) as error:
                 raise BootstrapError(str(error)) from None
-    return DaemonOptions(config=given.pop("system_config"), **given, **more)
+    config = given.pop("system_config")
+    spilling = config.pop(SPILLING, ()) or split_directories(given.pop("object_spilling_directory") or "")
+    given.pop("object_spilling_directory", None)
+    return DaemonOptions(config=config, spilling_directories=spilling, **given, **more)
 
 
 def _refuse_second_head(address: str, temp_dir: str | None) -> None:

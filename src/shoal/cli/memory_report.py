@@ -133,7 +133,7 @@ def sum_lines(rows: Sequence[Row], nodes: Sequence[Node], units: str, shown: int
     """How the rows add up to what the stores use."""
     totals = add_stats(node["stats"] for node in nodes)
     objects = sum(row["allocated_bytes"] for row in rows)
-    used, leased = totals.get("used", 0), totals.get("leased", 0)
+    used, leased = totals.get("used", 0), totals.get("leased", 0) + totals.get("restoring", 0)
     left_out = sum(node.get("left_out", 0) for node in nodes)
     lines = []
     if left_out:

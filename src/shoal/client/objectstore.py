@@ -14,7 +14,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.node import Drained
-from shoal.exceptions import ObjectStoreFullError
+from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
+from shoal.owner.objects import Waiter
 from shoal.owner.table import MESSAGE_IDS_MAX
 from shoal.refs import released
 from shoal.store.extents import ExtentLeases
@@ -28,13 +29,27 @@ if TYPE_CHECKING:
 
     from shoal.client.node import NodeLink
     from shoal.client.runtime import Runtime
-    from shoal.owner.objects import Entry, Waiter
+    from shoal.owner.objects import Entry
     from shoal.serialization import Serialized
 
 # Requests that no thread waits for; numbers of `NodeLink.ask` start above.
 _AHEAD = 0
 _FOR_PROMOTION = 1
 _IDLE_S = 0.5
+_PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
+
+
+class PinWaiter(Waiter):
+    """Waits until objects are pinned, and keeps each of them pinned until `ClientStore.release`: the daemon may want a
+    cached pin back before the views of its reader are open.
+    """
+
+    __slots__ = ("guarded",)
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.ready = False
+        self.guarded: list[bytes] = []
 
 
 class ClientStore:
@@ -49,7 +64,7 @@ class ClientStore:
         self.pins = PinTable(config.cached_pins_max)
         self.extents = ExtentLeases(config.slab_bytes_min, config.slab_bytes_max, config.slabs_max)
         self.closed_views: deque[bytes] = deque()
-        self.pin_waiters: dict[bytes, list[Waiter]] = {}
+        self.pin_waiters: dict[bytes, list[PinWaiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self._asked_for_promotion = False
         self._written = self._written_seen = 0
@@ -68,7 +83,8 @@ class ClientStore:
     ) -> None:
         """Write ``value`` and tell the daemon; without the lock. Contained refs must have escaped before.
 
-        Raises ObjectStoreFullError when there is no room within the configured time; nothing is left behind then.
+        Raises ObjectStoreFullError, or OutOfDiskError if spilling failed for that, when there is no room within the
+        configured time; nothing is left behind then.
         """
         size = value.size
         offset = self._room_for(size)
@@ -87,10 +103,10 @@ class ClientStore:
                 self._unpin(self.pins.pinned(object_id, offset, size, flags))
 
     def _room_for(self, size: int) -> int:
-        """The offset of ``size`` leased bytes. Raises ObjectStoreFullError when there is no room in time."""
+        """The offset of ``size`` leased bytes. Raises ObjectStoreFullError or OutOfDiskError when there is no room in time."""
         try:
             return self._room_at_once(size)
-        except ObjectStoreFullError:
+        except (ObjectStoreFullError, OutOfDiskError):
             gc.collect()  # cycles may hold refs and views
             if not (released or self.closed_views):
                 raise
@@ -124,7 +140,7 @@ class ClientStore:
         with runtime.lock:
             if message[0] == m.ALLOC_FAILED:
                 self.extents.refused()
-                raise ObjectStoreFullError(message[3])
+                raise (OutOfDiskError if message[2] == "disk" else ObjectStoreFullError)(message[3])
             self._return(self.extents.add(message[2], message[3]))
             offset = self.extents.carve(size)
             self._ask_ahead()
@@ -193,24 +209,53 @@ class ClientStore:
 
     # --- reading ---
 
-    def request(self, entry: Entry, waiter: Waiter) -> bool:
-        """Pin ``entry`` for reading (lock held); whether ``waiter`` has to wait for it."""
-        if self.pins.lookup(entry.id) is not None:
-            return False
-        waiters = self.pin_waiters.get(entry.id)
-        if waiters is not None:
-            waiters.append(waiter)
-            return True
-        self.pin_waiters[entry.id] = [waiter]
-        self.pin_errors.pop(entry.id, None)
-        proc, number = self._table.stamp_of(entry)
-        self._table.to_node([m.PIN, 0, entry.id, proc, number, 0])
-        return True
+    def request(self, entries: list[Entry], priority: int) -> PinWaiter | None:
+        """Pin all of ``entries`` for reading (lock held); None if they are, else what to wait for, and to `release`."""
+        pins = self.pins
+        missing = [entry for entry in entries if pins.lookup(entry.id) is None]
+        if not missing:
+            return None
+        waiter = PinWaiter()
+        for entry in entries:
+            if pins.lookup(entry.id) is not None:
+                pins.view_opened(entry.id)
+                waiter.guarded.append(entry.id)
+        asked: list[Any] = []
+        for entry in missing:
+            waiter.missing += 1
+            waiters = self.pin_waiters.get(entry.id)
+            if waiters is not None:
+                waiters.append(waiter)
+                continue
+            self.pin_waiters[entry.id] = [waiter]
+            self.pin_errors.pop(entry.id, None)
+            asked += [entry.id, *self._table.stamp_of(entry)]
+        if len(asked) == _PIN_FIELDS:
+            self._table.to_node([m.PIN, 0, *asked, priority])
+        elif asked:
+            self._table.to_node([m.PIN_TOGETHER, asked, priority])
+        return waiter
+
+    def release(self, waiter: PinWaiter | None) -> None:
+        """The views are open, or will not be; also of what has not come yet."""
+        if waiter is None:
+            return
+        with self._runtime.lock:
+            if waiter.missing > 0:
+                for waiters in self.pin_waiters.values():
+                    while waiter in waiters:
+                        waiters.remove(waiter)
+            self._unpin(self.pins.views_closed(waiter.guarded))
+            waiter.guarded = []
 
     def pinned(self, message: list[Any]) -> None:
         """PINNED: an object can be read."""
         _, _, object_id, offset, size, flags = message
-        self._unpin(self.pins.pinned(object_id, offset, size, flags))
+        waiters = self.pin_waiters.get(object_id, ())
+        # A view for each reader, from now on: a recall may be next in the same batch.
+        self._unpin(self.pins.pinned(object_id, offset, size, flags, len(waiters)))
+        for waiter in waiters:
+            waiter.guarded.append(object_id)
         entry = self._table.entries.get(object_id)
         if entry is None:
             self._unpin(self.pins.recall([object_id]))

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.client.inplace import run_in_place
 from shoal.client.waiting import WaitState, local_wait_state
-from shoal.exceptions import GetTimeoutError, ObjectFreedError, ObjectLostError, OwnerDiedError, TaskError
+from shoal.exceptions import (
+    GetTimeoutError,
+    ObjectFreedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OwnerDiedError,
+    ShoalError,
+    TaskError,
+)
 from shoal.ids import split_ids
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STORED, WITHOUT_REFS, Entry, Waiter
 from shoal.refs import ObjectRef, released
@@ -22,9 +30,14 @@ from shoal.wire import messages as m
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shoal.client.objectstore import PinWaiter
     from shoal.client.runtime import Runtime
 
-_LOST_ERRORS = {"freed": ObjectFreedError, "owner_died": OwnerDiedError}
+_READ_ERRORS: dict[str, type[ShoalError]] = {
+    "freed": ObjectFreedError,
+    "owner_died": OwnerDiedError,
+    "full": ObjectStoreFullError,
+}
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -114,10 +127,14 @@ class Values:
             if entry.state == FAILED:
                 raise self.error_of(entry)
         stored = [entry for entry in entries if entry.state in (STORED, BORROWED)]
-        if stored:
-            self._wait_pinned(stored, deadline)
+        waiter = self._wait_pinned(stored, deadline) if stored else None
         load = self.load
-        return [load(entry) for entry in entries]
+        if waiter is None:
+            return [load(entry) for entry in entries]
+        try:
+            return [load(entry) for entry in entries]
+        finally:
+            runtime.store.release(waiter)
 
     def _wait_settled(self, missing: list[Entry], deadline: float | None) -> None:
         waiter = Waiter(0)
@@ -142,30 +159,28 @@ class Values:
                 if entry.waiters and waiter in entry.waiters:
                     entry.waiters.remove(waiter)
 
-    def _wait_pinned(self, entries: list[Entry], deadline: float | None) -> None:
-        store = self._runtime.store
-        waiter = Waiter(0)
-        waiter.ready = False
-        with self._lock:
-            for entry in entries:
-                if store.request(entry, waiter):
-                    waiter.missing += 1
-            if waiter.missing == 0:
-                return
+    def _wait_pinned(self, entries: list[Entry], deadline: float | None) -> PinWaiter | None:
+        """Wait until all are pinned, or cannot be; to be released when they have been read. None if they were pinned."""
         runtime = self._runtime
-        if runtime.wait_for_objects(waiter, entries, deadline):
-            return
-        # The time is up for waiting for objects; what is in this node's store is there, and takes a round trip.
-        runtime.round_trip()
-        if not waiter.ready and all(entry.state == STORED for entry in entries):
-            runtime.wait_for_objects(waiter, entries, monotonic() + runtime.config.control_ms_max / 1000)
-        if not waiter.ready:
-            with self._lock:
-                for entry in entries:
-                    waiters = store.pin_waiters.get(entry.id)
-                    while waiters and waiter in waiters:
-                        waiters.remove(waiter)
-            raise GetTimeoutError(runtime.explain.timeout(entries))
+        store = runtime.store
+        with self._lock:
+            waiter = store.request(entries, m.PRIORITY_GET)
+        if waiter is None:
+            return None
+        try:
+            if not runtime.wait_for_objects(waiter, entries, deadline):
+                # The time is up for waiting for objects; what is in this node's store is there, and takes a round trip.
+                runtime.round_trip()
+                if not waiter.ready and all(entry.state == STORED for entry in entries):
+                    runtime.wait_for_objects(
+                        waiter, entries, monotonic() + runtime.config.control_ms_max / 1000
+                    )
+                if not waiter.ready:
+                    raise GetTimeoutError(runtime.explain.timeout(entries))
+        except BaseException:
+            store.release(waiter)
+            raise
+        return waiter
 
     def load(self, entry: Entry) -> Any:
         """The value of an entry that is here; raises its error if it failed."""
@@ -198,11 +213,14 @@ class Values:
         """The pin was recalled between the wait and the read, or could not be had."""
         problem = self._runtime.store.pin_errors.pop(entry.id, None)
         if problem is not None:
-            raise _LOST_ERRORS.get(problem[0], ObjectLostError)(problem[1])
+            raise read_error(*problem)
         if self._runtime.closed:
             raise self._runtime.connection_lost()
-        self._wait_pinned([entry], None)
-        return self.load(entry)
+        waiter = self._wait_pinned([entry], None)
+        try:
+            return self.load(entry)
+        finally:
+            self._runtime.store.release(waiter)
 
     def _riders_inline(self, entry: Entry) -> list[ObjectRef[Any]]:
         riders: list[ObjectRef[Any]] = []
@@ -267,6 +285,11 @@ class Values:
                 self._runtime.wait_for_objects(state, [], deadline)
         with self._lock:
             return state.take(num_returns)
+
+
+def read_error(kind: str, why: str) -> Exception:
+    """Why a stored object cannot be read, to be raised; ``kind`` as in PIN_FAILED."""
+    return _READ_ERRORS.get(kind, ObjectLostError)(why)
 
 
 def as_raised(value: Any) -> BaseException:

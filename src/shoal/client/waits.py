@@ -56,9 +56,12 @@ class Waits:
         with Interruptible(self._runtime.reactor.ring) as interruptible:
             return self._wait(awaited, timeout_s, None, interruptible)
 
-    def wait_for_objects(self, awaited: Awaited, entries: list[Entry], deadline: float | None) -> bool:
+    def wait_for_objects(
+        self, awaited: Awaited, entries: list[Entry], deadline: float | None, lend_after_s: float = 0.0
+    ) -> bool:
         """Wait for objects: says after a while what it waits for; Ctrl-C cancels their tasks (main thread).
 
+        The CPU of a task is lent out after ``lend_after_s``.
         Raises NodeDiedError if the session ends meanwhile, RuntimeError as `wait` does.
         """
         runtime = self._runtime
@@ -73,7 +76,7 @@ class Waits:
         with interrupts as interruptible:
             try:
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                ready = self._wait(awaited, left, entries, interruptible, warn_s)
+                ready = self._wait(awaited, left, entries, interruptible, warn_s, lend_after_s)
             except KeyboardInterrupt:
                 if runtime.kind == "driver":  # in a worker it is the waiting task that was cancelled
                     self._cancel(entries)
@@ -100,11 +103,13 @@ class Waits:
         entries: list[Entry] | None,
         interruptible: Interruptible | Cancellable,
         warn_s: float | None = None,
+        lend_after_s: float = 0.0,
     ) -> bool:
         """Wait for ``awaited``; after ``warn_s``, say once what of ``entries`` is missing."""
         runtime = self._runtime
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         warn_at = None if warn_s is None else time.monotonic() + warn_s
+        lend_at = time.monotonic() + lend_after_s if lend_after_s else None
         blocked = False
         lends = runtime.blocking_hook is not None and entries is not None
         token = object()
@@ -112,7 +117,7 @@ class Waits:
         def on_block() -> bool:
             nonlocal blocked
             hook = runtime.blocking_hook
-            if hook is not None and entries is not None and not blocked:
+            if hook is not None and entries is not None and not blocked and lend_at is None:
                 with runtime.lock:
                     blocked = hook(token)
                     if blocked:
@@ -122,17 +127,19 @@ class Waits:
         proxy: Awaited = Interrupted(awaited, interruptible) if interruptible.active else awaited
         try:
             while True:
-                warns = warn_at is not None and (deadline is None or warn_at < deadline)
-                until = warn_at if warns else deadline
+                until = min((at for at in (deadline, warn_at, lend_at) if at is not None), default=None)
                 left = None if until is None else max(until - time.monotonic(), 0.0)
                 done = runtime.reactor.wait(proxy, left, on_block if lends else None)
                 if interruptible.hits:
                     interruptible.deliver()
                     continue
-                if done or not warns or runtime.closed:
+                if done or until == deadline or runtime.closed:
                     return done and awaited.ready
-                warn_at = None
-                runtime.report(runtime.explain.waiting(entries or []))
+                if until == lend_at:
+                    lend_at = None
+                else:
+                    warn_at = None
+                    runtime.report(runtime.explain.waiting(entries or []))
         finally:
             if blocked and runtime.unblocked_hook is not None:
                 with runtime.lock:

@@ -33,6 +33,8 @@ EXPECT = 18  # [ids]: the sender will seal these later (a pending ref that escap
 DEDUP = 19  # [req, content hash, size] → DEDUP_FOUND; takes a hold for the sender in the same step
 FORK = 20  # [] + descriptor: the sender forks; its live pins stay until the read end of this pipe closes
 UNRECOVERABLE = 21  # [id, why]: the answer to RECOVER if nothing will come; otherwise EXPECT, and the seal in time
+PIN_TOGETHER = 22  # [[id, stamp proc, stamp number, id, …], priority]: PINNED or PIN_FAILED for each, with req 0; those that are in
+#   this store are answered when all of them can be pinned: two readers that each hold half of what they need would wait for ever
 
 PRIORITY_GET = 0  # of a PIN whose object has to be fetched: somebody waits for it,
 PRIORITY_WAIT = 1  # somebody will,
@@ -80,9 +82,9 @@ ACTOR_EXITS = 56  # a worker: [actor, reason]: it ends on purpose (exit_actor), 
 WELCOME = 101  # [info: dict] + descriptors (region read-only, region writable)
 #   {"node_id", "session_dir", "capacity", "job_id", "address", "resources", "session", "namespace", "head"}
 EXTENT = 110  # [req, offset, size]
-ALLOC_FAILED = 111  # [req, kind "full"|"never", message]
+ALLOC_FAILED = 111  # [req, kind "full"|"never"|"disk", message]
 PINNED = 115  # [req, id, offset, size, flags]
-PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died", message]
+PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died"|"full", message]
 UNPIN_RECALL = 117  # [ids]: unpin them as soon as no view lives (at once for cached pins)
 EXTENT_RECALL = 118  # []: return unused leased extents
 AVAILABLE = 119  # [id, size, flags, error message or ""]

@@ -243,7 +243,7 @@ class World:
         self.now += seconds
         for node in self.nodes:
             if node.alive:
-                node.store.tick(self.now)
+                node.store.relieve(self.now)
                 node.turn()
 
     def run(self, steps: int = 100_000) -> None:

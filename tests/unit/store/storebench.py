@@ -27,6 +27,7 @@ class Bench:
 
     def send(self, proc: bytes, *message: Any) -> list[tuple[bytes, list[Any]]]:
         self.core.handle(proc, list(message), self.now)
+        self.core.relieve(self.now)
         return self.take()
 
     def take(self) -> list[tuple[bytes, list[Any]]]:
@@ -37,6 +38,7 @@ class Bench:
 
     def drop(self, proc: bytes) -> list[tuple[bytes, list[Any]]]:
         self.core.drop(proc, self.now)
+        self.core.relieve(self.now)
         return self.take()
 
     def advanced(self, proc: bytes, number: int) -> list[tuple[bytes, list[Any]]]:

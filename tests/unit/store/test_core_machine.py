@@ -63,6 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
     def send(self, proc: bytes, *message: Any) -> list[list[Any]]:
         """Hand a message to the core; return its answers to the sender, with everybody's booked."""
         self.core.handle(proc, list(message), self.now)
+        self.core.relieve(self.now)
         return self.book(proc)
 
     def book(self, sender: bytes | None = None) -> list[list[Any]]:
@@ -255,7 +256,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(ms=st.integers(0, 200))
     def time_passes(self, ms: int) -> None:
         self.now += ms / 1000
-        self.core.tick(self.now)
+        self.core.relieve(self.now)
         self.book()
         deadline = self.core.next_deadline()
         assert deadline is None or deadline > self.now

@@ -74,9 +74,9 @@ def test_waiting_ends_with_who_fills_the_store() -> None:
     bench.seal(A, X, size=60 * KIB)
     bench.pin(B, X)
     bench.send(C, m.ALLOC, 9, 32 * KIB, 32 * KIB)
-    bench.core.tick(0.9)
+    bench.core.relieve(0.9)
     assert bench.take() == []
-    bench.core.tick(1.0)
+    bench.core.relieve(1.0)
     ((to, answer),) = bench.take()
     assert to == C
     assert answer[:3] == [m.ALLOC_FAILED, 9, "full"]

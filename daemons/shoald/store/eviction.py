@@ -1,0 +1,223 @@
+"""Which object goes next when room is needed. Pure; chooses victims, and does nothing to them.
+
+The order: objects that were just written to disk ahead of need (they were the oldest); objects whose cached pins
+were asked for and have come back; then, from a list sorted when it was last empty, secondary copies and after
+them primary ones, least recently used first. What was used since the list was made is passed over: the next list
+has it. So a victim costs O(log n), and a pin costs a time stamp.
+
+An object that is pinned is no victim. Its pins may be cached, without a view: it is asked for them, once, and
+is a victim when the last one has come back. How many bytes of pins are asked for at a time is bounded by
+what is lacking, since who gives its cached pins back pays a round trip at its next read; after
+config.recall_grace_ms without an answer they count as in use, and others are asked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from shoal.wire import messages as m
+from shoald.store.ledger import Ledger
+from shoald.store.objects import WRITING, StoredObject
+from shoald.store.spills import Spills
+
+_SECONDS_PER_OBJECT = 2e-6  # sorting costs a quarter of this: a list is made anew no sooner
+_LIST_PAUSE_S = 0.001
+_LEISURE = 100  # times as long when nobody waits
+
+
+class Eviction:
+    """Victims for one store.
+
+    Attributes:
+        asked_bytes: objects whose pins have been asked for a moment ago.
+        ready_bytes: objects that were written ahead and have not been used since, or so it was last known.
+        again_at: when a new list, or new questions, may bring more; None if nothing is left to try.
+    """
+
+    __slots__ = (
+        "_asked_until",
+        "_ledger",
+        "_listed_at",
+        "_queue",
+        "_ready",
+        "_spills",
+        "again_at",
+        "asked_bytes",
+        "_urgent",
+        "ready_bytes",
+    )
+
+    def __init__(self, ledger: Ledger, spills: Spills) -> None:
+        self._ledger = ledger
+        self._spills = spills
+        self._ready: deque[tuple[float, StoredObject]] = deque()
+        self._queue: list[tuple[float, StoredObject]] = []  # the next victim is the last
+        self._listed_at = -1e9
+        self._asked_until = 0.0
+        self.asked_bytes = 0
+        self.ready_bytes = 0
+        self._urgent = True
+        self.again_at: float | None = None
+
+    def begin(self, urgent: bool, now: float) -> None:
+        """Before the first `next` of a turn. ``urgent``: somebody waits; if not, a new list is made much less often."""
+        self._urgent = urgent
+        if self.asked_bytes and now >= self._asked_until:
+            self.asked_bytes = 0
+        self.again_at = self._asked_until if self.asked_bytes else None
+        self._welcome()
+
+    def next(self, lacking: int, dirty: bool, now: float) -> StoredObject | None:
+        """The next victim, in memory and unpinned; None if there is none now (see `again_at`).
+
+        Args:
+            lacking: bytes that are needed; pins are asked for up to so much.
+            dirty: take objects that have to be written first, too; otherwise the first one of them ends it.
+        """
+        while True:
+            source = self._ready or self._queue
+            if not source:
+                if not self._list(now):
+                    return None
+                continue
+            entry = source[0] if source is self._ready else source[-1]
+            used_at, obj = entry
+            if self._is_candidate(obj) and obj.used_at == used_at:
+                if obj.pins is not None:
+                    if not obj.asked and self.asked_bytes >= lacking:
+                        return None  # enough was asked for; the others' turn is when these do not come
+                    self._ask(obj, now)
+                elif not dirty and obj.disk is None and not self.expendable(obj):
+                    return None
+                else:
+                    self._take(source)
+                    return obj
+            self._take(source)
+
+    def keep(self, obj: StoredObject) -> None:
+        """This victim has a copy elsewhere, and is not needed yet: it is among the next."""
+        self._ready.append((obj.used_at, obj))
+        self.ready_bytes += obj.allocated
+
+    def put_back(self, objects: list[StoredObject]) -> None:
+        """These victims are the next ones again, in the same order."""
+        self._queue += [(obj.used_at, obj) for obj in reversed(objects)]
+
+    def expendable(self, obj: StoredObject) -> bool:
+        """Whether another node has this object, and nothing depends on the copy here."""
+        return (
+            not obj.flags & (m.SEAL_PRIMARY | m.SEAL_ERROR)
+            and not obj.contained
+            and obj.id not in self._ledger.watched
+        )
+
+    def hole(self, size: int, now: float) -> list[StoredObject]:
+        """The objects that are to go so that ``size`` bytes in one piece are free: as few bytes as possible.
+
+        Empty if pinned objects and leased memory leave no such piece. Then the pins of a piece are asked for that
+        leaves one if they are only cached, unless some have been asked for a moment ago.
+        """
+        usable = self._spills.usable(now)
+
+        def can_go(obj: StoredObject) -> bool:
+            return usable or obj.disk is not None or self.expendable(obj)
+
+        found = self._cheapest(size, lambda obj: obj.pins is None and can_go(obj))
+        if not found and not self.asked_bytes:
+            maybe = self._cheapest(
+                size, lambda obj: (obj.pins is None or not (obj.asked or obj.recalled)) and can_go(obj)
+            )
+            for obj in maybe:
+                if obj.pins is not None:
+                    self._ask(obj, now)
+        return found
+
+    def _cheapest(self, size: int, movable: Callable[[StoredObject], bool]) -> list[StoredObject]:
+        pieces: list[tuple[int, int, StoredObject | None]] = [
+            (offset, length, None) for offset, length in self._ledger.allocator.free_extents()
+        ]
+        pieces += [
+            (obj.offset, obj.allocated, obj)
+            for obj in self._ledger.objects.values()
+            if obj.offset >= 0 and movable(obj)
+        ]
+        pieces.sort(key=lambda piece: piece[0])
+        return _cheapest_window(pieces, size)
+
+    def _is_candidate(self, obj: StoredObject) -> bool:
+        if obj.offset < 0 or self._ledger.objects.get(obj.id) is not obj:
+            return False
+        return obj.disk is None or obj.disk.state != WRITING
+
+    def _take(self, source: deque[tuple[float, StoredObject]] | list[tuple[float, StoredObject]]) -> None:
+        if source is self._ready:
+            self.ready_bytes -= self._ready.popleft()[1].allocated
+        else:
+            source.pop()
+
+    def _welcome(self) -> None:
+        """What was written, and what has come back, is next."""
+        written, returned = self._spills.written, self._ledger.returned
+        if returned:
+            self._ledger.returned = []
+            for obj in returned:
+                obj.asked = False
+                self.asked_bytes = max(0, self.asked_bytes - obj.allocated)
+            # They were the oldest when they were asked for, and go before what is listed now.
+            returned.reverse()
+            self._queue += [(obj.used_at, obj) for obj in returned if obj.pins is None]
+        if written:
+            for obj in written:
+                self.keep(obj)
+            written.clear()
+
+    def _ask(self, obj: StoredObject, now: float) -> None:
+        if obj.asked or obj.recalled:
+            return
+        obj.asked = True
+        self.asked_bytes += obj.allocated
+        self._asked_until = now + self._ledger.config.recall_grace_ms / 1000
+        self.again_at = self._asked_until
+        for client in obj.pins or ():
+            if client.connected:
+                self._ledger.recalls.setdefault(client.proc, []).append(obj.id)
+
+    def _list(self, now: float) -> bool:
+        """Sort what there is; False if that was done a moment ago, or there is nothing."""
+        objects = self._ledger.objects
+        pause = _LIST_PAUSE_S + _SECONDS_PER_OBJECT * len(objects)
+        due = self._listed_at + (pause if self._urgent else _LEISURE * pause)
+        if now < due:
+            self.again_at = due if self.again_at is None else min(due, self.again_at)
+            return False
+        self._listed_at = now
+        found = [obj for obj in objects.values() if obj.offset >= 0 and not obj.recalled]
+        found.sort(key=lambda obj: (self.expendable(obj), -obj.used_at))
+        if not self._spills.usable(now):
+            found = [obj for obj in found if obj.disk is not None or self.expendable(obj)]
+        self._queue = [(obj.used_at, obj) for obj in found]
+        return bool(found)
+
+
+def _cheapest_window(pieces: list[tuple[int, int, StoredObject | None]], size: int) -> list[StoredObject]:
+    """Of pieces (offset, length, object or None if free) by offset: the objects of the adjacent pieces that
+    together have ``size`` bytes, and the fewest bytes in objects.
+    """
+    best: tuple[int, int, int] | None = None  # bytes in objects, first piece, last piece
+    first = 0
+    length = taken = 0
+    for last, (offset, piece_length, obj) in enumerate(pieces):
+        if last and sum(pieces[last - 1][:2]) != offset:
+            first, length, taken = last, 0, 0
+        length += piece_length
+        taken += piece_length if obj is not None else 0
+        while length - pieces[first][1] >= size:
+            length -= pieces[first][1]
+            taken -= pieces[first][1] if pieces[first][2] is not None else 0
+            first += 1
+        if length >= size and (best is None or taken < best[0]):
+            best = taken, first, last
+    if best is None:
+        return []
+    return [obj for _, _, obj in pieces[best[1] : best[2] + 1] if obj is not None]

@@ -1,0 +1,242 @@
+"""Making room: what happens when creators and readers want more of the region than is free. Pure.
+
+`work` runs once a turn. It serves who waits, and while somebody still does, it makes victims go (see eviction): what has
+a copy elsewhere is dropped at once; the rest is written to disk in batches, at most config.spill_writes_max
+at a time, and dropped when that is done. If enough is free but in pieces, the objects between the pieces go: the
+fewest bytes that leave one piece of the size. When nothing more can be done now, whoever waits then waits
+for writes, pins or frees, for config.store_full_wait_ms after the last progress, and never longer than
+config.store_relief_wait_ms in all.
+
+Ahead of need: when more than config.spill_threshold of the region is in use, the oldest objects are
+written, and stay. So when room is wanted, victims are there that only have to be dropped, and writing overlaps
+with the work of the job.
+
+Without a directory, or when the disk is full, only what has a copy elsewhere can go.
+"""
+
+from __future__ import annotations
+
+from shoald.store.allocator import LARGE_BYTES, PAGE
+from shoald.store.eviction import Eviction
+from shoald.store.extents import Extents
+from shoald.store.ledger import Ledger
+from shoald.store.objects import ON_DISK, StoredObject
+from shoald.store.restores import Restores
+from shoald.store.spills import Spills
+
+_ROUNDS_MAX = 100  # drop, and serve whoever fits then; the rest is for the next turn
+
+
+class Relief:
+    """Makes room in one store."""
+
+    __slots__ = (
+        "_again_at",
+        "_eviction",
+        "_extents",
+        "_ledger",
+        "_marks",
+        "_progress_at",
+        "_restores",
+        "_seen",
+        "_spills",
+    )
+
+    def __init__(self, ledger: Ledger, extents: Extents, restores: Restores, spills: Spills) -> None:
+        self._ledger = ledger
+        self._extents = extents
+        self._restores = restores
+        self._spills = spills
+        self._eviction = Eviction(ledger, spills)
+        self._progress_at = -1e9
+        self._marks = ledger.marks()
+        self._again_at: float | None = None
+        self._seen = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether `work` has something to do: somebody waits, or the region is so full that writing ahead pays."""
+        return self._somebody_waits() or self._behind() > 0
+
+    def _somebody_waits(self) -> bool:
+        gets, arguments = self._restores.waiting
+        return bool(self._extents.waiting or gets or arguments)
+
+    def next_deadline(self) -> float | None:
+        """When `work` is to run, whatever else happens."""
+        if not self._somebody_waits():
+            return None
+        return self._again_at if self._seen == self._ledger.arrivals else 0.0
+
+    def work(self, now: float) -> None:
+        """Serve who waits, and make room for who still does."""
+        self._again_at = None
+        self._seen = self._ledger.arrivals
+        self._eviction.begin(self._somebody_waits(), now)
+        for _ in range(_ROUNDS_MAX):
+            self._serve(now)
+            lacking, piece = self._lacking()
+            if not piece:
+                break
+            if not (self._drop(lacking, now) if lacking > 0 else self._clear(piece, now)):
+                self._spill(lacking, now)
+                break
+        self._write_ahead(now)
+        self._give_up(now)
+
+    # --- who waits ---
+
+    def _serve(self, now: float) -> None:
+        self._restores.gather(now)
+        if self._extents.waiting:
+            waited_s = now - self._extents.waiting[0].since
+            self._extents.no_passing = waited_s >= self._ledger.config.store_full_wait_ms / 1000
+            self._extents.serve()
+
+    def _lacking(self) -> tuple[int, int]:
+        """(bytes that are wanted beyond what is free, size of the first piece that is); piece 0: nobody waits."""
+        total, piece = self._restores.lacking()
+        wanted, least = self._extents.wanted()
+        return total + wanted - self._ledger.allocator.free_bytes, piece or least
+
+    # --- victims ---
+
+    def _drop(self, lacking: int, now: float) -> bool:
+        """Drop what has a copy elsewhere, in the order of eviction; whether anything went."""
+        dropped = 0
+        while dropped < lacking:
+            obj = self._eviction.next(lacking - dropped, dirty=False, now=now)
+            if obj is None:
+                break
+            self._let_go(obj)
+            dropped += obj.allocated
+        return dropped > 0
+
+    def _let_go(self, obj: StoredObject) -> None:
+        if obj.disk is not None:
+            self._ledger.drop_memory(obj)
+        else:
+            self._ledger.evict(obj)
+
+    def _clear(self, piece: int, now: float) -> bool:
+        """Make one piece of what is free and what lies between; whether anything went at once."""
+        size = piece + PAGE if piece >= LARGE_BYTES else piece
+        victims = self._eviction.hole(size, now)
+        if not victims and size > piece:
+            victims = self._eviction.hole(piece, now)
+        clean = [obj for obj in victims if obj.disk is None and self._eviction.expendable(obj)]
+        clean += [obj for obj in victims if obj.disk is not None and obj.disk.state == ON_DISK]
+        for obj in clean:
+            self._let_go(obj)
+        self._write_with_more([obj for obj in victims if obj.offset >= 0 and obj.disk is None], now)
+        return bool(clean)
+
+    def _write_with_more(self, objects: list[StoredObject], now: float) -> None:
+        """Write these, and if they are few the next victims with them, which will be wanted soon."""
+        lacking = self._batch_min() - sum(obj.allocated for obj in objects)
+        if objects and lacking > 0:
+            more, size, _ = self._batch(lacking, lacking, now)
+            if size < lacking and self._eviction.asked_bytes:
+                self._eviction.put_back(more)  # the rest of a batch may be on its way
+                return
+            objects = list(dict.fromkeys(objects + more))
+        self._write(objects, now)
+
+    def _batch_min(self) -> int:
+        return min(self._ledger.config.spill_batch_bytes_min, self._ledger.allocator.capacity // 8)
+
+    def _spill(self, lacking: int, now: float) -> None:
+        """Have the next victims written, as many as will be enough together with what is on its way."""
+        lacking -= self._spills.writing_bytes + self._eviction.asked_bytes
+        self._write_victims(lacking, now)
+
+    def _write_victims(self, lacking: int, now: float) -> None:
+        config = self._ledger.config
+        while lacking > 0 and self._spills.writes < config.spill_writes_max and self._spills.usable(now):
+            wanted = min(max(lacking, self._batch_min()), config.spill_file_bytes_max)
+            batch, size, kept = self._batch(wanted, lacking, now)
+            lacking -= kept
+            if size < wanted and self._eviction.asked_bytes and lacking > 0:
+                self._eviction.put_back(batch)  # the rest of a batch may be on its way
+                return
+            self._write(batch, now)
+            lacking -= size
+            if not batch:
+                return
+
+    def _batch(self, wanted: int, lacking: int, now: float) -> tuple[list[StoredObject], int, int]:
+        """(the next victims that have to be written, their bytes, bytes of those that have not and were met)."""
+        batch: dict[StoredObject, None] = {}  # one that came back may be listed twice
+        size = kept = 0
+        while size < wanted and kept < lacking:
+            obj = self._eviction.next(wanted - size, dirty=True, now=now)
+            if obj is None:
+                break
+            if obj.disk is not None or self._eviction.expendable(obj):
+                self._eviction.keep(obj)
+                kept += obj.allocated
+            elif batch and size + obj.allocated > self._ledger.config.spill_file_bytes_max:
+                self._eviction.put_back([obj])
+                break
+            elif obj not in batch:
+                batch[obj] = None
+                size += obj.allocated
+        return list(batch), size, kept
+
+    def _write(self, objects: list[StoredObject], now: float) -> None:
+        """Write these, in files within their bound."""
+        batch: list[StoredObject] = []
+        size = 0
+        for obj in objects:
+            if batch and size + obj.allocated > self._ledger.config.spill_file_bytes_max:
+                self._spills.write(batch, now)
+                batch, size = [], 0
+            batch.append(obj)
+            size += obj.allocated
+        if batch:
+            self._spills.write(batch, now)
+
+    # --- ahead of need ---
+
+    def _behind(self) -> int:
+        """Bytes that are to be written ahead of need."""
+        ledger = self._ledger
+        free = ledger.allocator.free_bytes
+        low = (1 - ledger.config.spill_threshold) * ledger.allocator.capacity
+        if free >= low or not self._spills.enabled:
+            return 0
+        return int(low) - free - self._eviction.ready_bytes - self._spills.writing_bytes
+
+    def _write_ahead(self, now: float) -> None:
+        behind = self._behind() - self._eviction.asked_bytes
+        if behind > 0 and not self._spills.writes:
+            self._write_victims(behind, now)
+
+    # --- giving up ---
+
+    def _give_up(self, now: float) -> None:
+        """Refuse whoever has waited long enough, and say when the next one will have."""
+        marks = self._ledger.marks()
+        if marks != self._marks:
+            self._marks = marks
+            self._progress_at = now
+        deadlines = [self._deadline(since) for since in (*self._restores.oldest(), *self._extents.oldest())]
+        if deadlines and min(deadlines) <= now:
+            kind = "disk" if self._spills.full else "full"
+            trouble = f"Spilling failed: {self._spills.trouble}. " if self._spills.trouble else ""
+            self._extents.refuse(lambda since: self._deadline(since) <= now, kind, trouble)
+            self._restores.refuse(lambda since: self._deadline(since) <= now, trouble)
+            deadlines = [
+                self._deadline(since) for since in (*self._restores.oldest(), *self._extents.oldest())
+            ]
+        if deadlines:
+            again = self._eviction.again_at
+            self._again_at = min([*deadlines, *([again] if again is not None else [])])
+
+    def _deadline(self, since: float) -> float:
+        config = self._ledger.config
+        patience_s = config.store_full_wait_ms / 1000
+        return min(
+            max(since, self._progress_at) + patience_s,
+            since + max(patience_s, config.store_relief_wait_ms / 1000),
+        )

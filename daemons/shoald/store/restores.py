@@ -1,0 +1,197 @@
+"""Reads of objects that are not in the region but on disk: who gets how much room when. Pure.
+
+A *group* is what one client wants to read together (the arguments of a task, the refs of one `get`). It is
+answered when all of it is in the region, and pinned from then on. Two groups that each hold half of what they need
+would wait for each other; so at most one group of a kind gathers at a time: the oldest one. It pins what is in the
+region and takes extents for the rest as they become free; those behind it hold nothing. Reads that a running task
+waits for go before arguments of tasks that have not started: the running task holds memory already.
+
+However many groups want an object, it is read once, and each of them pins it when it arrives.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from shoal.wire import messages as m
+from shoald.store.ledger import Ledger
+from shoald.store.objects import LOST, READING, Client, StoredObject
+from shoald.store.pins import Pins
+from shoald.store.report import full_message
+from shoald.store.spills import Spills
+
+
+class Group:
+    """Objects that a client wants to read together.
+
+    Attributes:
+        reads: (request number, object), in the order of the request.
+        gathered: how many of them are pinned for the client, on their way, or answered with an error.
+        coming: how many of those are on their way.
+        failed: indexes of those that were answered with an error.
+        is_short: it found no room at some time.
+        since: when it came, seconds.
+    """
+
+    __slots__ = ("client", "coming", "failed", "gathered", "is_short", "reads", "since")
+
+    def __init__(self, client: Client, reads: list[tuple[int, StoredObject]], since: float) -> None:
+        self.client = client
+        self.reads = reads
+        self.gathered = self.coming = 0
+        self.failed: set[int] = set()
+        self.is_short = False
+        self.since = since
+
+
+class Restores:
+    """Groups that wait for room or for the disk.
+
+    Attributes:
+        waiting: groups that are not gathered, oldest first: reads that somebody waits for, and arguments.
+    """
+
+    __slots__ = ("_coming", "_ledger", "_pins", "_spills", "waiting")
+
+    def __init__(self, ledger: Ledger, pins: Pins, spills: Spills) -> None:
+        self._ledger = ledger
+        self._pins = pins
+        self._spills = spills
+        self.waiting: tuple[deque[Group], ...] = (deque(), deque())
+        self._coming: dict[StoredObject, list[tuple[Group, int]]] = {}
+        spills.on_settled = self._settled
+
+    def request(
+        self, client: Client, reads: list[tuple[int, StoredObject]], priority: int, now: float
+    ) -> None:
+        """Answer these reads when all of them are in the region."""
+        self._ledger.arrivals += 1
+        self.waiting[priority >= m.PRIORITY_ARGUMENT].append(Group(client, reads, now))
+
+    def gather(self, now: float) -> None:
+        """Take what room there is for those whose turn it is."""
+        for queue in self.waiting:
+            while queue and self._gather(queue[0], now):
+                self._answer_if_complete(queue.popleft())
+
+    def lacking(self) -> tuple[int, int]:
+        """(bytes that the groups whose turn it is lack, size of the next extent they need)."""
+        total = following = 0
+        for queue in self.waiting:
+            if queue:
+                group = queue[0]
+                rest = [obj.allocated for _, obj in group.reads[group.gathered :] if obj.offset < 0]
+                total += sum(rest)
+                following = following or (rest[0] if rest else 0)
+        return total, following
+
+    def oldest(self) -> list[float]:
+        """Since when the oldest groups wait."""
+        return [queue[0].since for queue in self.waiting if queue]
+
+    def refuse(self, is_over: Callable[[float], bool], trouble: str) -> None:
+        """Groups that have waited long enough are answered with an error; what they pinned stays pinned."""
+        for queue in self.waiting:
+            while queue and is_over(queue[0].since):
+                group = queue.popleft()
+                why = full_message(self._ledger, sum(obj.allocated for _, obj in group.reads), trouble)
+                for index in range(group.gathered, len(group.reads)):
+                    self._fail(group, index, "full", why)
+                group.gathered = len(group.reads)
+                self._answer_if_complete(group)
+
+    def drop(self, client: Client) -> None:
+        """The client is gone, and its reads with it."""
+        for queue in self.waiting:
+            for group in [group for group in queue if group.client is client]:
+                queue.remove(group)
+        for obj, groups in list(self._coming.items()):
+            left = [entry for entry in groups if entry[0].client is not client]
+            if left:
+                self._coming[obj] = left
+            else:
+                del self._coming[obj]
+
+    def _gather(self, group: Group, now: float) -> bool:
+        """Whether all of a group is pinned, on its way or failed now."""
+        while group.gathered < len(group.reads):
+            obj = group.reads[group.gathered][1]
+            obj.used_at = now
+            if obj.offset >= 0 and self._ledger.objects.get(obj.id) is obj:
+                self._pins.add(group.client, obj)
+            elif obj.disk is None or obj.disk.state == LOST:
+                self._fail(group, group.gathered, *self._problem(obj))
+            elif not self._start(obj):
+                if not group.is_short:
+                    group.is_short = True
+                    self._ledger.recall_extents()
+                return False
+            else:
+                self._coming.setdefault(obj, []).append((group, group.gathered))
+                group.coming += 1
+            group.gathered += 1
+        return True
+
+    def _start(self, obj: StoredObject) -> bool:
+        """Whether the object is on its way into the region now."""
+        assert obj.disk is not None
+        if obj.disk.state == READING:
+            return True
+        if obj.allocated > self._ledger.allocator.free_bytes:
+            return False
+        target = self._ledger.allocator.allocate(obj.allocated)
+        if target is None:
+            return False
+        self._spills.read(obj, target)
+        return True
+
+    def _settled(self, obj: StoredObject) -> None:
+        """An object has arrived, or never will."""
+        for group, index in self._coming.pop(obj, ()):
+            group.coming -= 1
+            if obj.offset >= 0:
+                self._pins.add(group.client, obj)
+            else:
+                self._fail(group, index, *self._problem(obj))
+            if group.gathered == len(group.reads):
+                self._answer_if_complete(group)
+
+    def _answer_if_complete(self, group: Group) -> None:
+        if group.coming:
+            return
+        for index, (req, obj) in enumerate(group.reads):
+            if index not in group.failed:
+                self._pins.tell(group.client, req, obj)
+
+    def _fail(self, group: Group, index: int, kind: str, why: str) -> None:
+        group.failed.add(index)
+        req, obj = group.reads[index]
+        self._pins.refuse(group.client, req, obj, kind, why)
+
+    @staticmethod
+    def _problem(obj: StoredObject) -> tuple[str, str]:
+        if obj.disk is not None and obj.disk.state == LOST:
+            return "lost", lost_text(obj)
+        return "freed", "it was freed: no process held a reference any more"
+
+    def validate(self) -> None:
+        """Raises AssertionError unless every group that waits for the disk has something on its way."""
+        on_their_way = {reading.obj for reading in self._spills.reading.values()}
+        counts: dict[int, int] = {}
+        for obj, groups in self._coming.items():
+            assert obj in on_their_way, obj
+            for group, _ in groups:
+                counts[id(group)] = counts.get(id(group), 0) + 1
+                assert group.coming > 0
+        for queue in self.waiting:
+            for group in queue:
+                assert group.gathered < len(group.reads)
+                assert group.coming == counts.get(id(group), 0)
+            assert not any(group.gathered for group in list(queue)[1:]), "two groups gather at a time"
+
+
+def lost_text(obj: StoredObject) -> str:
+    """Why an object whose copy on disk was damaged cannot be read."""
+    assert obj.disk is not None
+    return f"its only copy was on disk, and {obj.disk.reason}"

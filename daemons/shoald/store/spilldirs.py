@@ -1,0 +1,248 @@
+"""Directories that objects are spilled to: one interface over local ones and, through fsspec, remote ones.
+
+In a directory that an operator names, a daemon makes one of its own, `shoal-spill-<node>`, with a file `owner` in
+it. Locally that file is locked for as long as the daemon lives, however it ends: so a daemon that starts there
+finds what others of its user have left behind, and removes it. A directory is made under another name, and
+renamed when its owner is locked: one that is being made never looks like one that was left. Remotely, the file names
+machine, process and its start; only the same machine can tell that such a process is gone.
+
+Calls block, and run in the spiller's threads. They raise OSError; a file that is shorter than it should be
+is a `Damaged` one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+from typing import Any, Protocol
+
+_PREFIX = "shoal-spill-"
+_OWNER = "owner"
+_PARTS_MAX = 1024  # IOV_MAX
+_STEP = 1024**3  # the kernel writes 2 GiB at most in one call
+
+
+class Damaged(Exception):
+    """What is in a file is not what was written; the message says how that shows."""
+
+
+class Directory(Protocol):
+    """Where spill files lie; a file is named by a number."""
+
+    path: str
+
+    def prepare(self) -> None:
+        """Make it, and remove what dead daemons have left there. Raises OSError."""
+
+    def write(self, number: int, parts: list[memoryview]) -> None:
+        """A new file of these parts, one after the other."""
+
+    def read(self, number: int, offset: int, into: memoryview) -> None:
+        """Fill ``into`` from a file. Raises Damaged if that is too short."""
+
+    def remove(self, number: int) -> None:
+        """Remove a file; one that does not exist is no error."""
+
+    def close(self) -> None:
+        """Remove the directory with all files in it."""
+
+
+def directory(url: str, name: str, used_max: float) -> Directory:
+    """The directory of the daemon called ``name`` in ``url``: a local path, or anything that fsspec knows."""
+    if is_remote(url):
+        return RemoteDirectory(url, name)
+    return LocalDirectory(url.removeprefix("file://"), name, used_max)
+
+
+def is_remote(url: str) -> bool:
+    """Whether it takes fsspec to get there."""
+    return "://" in url and not url.startswith("file://")
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError for a place that nothing can be spilled to, as far as that shows without a try."""
+    if not is_remote(url):
+        try:
+            os.makedirs(url.removeprefix("file://"), mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot spill objects to {url}: {error.strerror}") from None
+        return
+    try:
+        import fsspec
+
+        fsspec.get_filesystem_class(url.partition("://")[0])
+    except ImportError as error:
+        raise ValueError(f"cannot spill objects to {url}: {error}; try pip install 'shoal[spill]'") from None
+
+
+class LocalDirectory:
+    """A directory of a local (or mounted) file system.
+
+    Args:
+        used_max: share of the file system that may be in use; beyond, writing fails as if it were full.
+    """
+
+    def __init__(self, parent: str, name: str, used_max: float) -> None:
+        self._parent = os.path.abspath(parent)
+        self.path = os.path.join(self._parent, _PREFIX + name)
+        self._used_max = used_max
+        self._owner = -1
+
+    def prepare(self) -> None:
+        os.makedirs(self._parent, mode=0o700, exist_ok=True)
+        self._remove_abandoned()
+        new = f"{self.path}.new"
+        os.mkdir(new, 0o700)
+        self._owner = os.open(os.path.join(new, _OWNER), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks: nobody cleans there
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(new, self.path)
+
+    def _remove_abandoned(self) -> None:
+        for entry in os.scandir(self._parent):
+            if entry.name.startswith(_PREFIX) and _is_abandoned(entry.path):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+    def write(self, number: int, parts: list[memoryview]) -> None:
+        self._check_room(sum(map(len, parts)))
+        buffers = [part[start : start + _STEP] for part in parts for start in range(0, len(part), _STEP)]
+        fd = os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            offset = 0
+            while buffers:
+                offset += _write_some(fd, buffers, offset)
+        finally:
+            os.close(fd)
+
+    def _check_room(self, size: int) -> None:
+        disk = os.statvfs(self._parent)
+        total, available = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        if available - size < (1 - self._used_max) * total:
+            left = f"{available / 1e9:.2f} GB of {total / 1e9:.2f} GB are left"
+            raise OSError(errno.ENOSPC, f"{left}, and more than {1 - self._used_max:.0%} is to stay free")
+
+    def read(self, number: int, offset: int, into: memoryview) -> None:
+        fd = os.open(self._file(number), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < len(into):
+                count = os.preadv(fd, [into[done : done + _STEP]], offset + done)
+                if not count:
+                    raise Damaged(f"{self._file(number)} is shorter than it was")
+                done += count
+        finally:
+            os.close(fd)
+
+    def remove(self, number: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._file(number))
+
+    def close(self) -> None:
+        if self._owner >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._owner)
+            self._owner = -1
+
+    def _file(self, number: int) -> str:
+        return os.path.join(self.path, f"{number}.spill")
+
+
+def _write_some(fd: int, buffers: list[memoryview], offset: int) -> int:
+    """Write what one call takes of ``buffers``, and cut that off; how many bytes it were."""
+    written = left = os.pwritev(fd, buffers[:_PARTS_MAX], offset)
+    whole = 0
+    while whole < len(buffers) and left >= len(buffers[whole]):
+        left -= len(buffers[whole])
+        whole += 1
+    if left:
+        buffers[whole] = buffers[whole][left:]
+    del buffers[:whole]
+    return written
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether a directory is this user's, and its owner is gone."""
+    try:
+        fd = os.open(os.path.join(path, _OWNER), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        if os.fstat(fd).st_uid != os.getuid():
+            return False
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+class RemoteDirectory:
+    """A directory of a file system that fsspec knows: s3://bucket/path, memory://path, …"""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._parent = url.rstrip("/")
+        self.path = f"{self._parent}/{_PREFIX}{name}"
+        self._fs: Any = None
+        self._root = ""
+
+    def prepare(self) -> None:
+        from fsspec.core import url_to_fs
+
+        self._fs, parent = url_to_fs(self._parent)
+        self._root = f"{parent}/{self.path.rpartition('/')[2]}"
+        self._fs.makedirs(self._root, exist_ok=True)
+        for path in self._fs.glob(f"{parent}/{_PREFIX}*/{_OWNER}"):
+            if _is_of_dead_process(self._fs.cat_file(path)):
+                self._fs.rm(path.rpartition("/")[0], recursive=True)
+        self._fs.pipe_file(f"{self._root}/{_OWNER}", json.dumps(_this_process()).encode())
+
+    def write(self, number: int, parts: list[memoryview]) -> None:
+        with self._fs.open(self._file(number), "wb") as file:
+            for part in parts:
+                file.write(part)
+
+    def read(self, number: int, offset: int, into: memoryview) -> None:
+        content = self._fs.cat_file(self._file(number), start=offset, end=offset + len(into))
+        if len(content) != len(into):
+            raise Damaged(f"{self._file(number)} is shorter than it was")
+        into[:] = content
+
+    def remove(self, number: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._file(number))
+
+    def close(self) -> None:
+        if self._fs is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm(self._root, recursive=True)
+            self._fs = None
+
+    def _file(self, number: int) -> str:
+        return f"{self._root}/{number}.spill"
+
+
+def _this_process() -> dict[str, Any]:
+    import psutil
+
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _is_of_dead_process(owner: bytes) -> bool:
+    """Whether an owner file is of a process of this machine that is gone."""
+    import psutil
+
+    try:
+        facts = json.loads(owner)
+        if facts["host"] != socket.gethostname():
+            return False
+        return bool(abs(psutil.Process(facts["pid"]).create_time() - facts["started"]) > 1.0)
+    except psutil.NoSuchProcess:
+        return True
+    except (ValueError, KeyError, TypeError):
+        return False  # not ours

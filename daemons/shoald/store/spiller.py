@@ -1,0 +1,241 @@
+"""The threads that carry objects between the region and spill files: the shell of `spills`. Decides nothing.
+
+Writers copy straight out of the mapped region and readers straight into it, with calls that release the GIL; so
+the daemon's loop does not notice. Reads have threads of their own: whoever waits for one does not wait for
+writes too. A result goes back to the core in the loop's thread, as one event per effect.
+
+Nothing is started or mapped before the first effect. What a thread raises is an event as well; what is no OSError is
+logged with its traceback first.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from shoald.store.allocator import round_up
+from shoald.store.spilldirs import Damaged, Directory, directory
+from shoald.store.spills import Effect, Read, Remove, Rewrite, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.config import Config
+    from shoald.node.options import NodeOptions
+    from shoald.shell.loop import Loop
+    from shoald.store.region import RegionFile
+    from shoald.store.spills import Spills
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_JOIN_S = 2.0
+_READ_ATTEMPTS = 3  # of errors that may pass; a file that is gone or damaged stays so
+_READ_PAUSE_S = 0.1
+
+
+def spill_directories(options: NodeOptions, node_id: str, session_dir: str) -> list[Directory]:
+    """Where a daemon spills to; empty with `spilling` off. Options were checked by `check_url`."""
+    if not options.config.spilling:
+        return []
+    urls = options.spilling_directories or (os.path.join(session_dir, "spill"),)
+    return [directory(url, node_id[:16], options.config.spill_disk_used_max) for url in urls]
+
+
+class Spiller:
+    """Carries out what the core wants of the disks.
+
+    Args:
+        directories: as many as the core counts; `prepare` of each is called in a thread before its first use.
+        on_error: told of what no disk should do: a text, and the exception.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        spills: Spills,
+        region: RegionFile,
+        directories: list[Directory],
+        config: Config,
+        on_error: Callable[[str, BaseException], None],
+    ) -> None:
+        self._loop = loop
+        self._spills = spills
+        self._region = region
+        self._directories = directories
+        self._config = config
+        self._on_error = on_error
+        self._prepared: dict[int, OSError | None] = {}
+        self._preparing = threading.Lock()
+        self._bytes: memoryview | None = None
+        self._lanes = (_Lane("write", config.spill_writes_max), _Lane("read", config.spill_reads_max))
+
+    def turn(self) -> None:
+        """Hand the core's effects to the threads; at the end of each turn."""
+        effects = self._spills.outbox
+        if not effects:
+            return
+        self._spills.outbox = []
+        if self._bytes is None:
+            self._bytes = memoryview(mmap.mmap(self._region.write_fd, self._region.capacity))
+        for effect in effects:
+            lane = self._lanes[isinstance(effect, Read)]
+            lane.put(lambda effect=effect: self._carry_out(effect))  # type: ignore[misc]
+
+    def prepare(self) -> None:
+        """Make the directories and clean up there, in a thread."""
+        for number in range(len(self._directories)):
+            self._lanes[0].put(lambda number=number: self._prepare(number))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """End the threads after what they do now, and remove all files; waits for that some seconds at most."""
+        deadline = time.monotonic() + _JOIN_S
+        for lane in self._lanes:
+            lane.close(deadline)
+        for each in self._directories:
+            each.close()
+
+    # --- in threads ---
+
+    def _carry_out(self, effect: Effect) -> None:
+        try:
+            event = self._event_of(effect)
+        except Exception as error:  # noqa: BLE001 - the core has to hear of everything that was tried
+            fault = error
+            self._loop.call_soon_threadsafe(lambda: self._on_error(f"at {effect}", fault))
+            event = self._failure(effect, error)
+        if event is not None:
+            self._loop.call_soon_threadsafe(event)
+
+    def _event_of(self, effect: Effect) -> Callable[[], None] | None:
+        try:
+            problem = self._prepare(effect.directory)
+            if problem is not None:
+                raise problem
+            started = time.monotonic()
+            if isinstance(effect, Write):
+                checksums = self._write(effect)
+                seconds = time.monotonic() - started
+                return lambda: self._spills.wrote(effect.file, checksums, seconds)
+            if isinstance(effect, Read):
+                self._read(effect)
+                seconds = time.monotonic() - started
+                return lambda: self._spills.read_done(effect.transfer, seconds)
+            if isinstance(effect, Rewrite):
+                intact = self._rewrite(effect)
+                return lambda: self._spills.rewrote(effect.file, intact)
+            self._directories[effect.directory].remove(effect.file)
+        except (OSError, Damaged) as error:
+            return self._failure(effect, error)
+        return None
+
+    def _failure(self, effect: Effect, error: Exception) -> Callable[[], None] | None:
+        where = self._directories[effect.directory].path
+        why = f"{where}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+        if isinstance(effect, Read):
+            return lambda: self._spills.read_failed(effect.transfer, f"that cannot be read: {why}")
+        if isinstance(effect, Remove):
+            return None  # it goes with the directory, at the latest
+        full = isinstance(error, OSError) and error.errno in _FULL
+        return lambda: self._spills.write_failed(effect.file, full, why, self._loop.now())
+
+    def _prepare(self, number: int) -> OSError | None:
+        with self._preparing:
+            if number not in self._prepared:
+                try:
+                    self._directories[number].prepare()
+                    self._prepared[number] = None
+                except OSError as error:
+                    return error  # tried again with the next effect
+            return self._prepared[number]
+
+    def _write(self, effect: Write) -> list[int]:
+        from xxhash import xxh3_64_intdigest
+
+        region = self._bytes
+        assert region is not None
+        # An object's extent is its alone to the next multiple of 64, and so is its part of the file.
+        parts = [region[offset : offset + round_up(size)] for offset, size in effect.parts]
+        self._directories[effect.directory].write(effect.file, parts)
+        return [xxh3_64_intdigest(region[offset : offset + size]) for offset, size in effect.parts]
+
+    def _read(self, effect: Read) -> None:
+        from xxhash import xxh3_64_intdigest
+
+        region = self._bytes
+        assert region is not None
+        into = region[effect.target : effect.target + effect.size]
+        self._read_into(effect.directory, effect.file, effect.offset, into)
+        if xxh3_64_intdigest(into) != effect.checksum:
+            where = self._directories[effect.directory].path
+            raise Damaged(f"file {effect.file} in {where} is damaged (its checksum is not what it was)")
+
+    def _read_into(self, directory: int, file: int, offset: int, into: memoryview) -> None:
+        for attempt in range(_READ_ATTEMPTS):
+            try:
+                self._directories[directory].read(file, offset, into)
+                return
+            except FileNotFoundError:
+                raise
+            except OSError:
+                if attempt == _READ_ATTEMPTS - 1:
+                    raise
+                time.sleep(_READ_PAUSE_S)
+
+    def _rewrite(self, effect: Rewrite) -> list[bool]:
+        from xxhash import xxh3_64_intdigest
+
+        parts = []
+        for offset, size, _ in effect.parts:
+            parts.append(memoryview(bytearray(round_up(size))))
+            try:
+                self._read_into(effect.directory, effect.source, offset, parts[-1])
+            except (OSError, Damaged):
+                continue  # the wrong checksum tells
+        self._directories[effect.directory].write(effect.file, parts)
+        return [
+            xxh3_64_intdigest(part[:size]) == checksum
+            for part, (_, size, checksum) in zip(parts, effect.parts, strict=True)
+        ]
+
+
+class _Lane:
+    """A queue of jobs and the threads for it, started as they are needed."""
+
+    def __init__(self, name: str, threads_max: int) -> None:
+        self._name = name
+        self._threads_max = max(1, threads_max)
+        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
+        self._lock = threading.Lock()
+
+    def put(self, job: Callable[[], object]) -> None:
+        with self._lock:
+            self._busy += 1
+            if self._busy > len(self._threads) and len(self._threads) < self._threads_max:
+                thread = threading.Thread(target=self._run, name=f"shoal-spill-{self._name}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        self._jobs.put(job)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            with self._lock:
+                self._busy -= 1
+
+    def close(self, deadline: float) -> None:
+        try:
+            while True:
+                self._jobs.get_nowait()
+        except queue.Empty:
+            pass  # what was not begun needs not be done any more
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._threads.clear()

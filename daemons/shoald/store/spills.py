@@ -1,0 +1,369 @@
+"""Objects on disk: which file holds which object, and what is being written, read, rewritten or removed. Pure.
+
+An object has a copy in the region, on disk, or both. Sealed bytes never change, so a copy on disk stays good
+for as long as the object lives: a restored object that must go again costs no second write.
+
+    in the region only ── write ──> WRITING (both) ── wrote ──> ON_DISK (both) ── drop_memory ──> ON_DISK
+                      <── write_failed ──                ^                                          │ read
+                                                         └────────── read_done ────────── READING <─┘
+                                                                read_failed: LOST (no copy at all)
+
+Effects go into `outbox`: `Write`, `Read`, `Rewrite` and `Remove`; the shell answers each of the first three with
+one event, in any order. Objects that die meanwhile are forgotten at once; only the extent that is being read into
+stays taken until the shell is done with it.
+
+Small objects share a file, up to config.spill_file_bytes_max; a larger one has a file of its own. A file
+goes when nothing in it is alive, and is rewritten without its dead parts when config.spill_dead_share of it
+is dead. Directories take turns; one whose disk failed or is full is left alone for config.spill_retry_ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shoald.store.allocator import round_up
+from shoald.store.ledger import Ledger
+from shoald.store.objects import LOST, ON_DISK, READING, WRITING, DiskCopy, SpillFile, StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write these (offset, size) of the region into a new file, sizes rounded up to 64; then `wrote`."""
+
+    file: int
+    directory: int
+    parts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read from a file into the region at ``target`` and compare the checksum; then `read_done`."""
+
+    transfer: int
+    file: int
+    directory: int
+    offset: int
+    size: int
+    checksum: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Copy these (offset, size, checksum) of file ``source`` into a new file in the same directory; then `rewrote`."""
+
+    file: int
+    directory: int
+    source: int
+    parts: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Nobody needs this file any more."""
+
+    file: int
+    directory: int
+
+
+Effect = Write | Read | Rewrite | Remove
+
+
+class Reading:
+    """An object on its way back into the region; ``obj`` is None once it was freed."""
+
+    __slots__ = ("allocated", "file", "obj", "target")
+
+    def __init__(self, obj: StoredObject, file: SpillFile, target: int) -> None:
+        self.obj: StoredObject | None = obj
+        self.allocated = obj.allocated
+        self.file = file
+        self.target = target
+
+
+class Spills:
+    """The copies on disk of one node's objects.
+
+    Args:
+        directories: how many there are; 0: spilling is off.
+
+    Attributes:
+        outbox: effects for the shell, which empties it.
+        written: objects that have a copy on disk since a moment ago; see eviction.
+        writing_bytes: of the region, that will be on disk soon.
+        writes: files being written.
+        trouble: why the last write failed; "" after one that did not.
+        full: it failed because a disk is full.
+        on_settled: called with an object whose read has ended, well or not.
+    """
+
+    def __init__(self, ledger: Ledger, directories: int) -> None:
+        self._ledger = ledger
+        self._retry_at = [0.0] * directories
+        self._turn = -1
+        self._numbers = 0
+        self._transfers = 0
+        self._writing: dict[int, list[StoredObject]] = {}
+        self._rewriting: dict[int, tuple[SpillFile, SpillFile, list[StoredObject]]] = {}
+        self._seconds = {"spill": 0.0, "restore": 0.0}
+        self.files: dict[int, SpillFile] = {}
+        self.reading: dict[int, Reading] = {}
+        self.outbox: list[Effect] = []
+        self.written: list[StoredObject] = []
+        self.writing_bytes = 0
+        self.trouble = ""
+        self.full = False
+        self.on_settled: Callable[[StoredObject], None]
+        ledger.forget_copy = self.forget
+
+    # --- out of the region ---
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a directory at all."""
+        return bool(self._retry_at)
+
+    @property
+    def writes(self) -> int:
+        """Files that are being written."""
+        return len(self._writing)
+
+    def usable(self, now: float) -> bool:
+        """Whether some directory can be written to."""
+        return any(retry_at <= now for retry_at in self._retry_at)
+
+    def write(self, objects: list[StoredObject], now: float) -> None:
+        """Give these, which are in the region only, a copy on disk. Some directory must be usable."""
+        count = len(self._retry_at)
+        turns = [(self._turn + 1 + step) % count for step in range(count)]
+        self._turn = next(turn for turn in turns if self._retry_at[turn] <= now)
+        file = self._new_file(self._turn)
+        for obj in objects:
+            assert obj.disk is None, obj
+            obj.disk = DiskCopy(file, file.size)
+            self._put(file, obj)
+        self._writing[file.number] = list(objects)
+        self.writing_bytes += sum(obj.allocated for obj in objects)
+        parts = tuple((obj.offset, obj.size) for obj in objects)
+        self.outbox.append(Write(file.number, file.directory, parts))
+
+    def wrote(self, number: int, checksums: list[int], seconds: float) -> None:
+        """A file was written; one checksum for each part."""
+        objects = self._writing.pop(number)
+        file = self.files[number]
+        counters = self._ledger.counters
+        for obj, checksum in zip(objects, checksums, strict=True):
+            self.writing_bytes -= obj.allocated
+            copy = obj.disk
+            if copy is None or copy.file is not file:
+                continue  # freed meanwhile
+            copy.state = ON_DISK
+            copy.checksum = checksum
+            counters["spilled"] += obj.size
+            counters["spilled_objects"] += 1
+            self.written.append(obj)
+        file.ready = True
+        self.trouble, self.full = "", False
+        self._seconds["spill"] += seconds
+        self._tidy(file)
+
+    def write_failed(self, number: int, full: bool, why: str, now: float) -> None:
+        """A file could not be written: its objects stay where they are."""
+        file = self.files[number]
+        self.trouble, self.full = why, full
+        self._retry_at[file.directory] = now + self._ledger.config.spill_retry_ms / 1000
+        if number in self._rewriting:
+            source = self._rewriting.pop(number)[0]
+            source.ready = source.shunned = True
+            self._remove(file)
+            self._tidy(source)
+            return
+        for obj in self._writing.pop(number):
+            self.writing_bytes -= obj.allocated
+            if obj.disk is not None and obj.disk.file is file:
+                obj.disk = None
+        self._remove(file)
+
+    # --- back ---
+
+    def read(self, obj: StoredObject, target: int) -> None:
+        """Read an object that is only on disk into the extent at ``target``, which is allocated."""
+        copy = obj.disk
+        assert copy is not None, obj
+        assert copy.file is not None, obj
+        assert copy.state == ON_DISK, obj
+        file = copy.file
+        copy.state = READING
+        file.reads += 1
+        self._transfers += 1
+        self.reading[self._transfers] = Reading(obj, file, target)
+        self._ledger.restoring_bytes += obj.allocated
+        effect = Read(
+            self._transfers, file.number, file.directory, copy.offset, obj.size, copy.checksum, target
+        )
+        self.outbox.append(effect)
+
+    def read_done(self, transfer: int, seconds: float) -> None:
+        """An object is in the region again, unchanged."""
+        reading = self._end_reading(transfer)
+        self._seconds["restore"] += seconds
+        obj = reading.obj
+        if obj is None:
+            self._ledger.allocator.free(reading.target, reading.allocated)
+        else:
+            assert obj.disk is not None
+            obj.disk.state = ON_DISK
+            self._ledger.back_in_memory(obj, reading.target)
+            self._ledger.counters["restored"] += obj.size
+            self._ledger.counters["restored_objects"] += 1
+            self.on_settled(obj)
+        self._tidy(reading.file)
+
+    def read_failed(self, transfer: int, why: str) -> None:
+        """The copy on disk is damaged or gone: the object is lost."""
+        reading = self._end_reading(transfer)
+        self._ledger.allocator.free(reading.target, reading.allocated)
+        if reading.obj is not None:
+            self._lose(reading.obj, why)
+            self.on_settled(reading.obj)
+        self._tidy(reading.file)
+
+    def _end_reading(self, transfer: int) -> Reading:
+        reading = self.reading.pop(transfer)
+        reading.file.reads -= 1
+        self._ledger.restoring_bytes -= reading.allocated
+        return reading
+
+    def _lose(self, obj: StoredObject, why: str) -> None:
+        copy = obj.disk
+        assert copy is not None, obj
+        assert copy.file is not None, obj
+        self._take_out(copy.file, obj)
+        copy.state, copy.file, copy.reason = LOST, None, why
+        self._ledger.counters["lost"] += 1
+        self._ledger.lost.append(obj.id)
+
+    # --- files ---
+
+    def forget(self, obj: StoredObject) -> None:
+        """The object was freed, or is about to: its copy on disk is of no use."""
+        copy, obj.disk = obj.disk, None
+        assert copy is not None
+        if copy.file is None:
+            return
+        if copy.state == READING:
+            for reading in self.reading.values():
+                if reading.obj is obj:
+                    reading.obj = None
+            self.on_settled(obj)
+        self._take_out(copy.file, obj)
+        self._tidy(copy.file)
+
+    def rewrote(self, number: int, intact: list[bool]) -> None:
+        """A file was rewritten; for each part, whether its checksum was right."""
+        source, file, objects = self._rewriting.pop(number)
+        file.ready = source.ready = True
+        for obj, good in zip(objects, intact, strict=True):
+            copy = obj.disk
+            if copy is None or copy.file is not source:
+                self._take_out(file, obj)  # freed meanwhile
+            elif good:
+                copy.offset = file.live[obj.id][1]
+                copy.file = file
+                self._take_out(source, obj)
+            else:
+                self._take_out(file, obj)
+                source.shunned = True  # what is wrong with it shows when it is read
+        for each in list(self.files.values()):
+            self._tidy(each)
+
+    def _new_file(self, directory: int) -> SpillFile:
+        self._numbers += 1
+        file = self.files[self._numbers] = SpillFile(self._numbers, directory)
+        return file
+
+    @staticmethod
+    def _put(file: SpillFile, obj: StoredObject) -> None:
+        file.live[obj.id] = obj, file.size
+        file.live_bytes += obj.allocated
+        file.size += round_up(obj.size)
+
+    @staticmethod
+    def _take_out(file: SpillFile, obj: StoredObject) -> None:
+        del file.live[obj.id]
+        file.live_bytes -= obj.allocated
+
+    def _tidy(self, file: SpillFile) -> None:
+        """Remove or rewrite a file if it is time to."""
+        if not file.ready or file.reads or file.number not in self.files:
+            return
+        dead = file.size - file.live_bytes
+        if not file.live:
+            self._remove(file)
+        elif (
+            dead > self._ledger.config.spill_dead_share * file.size
+            and not file.shunned
+            and len(self._rewriting) < self._ledger.config.spill_rewrites_max
+        ):
+            self._rewrite(file)
+
+    def _rewrite(self, source: SpillFile) -> None:
+        file = self._new_file(source.directory)
+        objects = [obj for obj, _ in source.live.values()]
+        parts = []
+        for obj in objects:
+            assert obj.disk is not None
+            self._put(file, obj)
+            parts.append((obj.disk.offset, obj.size, obj.disk.checksum))
+        source.ready = False
+        self._rewriting[file.number] = source, file, objects
+        self.outbox.append(Rewrite(file.number, file.directory, source.number, tuple(parts)))
+
+    def _remove(self, file: SpillFile) -> None:
+        del self.files[file.number]
+        self.outbox.append(Remove(file.number, file.directory))
+
+    # --- what there is ---
+
+    def totals(self) -> dict[str, Any]:
+        """Bytes in files, and of those alive; how many files; bytes a second while there was something to do."""
+        counters = self._ledger.counters
+        return {
+            "disk": sum(file.size for file in self.files.values()),
+            # What is being copied from file to file counts once.
+            "disk_live": sum(f.live_bytes for f in self.files.values() if f.number not in self._rewriting),
+            "disk_files": len(self.files),
+            "spill_rate": _rate(counters["spilled"], self._seconds["spill"]),
+            "restore_rate": _rate(counters["restored"], self._seconds["restore"]),
+        }
+
+    def extents(self) -> list[tuple[int, int]]:
+        """(offset, size) of the region that are being read into."""
+        return [(reading.target, reading.allocated) for reading in self.reading.values()]
+
+    def validate(self) -> None:
+        """Raises AssertionError unless objects, files and transfers agree."""
+        listed = {(number, obj) for number, file in self.files.items() for obj, _ in file.live.values()}
+        for obj in self._ledger.objects.values():
+            copy = obj.disk
+            if copy is None or copy.file is None:
+                assert (obj.offset >= 0) == (copy is None), obj
+                continue
+            assert self.files[copy.file.number].live[obj.id] == (obj, copy.offset), obj
+            assert copy.state != WRITING or obj.offset >= 0, obj
+            assert copy.state != READING or obj.offset < 0, obj
+            listed.discard((copy.file.number, obj))
+        rewriting = {(file.number, obj) for _, file, objects in self._rewriting.values() for obj in objects}
+        assert listed <= rewriting, "files hold objects that are not in them"
+        for file in self.files.values():
+            assert file.live_bytes == sum(obj.allocated for obj, _ in file.live.values())
+            assert file.live_bytes <= file.size
+            assert file.live or not file.ready or file.reads, "an empty file is kept"
+            assert file.reads == sum(1 for reading in self.reading.values() if reading.file is file)
+        assert self.writing_bytes == sum(obj.allocated for each in self._writing.values() for obj in each)
+
+
+def _rate(size: int, seconds: float) -> float:
+    return size / seconds if seconds else 0.0

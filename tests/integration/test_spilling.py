@@ -1,0 +1,215 @@
+"""A store that is too small slows a job down, and neither stops nor loses it."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shoal
+from ledger import rows
+from marks import until
+
+MIB = 1024**2
+STORE = 64 * MIB
+PART = 4 * MIB
+
+
+def start(**more):
+    return shoal.init(num_cpus=2, object_store_memory=STORE, **more)
+
+
+@pytest.fixture
+def small(no_leaks):
+    """A store of 64 MiB that spills to the session's directory."""
+    context = start()
+    yield context
+    shoal.shutdown()
+
+
+@pytest.fixture
+def spilling_to(no_leaks, tmp_path):
+    """Starts such a cluster that spills to the directories of these names; yields a function."""
+
+    def begin(*names, **settings):
+        paths = [tmp_path / name for name in names]
+        start(object_spilling_directory=",".join(map(str, paths)), _system_config=settings)
+        return paths
+
+    yield begin
+    shoal.shutdown()
+
+
+def array(number, size=PART):
+    return np.full(size // 8, number, np.int64)
+
+
+def check(value, number, size=PART):
+    assert len(value) == size // 8
+    assert (value == number).all()
+
+
+def spill_files(*folders):
+    return [path for folder in folders for path in folder.glob("shoal-spill-*/*.spill")]
+
+
+def test_four_times_the_store_goes_in_and_comes_back(small):
+    count = 4 * STORE // PART
+    refs = [shoal.put(array(number)) for number in range(count)]
+    for number, ref in enumerate(refs):
+        check(shoal.get(ref), number)
+    summary = shoal.memory_summary()
+    assert summary["spilled"] >= 3 * STORE
+    assert summary["spilled_objects"] <= count  # each is written once, whatever happens to it later
+    assert summary["restored_objects"] <= count
+    assert summary["used"] <= STORE
+    assert summary["disk"] >= summary["disk_live"] > 0
+
+
+def test_tasks_whose_arguments_fill_the_store_do_not_thrash(small):
+    """Each task needs half of the store, and two run at a time; all objects together are four times the store."""
+
+    @shoal.remote
+    def total(*parts):
+        return sum(int(part[0]) for part in parts)
+
+    count, group = 4 * STORE // PART, STORE // PART // 2
+    refs = [shoal.put(array(number)) for number in range(count)]
+    groups = [refs[start : start + group] for start in range(0, count, group)]
+    sums = shoal.get([total.remote(*each) for each in groups])
+    assert sums == [sum(range(start, start + group)) for start in range(0, count, group)]
+    assert shoal.memory_summary()["restored_objects"] <= 2 * count
+
+
+def test_a_chain_of_tasks_with_a_working_set_of_four_stores_finishes(small):
+    @shoal.remote
+    def add_one(part):
+        return part + 1
+
+    count = 4 * STORE // PART
+    refs = [shoal.put(array(number)) for number in range(count)]
+    for _ in range(2):
+        refs = [add_one.remote(ref) for ref in refs]
+    for number, ref in enumerate(refs):
+        check(shoal.get(ref), number + 2)
+    assert shoal.memory_summary()["restored_objects"] <= 4 * count
+
+
+def test_files_go_with_their_objects_and_the_directory_with_the_session(spilling_to):
+    folders = spilling_to("a", "b")
+    refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+    assert all(spill_files(folder) for folder in folders), "they take turns"
+    del refs
+    until(lambda: not spill_files(*folders))
+    until(lambda: not shoal.memory_summary()["disk"])
+    shoal.shutdown()
+    assert [list(folder.iterdir()) for folder in folders] == [[], []]
+
+
+def test_small_objects_share_files_and_dead_ones_make_room(spilling_to):
+    (folder,) = spilling_to("a", spill_batch_bytes_min=4 * MIB, spill_file_bytes_max=4 * MIB)
+    size = 256 * 1024
+    refs = [shoal.put(array(number, size)) for number in range(3 * STORE // size)]
+    until(lambda: not shoal.memory_summary()["restoring"])
+    files = len(spill_files(folder))
+    assert files <= 2 * (3 * STORE // (4 * MIB)), "they are as large as they may be, but for some"
+    kept = dict(list(enumerate(refs))[::8])
+    del refs
+    until(lambda: shoal.memory_summary()["disk"] <= 2 * len(kept) * (size + 4096))
+    for number, ref in kept.items():
+        check(shoal.get(ref), number, size)
+
+
+def test_a_damaged_file_is_a_lost_copy(spilling_to):
+    (folder,) = spilling_to("a", spill_threshold=1.0)
+    refs = {ref.hex(): ref for ref in (shoal.put(array(number)) for number in range(2 * STORE // PART))}
+    spilled = [row["id"] for row in rows() if row["state"] == "spilled"]
+    for path in spill_files(folder):
+        content = bytearray(path.read_bytes())
+        for place in range(0, len(content), MIB):
+            content[place] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(shoal.exceptions.ObjectLostError, match="checksum"):
+        shoal.get(refs[spilled[0]])
+    with pytest.raises(shoal.exceptions.ObjectLostError, match="damaged"):
+        shoal.get(refs[spilled[0]])
+    assert [row["id"] for row in rows() if row["state"] == "lost"] == [spilled[0]]
+    here = next(row["id"] for row in rows() if row["state"] == "sealed")
+    assert len(shoal.get(refs[here])) == PART // 8
+
+
+def test_without_spilling_a_full_store_is_an_error_that_names_who_fills_it(no_leaks):
+    start(_system_config={"spilling": False, "store_full_wait_ms": 200})
+    try:
+        refs = []
+        with pytest.raises(shoal.exceptions.ObjectStoreFullError, match=f"driver {os.getpid()} holds"):
+            for number in range(2 * STORE // PART):
+                refs.append(shoal.put(array(number)))  # noqa: PERF401 - up to the error
+        for number, ref in enumerate(refs):
+            check(shoal.get(ref), number)
+    finally:
+        shoal.shutdown()
+
+
+def test_what_is_read_stays_in_place_and_what_was_read_makes_room(small):
+    views = [shoal.get(shoal.put(array(number))) for number in range(STORE // PART // 2)]
+    refs = [shoal.put(array(100 + number)) for number in range(2 * STORE // PART)]
+    for number, view in enumerate(views):
+        check(view, number)
+    for number, ref in enumerate(refs):
+        check(shoal.get(ref), 100 + number)
+    for number, view in enumerate(views):
+        check(view, number)
+
+
+def test_a_dead_daemon_leaves_files_and_the_next_one_there_removes_them(spilling_to, tmp_path):
+    folder = tmp_path / "a"
+    dead = folder / "shoal-spill-dead"
+    alive = folder / "other"
+    dead.mkdir(parents=True)
+    alive.mkdir()
+    (dead / "owner").touch()
+    (dead / "1.spill").write_bytes(b"rest")
+    spilling_to("a")
+
+    @shoal.remote
+    def nothing():
+        return None
+
+    shoal.get(nothing.remote())
+    until(lambda: not dead.exists())
+    assert alive.exists()
+
+
+def test_a_place_that_cannot_be_used_is_said_at_once(no_leaks):
+    with pytest.raises(Exception, match="cannot spill objects to /proc/nowhere"):
+        start(object_spilling_directory="/proc/nowhere")
+    assert not shoal.is_initialized()
+
+
+def test_the_configuration_of_ray_says_where(no_leaks, tmp_path):
+    config = json.dumps({"type": "filesystem", "params": {"directory_path": str(tmp_path)}})
+    start(_system_config={"object_spilling_config": config})
+    try:
+        refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+        assert spill_files(Path(tmp_path))
+        check(shoal.get(refs[0]), 0)
+    finally:
+        shoal.shutdown()
+
+
+def test_relief_ends_with_the_time_that_is_given(no_leaks):
+    start(_system_config={"store_full_wait_ms": 300})
+    try:
+        views = []
+        started = time.monotonic()
+        with pytest.raises(shoal.exceptions.ObjectStoreFullError):
+            for number in range(STORE // PART + 1):
+                views.append(shoal.get(shoal.put(array(number))))  # noqa: PERF401 - up to the error
+        assert time.monotonic() - started < 20
+        del views
+        check(shoal.get(shoal.put(array(7))), 7)
+    finally:
+        shoal.shutdown()

@@ -1,0 +1,90 @@
+"""A region and spill files of tokens instead of bytes: what is where, and who was given something else's place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoald.store.spills import Effect, Read, Remove, Rewrite, Spills, Write
+
+
+class FakeRegion:
+    """Which object's bytes lie at which offset. Memory that is leased anew is scribbled over."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[int, tuple[int, Any]] = {}
+
+    def put(self, offset: int, size: int, token: Any) -> None:
+        self.scribble(offset, size)
+        self._tokens[offset] = size, token
+
+    def scribble(self, offset: int, size: int) -> None:
+        for start, (length, _) in list(self._tokens.items()):
+            if start < offset + size and offset < start + length:
+                del self._tokens[start]
+
+    def get(self, offset: int) -> Any:
+        return self._tokens.get(offset, (0, None))[1]
+
+
+class FakeDisk:
+    """Carries out effects one by one, when the test says so, well or with a fault."""
+
+    def __init__(self, spills: Spills, region: FakeRegion) -> None:
+        self._spills = spills
+        self._region = region
+        self.pending: list[Effect] = []
+        self.files: dict[int, dict[int, Any]] = {}
+
+    def take(self) -> None:
+        """Fetch the core's effects; what needs no answer is done at once."""
+        effects, self._spills.outbox = self._spills.outbox, []
+        for effect in effects:
+            if isinstance(effect, Remove):
+                self.files.pop(effect.file, None)
+            else:
+                self.pending.append(effect)
+
+    def step(self, index: int, fault: str, now: float) -> None:
+        """Carry out one pending effect; ``fault``: "", "full" or "error"."""
+        effect = self.pending.pop(index)
+        if isinstance(effect, Read):
+            self._read(effect, fault)
+        elif fault:
+            self._spills.write_failed(effect.file, fault == "full", "the disk is broken", now)
+        elif isinstance(effect, Write):
+            self._write(effect)
+        else:
+            self._rewrite(effect)
+        self.take()
+
+    def damage(self, file: int) -> None:
+        """What is in a file is something else now."""
+        self.files[file] = dict.fromkeys(self.files[file], "damaged")
+
+    def _write(self, effect: Write) -> None:
+        content: dict[int, Any] = {}
+        at = 0
+        for offset, size in effect.parts:
+            content[at] = self._region.get(offset)
+            at += -(-size // 64) * 64 or 64
+        self.files[effect.file] = content
+        self._spills.wrote(effect.file, [hash(token) for token in content.values()], 1.0)
+
+    def _read(self, effect: Read, fault: str) -> None:
+        token = self.files[effect.file].get(effect.offset)
+        self._region.put(effect.target, effect.size, token)
+        if fault or hash(token) != effect.checksum:
+            self._spills.read_failed(effect.transfer, "the file is damaged")
+        else:
+            self._spills.read_done(effect.transfer, 1.0)
+
+    def _rewrite(self, effect: Rewrite) -> None:
+        content: dict[int, Any] = {}
+        intact = []
+        at = 0
+        for offset, size, checksum in effect.parts:
+            content[at] = self.files[effect.source].get(offset)
+            intact.append(hash(content[at]) == checksum)
+            at += -(-size // 64) * 64 or 64
+        self.files[effect.file] = content
+        self._spills.rewrote(effect.file, intact)
