@@ -89,7 +89,7 @@ class ClientStore:
         size = value.size
         offset = self._room_for(size)
         try:
-            value.write_into(self.region.window(offset, size))
+            value.write_into(self.region.window(offset, size), self.region.copy)
         except BaseException:
             with self._runtime.lock:
                 self._return(self.extents.give_back(offset, size))

@@ -170,7 +170,7 @@ class Runtime:
             if region is None:
                 region = Region(readable, writable, info["capacity"])
             else:
-                region.open_writer(writable)
+                region.open_writer(writable, rewrites=True)
         finally:
             os.close(readable)
             os.close(writable)

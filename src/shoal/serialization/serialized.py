@@ -19,7 +19,7 @@ from .culprit import explain
 from .format import SLOT, aligned, head_size, make_head
 from .pickler import Dump, RowsAliasedError, return_dump, take_dump
 from .ragged import replace_rows
-from .sources import BLOCK_BYTES, Array, Source, equal_bytes, source_blocks, source_bytes, write_source
+from .sources import BLOCK_BYTES, Array, Copy, Source, equal_bytes, source_blocks, source_bytes, write_source
 
 INLINE_BYTES = 100 * 1024
 
@@ -57,11 +57,12 @@ class Serialized:
             position = offset + source.nbytes
         return b"".join(parts)
 
-    def write_into(self, target: Array) -> None:
+    def write_into(self, target: Array, copy: Copy = np.copyto) -> None:
         """Write all of it to the start of ``target``.
 
         Args:
             target: uint8, one dimension, writable, at least ``size`` long; a multiple of 64 as address.
+            copy: how buffers get into their parts of the target: (part, uint8 of the same length).
 
         Raises:
             ValueError: it does not fit. After any failure what ``target`` contains is undefined.
@@ -74,7 +75,7 @@ class Serialized:
                 write_source(np.frombuffer(piece, np.uint8), target[position : position + len(piece)])
                 position += len(piece)
         for offset, source in self._placed:
-            write_source(source, target[offset : offset + source.nbytes])
+            write_source(source, target[offset : offset + source.nbytes], copy)
 
     def content_hash(self) -> bytes:
         """16 bytes (xxh3-128) that are equal for equal content; 35 GB/s."""

@@ -73,6 +73,7 @@ class RaggedRows:
 
 
 Source: TypeAlias = Array | RaggedRows
+Copy: TypeAlias = Callable[[Array, Array], None]  # target[...] = source
 
 
 def storage_order(array: Array) -> Literal["C", "F"]:
@@ -108,14 +109,17 @@ def source_bytes(source: Source) -> bytes | memoryview:
     return flat.data if flat is not None else array_bytes(source)
 
 
-def write_source(source: Source, target: Array) -> None:
-    """Copy a source into ``target``: uint8, one dimension, exactly as long as the source."""
+def write_source(source: Source, target: Array, copy: Copy = np.copyto) -> None:
+    """Copy a source into ``target``: uint8, one dimension, exactly as long as the source.
+
+    What is contiguous is copied by ``copy``, perhaps in several threads at the same time.
+    """
     if isinstance(source, RaggedRows):
         source.write_into(target)
         return
     flat = flat_view(source)
     if flat is not None:
-        _copy(target, flat, 0)
+        _copy(target, flat, 0, copy)
         return
     order = storage_order(source)
     source = _raw(source)
@@ -171,17 +175,17 @@ def _strided_blocks(array: Array) -> Iterator[Array]:
         yield np.ascontiguousarray(array[start : start + step]).ravel().view(np.uint8)
 
 
-def _copy(target: Array, source: Array, axis: int) -> None:
+def _copy(target: Array, source: Array, axis: int, copy: Copy = np.copyto) -> None:
     """``target[...] = source``, over threads along ``axis`` when that is worth it."""
     length = source.shape[axis]
     threads = min(COPY_THREADS_MAX, os.cpu_count() or 1, length)
     if source.nbytes < PARALLEL_BYTES_MIN or threads < 2:
-        np.copyto(target, source)
+        copy(target, source)
         return
     bounds = [length * i // threads for i in range(threads + 1)]
     lead = (slice(None),) * axis
     cuts = [(*lead, slice(a, b)) for a, b in pairwise(bounds)]
-    _in_threads([lambda cut=cut: np.copyto(target[cut], source[cut]) for cut in cuts])  # type: ignore[misc]
+    _in_threads([lambda cut=cut: copy(target[cut], source[cut]) for cut in cuts])  # type: ignore[misc]
 
 
 def _in_threads(jobs: list[Callable[[], None]]) -> None:

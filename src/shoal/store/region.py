@@ -24,6 +24,8 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.store.writing import COPY_BYTES_MIN, PageWriter
+
 Bytes = NDArray[np.uint8]
 
 
@@ -42,7 +44,7 @@ class Region:
         mapping: the read-only mapping, to build arrays over (see `shoal.store.views`).
     """
 
-    __slots__ = ("__weakref__", "_writable", "capacity", "mapping", "readable")
+    __slots__ = ("__weakref__", "_writable", "_writer", "capacity", "mapping", "readable")
 
     def __init__(self, read_fd: int, write_fd: int | None, capacity: int) -> None:
         _check_size(read_fd, capacity)
@@ -50,11 +52,14 @@ class Region:
         self.mapping: mmap.mmap | None = mmap.mmap(read_fd, capacity, mmap.MAP_SHARED, mmap.PROT_READ)
         self.readable: Bytes | None = np.frombuffer(self.mapping, np.uint8)
         self._writable: Bytes | None = None
+        self._writer: PageWriter | None = None
         if write_fd is not None:
             self.open_writer(write_fd)
 
-    def open_writer(self, write_fd: int) -> None:
+    def open_writer(self, write_fd: int, rewrites: bool = False) -> None:
         """Map for writing too, in a region that was opened for reading only or inherited by a fork.
+
+        ``rewrites``: see `shoal.store.writing.PageWriter`.
 
         The descriptor stays the caller's to close. Raises OSError or ValueError like the constructor.
         """
@@ -69,6 +74,7 @@ class Region:
             with contextlib.suppress(OSError):  # a kernel without, or huge pages of the other kind
                 mapping.madvise(mmap.MADV_HUGEPAGE)
         self._writable = np.frombuffer(mapping, np.uint8)
+        self._writer = PageWriter(write_fd, self._writable, rewrites)
 
     def window(self, offset: int, size: int) -> Bytes:
         """Writable bytes [offset, offset + size) of an extent leased to this process; never for user code.
@@ -82,14 +88,24 @@ class Region:
             raise ValueError(f"[{offset}, {offset + size}) is not within {self.capacity} bytes")
         return self._writable[offset : offset + size]
 
+    def copy(self, target: Bytes, source: Bytes) -> None:
+        """``target[:] = source`` for a large part of a window; quicker where its pages are new (`shoal.store.writing`)."""
+        writer = self._writer
+        if writer is None or target.size < COPY_BYTES_MIN:
+            np.copyto(target, source)
+        else:
+            writer.copy(target, source)
+
     def close(self) -> None:
         """Let go of both mappings; each stays in place while an array over it lives. May be repeated."""
+        self._writer = None
         self.mapping = None
         self.readable = None
         self._writable = None
 
     def after_fork_in_child(self) -> None:
         """Make the hole of the writing mapping inaccessible memory, and forget about it; runs by itself."""
+        self._writer = None
         writable, self._writable = self._writable, None
         if writable is not None:
             _fill_hole(writable.ctypes.data, self.capacity)

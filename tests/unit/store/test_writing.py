@@ -1,0 +1,115 @@
+"""Copies into pages that are new, unmapped or mapped: whatever they are, the bytes arrive, and only where they should."""
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.store.region import Region
+from shoald.store.region import RegionFile
+
+MIB = 1024**2
+CAPACITY = 12 * MIB
+_PUNCH = 0x1 | 0x2  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+
+
+@pytest.fixture
+def file() -> Iterator[RegionFile]:
+    region_file = RegionFile(CAPACITY)
+    yield region_file
+    region_file.close()
+
+
+def content(region: Region) -> np.ndarray:
+    assert region.readable is not None
+    return region.readable
+
+
+def copy(region: Region, offset: int, source: np.ndarray) -> None:
+    region.copy(region.window(offset, source.size), source)
+
+
+def punch(file: RegionFile, offset: int, size: int) -> None:
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    assert fallocate(file.write_fd, _PUNCH, offset, size) == 0
+
+
+ranges = st.tuples(st.integers(0, CAPACITY - 1), st.integers(1, 7 * MIB)).map(
+    lambda pair: (pair[0], min(pair[1], CAPACITY - pair[0]))
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(st.tuples(ranges, st.booleans()), min_size=1, max_size=8))
+def test_any_copies_arrive_and_touch_nothing_else(steps: list[tuple[tuple[int, int], bool]]) -> None:
+    file = RegionFile(CAPACITY)
+    try:
+        region = file.open()
+        expected = np.zeros(CAPACITY, np.uint8)
+        random = np.random.default_rng(len(steps))
+        for (offset, size), pages_go in steps:
+            if pages_go:  # what others give back while this process believes that it is mapped
+                start, end = -(-offset // 4096) * 4096, (offset + size) // 4096 * 4096
+                if start < end:
+                    punch(file, start, end - start)
+                    expected[start:end] = 0
+            else:
+                source = random.integers(1, 255, size, np.uint8)
+                copy(region, offset, source)
+                expected[offset : offset + size] = source
+            assert np.array_equal(content(region), expected)
+    finally:
+        file.close()
+
+
+def test_pages_that_others_have_made_are_found(file: RegionFile) -> None:
+    other, region = file.open(), file.open()
+    other.window(3 * MIB + 5, 2 * MIB)[:] = 7
+    source = np.full(8 * MIB, 9, np.uint8)
+    copy(region, MIB + 3, source)
+    assert np.array_equal(content(other)[MIB + 3 : 9 * MIB + 3], source)
+    assert not content(other)[: MIB + 3].any()
+    assert not content(other)[9 * MIB + 3 :].any()
+
+
+def test_threads_copy_side_by_side(file: RegionFile) -> None:
+    region = file.open()
+    sources = [np.full(3 * MIB - 10, number + 1, np.uint8) for number in range(4)]
+    threads = [
+        threading.Thread(target=copy, args=(region, number * source.size, source))
+        for number, source in enumerate(sources)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.array_equal(content(region)[: 4 * (3 * MIB - 10)], np.concatenate(sources))
+
+
+def test_a_file_that_cannot_be_written_to_is_written_through_the_mapping(
+    file: RegionFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(22, "Invalid argument")
+
+    region = file.open()
+    monkeypatch.setattr(os, "pwrite", refuse)
+    for _ in range(2):
+        source = np.random.default_rng(0).integers(0, 255, 5 * MIB + 3, np.uint8)
+        copy(region, 11, source)
+        assert np.array_equal(content(region)[11 : 5 * MIB + 14], source)
+
+
+def test_no_descriptor_is_left(file: RegionFile) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    region = file.open()
+    copy(region, 0, np.ones(2 * MIB, np.uint8))
+    region.close()
+    del region
+    assert sorted(os.listdir("/proc/self/fd")) == before
