@@ -7,7 +7,8 @@
     python benchmarks/run.py --no-write             print only
 
 Peers run in `.venv-peers` in the root of the repository, made from PyPI when it is missing. The machine
-should do nothing else: its figures drift, and only ratios of one run count.
+should do nothing else: its figures drift, and only ratios of one run count. A round of everything takes about ten
+minutes. A run that fails or hangs is reported, here and at the end, and the others go on; each is bounded by TIMEOUT_S.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +31,7 @@ ROOT = HERE.parent
 PEERS_VENV = ROOT / ".venv-peers"
 PEERS = ("ray==2.60.0", "dask==2026.8.0", "distributed==2026.8.0", "numpy", "psutil", "cloudpickle")
 SYSTEMS = ("ray", "shoal", "pool", "dask")
-SCENARIO_TIMEOUT_S = 300
+TIMEOUT_S = 180  # of one scenario on one system; the slowest, 100,000 tasks on Ray, needs a quarter of it
 
 
 def load(name: str) -> ModuleType:
@@ -53,8 +55,8 @@ def make_peers() -> None:
     subprocess.run([PEERS_VENV / "bin" / "python", "-m", "pip", "install", "--quiet", *PEERS], check=True)
 
 
-def run_one(name: str, system: str) -> dict[str, float] | None:
-    """One scenario on one system in a fresh process: its figures, or None with the reason printed."""
+def run_one(name: str, system: str) -> dict[str, float] | str:
+    """One scenario on one system in a fresh process: its figures, or why there are none, with more of that printed."""
     python = sys.executable if system in {"shoal", "pool"} else str(PEERS_VENV / "bin" / "python")
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         # Files, not pipes: what outlives the process could keep a pipe open. A session: all of it can end.
@@ -62,31 +64,45 @@ def run_one(name: str, system: str) -> dict[str, float] | None:
             [python, str(HERE / "one.py"), name, system], stdout=output, stderr=errors, start_new_session=True
         )
         try:
-            status = process.wait(SCENARIO_TIMEOUT_S)
+            status = process.wait(TIMEOUT_S)
+            problem = f"exit status {status}" if status else ""
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            status = f"killed after {SCENARIO_TIMEOUT_S} s, {process.wait()}"
+            problem = f"killed after {TIMEOUT_S} s"
+        finally:
+            if process.poll() is None:  # it hangs, or we were interrupted
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         output.seek(0)
         errors.seek(0)
-        if status == 0:
-            return json.loads(output.read().splitlines()[-1])
-        print(f"{name} on {system}: exit {status}\n{errors.read()[-2000:]}", file=sys.stderr, flush=True)
-        return None
+        if not problem:
+            try:
+                return json.loads(output.read().splitlines()[-1])
+            except (ValueError, IndexError):
+                problem = "no figures in its output"
+        print(f"{name} on {system}: {problem}\n{errors.read()[-2000:]}", file=sys.stderr, flush=True)
+        return problem
 
 
-def run_scenario(name: str, only: list[str], rounds: int) -> tuple[dict[str, dict[str, list[float]]], int]:
-    """All rounds of one scenario: metric → system → figures; and how many runs failed."""
+def run_scenario(
+    name: str, only: list[str], rounds: int
+) -> tuple[dict[str, dict[str, list[float]]], list[str]]:
+    """All rounds of one scenario: metric → system → figures; and a line for each run that failed."""
     figures: dict[str, dict[str, list[float]]] = {}
-    failures = 0
+    failures: list[str] = []
     systems = systems_of(load(name), only)
     for number in range(rounds):
         for system in systems:
+            start = time.monotonic()
             result = run_one(name, system)
-            failures += result is None
-            for metric, figure in (result or {}).items():
-                figures.setdefault(metric, {}).setdefault(system, []).append(figure)
-            shown = {metric: float(f"{figure:.4g}") for metric, figure in (result or {}).items()}
-            print(f"{name:16} {number + 1}/{rounds} {system:6} {shown or 'failed'}", flush=True)
+            if isinstance(result, str):
+                failures.append(f"{name} on {system}, round {number + 1}: {result}")
+                shown = f"failed: {result}"
+            else:
+                for metric, figure in result.items():
+                    figures.setdefault(metric, {}).setdefault(system, []).append(figure)
+                shown = str({metric: float(f"{figure:.4g}") for metric, figure in result.items()})
+            took = f"{time.monotonic() - start:.0f} s"
+            print(f"{name:16} {number + 1}/{rounds} {system:6} {took:>6}  {shown}", flush=True)
     return figures, failures
 
 
@@ -112,14 +128,16 @@ def main() -> int:
     if not options.only or {"ray", "dask"} & set(options.only):
         make_peers()
     origin = report.origin(ROOT, PEERS_VENV) | {"date": datetime.now(UTC).date().isoformat()}
-    failed = 0
+    failed: list[str] = []
     for name in options.names or known:
         figures, failures = run_scenario(name, options.only, options.rounds)
         failed += failures
-        if not options.no_write:
+        if figures and not options.no_write:
             # After each scenario: a run that is broken off has kept what it measured.
             report.keep(HERE / "results.json", name, figures, origin)
             report.write(HERE)
+    for line in failed:
+        print(f"FAILED {line}", file=sys.stderr)
     return 1 if failed else 0
 
 
