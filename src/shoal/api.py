@@ -20,6 +20,8 @@ from shoal.bootstrap import (
     BootstrapError,
     DaemonInfo,
     DaemonOptions,
+    NoNodeHereError,
+    guest_options,
     resolve_address,
     start_daemon,
     stop_session,
@@ -36,6 +38,8 @@ from shoal.remote_function import RemoteFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from shoal.sessions import Session
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,6 +86,8 @@ def init(address: str | None = None, **kwargs: Any) -> ClientContext:
 
     Args:
         address: None: a local cluster, stopped at exit; "auto": the one running on this machine; "host:port": that one.
+            If no node of it runs on this machine, and SHOAL_SECRET_FILE names a file with its secret (or what `shoal join-string`
+            printed), a node without CPUs is started, which ends with this process.
         num_cpus, num_gpus, resources, object_store_memory (bytes), labels, …: of a local cluster; see docs.
         huge_pages: the local cluster's store is made of huge pages, which the system must have set aside.
 
@@ -110,7 +116,7 @@ def _start_session(arguments: InitArguments) -> Runtime:
             _owned_daemon = start_daemon(_local_cluster(arguments))
             session_of = _owned_daemon.session
         else:
-            session_of = resolve_address(arguments.address, arguments.temp_dir)
+            session_of = _join(arguments.address, arguments)
     except BootstrapError as error:
         if arguments.address is not None:
             what, _, step = str(error).partition("; ")
@@ -139,6 +145,19 @@ def _start_session(arguments: InitArguments) -> Runtime:
         runtime.log_handler = _output.entries
     session.adopt(runtime)
     return runtime
+
+
+def _join(address: str, arguments: InitArguments) -> Session:
+    """The node of this machine in the cluster at ``address``; one of this process's own if there is none."""
+    global _owned_daemon
+    try:
+        return resolve_address(address, arguments.temp_dir)
+    except NoNodeHereError:
+        options = guest_options(address, arguments.temp_dir, arguments.system_config)
+        if options is None:
+            raise
+        _owned_daemon = start_daemon(options)
+        return _owned_daemon.session
 
 
 def _local_cluster(arguments: InitArguments) -> DaemonOptions:

@@ -34,6 +34,7 @@ from shoal.sessions import (
 )
 
 DEFAULT_PORT = 7462
+SECRET_VARIABLE = "SHOAL_SECRET_FILE"  # noqa: S105  (the name of a variable)
 OUTPUT_FILE = "daemon.out"  # what the daemon writes before, or instead of, its log
 _LOG_LINES = 12
 _LOG_TAIL_BYTES = 16 * 1024
@@ -51,14 +52,19 @@ class BootstrapError(Exception):
     refused = False
 
 
+class NoNodeHereError(BootstrapError):
+    """The cluster may be there, but no node of it is on this machine."""
+
+
 @dataclass(frozen=True)
 class DaemonOptions:
     """How to start a daemon. None leaves a choice to it.
 
     Attributes:
         head: run the head in it too, at ``host``:``port`` (0: any free port).
-        head_address: without `head`, the cluster to join; its secret is in ``secret_file``, or, empty, that
-            of the head on this machine.
+        host: where it listens for other nodes too; "": on loopback, or where the head reaches this machine.
+        head_address: without `head`, the cluster to join; its secret is ``secret``, or in ``secret_file``, or, without
+            these, that of the head on this machine.
         owner_pid: stop when this process is gone.
         kind: "cluster", or "local" for one driver's own.
         object_store_memory: bytes.
@@ -69,10 +75,11 @@ class DaemonOptions:
     """
 
     head: bool = False
-    host: str = "127.0.0.1"
+    host: str = ""
     port: int = 0
     head_address: str = ""
     secret_file: str = ""
+    secret: bytes | None = field(default=None, repr=False)
     num_cpus: float | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -201,13 +208,36 @@ def resolve_address(address: str, temp_dir: str | None = None) -> Session:
             raise BootstrapError(f"several clusters run on this machine: say which of {', '.join(addresses)}")
         return _nearest(clusters)
     wanted = normal_address(address)
-    found = [session for session in sessions if _is_at(session, wanted)]
+    found = [session for session in sessions if _is_at(session, wanted) and not _is_guest(session)]
     if found:
         return _nearest(found)
-    raise BootstrapError(
+    raise NoNodeHereError(
         f"no node of the cluster at {address} runs on this machine; start one with "
-        f"`shoal start-node --address {address}`"
+        f"`shoal start-node --address {address}`, or name the cluster's secret file in {SECRET_VARIABLE}"
     )
+
+
+def guest_options(address: str, temp_dir: str | None, config: Mapping[str, Any]) -> DaemonOptions | None:
+    """For a driver on a machine without a node of the cluster at ``address``: a node that runs no tasks that need CPUs, and ends
+    with this process. None if the cluster's secret is not named in SECRET_VARIABLE.
+    """
+    secret_file = os.environ.get(SECRET_VARIABLE, "")
+    if not secret_file:
+        return None
+    return DaemonOptions(
+        head_address=normal_address(address),
+        secret_file=secret_file,
+        num_cpus=0,
+        owner_pid=os.getpid(),
+        config=config,
+        kind="local",
+        temp_dir=temp_dir,
+    )
+
+
+def _is_guest(session: Session) -> bool:
+    """Another driver's own node in somebody else's cluster, which ends with that driver."""
+    return bool(session.owner_pid) and not session.head
 
 
 def _nearest(sessions: list[Session]) -> Session:
@@ -228,6 +258,8 @@ def normal_address(address: str) -> str:
 
 
 def _secret_to_join(options: DaemonOptions) -> bytes:
+    if options.secret is not None:
+        return options.secret
     if options.secret_file:
         return read_secret(options.secret_file)
     wanted = normal_address(options.head_address)
@@ -262,7 +294,7 @@ def _command(session: Session, options: DaemonOptions, ready_fd: int) -> list[st
     # -P: a file of the user's directory must not be imported instead of ours.
     command = [sys.executable, "-P", "-m", "shoald.node", "--session-dir", session.directory]
     if options.head:
-        command += ["--head", "--host", options.host, "--port", str(options.port)]
+        command += ["--head", "--port", str(options.port)]
     else:
         command += ["--head-address", options.head_address]
         command += ["--secret-file", os.path.join(session.directory, SECRET_FILE)]
@@ -270,6 +302,7 @@ def _command(session: Session, options: DaemonOptions, ready_fd: int) -> list[st
     if options.huge_pages:
         command.append("--huge-pages")
     optional = {
+        "--host": options.host or None,
         "--num-cpus": options.num_cpus,
         "--object-store-memory": options.object_store_memory,
         "--object-spilling-directory": ",".join(options.spilling_directories) or None,

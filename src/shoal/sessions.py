@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from shoal import joining
 from shoal.wire.auth import SECRET_SIZE, new_secret
 
 SESSION_FILE = "session.json"
@@ -179,11 +180,11 @@ def _make_directory(root: str) -> str:
 
 
 def read_secret(path: str) -> bytes:
-    """The cluster secret in ``path``, raw or as hex; raises SessionError."""
+    """The cluster secret in ``path``, raw, as hex, or in a join string; raises SessionError."""
     try:
         with open(path, "rb") as file:
             info = os.fstat(file.fileno())
-            content = file.read(4 * SECRET_SIZE)
+            content = file.read(joining.BYTES_MAX)
     except OSError as error:
         raise SessionError(f"cannot read the secret {path}: {error.strerror}") from error
     if stat.S_IMODE(info.st_mode) & 0o077:
@@ -191,8 +192,9 @@ def read_secret(path: str) -> bytes:
     if len(content) == SECRET_SIZE:
         return content
     try:
-        secret = bytes.fromhex(content.decode().strip())
-    except ValueError:
+        text = content.decode()
+        secret = joining.read_join_string(text)[1] if joining.WORD in text else bytes.fromhex(text.strip())
+    except (ValueError, joining.BadJoinString):
         secret = b""
     if len(secret) != SECRET_SIZE:
         raise SessionError(f"{path} is not a shoal secret ({SECRET_SIZE} bytes, or as many in hex)")

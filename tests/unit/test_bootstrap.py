@@ -114,11 +114,18 @@ def test_of_several_nodes_here_the_heads_own_is_nearest(daemon):
 def test_the_command(tmp_path):
     session = sessions.Session(directory="/d")
     options = DaemonOptions(
-        head=True, port=5, num_cpus=2, resources={"a": 1}, config={"x": 1}, name="n", owner_pid=7
+        head=True,
+        host="10.0.0.7",
+        port=5,
+        num_cpus=2,
+        resources={"a": 1},
+        config={"x": 1},
+        name="n",
+        owner_pid=7,
     )
     command = " ".join(bootstrap._command(session, options, 9)[1:])
     assert command == (
-        "-P -m shoald.node --session-dir /d --head --host 127.0.0.1 --port 5 --ready-fd 9 --num-cpus 2 "
+        "-P -m shoald.node --session-dir /d --head --port 5 --ready-fd 9 --host 10.0.0.7 --num-cpus 2 "
         '--owner-pid 7 --resources {"a": 1} --config {"x": 1} --name n'
     )
     command = " ".join(bootstrap._command(session, DaemonOptions(head_address="h:1"), 9)[1:])

@@ -14,6 +14,7 @@ import threading
 import time
 
 from shoal.config import Config
+from shoald.head import reach
 from shoald.head.channel import own_versions, quiet_poller, server_credentials, server_options
 from shoald.head.core import HeadCore
 from shoald.head.service import HeadService
@@ -101,7 +102,7 @@ class HeadServer:
                 time.time() - now,
             )
             gate = TicketGate(self._secret, self._config.ticket_ms_max, self._config.tickets_max)
-            service = HeadService(core, storage, gate, self._config, os.urandom(8).hex())
+            service = HeadService(core, storage, gate, self._config, os.urandom(8).hex(), self._obstacle)
             server = grpc.aio.server(options=server_options(self._config))
             server.add_generic_rpc_handlers((service.handlers(),))
             self._port = self._bind(server)
@@ -112,6 +113,10 @@ class HeadServer:
             await server.stop(_GRACE_S)
         finally:
             storage.close()
+
+    async def _obstacle(self, address: str) -> str:
+        # Half the time that a node gives its registration: it is to hear why.
+        return await reach.obstacle(address, self._secret, self._config.handshake_ms_max / 2000)
 
     def _bind(self, server: grpc.aio.Server) -> int:
         address = f"{self._host}:{self._port}"

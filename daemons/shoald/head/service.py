@@ -50,9 +50,22 @@ class _Stream:
 
 
 class HeadService:
-    """Answers the RPCs of one head; all methods run on its loop."""
+    """Answers the RPCs of one head; all methods run on its loop.
 
-    def __init__(self, core: HeadCore, storage: HeadStorage, gate: TicketGate, config: Config, epoch: str):
+    Args:
+        obstacle: says why a node cannot be reached at an address, "" if it can; see head.reach.
+    """
+
+    def __init__(
+        self,
+        core: HeadCore,
+        storage: HeadStorage,
+        gate: TicketGate,
+        config: Config,
+        epoch: str,
+        obstacle: Callable[[str], Awaitable[str]],
+    ) -> None:
+        self._obstacle = obstacle
         self._core = core
         self._storage = storage
         self._gate = gate
@@ -138,6 +151,8 @@ class HeadService:
                 kind = message.WhichOneof("kind")
                 if kind is None or (kind == "register") == registered:
                     raise ValueError("a stream starts with one Register, and known messages follow")
+                if not registered:
+                    await self._try_to_reach(message.register)
                 registered = True
                 self.handle(_event(stream.number, message))
         except (ValueError, DecodeError) as error:
@@ -149,6 +164,19 @@ class HeadService:
         finally:
             if not stream.put(_CLOSE):
                 self._cut_off(stream)
+
+    async def _try_to_reach(self, register: pb.Register) -> None:
+        """Raise ValueError if a node that is new cannot be reached where it says."""
+        known = self._core.nodes.get(register.node_id)
+        address = register.info.address
+        if not address or (known is not None and known.incarnation == register.incarnation):
+            return
+        obstacle = await self._obstacle(address)
+        if obstacle:
+            raise ValueError(
+                f"the head cannot reach this node at {address} ({obstacle}): open that port, or start the node with --host "
+                "and an address of its machine that the head's machine can reach"
+            )
 
     def _send(self, effect: ev.Send) -> None:
         stream = self._streams.get(effect.stream)

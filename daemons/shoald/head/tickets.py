@@ -76,7 +76,10 @@ class TicketGate:
             raise TicketRefused("wrong secret: the caller belongs to another cluster")
         age_ms = unix_ms - int.from_bytes(body[1:9], "big")
         if abs(age_ms) > self._life_ms:
-            raise TicketRefused(f"stale ticket, {age_ms} ms old: are the clocks of both machines right?")
+            raise TicketRefused(
+                f"its clock and the head's differ by {abs(age_ms) / 1000:.0f} s, and {self._life_ms / 1000:g} s are allowed "
+                "(ticket_ms_max): set the clocks of both machines"
+            )
         nonce = body[9:]
         self._forget_expired(unix_ms)
         if nonce in self._used:

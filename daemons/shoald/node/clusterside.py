@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.wire import auth
 from shoald.node.cluster import DIED, JOINED, ClusterView, Node
+from shoald.node.headside import ANY_HOSTS, LOOPBACK
 from shoald.node.peers import Peers
 from shoald.shell.listener import TcpListener
 from shoald.shell.tcp import join_address, outward_host
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     TakeConnection = Callable[[bytes, socket.socket], None]
 
-_ANY_HOSTS = ("0.0.0.0", "::")  # noqa: S104  (compared: these name no machine that others could reach)
+_OUTWARD = "192.0.2.1:9"  # an address of nobody's, for the machine's address on its default route
 
 
 class ClusterSide:
@@ -58,12 +59,12 @@ class ClusterSide:
             return
         daemon = self._daemon
         self.peers.secret = secret
-        listener = TcpListener(
-            daemon.loop, daemon.options.host, secret, daemon.config, self._on_connection, daemon.log.line
-        )
+        towards = daemon.options.head_address or _OUTWARD
+        host = daemon.options.host or (outward_host(towards) if daemon.options.head_address else LOOPBACK)
+        listener = TcpListener(daemon.loop, host, secret, daemon.config, self._on_connection, daemon.log.line)
         host = listener.host
-        if host in _ANY_HOSTS:
-            host = outward_host(daemon.options.head_address or "192.0.2.1:9")  # where the default route leads
+        if host in ANY_HOSTS:
+            host = outward_host(towards)
         self._listener = listener
         self.address = join_address(host, listener.port)
 

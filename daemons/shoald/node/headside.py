@@ -11,6 +11,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from shoald.shell.tcp import join_address, split_address
+
+LOOPBACK = "127.0.0.1"
+
+ANY_HOSTS = ("0.0.0.0", "::")  # noqa: S104  (compared: these name no machine that others could reach)
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
@@ -85,10 +91,12 @@ class HeadSide:
             if self._stopped:
                 raise RuntimeError("the daemon stops")
             if options.head:
-                self._server = HeadServer(
-                    options.host, options.port, self._secret, self._data_dir, options.config
-                )
-                address = f"{options.host}:{self._server.start()}"
+                host = options.host or LOOPBACK
+                self._server = HeadServer(host, options.port, self._secret, self._data_dir, options.config)
+                port = self._server.start()
+                if host in ANY_HOSTS:  # which leads nobody here: its data listener has found out what does
+                    host, _ = split_address(self._facts["address"])
+                address = join_address(host, port)
             self._link = HeadLink(address, self._secret, self._facts, self._hand_over, options.config)
             self._link.start()
         self._link.wait_registered(options.config.handshake_ms_max / 1000)

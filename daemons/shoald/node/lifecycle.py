@@ -100,6 +100,8 @@ class Lifecycle:
         self._address = ""
         self._populator: Populator | None = None
         self._last_gauges: dict[str, Any] = {}
+        # The cluster of one driver: its first task waits for no head.
+        self._private = bool(options.owner_pid) and not options.head_address
 
     def run(self) -> int:
         """Start, serve, end; the exit code. What failed before the socket is raised, and nothing is left
@@ -129,13 +131,14 @@ class Lifecycle:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         forkserver.become_subreaper()
         self._listener = self._listen()
-        if options.owner_pid:
+        if self._private:
             self._tell_ready()
         self._make_daemon()
         self._start_workers()
         self._make_head()
         if options.owner_pid:
             self._watch_owner()
+        if self._private:
             self._daemon.on_first_grant = self._after_first_grant
             self._loop.call_later(_HEAD_DELAY_S, self._after_first_grant)
         else:
@@ -299,7 +302,7 @@ class Lifecycle:
         daemon.head_trouble = reason
         if reason:
             self._log.line(f"no head: {reason}")
-            if not self._options.owner_pid:
+            if not self._private:
                 self._failed = reason
                 report_ready(self._options.ready_fd, {"ok": False, "error": reason})
                 self._stop(reason)

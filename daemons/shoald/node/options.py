@@ -24,6 +24,7 @@ class NodeOptions:
 
     Attributes:
         head: it hosts the head, listening on ``host``:``port`` (0: any).
+        host: where other nodes reach this one too; "": the address of this machine that leads to the head.
         head_address: of the head to join; "" if it hosts the head or has none.
         resources: in units of 1/10,000, CPUs included.
         object_store_memory: bytes; 0 for the default.
@@ -36,7 +37,7 @@ class NodeOptions:
 
     session_dir: str
     head: bool = False
-    host: str = "127.0.0.1"
+    host: str = ""
     port: int = 0
     head_address: str = ""
     secret_file: str = ""
@@ -62,7 +63,7 @@ def parse(arguments: list[str]) -> NodeOptions:
     parser = _Parser(prog="python -m shoald.node", description=__doc__)
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--head", action="store_true")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--head-address", default="")
     parser.add_argument("--secret-file", default="")

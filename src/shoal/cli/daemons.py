@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from shoal import joining
 from shoal.arguments import SPILLING, check_argument, split_directories
 from shoal.bootstrap import (
     DEFAULT_PORT,
@@ -17,6 +18,7 @@ from shoal.bootstrap import (
     DaemonInfo,
     DaemonOptions,
     normal_address,
+    resolve_address,
     start_daemon,
     stop_session,
 )
@@ -106,19 +108,67 @@ def start_head_command(host: str, port: int, block: bool, as_json: bool, **given
 
 
 @click.command("start-node")
-@click.option("--address", required=True, metavar="HOST:PORT", help="The cluster's head.")
+@click.option("--address", default="", metavar="HOST:PORT", help="The cluster's head.")
 @click.option(
     "--secret-file",
     default="",
     type=click.Path(dir_okay=False),
     help="The cluster's secret (default: that of the head on this machine).",
 )
+@click.option(
+    "--join",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Instead of both: a file (- for standard input) with what `shoal join-string` printed.",
+)
+@click.option(
+    "--host",
+    default="",
+    help="Where other nodes reach this one (default: the address that leads to the head).",
+)
 @_node_options
-def start_node_command(address: str, secret_file: str, block: bool, as_json: bool, **given: Any) -> None:
-    """Start a node on this machine and join the cluster at --address."""
+def start_node_command(
+    address: str, secret_file: str, join: str | None, host: str, block: bool, as_json: bool, **given: Any
+) -> None:
+    """Start a node on this machine and join the cluster at --address, or of a join string."""
     with failures():
-        head_address = normal_address(address)
-        _run(_options(given, head_address=head_address, secret_file=secret_file), as_json, block)
+        if bool(address) == bool(join) or (join and secret_file):
+            raise BootstrapError("say which cluster to join: either --address (and --secret-file), or --join")
+        secret = None
+        if join:
+            address, secret = _read_join(join)
+        options = _options(
+            given, head_address=normal_address(address), secret_file=secret_file, secret=secret, host=host
+        )
+        _run(options, as_json, block)
+
+
+def _read_join(path: str) -> tuple[str, bytes]:
+    try:
+        with click.open_file(path) as file:
+            return joining.read_join_string(file.read(joining.BYTES_MAX))
+    except OSError as error:
+        raise BootstrapError(f"cannot read {path}: {error.strerror}") from None
+    except joining.BadJoinString as error:
+        raise BootstrapError(f"{'standard input' if path == '-' else path} holds {error}") from None
+
+
+@click.command("join-string")
+@click.option(
+    "--address",
+    default="auto",
+    envvar="SHOAL_ADDRESS",
+    metavar="HOST:PORT",
+    help="The cluster's head (default: the one on this machine).",
+)
+@temp_dir_option
+def join_string_command(address: str, temp_dir: str | None) -> None:
+    """Print the line that another machine needs to join: whoever has it belongs to the cluster.
+
+    For example: shoal join-string | ssh MACHINE shoal start-node --join -
+    """
+    with failures():
+        session = resolve_address(address, temp_dir)
+        click.echo(joining.make_join_string(session.head_address, session.secret))
 
 
 @click.command("stop")
@@ -169,12 +219,10 @@ def started_lines(info: Session) -> list[str]:
     address = info.head_address
     lines = [f"started {describe(info)}"]
     if info.head:
-        secret = os.path.join(info.directory, "secret")
         lines += [
             f'  a script on this machine:   shoal.init("auto")  or  shoal.init("{address}")',
             f"  another node here:          shoal start-node --address {address}",
-            f"  on another machine:         copy {secret} there (mode 600), then",
-            f"                              shoal start-node --address {address} --secret-file COPY",
+            "  on another machine:         shoal join-string | ssh MACHINE shoal start-node --join -",
         ]
     return [*lines, "  look at it, stop it:        shoal status, shoal stop"]
 

@@ -2,6 +2,7 @@
 
 import queue
 import socket
+import threading
 
 import pytest
 
@@ -38,10 +39,10 @@ def join():
     """Starts links; each has `heard`, a queue of its messages, and `hear(kind)`."""
     links = []
 
-    def start(address, name="aa", secret=SECRET, incarnation="1"):
+    def start(head_address, name="aa", secret=SECRET, incarnation="1", **more):
         heard = queue.Queue()
-        node = {"node_id": name, "incarnation": incarnation, "pid": 1, "resources": {"CPU": 20000}}
-        link = HeadLink(address, secret, node, heard.put, CONFIG)
+        node = {"node_id": name, "incarnation": incarnation, "pid": 1, "resources": {"CPU": 20000}, **more}
+        link = HeadLink(head_address, secret, node, heard.put, CONFIG)
 
         def hear(kind):
             while True:
@@ -255,3 +256,43 @@ def test_an_actor_goes_to_another_node_and_names_survive_the_head(head, join, tm
     finally:
         third.stop()
         again.stop()
+
+
+# --- whether the node can be reached ---
+
+
+@pytest.fixture
+def somebody():
+    """A listening socket of no node."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def test_a_node_that_cannot_be_reached_is_refused_and_told_why(head, join, somebody):
+    port = somebody.getsockname()[1]
+    somebody.close()
+    link = join(head.address, address=f"127.0.0.1:{port}")
+    with pytest.raises(HeadRefusedError, match=rf"cannot reach this node at 127.0.0.1:{port} .*--host"):
+        link.wait_registered(PATIENCE_S)
+
+
+def test_whoever_answers_there_has_to_be_of_the_cluster(head, join, somebody):
+    thread = threading.Thread(target=_say_nonsense, args=[somebody], daemon=True)
+    thread.start()
+    link = join(head.address, address=f"127.0.0.1:{somebody.getsockname()[1]}")
+    with pytest.raises(HeadRefusedError, match="not a shoal daemon"):
+        link.wait_registered(PATIENCE_S)
+    thread.join()
+
+
+def _say_nonsense(listener):
+    sock, _ = listener.accept()
+    with sock:
+        sock.sendall(b"x" * 200)
+        while sock.recv(4096):
+            pass
+
+
+def test_an_address_that_is_none(head, join):
+    with pytest.raises(HeadRefusedError, match="is not host:port"):
+        join(head.address, address="nowhere").wait_registered(PATIENCE_S)
