@@ -122,7 +122,9 @@ class ActorExecutor:
         if settings["asynchronous"] or settings["groups"] or settings["concurrency"] > 1:
             groups = {"": settings["concurrency"], **settings["groups"]}
             kind = AsyncLanes if settings["asynchronous"] else Lanes
-            self._lanes = kind(self.calls, groups, group_of_methods(cls), self._answer, self._exit)
+            self._lanes = kind(
+                self.calls, groups, group_of_methods(cls), self._answer, self._exit, self._leave
+            )
             self._lend_together()
         else:
             self._cancels.install()

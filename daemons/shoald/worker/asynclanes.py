@@ -38,6 +38,7 @@ class AsyncLanes:
         group_of: dict[str, str],
         answer: Callable[[list[Call]], None],
         end: Callable[[str], None],
+        leave: Callable[[SystemExit], None],
     ) -> None:
         self.open = False
         self._calls = calls
@@ -45,6 +46,7 @@ class AsyncLanes:
         self._group_of = group_of
         self._answer = answer
         self._end = end
+        self._leave = leave
         self._answers: list[Call] = []
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
         self._beginning: dict[
@@ -118,8 +120,8 @@ class AsyncLanes:
         except ActorExit:
             self._end("exit_actor() was called")
             return
-        except SystemExit:
-            self._end("a method called sys.exit()")
+        except SystemExit as error:
+            self._leave(error)
             return
         finally:
             self._tasks.pop(message[1], None)

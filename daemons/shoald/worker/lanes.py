@@ -39,7 +39,7 @@ class Lanes:
         groups: concurrency group → how many calls at once; "" is the default one.
         group_of: method → the group that its class put it in.
         answer: sends replies: [(caller, reply)].
-        end: ends the process on purpose, with a reason.
+        end: ends the process on purpose, with a reason; leave: as a method wants it that called sys.exit.
 
     Attributes:
         open: calls may be delivered: the instance is made.
@@ -52,6 +52,7 @@ class Lanes:
         group_of: dict[str, str],
         answer: Callable[[list[Call]], None],
         end: Callable[[str], None],
+        leave: Callable[[SystemExit], None],
     ) -> None:
         self.open = False
         self._calls = calls
@@ -60,6 +61,7 @@ class Lanes:
         self._group_of = group_of
         self._answer = answer
         self._end = end
+        self._leave = leave
         self._lock = threading.Lock()
         self._threads: dict[bytes, int] = {}  # of every call that is here
         self._cancelled: set[bytes] = set()
@@ -103,8 +105,8 @@ class Lanes:
         except ActorExit:
             self._end("exit_actor() was called")
             return
-        except SystemExit:
-            self._end("a method called sys.exit()")
+        except SystemExit as error:
+            self._leave(error)
             return
         if reply[0] == m.FAILED and task_id in self._cancelled:
             reply = self._cancelled_reply(task_id)
