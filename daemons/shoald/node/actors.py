@@ -109,6 +109,7 @@ class ActorCore:
         self.dead: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
         self.outbox: list[tuple[Any, ...]] = []
         self._early: dict[bytes, dict[bytes, float]] = {}
+        self._early_kills: set[bytes] = set()  # of these, those that are to be killed
         self._procs = 0
 
     # --- creation ---
@@ -156,6 +157,9 @@ class ActorCore:
             self.outbox.append(("hold", record.actor_id))
         self.outbox.append(("changed", record))
         self._start(record, now)
+        if record.actor_id in self._early_kills:
+            self._early_kills.discard(record.actor_id)
+            self.kill(record.actor_id, True, now)
 
     def leave(self, proc: bytes, now: float) -> ActorRecord | None:
         """The actor that waits for a worker as ``proc`` goes to another node, and is forgotten here; None if none waits so."""
@@ -342,6 +346,7 @@ class ActorCore:
                     due = until
             if not waiting:
                 del self._early[actor_id]
+                self._early_kills.discard(actor_id)
         for record in list(self.actors.values()):
             if record.restart_at is not None:
                 if record.restart_at <= now:
@@ -363,6 +368,8 @@ class ActorCore:
         """Somebody wants it ended, or its process replaced; nothing if it is dead."""
         record = self.actors.get(actor_id)
         if record is None:
+            if no_restart and actor_id in self._early:  # the killer is connected: its creation may be on its way
+                self._early_kills.add(actor_id)
             return
         if no_restart:
             self._end(record, "it was killed by shoal.kill()", now)

@@ -237,6 +237,22 @@ def test_a_caller_may_be_faster_than_the_creator():
     assert node.states(OTHER) == ["dead"]
 
 
+def test_a_killer_may_be_faster_than_the_creator():
+    node = Node()
+    actor_id = b"%016d" % 1
+    node.core.connect(OTHER, actor_id, 0, node.now)
+    node.core.kill(actor_id, True, node.now)
+    record = node.create(name="one")
+    assert record.final
+    assert node.states(DRIVER)[-1] == "dead"
+    assert node.core.named("space", "one") is None
+    unknown = b"%016d" % 2
+    node.core.connect(OTHER, unknown, 0, node.now)
+    node.core.kill(unknown, True, node.now)
+    node.core.tick(node.now + node.config.actor_unknown_ms / 1000)
+    assert node.create().final == ""  # it was told that there is none: what comes later is another one's to end
+
+
 def test_a_broken_connection_waits_for_the_death_and_else_is_made_anew():
     node = Node()
     record = node.create()
