@@ -368,7 +368,9 @@ class ActorCore:
         """Somebody wants it ended, or its process replaced; nothing if it is dead."""
         record = self.actors.get(actor_id)
         if record is None:
-            if no_restart and actor_id in self._early:  # the killer is connected: its creation may be on its way
+            if (
+                no_restart and actor_id in self._early
+            ):  # the killer is connected: its creation may be on its way
                 self._early_kills.add(actor_id)
             return
         if no_restart:
@@ -411,7 +413,7 @@ class ActorCore:
             "pid": record.pid,
             "class": record.info["class"],
         }
-        record.details = details = {**facts, **details}
+        record.details = details = {**facts, **details, "died_at": now}
         self._enter(record, DEAD, now)
         del self.actors[record.actor_id]
         self.dead[record.actor_id] = details
@@ -463,7 +465,8 @@ class ActorCore:
             {
                 "actor_id": actor_id.hex(), "class": details.get("class", ""), "name": details.get("name", ""),
                 "namespace": "", "state": DEAD, "pid": details.get("pid", 0), "node_id": self._node_id, "restarts": 0,
-                "detached": False, "callers": 0, "job": "", "since_s": 0.0, "reason": details["reason"],
+                "detached": False, "callers": 0, "job": "", "since_s": now - details.get("died_at", now),
+                "reason": details["reason"],
             }
             for actor_id, details in reversed(self.dead.items())
         ]  # fmt: skip

@@ -290,6 +290,10 @@ class ActorSide:
         ]
         reply(True, {"rows": rows})
 
+    def is_actor(self, client: Client) -> bool:
+        """Whether the process is an actor."""
+        return client.worker_id in self.core.by_worker
+
     def why(self, wanted: str) -> list[dict[str, Any]]:
         """What `why` says of actors whose id begins like this."""
         rows = []
@@ -297,7 +301,8 @@ class ActorSide:
             if row["actor_id"].startswith(wanted):
                 name = f" {row['name']!r}" if row["name"] else ""
                 line = f"actor {row['actor_id']} ({row['class']}{name}) is {row['state']}"
-                line += f" in process {row['pid']}" if row["pid"] else ""
+                where = "; it was in" if row["state"] == "DEAD" else " in"
+                line += f"{where} process {row['pid']}" if row["pid"] else ""
                 line += f": {row['reason']}" if row["reason"] else ""
                 rows.append({"process": "actors", "node_id": row["node_id"], "lines": [line]})
         return rows

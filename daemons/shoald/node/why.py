@@ -81,6 +81,7 @@ class _Inquiry:
         self._silent: list[str] = []
         self._to_follow: deque[str] = deque()
         self._followed: set[str] = set()
+        self._places: dict[str, Any] = {}  # task → the process that its submitter sent it to
 
     def start(self, everybody: list[bytes], wanted: str) -> None:
         self._ask(everybody, "why", {"id": wanted, **self._limits}, self._answered_first(wanted))
@@ -110,6 +111,7 @@ class _Inquiry:
                     self._followed.add(row["waits"])
                 if type(row.get("running")) is str:
                     self._to_follow.append(row["running"])
+                    self._note_place(row)
         self._answered(True, own)
 
     def _answered(self, _ok: bool, answer: dict[str, Any]) -> None:
@@ -120,10 +122,14 @@ class _Inquiry:
             task = row.get("running")
             if type(task) is str:
                 self._to_follow.append(task)
+                self._note_place(row)
             if type(row.get("waits")) is str:  # its worker knew it by itself
                 self._followed.add(row["waits"])
             self._rows.append(row)
         self._follow()
+
+    def _note_place(self, row: dict[str, Any]) -> None:
+        self._places[row["running"]] = row.get("at")
 
     def _add_reason(self, row: dict[str, Any]) -> None:
         """What the scheduler says of the demand that the row's chain ends with."""
@@ -153,8 +159,12 @@ class _Inquiry:
         self._reply(True, {"rows": self._rows, "silent": sorted(set(self._silent))})
 
     def _process_of(self, task: str) -> bytes:
-        """The worker that has started this task last; b"" if none has."""
+        """The worker that has started this task last, or the actor that it was sent to; b"" if it is not here."""
         daemon = self._daemon
+        place = self._places.get(task)
+        for proc in daemon.clients:
+            if proc.hex() == place and daemon.actors.is_actor(daemon.clients[proc]):
+                return proc
         for worker in daemon.scheduler.pool.workers.values():
             if worker.proc in daemon.clients and daemon.board.current(worker.slot).hex() == task:
                 return worker.proc

@@ -105,6 +105,7 @@ class ActorExecutor:
         runtime.tick_hook = self._watch
         runtime.blocking_hook = self._blocking.begin if self._lends else None
         runtime.unblocked_hook = self._blocking.end if self._lends else None
+        runtime.explain.actor = (self._actor_id.hex(), self._describe)
         runtime.run_here = None
         runtime.dispatch.cancel_here = lambda task_id: None
         runtime.serve_peers(self._on_peer, actor=True)
@@ -376,6 +377,15 @@ class ActorExecutor:
                         each.writable()
         output.flush()
         os._exit(code)
+
+    def _describe(self) -> str:
+        """What the actor does now, for people (lock held)."""
+        running, waiting = len(self._running), len(self._inbox.calls)
+        if self._lanes is not None:
+            running, queued = self._lanes.load()
+            waiting += queued
+        making = "its constructor runs; " if self._making else ""
+        return f"actor {self._actor_id.hex()}: {making}{running} call(s) run here, and {waiting} wait here"
 
     # --- connections of callers (lock held) ---
 

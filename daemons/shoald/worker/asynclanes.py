@@ -90,6 +90,10 @@ class AsyncLanes:
         """Whether a cancelled call is still to be interrupted: the loop sees to that."""
         return False
 
+    def load(self) -> tuple[int, int]:
+        """How many calls run, and how many wait for their group to have room."""
+        return len(self._tasks), sum(len(group.waiting) for group in self._groups.values())
+
     # --- on the loop ---
 
     def _start(self, arrived: list[Call]) -> None:

@@ -133,6 +133,12 @@ class Lanes:
     def _cancelled_reply(self, task_id: bytes) -> tuple[Any, ...]:
         return (*self._calls.results.cancelled(task_id), b"", True)
 
+    def load(self) -> tuple[int, int]:
+        """How many calls run, and how many wait for their group to have room."""
+        with self._lock:
+            queued = sum(thread == _QUEUED for thread in self._threads.values())
+            return len(self._threads) - queued, queued
+
     # --- cancel ---
 
     def cancel(self, task_id: bytes) -> None:

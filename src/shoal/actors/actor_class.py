@@ -6,7 +6,14 @@ import inspect
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal import session
-from shoal.actors.method import ClassTable, MethodSpec, describe_methods, is_async_class, options_of
+from shoal.actors.method import (
+    ClassTable,
+    MethodSpec,
+    check_group,
+    describe_methods,
+    is_async_class,
+    options_of,
+)
 from shoal.options import ActorOptions
 from shoal.serialization import dumps_code
 
@@ -39,14 +46,8 @@ class ActorClass(Generic[C]):
         self.__qualname__ = cls.__qualname__
         self.__module__ = cls.__module__
         self.__doc__ = cls.__doc__
-        groups = set(options.concurrency_groups)
-        for name, spec in self._export.methods.items():
-            group = spec.options.get("concurrency_group")
-            if group is not None and groups and group not in groups:
-                raise ValueError(
-                    f"{cls.__name__}.{name} is in concurrency group {group!r}, which the class does not have; "
-                    f"it has {', '.join(sorted(groups))}"
-                )
+        if options.concurrency_groups:  # without, they may be given by `options` later
+            self._check_groups()
 
     def __new__(cls, *args: Any, **_: Any) -> ActorClass[C]:
         if args and isinstance(args[0], str):  # class Sub(ThisActorClass): …
@@ -87,6 +88,14 @@ class ActorClass(Generic[C]):
     def __repr__(self) -> str:
         return f"<actor class {self.__qualname__}>"
 
+    def _check_groups(self) -> None:
+        """Raise ValueError unless the class has the concurrency groups of its methods."""
+        groups = tuple(self._options.concurrency_groups)
+        for name, spec in self._export.methods.items():
+            group = spec.options.get("concurrency_group")
+            if group is not None:
+                check_group(f"{self.__name__}.{name}", group, groups)
+
     # --- for the runtime ---
 
     def table(self) -> ClassTable:
@@ -95,11 +104,17 @@ class ActorClass(Generic[C]):
         key = (options.max_concurrency, options.max_pending_calls, options.max_task_retries)
         table = self._tables.get(key)
         if table is None:
+            self._check_groups()
             ordered = (
                 not export.is_async and not options.concurrency_groups and (options.max_concurrency or 1) == 1
             )
             table = self._tables[key] = ClassTable(
-                self.__name__, export.methods, ordered, options.max_pending_calls, options.max_task_retries
+                self.__name__,
+                export.methods,
+                ordered,
+                options.max_pending_calls,
+                options.max_task_retries,
+                tuple(options.concurrency_groups),
             )
         return table
 

@@ -394,6 +394,16 @@ class ActorCalls:
             f": {reason}" if reason else ""
         )
 
+    def where(self, task: TaskRecord) -> str:
+        """What has become of a sent call, as far as this process knows."""
+        lease = task.lease
+        where = f"actor {self.table.name}, process {lease.pid if lease is not None else 0}"
+        if self.state != CONNECTED:
+            return f"was sent to {where}, which is {STATE_NAMES[self.state]}"
+        sent = list(lease.inflight) if lease is not None and self.table.ordered else []
+        ahead = sent.index(task.id) if task.id in sent else 0
+        return f"waits behind {ahead} call(s) of this process in {where}" if ahead else f"runs in {where}"
+
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
         inflight = self.lease.inflight if self.lease is not None else {}

@@ -367,6 +367,11 @@ class Actors:
         for calls in list(self.calls.values()):
             self._forget(calls)
 
+    def describe_sent(self, task: TaskRecord) -> str | None:
+        """Where a call of an actor is that was sent; None for a task."""
+        queue: object = task.queue
+        return queue.where(task) if isinstance(queue, ActorCalls) else None
+
     def describe_wait(self, task: TaskRecord) -> str | None:
         """What an unsent call of an actor waits for; None for a task."""
         queue: object = task.queue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal import session
-from shoal.actors.method import BUILT_IN, check_method_options
+from shoal.actors.method import BUILT_IN, check_group, check_method_options
 from shoal.options import TaskOptions
 from shoal.owner.tasks import FunctionExport
 
@@ -38,7 +38,7 @@ class ActorHandle:
     def __getattr__(self, name: str) -> ActorMethod:
         spec = self._table.methods.get(name)
         if spec is None:
-            known = ", ".join(each for each in self._table.methods if each not in BUILT_IN)
+            known = ", ".join(each for each in self._table.methods if each not in (*BUILT_IN, "__init__"))
             raise AttributeError(f"actor {self._table.name} has no method {name!r}; it has {known}")
         return ActorMethod(self, spec, calls_like(self._table, spec))
 
@@ -102,6 +102,7 @@ def make_form(table: ClassTable, spec: MethodSpec, overrides: dict[str, Any]) ->
         options["name"] = given["name"]
     wire_name = spec.name.encode()
     if "concurrency_group" in overrides:
+        check_group(f"{table.name}.{spec.name}", overrides["concurrency_group"], table.groups)
         wire_name += _GROUP + str(overrides["concurrency_group"]).encode()
     label = f"{table.name}.{spec.name}"
     return CallForm(FunctionExport(wire_name, b"", label, []), TaskOptions().merged(**options))

@@ -63,6 +63,7 @@ class ClassTable:
     Attributes:
         ordered: calls of one caller run one after the other, in order.
         max_pending_calls, max_task_retries: of the actor; -1 for no limit.
+        groups: its concurrency groups.
     """
 
     name: str
@@ -70,6 +71,14 @@ class ClassTable:
     ordered: bool = True
     max_pending_calls: int = -1
     max_task_retries: int = 0
+    groups: tuple[str, ...] = ()
+
+
+def check_group(label: str, group: str, groups: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``group`` is one of the class's."""
+    if group not in groups:
+        has = f"it has {', '.join(sorted(groups))}" if groups else "concurrency_groups={…} gives it some"
+        raise ValueError(f"{label} is in concurrency group {group!r}, which the class does not have; {has}")
 
 
 def method(*args: Any, **options: Any) -> Any:

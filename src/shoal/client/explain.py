@@ -16,6 +16,8 @@ from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, Entry
 from shoal.owner.tasks import QUEUED, SENT, WAITING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal.client.runtime import Runtime
     from shoal.context import TaskContext
     from shoal.owner.tasks import TaskRecord
@@ -33,6 +35,8 @@ class Explain:
         self._runtime = runtime
         # By token of the wait: who waits (None: no task), for what, and since when on the monotonic clock.
         self._waits: dict[object, tuple[TaskContext | None, list[Entry], float]] = {}
+        # In an actor: its id, and what it says of itself (lock held).
+        self.actor: tuple[str, Callable[[], str]] | None = None
 
     # --- for errors and warnings (lock not held) ---
 
@@ -110,15 +114,18 @@ class Explain:
         if task.state == SENT:
             if lease is None:
                 return "runs in this process"
+            actor = self._runtime.actors.describe_sent(task)
+            if actor is not None:
+                return actor
             ahead = queued_behind(task)
             return (
                 f"waits behind {_count(ahead, 'task')} at worker {lease.pid}"
                 if ahead
                 else f"runs at worker {lease.pid}"
             )
-        actor = self._runtime.actors.describe_wait(task)
-        if actor is not None:
-            return actor
+        unsent = self._runtime.actors.describe_wait(task)
+        if unsent is not None:
+            return unsent
         if task.state == QUEUED:
             queue = task.queue
             if queue.infeasible:
@@ -171,7 +178,13 @@ class Explain:
                         ]
                     }
                 )
-        return rows[:_OBJECTS_MAX] + self._running(prefix)
+        return rows[:_OBJECTS_MAX] + self._of_actor(prefix) + self._running(prefix)
+
+    def _of_actor(self, prefix: str) -> list[dict[str, Any]]:
+        """What the actor that this process is does, and what each of its calls waits for, if ``prefix`` names it."""
+        if self.actor is None or not self.actor[0].startswith(prefix):
+            return []
+        return [{"lines": [self.actor[1]()]}, *self._running("")]
 
     def _row(self, entry: Entry, start: str) -> dict[str, Any]:
         links = self._links(entry)
@@ -185,6 +198,7 @@ class Explain:
         if task is not None and links[-1].state == PENDING:
             if task.state == SENT and task.lease is not None and not queued_behind(task):
                 row["running"] = task.id.hex()
+                row["at"] = task.lease.proc.hex()
             elif task.state == QUEUED and getattr(task.queue, "shape_id", None):
                 row["shape"] = task.queue.shape_id
         return row

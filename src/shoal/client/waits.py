@@ -110,18 +110,19 @@ class Waits:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         warn_at = None if warn_s is None else time.monotonic() + warn_s
         lend_at = time.monotonic() + lend_after_s if lend_after_s else None
-        blocked = False
-        lends = runtime.blocking_hook is not None and entries is not None
+        blocked = noted = False
+        says = entries is not None and runtime.kind != "driver"
         token = object()
 
         def on_block() -> bool:
-            nonlocal blocked
-            hook = runtime.blocking_hook
-            if hook is not None and entries is not None and not blocked and lend_at is None:
+            nonlocal blocked, noted
+            hook = runtime.blocking_hook if lend_at is None and not blocked else None
+            if hook is not None or not noted:
                 with runtime.lock:
-                    blocked = hook(token)
-                    if blocked:
-                        runtime.explain.wait_begins(token, entries)
+                    if not noted:
+                        runtime.explain.wait_begins(token, entries or [])
+                    noted = True
+                    blocked = blocked or (hook is not None and hook(token))
             return False
 
         proxy: Awaited = Interrupted(awaited, interruptible) if interruptible.active else awaited
@@ -129,7 +130,7 @@ class Waits:
             while True:
                 until = min((at for at in (deadline, warn_at, lend_at) if at is not None), default=None)
                 left = None if until is None else max(until - time.monotonic(), 0.0)
-                done = runtime.reactor.wait(proxy, left, on_block if lends else None)
+                done = runtime.reactor.wait(proxy, left, on_block if says else None)
                 if interruptible.hits:
                     interruptible.deliver()
                     continue
@@ -141,11 +142,12 @@ class Waits:
                     warn_at = None
                     runtime.report(runtime.explain.waiting(entries or []))
         finally:
-            if blocked and runtime.unblocked_hook is not None:
+            if noted:
                 with runtime.lock:
                     runtime.explain.wait_ends(token)
-                    runtime.unblocked_hook(token)
-                    runtime.flush()
+                    if blocked and runtime.unblocked_hook is not None:
+                        runtime.unblocked_hook(token)
+                        runtime.flush()
 
     def _cancel(self, entries: list[Entry]) -> None:
         """Cancel the tasks of pending entries (Ctrl-C)."""

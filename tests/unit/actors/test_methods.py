@@ -6,7 +6,9 @@ import pytest
 
 import shoal
 from shoal.actors.actor_class import ActorClass, group_of_methods
+from shoal.actors.handle import ActorHandle
 from shoal.actors.method import describe_methods, is_async_class, method
+from shoal.options import ActorOptions
 
 
 class Base:
@@ -116,3 +118,22 @@ def test_an_actor_class_looks_like_its_class():
         functools.reduce(lambda made, n: made.options(max_restarts=n), range(3), actor_class)
         is not actor_class
     )
+
+
+def test_concurrency_groups_that_are_not_there():
+    class Grouped:
+        @method(concurrency_group="io")
+        def read(self):
+            pass
+
+    bare = ActorClass(Grouped, ActorOptions())
+    with pytest.raises(ValueError, match=r"Grouped.read is in concurrency group 'io'.*concurrency_groups"):
+        bare.table()
+    with pytest.raises(ValueError, match="it has net"):
+        bare.options(concurrency_groups={"net": 1})
+    table = bare.options(concurrency_groups={"io": 2, "net": 1}).table()
+    assert table.groups == ("io", "net")
+    handle = ActorHandle(None, table)
+    handle.read.options(concurrency_group="net")
+    with pytest.raises(ValueError, match=r"'nix'.*it has io, net"):
+        handle.read.options(concurrency_group="nix")

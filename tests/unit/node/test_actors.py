@@ -250,7 +250,9 @@ def test_a_killer_may_be_faster_than_the_creator():
     node.core.connect(OTHER, unknown, 0, node.now)
     node.core.kill(unknown, True, node.now)
     node.core.tick(node.now + node.config.actor_unknown_ms / 1000)
-    assert node.create().final == ""  # it was told that there is none: what comes later is another one's to end
+    assert (
+        node.create().final == ""
+    )  # it was told that there is none: what comes later is another one's to end
 
 
 def test_a_broken_connection_waits_for_the_death_and_else_is_made_anew():

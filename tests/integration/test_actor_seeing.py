@@ -1,0 +1,101 @@
+"""What people see of actors: the list, why one waits, and which objects they hold."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import shoal
+from actorparts import get, wait_until
+from shoal.cli.app import app
+from shoal.exceptions import ActorDiedError
+
+
+def run(*arguments):
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def rows(*arguments):
+    return json.loads(run(*arguments, "--json"))["rows"]
+
+
+def row_of(handle):
+    return next(row for row in rows("list", "actors") if row["actor_id"] == handle._actor_id.hex())
+
+
+@shoal.remote
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.005)
+    return path
+
+
+class Asker:
+    """Waits for others, and keeps things."""
+
+    def ask(self, refs):
+        return shoal.get(refs[0])
+
+    def keep(self, value):
+        self.kept = value
+        return os.getpid()
+
+    def nothing(self):
+        pass
+
+
+@pytest.mark.parametrize("options", [{}, {"max_concurrency": 3}])
+def test_why_says_what_the_calls_of_an_actor_wait_for(shoal_session, tmp_path, options):
+    path = str(tmp_path / "go")
+    actor = shoal.remote(Asker).options(**options).remote()
+    pid = get(actor.keep.remote(None))
+    awaited = wait_for.remote(path)
+    asking, behind = actor.ask.remote([awaited]), actor.nothing.remote()
+    wait_until(lambda: "has waited" in run("why", asking.hex()))
+    text = run("why", asking.hex())
+    assert f"runs in actor Asker, process {pid}" in text
+    assert "'Asker.ask' has waited" in text
+    assert awaited.hex() in text
+    text = run("why", actor._actor_id.hex())
+    assert f"is ALIVE in process {pid}" in text
+    assert "1 call(s) run here" in text
+    assert awaited.hex() in text
+    if not options:
+        assert "behind 1 call(s) of this process" in run("why", behind.hex())
+    open(path, "w").close()
+    assert get(asking) == path
+
+
+def test_the_list_says_how_actors_are_and_why(shoal_session):
+    alive = shoal.remote(Asker).options(name="seen").remote()
+    get(alive.nothing.remote())
+    row = row_of(alive)
+    assert (row["class"], row["name"], row["state"], row["restarts"]) == ("Asker", "seen", "ALIVE", 0)
+    huge = shoal.remote(Asker).options(num_cpus=64).remote()
+    ref = huge.nothing.remote()
+    wait_until(lambda: "CPU 64" in row_of(huge)["reason"])
+    assert row_of(huge)["state"] == "PENDING_CREATION"
+    assert "CPU 64" in run("why", ref.hex())
+    dead = shoal.remote(Asker).remote()
+    os.kill(get(dead.keep.remote(None)), signal.SIGKILL)
+    with pytest.raises(ActorDiedError):
+        get(dead.nothing.remote())
+        get(dead.nothing.remote())
+    assert row_of(dead)["state"] == "DEAD"
+    assert "signal 9" in row_of(dead)["reason"]
+    assert "is DEAD; it was in process" in run("why", dead._actor_id.hex())
+
+
+def test_memory_names_actors_as_holders(shoal_session):
+    actor = shoal.remote(Asker).options(name="keeper").remote()
+    value = shoal.put(np.ones(100_000))
+    pid = get(actor.keep.remote(value))
+    (row,) = [row for row in rows("memory") if row["id"] == value.hex()]
+    assert any(holder["pid"] == pid and holder["kind"] == "pin" for holder in row["holders"])
+    assert f"actor Asker 'keeper' {pid}" in run("memory", "--stats")
