@@ -8,9 +8,11 @@ import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 
 import shoal
 from actorparts import alive, get, wait_until
+from shoal.cli.app import app
 from shoal.exceptions import ActorDiedError, ActorError, ActorUnavailableError, TaskError
 
 
@@ -173,6 +175,8 @@ def test_a_caller_that_dies_takes_its_waiting_calls_with_it(shoal_session, tmp_p
     waiting = gate.wait_for.remote(go)
     with pytest.raises(shoal.exceptions.WorkerCrashedError):
         get(call_and_die.remote(gate, path))
+    why = ["why", gate._actor_id.hex()]
+    wait_until(lambda: "and 0 wait here" in CliRunner().invoke(app, why).stdout)  # it has noticed
     mine = gate.note.remote(path, 1000)
     open(go, "w").close()
     get([waiting, mine])
