@@ -292,17 +292,18 @@ def wait(
     *,
     num_returns: int = 1,
     timeout: float | None = None,
-    fetch_local: bool = True,  # noqa: ARG001  for objects of other nodes
+    fetch_local: bool = True,
 ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """Split ``refs`` into (ready, not ready), both in input order; at most ``num_returns`` are in the first.
 
-    Returns when that many are ready, or after ``timeout`` seconds. ``fetch_local`` has no effect for objects of this node.
+    Returns when that many are ready, or after ``timeout`` seconds. An object of another node is ready when it is on this one;
+    without ``fetch_local`` it stays there, and is ready when it is complete.
     Raises TypeError or ValueError for what cannot be waited for.
     """
     if not isinstance(refs, list):
         raise TypeError(f"wait needs a list of ObjectRefs, not {type(refs).__name__}")
     runtime = session.runtime()
-    state = runtime.values.continued(refs)
+    state = runtime.values.continued(refs, fetch_local)
     if state is None:
         for ref in refs:
             if type(ref) is not ObjectRef:
@@ -317,7 +318,7 @@ def wait(
         )
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout={timeout}; it must be 0 or more seconds, or None")
-    return runtime.values.wait(refs, num_returns, timeout, state)
+    return runtime.values.wait(refs, num_returns, timeout, state, fetch_local)
 
 
 def cancel(

@@ -184,6 +184,29 @@ def test_small_values_and_pending_results_that_cross_nodes(nodes, shoal_session)
     assert (get(small), int(get(pending).sum())) == ("small", 20_000)
 
 
+def test_wait_leaves_objects_where_they_are_or_brings_them_here(nodes, shoal_session):
+    refs = [on(name, ones).remote(50_000 + len(name)) for name in "bcbc"]
+    ready, rest = shoal.wait(refs, num_returns=4, timeout=TIMEOUT_S, fetch_local=False)
+    assert (ready, rest) == (refs, [])
+    assert nodes.objects() == [0, 2, 2]
+    borrowed = get(on("b", give).remote(refs[1:2]))
+    ready, rest = shoal.wait(borrowed, timeout=TIMEOUT_S, fetch_local=False)
+    assert (ready, rest) == (borrowed, [])
+    assert shoal.wait(refs[:1], timeout=0, fetch_local=False) == (refs[:1], [])
+    assert nodes.objects()[0] == 0
+    ready, rest = shoal.wait(refs, num_returns=3, timeout=TIMEOUT_S)
+    assert len(ready) == 3
+    assert nodes.objects()[0] >= 3
+    assert shoal.wait(rest, timeout=TIMEOUT_S) == (rest, [])
+    assert nodes.objects()[0] == 4
+    assert shoal.wait(refs, num_returns=4, timeout=0) == (refs, [])
+
+
+@shoal.remote
+def give(refs):
+    return refs
+
+
 def test_a_driver_that_dies_leaves_nothing(nodes, shoal_session):
     import subprocess
     import sys

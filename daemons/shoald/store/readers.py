@@ -87,14 +87,16 @@ class Readers:
 
     def watch(self, client: Client, message: list[Any], _now: float) -> None:
         """WATCH: AVAILABLE now or later."""
-        object_id, proc, number = fields(message, 3)
+        if len(message) == 4:
+            message = [*message, m.PRIORITY_ASK]
+        object_id, proc, number, priority = fields(message, 4)
         obj = self._ledger.objects.get(checked_id(object_id))
         if obj is not None:
             lost = obj.disk is not None and obj.disk.state == LOST
             why = f"object {obj.id.hex()} is lost: {lost_text(obj)}" if lost else ""
             self._ledger.send(client, [m.AVAILABLE, obj.id, obj.size, obj.flags, why])
         else:
-            self._park(Read(client, None, object_id, m.PRIORITY_ASK), proc, checked_size(number))
+            self._park(Read(client, None, object_id, checked_size(priority)), proc, checked_size(number))
 
     def expect(self, client: Client, message: list[Any], _now: float) -> None:
         """EXPECT: the client will seal these; ids that are sealed already are ignored."""
@@ -191,7 +193,9 @@ class Readers:
     def told(self, object_id: bytes, size: int, flags: int) -> None:
         """Another node has it: answer those who only wanted to know."""
         for read in [
-            read for read in self._parked.get(object_id, ()) if read.req is None and not read.stamped
+            read
+            for read in self._parked.get(object_id, ())
+            if read.req is None and not read.stamped and read.priority == m.PRIORITY_ASK
         ]:
             self._take_out(read)
             self._ledger.send(read.client, [m.AVAILABLE, object_id, size, flags, ""])

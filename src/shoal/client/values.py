@@ -258,17 +258,22 @@ class Values:
 
     # --- wait ---
 
-    def continued(self, refs: list[ObjectRef[Any]]) -> WaitState | None:
+    def continued(self, refs: list[ObjectRef[Any]], fetches: bool) -> WaitState | None:
         """The state of this thread's last `wait` if ``refs`` is the list that it left, unchanged: it needs no checks."""
         state = local_wait_state()
-        return state if state is not None and state.matches(refs, self._table) else None
+        return state if state is not None and state.matches(refs, self._table, fetches) else None
 
     def wait(
-        self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None, state: WaitState | None
+        self,
+        refs: list[ObjectRef[Any]],
+        num_returns: int,
+        timeout: float | None,
+        state: WaitState | None,
+        fetches: bool,
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """(up to ``num_returns`` ready ones, the others), both in input order; arguments were checked."""
         if state is None:
-            state = WaitState(refs, self._table, self._lock)
+            state = WaitState(refs, self._table, self._lock, fetches=fetches)
         if len(state.arrived) < num_returns == len(refs) and timeout is None:
             # All of them are needed, so it does not matter that one that runs here keeps this thread from others.
             run_in_place(self._runtime, [ref._entry or self._table.entry_of(ref) for ref in refs])

@@ -12,7 +12,7 @@ import threading
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
-from shoal.owner.objects import BORROWED
+from shoal.owner.objects import BORROWED, STORED
 
 if TYPE_CHECKING:
     from shoal.owner.objects import Entry
@@ -38,16 +38,19 @@ def drop_abandoned_waits() -> None:
 
 
 class _Arrival:
-    """Tells a WaitState that the ref at ``position`` is ready (EntryWaiter)."""
+    """Tells a WaitState that the ref at ``position`` is ready (EntryWaiter); of another node, when it has been fetched."""
 
-    __slots__ = ("position", "state")
+    __slots__ = ("fetched", "position", "state")
 
     def __init__(self, state: WaitState, position: int) -> None:
         self.state = state
         self.position = position
+        self.fetched = False
 
     def entry_ready(self, entry: Entry) -> None:
         state = self.state
+        if entry.state == STORED and state.fetches and not self.fetched and state.fetch(entry, self):
+            return
         heapq.heappush(state.arrived, self.position)
         if len(state.arrived) >= state.target:
             state.ready = True
@@ -59,14 +62,20 @@ class WaitState:
     Attributes:
         arrived: a heap of the positions of refs that are ready and were not taken yet.
         borrowed: there are refs of which only the daemon knows whether they are ready.
+        fetches: objects of other nodes are ready when they are on this one.
     """
 
     __slots__ = (
-        "_list", "_positions", "_refs", "_snapshot", "_table", "arrived", "borrowed", "ready", "target", "wake",
+        "_fetching", "_list", "_positions", "_refs", "_snapshot", "_table", "arrived", "borrowed", "fetches", "ready",
+        "target", "wake",
     )  # fmt: skip
 
-    def __init__(self, refs: list[ObjectRef[Any]], table: ObjectTable, lock: threading.RLock) -> None:
+    def __init__(
+        self, refs: list[ObjectRef[Any]], table: ObjectTable, lock: threading.RLock, *, fetches: bool
+    ) -> None:
         self._table = table
+        self.fetches = fetches
+        self._fetching: dict[bytes, _Arrival] = {}
         self._refs: list[ObjectRef[Any] | None] = list(refs)
         self._list: list[ObjectRef[Any]] = refs
         self._snapshot = list(refs)
@@ -79,14 +88,28 @@ class WaitState:
         with lock:
             for position, ref in enumerate(refs):
                 entry = table.entry_of(ref)
-                if not table.wait_for(entry, _Arrival(self, position)):
-                    self.arrived.append(position)
+                arrival = _Arrival(self, position)
+                if not table.wait_for(entry, arrival):
+                    if entry.state != STORED or not fetches or not self.fetch(entry, arrival):
+                        self.arrived.append(position)
                 elif entry.state == BORROWED:
                     self.borrowed = True
 
-    def matches(self, refs: list[ObjectRef[Any]], table: ObjectTable) -> bool:
-        """Whether ``refs`` is the list that the last call returned, unchanged."""
-        return refs is self._list and table is self._table and refs == self._snapshot
+    def fetch(self, entry: Entry, arrival: _Arrival) -> bool:
+        """Have it brought to this node if it is on another one (lock held); whether it is on its way now."""
+        if not self._table.is_away(entry):
+            return False
+        arrival.fetched = True
+        self.borrowed = True
+        self._fetching[entry.id] = arrival
+        self._table.fetch(entry, arrival)
+        return True
+
+    def matches(self, refs: list[ObjectRef[Any]], table: ObjectTable, fetches: bool) -> bool:
+        """Whether ``refs`` is the list that the last call returned, unchanged, and was to be ready in the same sense."""
+        return (
+            refs is self._list and table is self._table and fetches == self.fetches and refs == self._snapshot
+        )
 
     def expect(self, count: int) -> None:
         """`ready` (as the reactor reads it) when ``count`` are there."""
@@ -131,6 +154,9 @@ class WaitState:
             entry = ref._entry if ref is not None else None
             if entry is not None and entry.waiters:
                 entry.waiters = [w for w in entry.waiters if type(w) is not _Arrival or w.state is not self]
+        for object_id, arrival in self._fetching.items():
+            self._table.stop_fetching(object_id, arrival)
+        self._fetching = {}
         self._refs = []
         self._list = []
         self._snapshot = []

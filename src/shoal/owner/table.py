@@ -14,7 +14,7 @@ from itertools import repeat
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import OBJECT_ID_SIZE, return_ids
+from shoal.ids import OBJECT_ID_SIZE, return_ids, tag_of
 from shoal.owner.objects import (
     BORROWED,
     ESCAPED,
@@ -65,6 +65,7 @@ class ObjectTable:
         self._reclaiming: set[bytes] = set()
         self._barriers: dict[bytes, Entry] = {}
         self._barriers_made = 0
+        self._fetching: dict[bytes, list[EntryWaiter]] = {}
         self.lineages: dict[bytes, Lineage] = {}
 
     # --- messages to the daemon ---
@@ -280,6 +281,8 @@ class ObjectTable:
             self._reclaiming.discard(object_id)
             if error is None:
                 self._release_ids.append(object_id)
+        if self._fetching and object_id in self._fetching:
+            self._fetched(object_id)
         entry = self.entries.get(object_id)
         if entry is None or entry.state != BORROWED:
             return
@@ -339,6 +342,32 @@ class ObjectTable:
             elif state == FAILED:
                 failed = True
         return missing, failed
+
+    def is_away(self, entry: Entry) -> bool:
+        """Whether a stored object was sealed on another node, as far as this process knows."""
+        return tag_of(entry.stamp[0] if entry.stamp else entry.id) != tag_of(self.proc)
+
+    def fetch(self, entry: Entry, waiter: EntryWaiter) -> None:
+        """Have a stored object brought to this node; ``waiter`` is told when it is here, or cannot be had."""
+        waiters = self._fetching.get(entry.id)
+        if waiters is not None:
+            waiters.append(waiter)
+            return
+        self._fetching[entry.id] = [waiter]
+        entry.count += 1
+        self.to_node([m.WATCH, entry.id, *self.stamp_of(entry), m.PRIORITY_WAIT])
+
+    def _fetched(self, object_id: bytes) -> None:
+        entry = self.entries[object_id]
+        for waiter in self._fetching.pop(object_id):
+            waiter.entry_ready(entry)
+        self.drop_uses((entry,))
+
+    def stop_fetching(self, object_id: bytes, waiter: EntryWaiter) -> None:
+        """``waiter`` is not to be told any more; the object may still come."""
+        waiters = self._fetching.get(object_id, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
 
     # --- refs leave this process ---
 

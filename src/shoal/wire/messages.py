@@ -28,7 +28,8 @@ HOLD = 13  # [holder proc, ids]: one more hold each, for that process (unknown o
 RELEASE = 14  # [ids]: the sender drops one hold each (an id may be repeated)
 PIN = 15  # [req, id, stamp proc, stamp number, priority] → PINNED | PIN_FAILED (parked while the object is pending)
 UNPIN = 16  # [ids]: the sender has no views into them any more
-WATCH = 17  # [id, stamp proc, stamp number] → AVAILABLE, once, when it is sealed, failed or lost
+WATCH = 17  # [id, stamp proc, stamp number] → AVAILABLE, once, when it is sealed (on whatever node), failed or lost
+#   [id, stamp proc, stamp number, priority]: the same, when it is in this node's store; it is fetched to here
 EXPECT = 18  # [ids]: the sender will seal these later (a pending ref that escaped); dies with the sender
 DEDUP = 19  # [req, content hash, size] → DEDUP_FOUND; takes a hold for the sender in the same step
 FORK = 20  # [] + descriptor: the sender forks; its live pins stay until the read end of this pipe closes
