@@ -161,6 +161,10 @@ class ObjectCore:
             if proc == self.proc:
                 self._answer(message, now)
             elif proc.startswith(INTERNAL):
+                if message[0] == m.PINNED:
+                    self._store.sharing.share(
+                        message[2]
+                    )  # a node that has it, or a part of it, holds what it contains
                 self.serving.told(proc, message)
 
     def _answer(self, message: list[Any], now: float) -> None:

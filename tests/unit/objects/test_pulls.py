@@ -444,4 +444,5 @@ def test_a_pull_that_waits_for_room_gets_that_of_what_is_only_kept():
         assert b.read(pinned(b.told())) == body(150 * 1024)
         b.send(m.UNPIN, x)
         a.send(m.RELEASE, x)
+        a.store.sharing.free([x])
     assert b.counters["evictions"] == 2
