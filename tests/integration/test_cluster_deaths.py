@@ -1,14 +1,20 @@
 """Nodes that die, are paused or were declared dead, while tasks run on them."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 
+import psutil
 import pytest
 
 import shoal
 from marks import Marks
 from nodeclient import until
+from shoal.control import request
 from shoal.exceptions import NodeDiedError, TaskCancelledError
 from shoal.testing import Cluster
 
@@ -101,3 +107,68 @@ def test_a_node_that_was_declared_dead_ends_when_it_comes_back(dying, marks):
     os.kill(nodes[victim].pid, signal.SIGCONT)
     until(lambda: nodes[victim].process.poll() is not None, "the fenced node ends")
     assert get(where.remote()) != victim
+
+
+# --- the node of a driver ---
+
+DRIVER = """
+import os, sys, time
+import shoal
+shoal.init({address!r})
+
+@shoal.remote(resources={{"c": 1}})
+def leaf(folder):
+    open(os.path.join(folder, f"leaf.{{os.getpid()}}"), "w").close()
+    time.sleep(600)
+
+@shoal.remote(resources={{"b": 1}})
+def parent(folder):
+    return shoal.get(leaf.remote(folder))
+
+shoal.get(parent.remote({folder!r}))
+"""
+
+
+@pytest.mark.parametrize("victim", ["driver", "node"])
+def test_of_a_job_nothing_is_left_on_any_node(no_leaks, tmp_path, victim):
+    """Its tasks run on two nodes, one of which knows its driver only by way of the other; its own is a third."""
+    with Cluster(num_cpus=0, system_config=FAST_DEATHS) as cluster:
+        others = [
+            cluster.add_node(num_cpus=1, resources={name: 1}, system_config=FAST_DEATHS) for name in "bc"
+        ]
+        elsewhere = tempfile.mkdtemp(prefix="e-")
+        secret = os.path.join(cluster.head.session_dir, "secret")
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER.format(address=cluster.address, folder=str(tmp_path))],
+            env={
+                **os.environ,
+                "SHOAL_TEMP_DIR": elsewhere,
+                "SHOAL_SECRET_FILE": secret,
+                "SHOAL_HEARTBEAT_MS": "200",
+            },
+            stderr=subprocess.DEVNULL,
+        )
+        home_pid = 0
+        try:
+            until(lambda: list(tmp_path.glob("leaf.*")), "the leaf runs")
+            assert [len(_busy(node)) for node in others] == [1, 1]
+            known = {node.node_id for node in cluster.nodes}
+            rows = request(cluster.head.socket, cluster.head.secret, "nodes", {})["rows"]
+            [home] = [row for row in rows if row["node_id"] not in known]
+            home_pid = home["pid"]
+            os.kill(home_pid if victim == "node" else driver.pid, signal.SIGKILL)
+            until(lambda: not any(_busy(node) for node in others), "the workers of its job are gone")
+        finally:
+            driver.kill()
+            driver.wait()
+            until(lambda: not _running(home_pid), "its node has ended")
+            shutil.rmtree(elsewhere)
+
+
+def _running(pid):
+    return bool(pid) and psutil.pid_exists(pid)
+
+
+def _busy(node):
+    rows = request(node.socket, node.secret, "workers", {})["rows"]
+    return [row for row in rows if row["job"]]
