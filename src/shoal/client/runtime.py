@@ -36,6 +36,7 @@ from shoal.client.reactor import Reactor
 from shoal.client.values import Values, callsite
 from shoal.client.waiting import drop_abandoned_waits
 from shoal.client.waits import Waits
+from shoal.client.withdrawing import withdraw
 from shoal.context import Identity, current_task
 from shoal.exceptions import NodeDiedError
 from shoal.generator import ObjectRefGenerator, abandoned, drop_abandoned
@@ -499,40 +500,45 @@ class Runtime:
         if args or kwargs:
             packed = self.packer.pack(args, kwargs, function.name)
         task_id = self.ids.next_id()
+        task = None
         count = options.num_returns
         dispatch, table = self.dispatch, self.table
         context = current_task.get()
-        with self.lock:
-            if released:
-                table.drain_released()
-            queue = dispatch.queues.get(options.shape_key())
-            if queue is None:
-                queue = dispatch.queue_for(
-                    options.shape_key(),
-                    options.resource_units(),
-                    {"name": function.name, **options.constraints()},
-                )
-            task = TaskRecord(task_id, function, options, packed[0], queue)
-            if packed is not NOTHING_PACKED:
-                _, task.lifted, task.places, task.nested = packed
-            if context is not None:
-                task.parent = context.task_id
-                task.depth = context.depth + 1
-            entry = table.entries[task_id] = Entry(task_id, PENDING, 1, task)
+        try:
+            with self.lock:
+                if released:
+                    table.drain_released()
+                queue = dispatch.queues.get(options.shape_key())
+                if queue is None:
+                    queue = dispatch.queue_for(
+                        options.shape_key(),
+                        options.resource_units(),
+                        {"name": function.name, **options.constraints()},
+                    )
+                task = TaskRecord(task_id, function, options, packed[0], queue)
+                if packed is not NOTHING_PACKED:
+                    _, task.lifted, task.places, task.nested = packed
+                if context is not None:
+                    task.parent = context.task_id
+                    task.depth = context.depth + 1
+                entry = table.entries[task_id] = Entry(task_id, PENDING, 1, task)
+                if count == 1:
+                    task.returns = (entry,)
+                else:
+                    task.set_returns(table, entry, count)
+                returns = task.returns
+                dispatch.submit(task)
+                if dispatch.urgent or len(table.node_out) >= 8:
+                    self.flush()
+            self.reactor.nudge()
             if count == 1:
-                task.returns = (entry,)
-            else:
-                task.set_returns(table, entry, count)
-            returns = task.returns
-            dispatch.submit(task)
-            if dispatch.urgent or len(table.node_out) >= 8:
-                self.flush()
-        self.reactor.nudge()
-        if count == 1:
-            return ObjectRef(task_id, entry)
-        if task.stream is not None:
-            return ObjectRefGenerator(self, task, ObjectRef(task_id, entry))
-        return [*map(ObjectRef, map(entry_id, returns), returns)] or None
+                return ObjectRef(task_id, entry)
+            if task.stream is not None:
+                return ObjectRefGenerator(self, task, ObjectRef(task_id, entry))
+            return [*map(ObjectRef, map(entry_id, returns), returns)] or None
+        except BaseException:
+            withdraw(self, task_id, task, packed)
+            raise
 
     # --- other services ---
 

@@ -424,6 +424,12 @@ class ObjectTable:
             if entry.count <= 0:
                 self.drop(entry)
 
+    def drop_unused(self) -> None:
+        """Forget what is not used any more: a signal handler may have raised between the last use and that."""
+        for entry in list(self.entries.values()):
+            if entry.count <= 0:
+                self.drop(entry)
+
     def drop(self, entry: Entry) -> None:
         """The last use is gone: forget the entry, and give back what it held (containers of containers in a loop)."""
         if entry.state == INLINE and not entry.holds and entry.contained is None:

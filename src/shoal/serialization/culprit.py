@@ -59,6 +59,11 @@ def explain(value: Any, error: BaseException, code: bool = False) -> str:
     )
 
 
+def can_serialize(value: Any, code: bool = False) -> bool:
+    """Whether ``value`` (``code``: a function or class) can be serialized now."""
+    return _Search(code).try_one(value) is None
+
+
 def find_culprit(value: Any, name: str, code: bool = False) -> FailureTuple:
     """The innermost part of ``value`` that cannot be serialized, given that ``value`` cannot.
 

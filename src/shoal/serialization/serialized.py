@@ -15,7 +15,7 @@ import numpy as np
 
 from . import custom
 from .arrays import PROTOCOL, in_band
-from .culprit import explain
+from .culprit import can_serialize, explain
 from .format import SLOT, aligned, head_size, make_head
 from .pickler import Dump, RowsAliasedError, return_dump, take_dump
 from .ragged import replace_rows
@@ -192,4 +192,6 @@ def _run(dump: Dump, value: Any) -> None:
         raise
     except Exception as error:
         dump.clear()
+        if can_serialize(value, dump.code):
+            raise  # what raised was not the value, but a signal handler in between
         raise TypeError(explain(value, error, dump.code)) from error

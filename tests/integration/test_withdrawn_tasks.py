@@ -1,0 +1,94 @@
+"""Ctrl-C, or another signal handler that raises, inside of `.remote()`: the caller has no ref, so nothing of the task stays."""
+
+import gc
+import time
+
+import numpy as np
+import pytest
+
+import shoal
+from marks import until
+from shoal import session
+
+
+class InterruptedHereError(Exception):
+    """What the handler raises."""
+
+
+@shoal.remote
+def one(*values):
+    return 1
+
+
+@shoal.remote
+def long(*values):
+    time.sleep(600)
+
+
+@shoal.remote
+def items(*values):
+    yield from range(1000)
+
+
+def known():
+    runtime = session.runtime()
+    gc.collect()
+    with runtime.lock:
+        runtime.table.drain_released()
+        return len(runtime.dispatch.tasks), len(runtime.table.entries)
+
+
+def raising(function, after):
+    """``function``, with a handler that raises before or after it, the first time."""
+    times = iter([True])
+
+    def interrupted(*arguments):
+        if not next(times, False):
+            return function(*arguments)
+        if after:
+            function(*arguments)
+        raise InterruptedHereError
+
+    return interrupted
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [("dispatch", "submit"), ("reactor", "nudge"), ("table", "drain_released")],
+)
+@pytest.mark.parametrize(
+    "function", [one, long, items, one.options(num_returns=2), one.options(num_returns=0)]
+)
+def test_nothing_of_it_stays(shoal_session, monkeypatch, owner, name, after, function):
+    runtime = session.runtime()
+    stored, small = shoal.put(np.ones(50_000)), shoal.put(1)
+    shoal.get([one.remote(stored, [small]) for _ in range(100)])
+    until(lambda: known() == (0, 2))
+    part = getattr(runtime, owner)
+    with monkeypatch.context() as patch:
+        if name == "drain_released":
+            shoal.put(2)  # something is released
+        patch.setattr(part, name, raising(getattr(part, name), after))
+        with pytest.raises(InterruptedHereError):
+            function.remote(stored, [small])
+    until(lambda: known() == (0, 2))
+    assert (stored._entry.count, small._entry.count) == (1, 1)
+    assert shoal.get(one.remote(stored, [small])) == 1
+    with runtime.lock:
+        runtime.table.validate()
+        runtime.dispatch.validate()
+
+
+def test_an_alarm_during_serialization_is_raised_as_it_is(shoal_session):
+    class Slow:
+        interrupts = True
+
+        def __reduce__(self):
+            if Slow.interrupts:
+                Slow.interrupts = False
+                raise InterruptedHereError
+            return Slow, ()
+
+    with pytest.raises(InterruptedHereError):
+        one.remote(Slow())
