@@ -80,6 +80,33 @@ def test_nothing_of_it_stays(shoal_session, monkeypatch, owner, name, after, fun
         runtime.dispatch.validate()
 
 
+@shoal.remote
+class Actor:
+    def one(self, *values):
+        return 1
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("owner", "name"), [("reactor", "nudge"), ("table", "drain_released")])
+@pytest.mark.parametrize("count", [1, 2, 0])
+def test_nothing_of_a_call_stays(shoal_session, monkeypatch, owner, name, after, count):
+    runtime = session.runtime()
+    actor = Actor.remote()
+    stored, small = shoal.put(np.ones(50_000)), shoal.put(1)
+    shoal.get([actor.one.remote(stored, [small]) for _ in range(100)])
+    before = known()
+    part = getattr(runtime, owner)
+    with monkeypatch.context() as patch:
+        if name == "drain_released":
+            shoal.put(2)  # something is released
+        patch.setattr(part, name, raising(getattr(part, name), after))
+        with pytest.raises(InterruptedHereError):
+            actor.one.options(num_returns=count).remote(stored, [small])
+    until(lambda: known() == before)
+    assert (stored._entry.count, small._entry.count) == (1, 1)
+    assert shoal.get(actor.one.remote(stored, [small])) == 1
+
+
 def test_an_alarm_during_serialization_is_raised_as_it_is(shoal_session):
     class Slow:
         interrupts = True

@@ -15,6 +15,7 @@ from shoal.actors.handle import ActorHandle
 from shoal.client.connection import Connection
 from shoal.client.packing import NOTHING_PACKED, Packed
 from shoal.client.values import callsite
+from shoal.client.withdrawing import withdraw
 from shoal.context import current_task
 from shoal.exceptions import PendingCallsLimitExceeded
 from shoal.generator import ObjectRefGenerator
@@ -202,34 +203,39 @@ class Actors:
         count = options.num_returns
         dispatch, table = runtime.dispatch, runtime.table
         context = current_task.get()
-        with runtime.lock:
-            if released:
-                table.drain_released()
-            calls = handle._calls if handle._runtime is runtime else None
-            if calls is None:
-                calls = self.attach(handle)
-            task = TaskRecord(task_id, function, options, packed[0], calls)  # type: ignore[arg-type]  # a queue of another kind
-            task.careful = False
-            if packed is not NOTHING_PACKED:
-                _, task.lifted, task.places, task.nested = packed
-            if context is not None:
-                task.parent = context.task_id
-                task.depth = context.depth + 1
-            entry = table.entries[task_id] = Entry(task_id, PENDING, 1, task)
+        task = None
+        try:
+            with runtime.lock:
+                if released:
+                    table.drain_released()
+                calls = handle._calls if handle._runtime is runtime else None
+                if calls is None:
+                    calls = self.attach(handle)
+                task = TaskRecord(task_id, function, options, packed[0], calls)  # type: ignore[arg-type]  # another kind
+                task.careful = False
+                if packed is not NOTHING_PACKED:
+                    _, task.lifted, task.places, task.nested = packed
+                if context is not None:
+                    task.parent = context.task_id
+                    task.depth = context.depth + 1
+                entry = table.entries[task_id] = Entry(task_id, PENDING, 1, task)
+                if count == 1:
+                    task.returns = (entry,)
+                else:
+                    task.set_returns(table, entry, count)
+                returns = task.returns
+                calls.submit(task)
+                if dispatch.urgent or len(table.node_out) >= 8:
+                    runtime.flush()
+            runtime.reactor.nudge()
             if count == 1:
-                task.returns = (entry,)
-            else:
-                task.set_returns(table, entry, count)
-            returns = task.returns
-            calls.submit(task)
-            if dispatch.urgent or len(table.node_out) >= 8:
-                runtime.flush()
-        runtime.reactor.nudge()
-        if count == 1:
-            return ObjectRef(task_id, entry)
-        if task.stream is not None:
-            return ObjectRefGenerator(runtime, task, ObjectRef(task_id, entry))
-        return [ObjectRef(each.id, each) for each in returns] or None
+                return ObjectRef(task_id, entry)
+            if task.stream is not None:
+                return ObjectRefGenerator(runtime, task, ObjectRef(task_id, entry))
+            return [ObjectRef(each.id, each) for each in returns] or None
+        except BaseException:
+            withdraw(runtime, task_id, task, packed)
+            raise
 
     def attach(self, handle: ActorHandle, created: bool = False) -> ActorCalls:
         """The calls of ``handle``'s actor, connected if they are not (lock held); of this session from now on."""

@@ -11,6 +11,7 @@ from shoal.wire import messages as m
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
     from shoal.owner.objects import Entry
+    from shoal.owner.tasks import TaskRecord
     from shoal.refs import ObjectRef
 
 
@@ -26,7 +27,7 @@ def cancel_ref(runtime: Runtime, ref: ObjectRef[Any], force: bool, recursive: bo
                 raise ValueError(
                     "a call of an actor cannot be cancelled with force; shoal.kill(handle) ends the actor"
                 )
-            _cancel(runtime, entry, force, recursive)
+            cancel_own(runtime, entry.task, force, recursive)
         elif entry.state == BORROWED:
             runtime.table.to_node([m.CANCEL_TASK, entry.id, force, recursive])
         runtime.flush()
@@ -37,7 +38,7 @@ def cancel_asked(runtime: Runtime, message: list[Any]) -> None:
     _, object_id, force, recursive = message
     entry = runtime.table.entries.get(object_id)
     if entry is not None and entry.task is not None:
-        _cancel(runtime, entry, force and not _is_call(entry), recursive)
+        cancel_own(runtime, entry.task, force and not _is_call(entry), recursive)
 
 
 def _is_call(entry: Entry) -> bool:
@@ -45,10 +46,9 @@ def _is_call(entry: Entry) -> bool:
     return isinstance(queue, ActorCalls)
 
 
-def _cancel(runtime: Runtime, entry: Entry, force: bool, recursive: bool) -> None:
-    task = entry.task
-    if task is not None:
-        calls: object = task.queue
-        runtime.dispatch.cancel(task, force, recursive)
-        if isinstance(calls, ActorCalls):
-            calls.settle()
+def cancel_own(runtime: Runtime, task: TaskRecord, force: bool, recursive: bool) -> None:
+    """Cancel a task, or a call of an actor, that this process has submitted (lock held)."""
+    calls: object = task.queue
+    runtime.dispatch.cancel(task, force, recursive)
+    if isinstance(calls, ActorCalls):
+        calls.settle()

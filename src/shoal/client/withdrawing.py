@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shoal.client.cancelling import cancel_own
 from shoal.client.interrupts import Interruptible, nothing
 from shoal.owner.tasks import DONE
 
@@ -26,7 +27,7 @@ def withdraw(runtime: Runtime, task_id: bytes, task: TaskRecord | None, packed: 
     with Interruptible(nothing), runtime.lock:
         table.drain_released()
         if task is not None and (task.state == DONE or task_id in dispatch.tasks):
-            dispatch.cancel(task, force=False, recursive=True)
+            cancel_own(runtime, task, force=False, recursive=True)
             if task.stream is not None:
                 task.stream.closed = True
             table.drop_uses([entry for entry in task.returns if entry.count > 0])
