@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -213,3 +215,74 @@ def test_relief_ends_with_the_time_that_is_given(no_leaks):
         check(shoal.get(shoal.put(array(7))), 7)
     finally:
         shoal.shutdown()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 48 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_loses_nothing(no_leaks, small_disk):
+    start(object_spilling_directory=str(small_disk), _system_config={"store_full_wait_ms": 500})
+    try:
+        refs = []
+        with pytest.raises(shoal.exceptions.OutOfDiskError, match="left"):
+            for number in range(4 * STORE // PART):
+                refs.append(shoal.put(array(number)))  # noqa: PERF401 - up to the error
+        assert len(refs) * PART > STORE, "what there was of the disk was used"
+        for number, ref in enumerate(refs):
+            check(shoal.get(ref), number)
+        del refs[: len(refs) // 2]
+        until(lambda: shoal.memory_summary()["used"] < STORE // 2)
+        check(shoal.get(shoal.put(array(7))), 7)
+    finally:
+        shoal.shutdown()
+
+
+def spill_and_read(url):
+    start(object_spilling_directory=url)
+    try:
+        refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+        for number, ref in enumerate(refs):
+            check(shoal.get(ref), number)
+        assert shoal.memory_summary()["restored_objects"] > 0
+    finally:
+        shoal.shutdown()
+
+
+def test_remote_directories_work_through_fsspec(no_leaks):
+    pytest.importorskip("fsspec")
+    spill_and_read("memory://spilled")
+
+
+def test_spilling_to_s3(no_leaks, monkeypatch):
+    """Against a server that speaks S3."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    s3 = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    s3.start()
+    host, port = s3.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    for name, value in (
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    try:
+        client.create_bucket(Bucket="spilled")
+        spill_and_read("s3://spilled/objects")
+        assert client.list_objects_v2(Bucket="spilled").get("Contents", []) == []
+    finally:
+        client.close()
+        s3.stop()

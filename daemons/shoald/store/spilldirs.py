@@ -76,7 +76,7 @@ def check_url(url: str) -> None:
         import fsspec
 
         fsspec.get_filesystem_class(url.partition("://")[0])
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise ValueError(f"cannot spill objects to {url}: {error}; try pip install 'shoal[spill]'") from None
 
 

@@ -1,0 +1,304 @@
+"""In which order room is made, what is written together, who waits for what, and when they are refused."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from shoal.config import Config
+from shoal.wire import messages as m
+from shoald.store.core import StoreCore
+from shoald.store.spills import Read, Write
+from unit.store.fakedisk import FakeDisk, FakeRegion
+from unit.store.storebench import A, B, Bench, C, X, Y, Z
+
+KIB = 1024
+MIB = 1024 * KIB
+SPILLING = {"spill_batch_bytes_min": 1, "spill_threshold": 1.0, "store_full_wait_ms": 1000}
+
+
+def bench_of(capacity: int = 64 * KIB, **settings: Any) -> Bench:
+    bench = Bench(capacity, **{**SPILLING, **settings})
+    bench.core = StoreCore(capacity, Config(**{**SPILLING, **settings}), directories=2)
+    for number, proc in enumerate((A, B, C)):
+        bench.core.register(proc, {"pid": 100 + number, "kind": "worker", "job_id": "j1"})
+    return bench
+
+
+def writes(bench: Bench) -> list[Write]:
+    return [effect for effect in take(bench) if isinstance(effect, Write)]
+
+
+def take(bench: Bench) -> list[Any]:
+    effects = list(bench.core.spills.outbox)
+    bench.core.spills.outbox.clear()
+    return effects
+
+
+def written(bench: Bench) -> list[tuple[bytes, list[Any]]]:
+    """Every write under way succeeds; what is said then."""
+    for effect in writes(bench):
+        bench.core.spills.wrote(effect.file, [1] * len(effect.parts), 1.0)
+    return later(bench, 0.0)
+
+
+def later(bench: Bench, seconds: float) -> list[tuple[bytes, list[Any]]]:
+    bench.now += seconds
+    bench.core.relieve(bench.now)
+    return bench.take()
+
+
+def kinds(said: list[tuple[bytes, list[Any]]]) -> list[int]:
+    return [message[0] for _, message in said]
+
+
+def state(bench: Bench, object_id: bytes) -> str:
+    return next(str(row["state"]) for row in bench.core.rows(0.0) if row["id"] == object_id.hex())
+
+
+def test_a_secondary_copy_goes_before_anything_is_written() -> None:
+    bench = bench_of()
+    bench.seal(A, X, size=32 * KIB)
+    bench.now = 1.0
+    bench.seal(A, Y, size=32 * KIB, flags=0)
+    assert bench.send(B, m.ALLOC, 1, 32 * KIB, 0) == [(B, [m.EXTENT, 1, 32 * KIB, 32 * KIB])]
+    assert not writes(bench)
+    assert bench.ids == {X}
+
+
+def test_a_secondary_copy_that_holds_others_is_kept() -> None:
+    bench = bench_of()
+    bench.seal(A, X, size=1)
+    bench.seal(A, Y, size=63 * KIB, flags=0, contained=X)
+    bench.send(A, m.RELEASE, X)
+    assert bench.send(B, m.ALLOC, 1, 32 * KIB, 0) == []
+    assert written(bench) == [(B, [m.EXTENT, 1, 64, 32 * KIB])]
+    assert state(bench, Y) == "spilled"
+
+
+def test_the_least_recently_used_is_written_and_then_dropped() -> None:
+    bench = bench_of()
+    for number, object_id in enumerate((X, Y)):
+        bench.now = float(number)
+        bench.seal(A, object_id, size=32 * KIB)
+    bench.now = 5.0
+    bench.pin(B, X)
+    bench.send(B, m.UNPIN, X)
+    assert bench.send(C, m.ALLOC, 1, 16 * KIB, 0) == []
+    assert state(bench, Y) == "sealed"
+    assert written(bench) == [(C, [m.EXTENT, 1, 32 * KIB, 16 * KIB])]
+    assert (state(bench, X), state(bench, Y)) == ("sealed", "spilled")
+
+
+def test_cached_pins_are_asked_for_and_views_are_not_waited_for() -> None:
+    bench = bench_of()
+    bench.seal(A, X, size=32 * KIB, flags=m.SEAL_PINNED | m.SEAL_PRIMARY)
+    bench.now = 1.0
+    bench.seal(A, Y, size=32 * KIB, flags=m.SEAL_PINNED | m.SEAL_PRIMARY)
+    assert bench.send(B, m.ALLOC, 1, 16 * KIB, 0) == [(A, [m.UNPIN_RECALL, X])]
+    # X has a view: nothing comes back, and after a moment the next one is asked for.
+    assert later(bench, 0.019) == []
+    assert later(bench, 0.002) == [(A, [m.UNPIN_RECALL, Y])]
+    bench.send(A, m.UNPIN, Y)
+    assert written(bench) == [(B, [m.EXTENT, 1, 32 * KIB, 16 * KIB])]
+
+
+def test_what_was_written_once_is_never_written_again() -> None:
+    bench = bench_of()
+    bench.seal(A, X, size=64 * KIB)
+    bench.send(B, m.ALLOC, 1, KIB, 0)
+    written(bench)
+    assert state(bench, X) == "spilled"
+    bench.send(B, m.EXTENT_RETURN, 0, KIB)
+    bench.pin(B, X)
+    (effect,) = take(bench)
+    assert isinstance(effect, Read)
+    bench.core.spills.read_done(effect.transfer, 1.0)
+    assert m.PINNED in kinds(later(bench, 0.0))
+    bench.send(B, m.UNPIN, X)
+    bench.now += 0.01  # victims are listed anew not more often than that
+    assert bench.send(C, m.ALLOC, 2, KIB, 0) == [(C, [m.EXTENT, 2, 0, KIB])]
+    assert not writes(bench)
+
+
+def test_a_spilled_object_is_read_once_for_all_its_readers() -> None:
+    bench = bench_of()
+    bench.seal(A, X, size=32 * KIB)
+    bench.now = 1.0
+    bench.seal(A, Y, size=32 * KIB)
+    bench.send(C, m.ALLOC, 1, 8 * KIB, 0)
+    written(bench)
+    bench.send(C, m.EXTENT_RETURN, 0, 8 * KIB)
+    for proc in (A, B, B):
+        assert m.PINNED not in kinds(bench.pin(proc, X))
+    (effect,) = take(bench)
+    bench.core.spills.read_done(effect.transfer, 1.0)
+    assert [(proc, message[0]) for proc, message in later(bench, 0.0)] == [
+        (A, m.PINNED),
+        (B, m.PINNED),
+        (B, m.PINNED),
+    ]
+    assert bench.core.stats()["restored_objects"] == 1
+
+
+def test_groups_gather_one_after_the_other() -> None:
+    """Each needs two of three places; pinned one by one, they would block each other for ever."""
+    bench = bench_of(96 * KIB)
+    ids = [bytes([number]) * 16 for number in range(4)]
+    for number, object_id in enumerate(ids):
+        bench.now = number / 10
+        if number < 3:
+            bench.seal(A, object_id, size=32 * KIB)
+            continue
+        bench.send(A, m.ALLOC, 77, 32 * KIB, 0)
+        written(bench)
+        bench.send(A, m.SEAL, object_id, 0, 32 * KIB, b"", m.SEAL_PRIMARY, A, "", b"")
+    bench.send(C, m.ALLOC, 78, 32 * KIB, 0)
+    written(bench)
+    away = [object_id for object_id in ids if state(bench, object_id) == "spilled"]
+    assert len(away) == 2
+    here = [object_id for object_id in ids if object_id not in away]
+
+    def ask(proc: bytes, group: list[bytes]) -> list[tuple[bytes, list[Any]]]:
+        wanted: list[Any] = []
+        for object_id in group:
+            wanted += [object_id, bytes(8), 0]
+        return bench.send(proc, m.PIN_TOGETHER, wanted, m.PRIORITY_ARGUMENT)
+
+    assert m.PINNED not in kinds(ask(A, [here[0], away[0]]))
+    assert m.PINNED not in kinds(ask(B, [here[1], away[1]]))
+    answered = []
+    disk = take(bench)
+    for _ in range(20):
+        for effect in disk:
+            if isinstance(effect, Write):
+                bench.core.spills.wrote(effect.file, [1] * len(effect.parts), 1.0)
+            elif isinstance(effect, Read):
+                bench.core.spills.read_done(effect.transfer, 1.0)
+        for proc, message in later(bench, 0.05):
+            if message[0] == m.PINNED:
+                answered.append((proc, message[2]))
+        for proc, object_id in answered:
+            bench.send(proc, m.UNPIN, object_id)
+        disk = take(bench)
+    assert {proc for proc, _ in answered} == {A, B}
+    assert len(answered) == 4
+
+
+def test_progress_extends_the_wait_up_to_a_bound() -> None:
+    bench = bench_of(64 * KIB, store_relief_wait_ms=2500)
+    bench.seal(A, X, size=32 * KIB)
+    bench.seal(A, Y, size=32 * KIB)
+    bench.pin(B, Y)
+    bench.send(C, m.ALLOC, 1, 64 * KIB, 0)
+    assert later(bench, 0.9) == []
+    assert [message[0] for _, message in written(bench)] in ([], [m.UNPIN_RECALL])
+    assert all(message[0] != m.ALLOC_FAILED for _, message in later(bench, 0.9))
+    failed = [message for _, message in later(bench, 0.2) if message[0] == m.ALLOC_FAILED]
+    assert failed[0][:3] == [m.ALLOC_FAILED, 1, "full"]
+
+
+def test_a_full_disk_is_what_a_creator_hears_of() -> None:
+    bench = bench_of()
+    bench.seal(A, X, size=64 * KIB)
+    bench.send(B, m.ALLOC, 1, KIB, 0)
+    for _ in range(2):  # the other directory is tried before anybody gives up
+        (effect,) = writes(bench)
+        bench.core.spills.write_failed(effect.file, True, "/disk: no space left on device", bench.now)
+        later(bench, 0.01)
+    assert not writes(bench)
+    (message,) = [message for _, message in later(bench, 1.0) if message[0] == m.ALLOC_FAILED]
+    assert message[2] == "disk"
+    assert "/disk: no space left" in message[3]
+    assert state(bench, X) == "sealed"
+    # After a while the disk is given another chance.
+    bench.send(B, m.ALLOC, 2, KIB, 0)
+    later(bench, 0.5)
+    assert not writes(bench)
+    bench.now += 10.0
+    bench.send(B, m.ALLOC, 3, KIB, 0)
+    assert len(writes(bench)) == 1
+
+
+def test_a_lost_copy_is_replaced_by_another_run_of_its_task() -> None:
+    bench = bench_of()
+    bench.seal(A, Z, size=64)
+    bench.seal(A, X, size=32 * KIB, contained=Z)
+    bench.send(A, m.RELEASE, Z)
+    bench.send(B, m.ALLOC, 1, 40 * KIB, 0)
+    written(bench)
+    bench.send(B, m.EXTENT_RETURN, 32 * KIB + 64, 64)
+    bench.pin(C, X)
+    reads = [effect for effect in take(bench) if isinstance(effect, Read)]
+    for effect in reads:
+        bench.core.spills.read_failed(effect.transfer, "the file is damaged")
+    assert bench.core.take_lost() == [X] * bool(reads)
+
+
+def test_the_region_is_never_in_pieces_for_long() -> None:
+    """Ten thousand puts, gets and drops of mixed sizes: half of what is free is always to be had, and in the end
+    the region is one piece again."""
+    rng = random.Random(5)
+    capacity = 4 * MIB
+    core = StoreCore(capacity, Config(spill_batch_bytes_min=64 * KIB), directories=1)
+    region = FakeRegion()
+    disk = FakeDisk(core.spills, region)
+    core.register(A, {"pid": 1, "kind": "driver", "job_id": "j"})
+    held: list[bytes] = []
+    now = 0.0
+
+    def turn() -> list[list[Any]]:
+        nonlocal now
+        said = []
+        for _ in range(100):
+            now += 0.001
+            core.relieve(now)
+            said += [message for _, message in core.outbox]
+            recalled = [message[1] for _, message in core.outbox if message[0] == m.UNPIN_RECALL]
+            core.outbox.clear()
+            for ids in recalled:
+                core.handle(A, [m.UNPIN, ids], now)
+            disk.take()
+            if not disk.pending and not recalled:
+                break
+            while disk.pending:
+                disk.step(0, "", now)
+        return said
+
+    def put(number: int, size: int) -> None:
+        core.handle(A, [m.ALLOC, 1, size, size], now)
+        (extent,) = [message for message in turn() if message[0] in {m.EXTENT, m.ALLOC_FAILED}]
+        assert extent[0] == m.EXTENT, extent
+        object_id = number.to_bytes(16, "big")
+        flags = m.SEAL_PRIMARY | m.SEAL_PINNED
+        core.handle(A, [m.SEAL, object_id, extent[2], size, b"", flags, A, "", b""], now)
+        held.append(object_id)
+
+    for number in range(10_000):
+        choice = rng.random()
+        if choice < 0.4:
+            put(number, int(2 ** rng.uniform(6, 18)))
+        elif choice < 0.45:
+            free = core.stats()["free"]
+            put(number, max(64, free // 2 // 64 * 64))
+        elif choice < 0.6 and held:
+            object_id = rng.choice(held)
+            core.handle(A, [m.PIN, 0, object_id, bytes(8), 0, 0], now)
+            assert m.PINNED in [message[0] for message in turn()]
+            core.handle(A, [m.UNPIN, object_id], now)
+        elif held:
+            object_id = held.pop(rng.randrange(len(held)))
+            core.handle(A, [m.UNPIN, object_id], now)
+            core.handle(A, [m.RELEASE, object_id], now)
+        turn()
+    core.validate()
+    while held:
+        object_id = held.pop()
+        core.handle(A, [m.UNPIN, object_id], now)
+        core.handle(A, [m.RELEASE, object_id], now)
+    core.drop(A, now)
+    turn()
+    core.validate()
+    stats = core.stats()
+    assert (stats["used"], stats["largest_free"], stats["disk"]) == (0, capacity, 0)
+    assert not disk.files
