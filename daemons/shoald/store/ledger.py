@@ -26,7 +26,7 @@ from shoald.store.objects import Client, StoredObject, Tombstones
 HELD, UNHELD, BORN, FREED = "hold", "release", "born", "freed"
 COUNTERS = (
     *("allocs", "seals", "frees", "pins", "dedups", "evictions"),
-    *("spilled", "spilled_objects", "restored", "restored_objects", "lost"),
+    *("spilled", "spilled_objects", "restored", "restored_objects", "read_in_files", "lost"),
     *("fetches", "fetch_joins", "fetch_retries", "fetched_bytes", "fetched_from_relays", "served_bytes"),
 )
 

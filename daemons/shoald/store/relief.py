@@ -82,7 +82,13 @@ class Relief:
                 self._spill(lacking, now)
                 break
         self._write_ahead(now)
-        self._give_up(now)
+        marks = self._ledger.marks()
+        if marks != self._marks:
+            self._marks = marks
+            self._progress_at = now
+        map_after_s = self._ledger.config.spill_map_after_ms / 1000
+        self._restores.read_in_files(lambda since: max(since, self._progress_at) + map_after_s <= now)
+        self._give_up(now, map_after_s)
 
     # --- who waits ---
 
@@ -214,12 +220,8 @@ class Relief:
 
     # --- giving up ---
 
-    def _give_up(self, now: float) -> None:
+    def _give_up(self, now: float, map_after_s: float) -> None:
         """Refuse whoever has waited long enough, and say when the next one will have."""
-        marks = self._ledger.marks()
-        if marks != self._marks:
-            self._marks = marks
-            self._progress_at = now
         deadlines = [self._deadline(since) for since in (*self._restores.oldest(), *self._extents.oldest())]
         if deadlines and min(deadlines) <= now:
             kind = "disk" if self._spills.full else "full"
@@ -230,8 +232,10 @@ class Relief:
                 self._deadline(since) for since in (*self._restores.oldest(), *self._extents.oldest())
             ]
         if deadlines:
-            again = self._eviction.again_at
-            self._again_at = min([*deadlines, *([again] if again is not None else [])])
+            maps_at = [max(since, self._progress_at) + map_after_s for since in self._restores.oldest()]
+            again = [self._eviction.again_at] if self._eviction.again_at is not None else []
+            # Who cannot be helped that way is not looked at again for it.
+            self._again_at = min([*deadlines, *again, *(at for at in maps_at if at > now)])
 
     def _deadline(self, since: float) -> float:
         config = self._ledger.config

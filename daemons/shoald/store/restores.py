@@ -6,6 +6,9 @@ would wait for each other; so at most one group of a kind gathers at a time: the
 region and takes extents for the rest as they become free; those behind it hold nothing. Reads that a running task
 waits for go before arguments of tasks that have not started: the running task holds memory already.
 
+If no room comes free for a while, or there can never be enough, the rest of a group is read where it was spilled:
+its client maps the files. That pins nothing: a file that is removed stays readable for those who have it open.
+
 However many groups want an object, it is read once, and each of them pins it when it arrives.
 """
 
@@ -16,7 +19,7 @@ from collections.abc import Callable
 
 from shoal.wire import messages as m
 from shoald.store.ledger import Ledger
-from shoald.store.objects import LOST, READING, Client, StoredObject
+from shoald.store.objects import LOST, ON_DISK, READING, Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.report import full_message
 from shoald.store.spills import Spills
@@ -30,17 +33,31 @@ class Group:
         gathered: how many of them are pinned for the client, on their way, or answered with an error.
         coming: how many of those are on their way.
         failed: indexes of those that were answered with an error.
+        in_files: indexes of those that are read where they were spilled.
+        is_too_large: all of it never fits.
         is_short: it found no room at some time.
         since: when it came, seconds.
     """
 
-    __slots__ = ("client", "coming", "failed", "gathered", "is_short", "reads", "since")
+    __slots__ = (
+        "client",
+        "coming",
+        "failed",
+        "gathered",
+        "in_files",
+        "is_short",
+        "is_too_large",
+        "reads",
+        "since",
+    )
 
     def __init__(self, client: Client, reads: list[tuple[int, StoredObject]], since: float) -> None:
         self.client = client
         self.reads = reads
         self.gathered = self.coming = 0
         self.failed: set[int] = set()
+        self.in_files: set[int] = set()
+        self.is_too_large = False
         self.is_short = False
         self.since = since
 
@@ -67,7 +84,11 @@ class Restores:
     ) -> None:
         """Answer these reads when all of them are in the region."""
         self._ledger.arrivals += 1
-        self.waiting[priority >= m.PRIORITY_ARGUMENT].append(Group(client, reads, now))
+        group = Group(client, reads, now)
+        # The same object twice takes its room once.
+        wanted = sum(obj.allocated for obj in {obj for _, obj in reads})
+        group.is_too_large = wanted > self._ledger.allocator.capacity
+        self.waiting[priority >= m.PRIORITY_ARGUMENT].append(group)
 
     def gather(self, now: float) -> None:
         """Take what room there is for those whose turn it is."""
@@ -89,6 +110,47 @@ class Restores:
     def oldest(self) -> list[float]:
         """Since when the oldest groups wait."""
         return [queue[0].since for queue in self.waiting if queue]
+
+    def read_in_files(self, is_due: Callable[[float], bool]) -> None:
+        """Answer groups that are due with where their objects lie on disk, as far as that can be read."""
+        for queue in self.waiting:
+            while queue and (is_due(queue[0].since) or queue[0].is_too_large):
+                group = queue[0]
+                rest = group.reads[group.gathered :]
+                if not group.client.connected or not all(self._is_readable(obj) for _, obj in rest):
+                    break
+                queue.popleft()
+                for _, obj in rest:
+                    index = group.gathered
+                    if obj.offset >= 0:
+                        self._pins.add(group.client, obj)
+                    elif obj.disk is not None and obj.disk.state == READING:
+                        self._coming.setdefault(obj, []).append((group, index))
+                        group.coming += 1
+                    else:
+                        group.in_files.add(index)
+                    group.gathered += 1
+                self._answer_if_complete(group)
+
+    def _is_readable(self, obj: StoredObject) -> bool:
+        if obj.offset >= 0:
+            return self._ledger.objects.get(obj.id) is obj
+        if obj.disk is None or obj.disk.state == LOST:
+            return False
+        return obj.disk.state == READING or bool(self._spills.path(obj))
+
+    def _tell_where(self, group: Group, index: int) -> None:
+        """Answer a read with a place on disk, or with what has become of the object in the meantime."""
+        req, obj = group.reads[index]
+        copy = obj.disk
+        if obj.offset >= 0 and self._ledger.objects.get(obj.id) is obj:
+            self._pins.answer(group.client, req, obj)
+        elif copy is not None and copy.state in {ON_DISK, READING}:
+            place = [self._spills.path(obj), copy.offset, obj.size, obj.flags, copy.checksum]
+            self._ledger.send(group.client, [m.PINNED_IN_FILE, req, obj.id, *place])
+            self._ledger.counters["read_in_files"] += 1
+        else:
+            self._fail(group, index, *self._problem(obj))
 
     def refuse(self, is_over: Callable[[float], bool], trouble: str) -> None:
         """Groups that have waited long enough are answered with an error; what they pinned stays pinned."""
@@ -161,7 +223,9 @@ class Restores:
         if group.coming:
             return
         for index, (req, obj) in enumerate(group.reads):
-            if index not in group.failed:
+            if index in group.in_files:
+                self._tell_where(group, index)
+            elif index not in group.failed:
                 self._pins.tell(group.client, req, obj)
 
     def _fail(self, group: Group, index: int, kind: str, why: str) -> None:

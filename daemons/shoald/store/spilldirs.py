@@ -45,6 +45,9 @@ class Directory(Protocol):
     def read(self, number: int, offset: int, into: memoryview) -> None:
         """Fill ``into`` from a file. Raises Damaged if that is too short."""
 
+    def locate(self, number: int) -> str:
+        """The path of a file, for processes of this machine; "" if it has none."""
+
     def remove(self, number: int) -> None:
         """Remove a file; one that does not exist is no error."""
 
@@ -148,6 +151,9 @@ class LocalDirectory:
             os.close(self._owner)
             self._owner = -1
 
+    def locate(self, number: int) -> str:
+        return self._file(number)
+
     def _file(self, number: int) -> str:
         return os.path.join(self.path, f"{number}.spill")
 
@@ -222,6 +228,9 @@ class RemoteDirectory:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm(self._root, recursive=True)
             self._fs = None
+
+    def locate(self, number: int) -> str:
+        return ""
 
     def _file(self, number: int) -> str:
         return f"{self._root}/{number}.spill"

@@ -71,6 +71,7 @@ class Spiller:
         self._prepared: dict[int, OSError | None] = {}
         self._preparing = threading.Lock()
         self._bytes: memoryview | None = None
+        spills.locate = lambda number, file: directories[number].locate(file)
         self._lanes = (_Lane("write", config.spill_writes_max), _Lane("read", config.spill_reads_max))
 
     def turn(self) -> None:

@@ -97,6 +97,7 @@ class Spills:
         trouble: why the last write failed; "" after one that did not.
         full: it failed because a disk is full.
         on_settled: called with an object whose read has ended, well or not.
+        locate: (directory, file) → its path, or "" if clients cannot map it; set by the shell.
     """
 
     def __init__(self, ledger: Ledger, directories: int) -> None:
@@ -116,6 +117,7 @@ class Spills:
         self.trouble = ""
         self.full = False
         self.on_settled: Callable[[StoredObject], None]
+        self.locate: Callable[[int, int], str] = lambda _directory, _file: ""
         ledger.forget_copy = self.forget
 
     # --- out of the region ---
@@ -244,6 +246,13 @@ class Spills:
         copy.state, copy.file, copy.reason = LOST, None, why
         self._ledger.counters["lost"] += 1
         self._ledger.lost.append(obj.id)
+
+    def path(self, obj: StoredObject) -> str:
+        """Of the file that has a whole copy of the object; "" if clients cannot map it."""
+        copy = obj.disk
+        if copy is None or copy.file is None or copy.state == WRITING:
+            return ""
+        return self.locate(copy.file.directory, copy.file.number)
 
     # --- files ---
 

@@ -19,6 +19,7 @@ from shoal.owner.objects import Waiter
 from shoal.owner.table import MESSAGE_IDS_MAX
 from shoal.refs import released
 from shoal.store.extents import ExtentLeases
+from shoal.store.filecopies import FileCopy
 from shoal.store.pins import PinTable
 from shoal.store.region import Region
 from shoal.store.views import make_view
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _AHEAD = 0
 _FOR_PROMOTION = 1
 _IDLE_S = 0.5
+_UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
 
 
@@ -44,12 +46,13 @@ class PinWaiter(Waiter):
     cached pin back before the views of its reader are open.
     """
 
-    __slots__ = ("guarded",)
+    __slots__ = ("guarded", "in_files")
 
     def __init__(self) -> None:
         super().__init__(0)
         self.ready = False
         self.guarded: list[bytes] = []
+        self.in_files: list[bytes] = []
 
 
 class ClientStore:
@@ -66,6 +69,7 @@ class ClientStore:
         self.closed_views: deque[bytes] = deque()
         self.pin_waiters: dict[bytes, list[PinWaiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
+        self.file_copies: dict[bytes, FileCopy] = {}
         self._asked_for_promotion = False
         self._written = self._written_seen = 0
         self._idle_since = 0.0
@@ -247,6 +251,12 @@ class ClientStore:
                         waiters.remove(waiter)
             self._unpin(self.pins.views_closed(waiter.guarded))
             waiter.guarded = []
+            for object_id in waiter.in_files:
+                copy = self.file_copies[object_id]
+                copy.waiters -= 1
+                if not copy.waiters:
+                    del self.file_copies[object_id]
+            waiter.in_files = []
 
     def pinned(self, message: list[Any]) -> None:
         """PINNED: an object can be read."""
@@ -262,6 +272,20 @@ class ClientStore:
         self._tell(object_id)
         if entry is not None:
             self._table.available(object_id, size, None)
+
+    def pinned_in_file(self, message: list[Any]) -> None:
+        """PINNED_IN_FILE: an object can be read, though not in the region; by those who have asked."""
+        _, _, object_id, *place = message
+        waiters = self.pin_waiters.get(object_id, ())
+        if waiters:
+            known = self.file_copies.get(object_id)
+            copy = self.file_copies[object_id] = FileCopy(*place)
+            copy.waiters = len(waiters) + (known.waiters if known is not None else 0)
+        for waiter in waiters:
+            waiter.in_files.append(object_id)
+        self._tell(object_id)
+        if object_id in self._table.entries:
+            self._table.available(object_id, place[2], None)
 
     def pin_failed(self, message: list[Any]) -> None:
         """PIN_FAILED: nobody will ever be able to read it."""
@@ -279,10 +303,30 @@ class ClientStore:
         """(read-only bytes, flags) of a pinned object, pinned while any part of the view lives; None if not pinned."""
         with self._runtime.lock:
             pin = self.pins.lookup(object_id)
-            if pin is None or self.region.mapping is None:
+            if self.region.mapping is None:
                 return None
-            self.pins.view_opened(object_id)
+            if pin is not None:
+                self.pins.view_opened(object_id)
+        if pin is None:
+            return self._view_of_file(object_id)
         return make_view(self.region, pin.offset, pin.size, object_id, self.closed_views), pin.flags
+
+    def _view_of_file(self, object_id: bytes) -> tuple[np.ndarray[Any, Any], int] | None:
+        """The same of an object that is read where it was spilled. A file that has gone meanwhile was copied to another."""
+        copy = self.file_copies.get(object_id)
+        if copy is None:
+            return None
+        try:
+            copy.open()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            self.pin_errors[object_id] = (
+                "lost",
+                f"object {object_id.hex()} is lost: its only copy is on disk, and {error}",
+            )
+            return None
+        return make_view(copy, copy.offset, copy.size, object_id, _UNCOUNTED), copy.flags
 
     # --- giving back (lock held) ---
 

@@ -15,11 +15,12 @@ Read-only is not a flag that could be turned: the memory below is a read-only ma
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from shoal.store.region import Region
+if TYPE_CHECKING:
+    import mmap
 
 _new = np.ndarray.__new__
 _UINT8 = np.dtype(np.uint8)
@@ -38,7 +39,14 @@ class Exporter(np.ndarray[Any, np.dtype[np.uint8]]):
             released.append(self._key)
 
 
-def make_view(region: Region, offset: int, size: int, key: Any, released: deque[Any]) -> Exporter:
+class Mapped(Protocol):
+    """What views can be made over: read-only memory of ``capacity`` bytes."""
+
+    capacity: int
+    mapping: mmap.mmap | None
+
+
+def make_view(region: Mapped, offset: int, size: int, key: Any, released: deque[Any]) -> Exporter:
     """An exporter over [offset, offset + size) of the region, bytes.
 
     ``released.append(key)`` happens exactly once, when the exporter and everything made from it are gone. The

@@ -86,6 +86,7 @@ EXTENT = 110  # [req, offset, size]
 ALLOC_FAILED = 111  # [req, kind "full"|"never"|"disk", message]
 PINNED = 115  # [req, id, offset, size, flags]
 PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died"|"full", message]
+PINNED_IN_FILE = 114  # [req, id, path, offset, size, flags, checksum]: there was no room for it; it can be read where it was spilled
 UNPIN_RECALL = 117  # [ids]: unpin them as soon as no view lives (at once for cached pins)
 EXTENT_RECALL = 118  # []: return unused leased extents
 AVAILABLE = 119  # [id, size, flags, error message or ""]

@@ -32,6 +32,7 @@ class SpillMachine(RuleBasedStateMachine):
             spill_retry_ms=500,
         )
         self.core = StoreCore(CAPACITY, config, directories=2)
+        self.core.spills.locate = lambda _directory, file: str(file)
         self.region = FakeRegion()
         self.disk = FakeDisk(self.core.spills, self.region)
         self.now = 0.0
@@ -86,6 +87,14 @@ class SpillMachine(RuleBasedStateMachine):
             self.answered(proc, object_id)
             self.pins[proc][object_id] += 1
             assert self.places.setdefault(object_id, offset) == offset, "moved under a pin"
+        elif message[0] == m.PINNED_IN_FILE:
+            _, _, object_id, path, offset, size, _, checksum = message
+            assert size == self.sizes[object_id]
+            self.answered(proc, object_id)
+            # A file that has just been rewritten is asked for again; a damaged one shows by its checksum.
+            if int(path) in self.disk.files:
+                token = self.disk.files[int(path)][offset]
+                assert token == object_id or hash(token) != checksum
         elif message[0] == m.PIN_FAILED:
             self.answered(proc, message[2])
             if message[3] == "lost":

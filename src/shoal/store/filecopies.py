@@ -1,0 +1,49 @@
+"""Spilled objects that are read where they lie on disk, because the region has no room for them.
+
+The mapping is read-only and shared, so the page cache is what is read; it stays valid when the daemon removes the
+file, for as long as a view over it lives. The checksum is compared when it is opened.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+
+class FileCopy:
+    """A copy of an object in a spill file.
+
+    Args:
+        path, offset: where it is; size: bytes.
+        flags: SEAL_* bits.
+        checksum: xxh3-64 of its bytes.
+
+    Attributes:
+        mapping, capacity: of the whole file once opened, as `shoal.store.views` wants them.
+        waiters: readers that have asked for it and not read it yet.
+    """
+
+    __slots__ = ("_checksum", "_path", "capacity", "flags", "mapping", "offset", "size", "waiters")
+
+    def __init__(self, path: str, offset: int, size: int, flags: int, checksum: int) -> None:
+        self._path = path
+        self._checksum = checksum
+        self.offset = offset
+        self.size = size
+        self.flags = flags
+        self.capacity = 0
+        self.mapping: mmap.mmap | None = None
+        self.waiters = 0
+
+    def open(self) -> None:
+        """Map the file. Raises OSError if it cannot be opened, ValueError if it is not what was written."""
+        if self.mapping is not None:
+            return
+        from xxhash import xxh3_64_intdigest
+
+        with open(self._path, "rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        view = memoryview(mapping)[self.offset : self.offset + self.size]
+        if len(view) < self.size or xxh3_64_intdigest(view) != self._checksum:
+            raise ValueError(f"{self._path} is damaged (its checksum is not what it was)")
+        self.capacity = len(mapping)
+        self.mapping = mapping
