@@ -6,17 +6,20 @@ A scenario is a module in scenarios/ with
     run(api)  measures on `api`, the module `ray` or `shoal`, initialized with 2 CPUs → name → figure
 
 or, where the start itself is measured, `run_cold(start)`: `start()` imports and initializes, and returns the
-module. `run_pool(executor)` and `run_dask(client)` measure the same on concurrent.futures and on Dask. Tasks
-are nested functions, so that they travel by value on every system.
+module; or, on several nodes, `run_nodes(nodes)`, which starts clusters by itself (see nodes.py). `run_pool(executor)`
+and `run_dask(client)` measure the same on concurrent.futures and on Dask. Tasks are nested functions, so that they
+travel by value on every system.
 """
 
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 BUDGET_S = 10.0
 REPEATS = 5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,24 @@ def seconds(work: Callable[[], object], repeats: int = REPEATS, warmups: int = 1
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def after_setup(
+    setup: Callable[[int], T], work: Callable[[T], object], repeats: int = REPEATS, warmups: int = 1
+) -> float:
+    """As `seconds`, of `work` on what `setup` made for it; `setup` gets the round's number and is not timed."""
+    times: list[float] = []
+    end = time.perf_counter() + 2 * BUDGET_S
+    for number in range(-warmups, repeats):
+        made = setup(number)
+        start = time.perf_counter()
+        work(made)
+        if number >= 0:
+            times.append(time.perf_counter() - start)
+            if time.perf_counter() > end:
+                break
+        del made
     return statistics.median(times)
 
 

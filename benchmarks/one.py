@@ -9,6 +9,8 @@ import os
 import sys
 from types import ModuleType
 
+from nodes import Nodes
+
 CPUS = 2
 
 
@@ -31,6 +33,9 @@ def run(scenario: ModuleType, system: str) -> dict[str, float]:
 
         with Client(n_workers=CPUS, threads_per_worker=1, dashboard_address=None) as client:
             return scenario.run_dask(client)
+    if hasattr(scenario, "run_nodes"):
+        with Nodes(system) as nodes:
+            return scenario.run_nodes(nodes)
     if hasattr(scenario, "run_cold"):
         figures = scenario.run_cold(lambda: start(system))
         importlib.import_module(system).shutdown()

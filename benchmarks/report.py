@@ -67,6 +67,7 @@ ORDER = (
     ),
     *("refs_in_object", "wait_each", "large_put", "first_put", "large_results", "get_again", "by_value"),
     *("predictions", "ragged", "idle"),
+    *("transfer_1g", "broadcast", "remote_args", "remote_tasks", "many_small_objects", "cluster_start"),
 )
 Results = dict[str, Any]
 

@@ -50,6 +50,26 @@ def element(array, index):
 
 
 @shoal.remote
+def make(count):
+    return np.arange(count, dtype=np.float64)
+
+
+@shoal.remote
+def makes(count):
+    return [shoal.put(np.full(20_000, number)) for number in range(count)]
+
+
+@shoal.remote(max_retries=0)
+def fail():
+    raise ValueError("of another node", "x" * 300_000)
+
+
+@shoal.remote
+def last_of_all(*arrays):
+    return [int(array[-1]) for array in arrays]
+
+
+@shoal.remote
 def total(refs):
     return sum(int(array[-1]) for array in shoal.get(refs))
 
@@ -70,6 +90,36 @@ def test_a_hundred_tasks_on_another_node_cause_one_transfer(two, shoal_session):
     assert after["fetches"] - before["fetches"] == 1
     assert array.nbytes <= after["fetched_bytes"] - before["fetched_bytes"] <= array.nbytes + 4096
     assert after["fetch_retries"] == before["fetch_retries"]
+
+
+def test_a_large_result_of_another_node_is_read_and_goes_everywhere(two, shoal_session):
+    driver, _ = two
+    before = stats(driver)
+    ref = make.remote(3_000_000)
+    assert get(ref).tolist()[::1_000_000] == [0.0, 1e6, 2e6]
+    assert get(ref)[-1] == 3_000_000 - 1  # it is here now
+    after = stats(driver)
+    assert after["fetches"] - before["fetches"] == 1
+    del ref
+    for node in two:
+        until(lambda node=node: stats(node)["objects"] == 0, "the end of the copy")
+
+
+def test_refs_made_on_another_node_are_read_here(two, shoal_session):
+    refs = get(makes.remote(20))
+    assert [int(array[0]) for array in get(refs)] == list(range(20))
+    assert get(total.remote(refs)) == sum(range(20))
+
+
+def test_an_error_with_a_large_value_comes_from_another_node(two, shoal_session):
+    with pytest.raises(ValueError, match="of another node") as caught:
+        get(fail.remote())
+    assert len(caught.value.args[1]) == 300_000
+
+
+def test_several_arguments_of_one_task(two, shoal_session):
+    refs = [shoal.put(np.full(200_000, number)) for number in range(5)]
+    assert get(last_of_all.remote(*refs)) == [0, 1, 2, 3, 4]
 
 
 def test_refs_inside_an_argument_are_fetched(two, shoal_session):

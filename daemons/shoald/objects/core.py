@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.config import Config
-    from shoald.objects.pulls import Who
+    from shoald.objects.pulls import Cluster
     from shoald.store.core import StoreCore
 
 INTERNAL = b"\0"  # what ids of the store's clients in this daemon begin with
@@ -38,7 +38,7 @@ class ObjectCore:
     """What goes on between the store of one node and the others.
 
     Args:
-        who, lives: see `PullCore`; this node is not among the living for this.
+        cluster: see `PullCore`.
 
     Attributes:
         pulls, serving: the two sides.
@@ -51,15 +51,14 @@ class ObjectCore:
         store: StoreCore,
         capacity: int,
         config: Config,
-        who: Who,
-        lives: Callable[[str], bool | None],
+        cluster: Cluster,
     ) -> None:
         self._store = store
         self._config = config
         self._effects: list[Effect] = []
         self.proc = _PULLS + bytes.fromhex(node_id)[: PROCESS_ID_SIZE - len(_PULLS)]
         budget = capacity * config.pull_memory_percent // 100
-        self.pulls = PullCore(self.proc, budget, config, store.counters, self._effects, who, lives)
+        self.pulls = PullCore(self.proc, budget, config, store.counters, self._effects, cluster)
         self.serving = ServeCore(config, store.described, store.hinted, self.pulls.part, self._effects)
         self._kept: dict[bytes, None] = {}
         self._kept_max = _KEPT_MIN
@@ -154,17 +153,17 @@ class ObjectCore:
         if len(outbox) == mark:
             return
         fresh = outbox[mark:]
-        if not any(proc.startswith(INTERNAL) for proc, _ in fresh):
+        others = [entry for entry in fresh if entry[0][0]]
+        if len(others) == len(fresh):
             return
-        outbox[mark:] = [entry for entry in fresh if not entry[0].startswith(INTERNAL)]
+        outbox[mark:] = others
         for proc, message in fresh:
             if proc == self.proc:
                 self._answer(message, now)
-            elif proc.startswith(INTERNAL):
+            elif not proc[0]:
                 if message[0] == m.PINNED:
-                    self._store.sharing.share(
-                        message[2]
-                    )  # a node that has it, or a part of it, holds what it contains
+                    # A node that has it, or a part of it, holds what it contains.
+                    self._store.sharing.share(message[2])
                 self.serving.told(proc, message)
 
     def _answer(self, message: list[Any], now: float) -> None:

@@ -29,9 +29,7 @@ class ObjectManager:
         self._view = daemon.cluster
         self._target = bytes.fromhex(daemon.node_id)
         config = daemon.config
-        self.core = ObjectCore(
-            daemon.node_id, daemon.store, daemon.region.capacity, config, self._who, self._lives
-        )
+        self.core = ObjectCore(daemon.node_id, daemon.store, daemon.region.capacity, config, self)
         self._server = DataServer(self.core.serving.tickets, self._memory, config, self._log)
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._mapped: memoryview | None = None
@@ -130,7 +128,8 @@ class ObjectManager:
 
     # --- what the cluster looks like ---
 
-    def _who(self, object_id: bytes, proc: bytes) -> tuple[list[str], tuple[str, str] | None]:
+    def who(self, object_id: bytes, proc: bytes) -> list[str]:
+        """Living nodes that may have the object, or know more (pulls.Cluster)."""
         view = self._view
         owner_tag = tag_of(object_id)
         tag = tag_of(proc) if proc else owner_tag
@@ -138,13 +137,18 @@ class ObjectManager:
         if tag != owner_tag:
             nodes += [node.node_id for node in view.by_tag(owner_tag)]
         nodes += self._daemon.store.hinted(object_id)
-        dead = view.died(owner_tag)
-        if dead is not None:
-            return nodes, ("owner_died", f"{dead}, on which its owner ran, died: {dead.reason}")
-        dead = view.died(tag) if tag != owner_tag else None
-        return nodes, ("lost", f"{dead}, on which it was, died: {dead.reason}") if dead is not None else None
+        return nodes
 
-    def _lives(self, node_id: str) -> bool | None:
+    def death(self, object_id: bytes, proc: bytes) -> tuple[str, str] | None:
+        """Why nobody has it any more, if a node that had it is dead (pulls.Cluster)."""
+        dead = self._view.died(tag_of(object_id))
+        if dead is not None:
+            return "owner_died", f"{dead}, on which its owner ran, died: {dead.reason}"
+        dead = self._view.died(tag_of(proc)) if proc else None
+        return ("lost", f"{dead}, on which it was, died: {dead.reason}") if dead is not None else None
+
+    def lives(self, node_id: str) -> bool | None:
+        """Whether another node does; None if nothing is known of it yet (pulls.Cluster)."""
         if node_id in self._view.live:
             return True
         return False if node_id in self._view.nodes or node_id == self._daemon.node_id else None

@@ -21,7 +21,7 @@ goes back only when no lane has a chunk of it in its hands.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.wire import messages as m
 from shoald.objects.admission import Admission
@@ -32,17 +32,26 @@ from shoald.objects.pull import ENDING, QUEUED, ROOM, RUNNING, SEEKING, TROUBLE,
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shoal.config import Config
-
-    Who = Callable[[bytes, bytes], tuple[list[str], tuple[str, str] | None]]
 
 # What became of a piece, when it is not its checksum.
 GONE = -1  # the source does not have it (any more)
 CORRUPT = -2  # the checksum does not fit
 UNREACHED = -3  # the connection broke, or stood still
 _FETCHED_FIELDS = 12
+
+
+class Cluster(Protocol):
+    """The other nodes."""
+
+    def who(self, object_id: bytes, proc: bytes) -> list[str]:
+        """Living nodes that may have the object or know more; ``proc`` is of the stamp, or b""."""
+
+    def death(self, object_id: bytes, proc: bytes) -> tuple[str, str] | None:
+        """If those that had it are dead: (kind, text) for its readers."""
+
+    def lives(self, node: str) -> bool | None:
+        """Whether a node does, other than this one; None if this one's view of the cluster does not know it yet."""
 
 
 class PullCore:
@@ -53,9 +62,7 @@ class PullCore:
         budget: bytes of the store that objects on their way may take.
         counters: of the store; those of fetches are counted here.
         outbox: gets the effects, in order.
-        who: gives, for (object id, stamp's process), the living nodes that may have it, and if those that had it are dead,
-            the (kind, text) for its readers.
-        lives: whether a node does; None for this one's view of the cluster does not know it yet.
+        cluster: what the cluster looks like from here.
     """
 
     def __init__(
@@ -65,13 +72,11 @@ class PullCore:
         config: Config,
         counters: dict[str, int],
         outbox: list[Effect],
-        who: Who,
-        lives: Callable[[str], bool | None],
+        cluster: Cluster,
     ) -> None:
         self._config = config
         self._counters = counters
-        self._who = who
-        self._lives = lives
+        self._cluster = cluster
         self.outbox = outbox
         self._admission = Admission(proc, budget, config, self.outbox)
         self._lanes = Lanes(config, self.outbox)
@@ -154,15 +159,16 @@ class PullCore:
 
     def _seek(self, pull: Pull, now: float) -> None:
         """Nobody who has all of it is left: ask the next node, or the head, or wait, or give up."""
-        nodes, death = self._who(pull.id, pull.proc)
+        cluster = self._cluster
         unknown = False
-        for node in (*nodes, *pull.referred):
+        for node in (*cluster.who(pull.id, pull.proc), *pull.referred):
             if node not in pull.verdicts and node not in pull.sources:
-                lives = self._lives(node)
+                lives = cluster.lives(node)
                 if lives:
                     self._ask(pull, node, b"")
                     return
                 unknown = unknown or lives is None
+        death = cluster.death(pull.id, pull.proc)
         hopeless = not any(pull.id[8:12])  # a barrier (owner.table.hold_until): there is no such object
         if pull.located is False and not hopeless:
             pull.located = None
@@ -242,7 +248,7 @@ class PullCore:
         for node in nodes:
             if len(pull.sources) >= self._config.pull_sources_max:
                 return
-            if node not in pull.sources and node not in pull.verdicts and self._lives(node):
+            if node not in pull.sources and node not in pull.verdicts and self._cluster.lives(node):
                 self._ask(pull, node, pull.copy.stamp)
 
     def _let_go(self, pull: Pull, source: Source, complete: bool = False) -> None:

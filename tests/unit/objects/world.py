@@ -33,7 +33,7 @@ class Node:
         self.tag = tag_of(bytes.fromhex(self.id))
         self.region = bytearray(capacity)
         self.store = StoreCore(capacity, world.config, bytes.fromhex(self.id))
-        self.core = ObjectCore(self.id, self.store, capacity, world.config, self._who, self._lives)
+        self.core = ObjectCore(self.id, self.store, capacity, world.config, self)
         self.alive = True
         self.proc = self.process(1)
         self.sent: list[
@@ -47,19 +47,21 @@ class Node:
         self.store.register(proc, {"pid": number, "kind": "worker", "job_id": "j"})
         return proc
 
-    def _who(self, object_id: bytes, proc: bytes) -> tuple[list[str], tuple[str, str] | None]:
-        tags = [tag_of(each) for each in (proc, object_id) if each]
-        known = {node.tag: node for node in self.world.nodes if node is not self}
-        nodes = [known[tag] for tag in tags if tag in known]
-        names = [
-            *(node.id for node in nodes if node.id not in self.world.dead),
-            *self.store.hinted(object_id),
-        ]
-        owner = known.get(tag_of(object_id))
-        death = ("owner_died", "its owner's node died") if owner and owner.id in self.world.dead else None
-        return [name for name in dict.fromkeys(names) if name not in self.world.dead | {self.id}], death
+    def who(self, object_id: bytes, proc: bytes) -> list[str]:
+        nodes = [self._tagged(each) for each in (proc, object_id) if each]
+        names = [*(node.id for node in nodes if node), *self.store.hinted(object_id)]
+        return [name for name in dict.fromkeys(names) if name not in self.world.dead | {self.id}]
 
-    def _lives(self, node_id: str) -> bool:
+    def death(self, object_id: bytes, _proc: bytes) -> tuple[str, str] | None:
+        owner = self._tagged(object_id)
+        return ("owner_died", "its owner's node died") if owner and owner.id in self.world.dead else None
+
+    def _tagged(self, named: bytes) -> Node | None:
+        return next(
+            (node for node in self.world.nodes if node.tag == tag_of(named) and node is not self), None
+        )
+
+    def lives(self, node_id: str) -> bool:
         return node_id != self.id and node_id not in self.world.dead
 
     # --- what processes do ---
