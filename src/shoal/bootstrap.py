@@ -168,17 +168,19 @@ def start_daemon(options: DaemonOptions) -> DaemonInfo:
         os.close(read_end)
 
 
-def stop_session(session: Session, *, remove: bool = True) -> str:
-    """Stop a daemon: ask, wait config.stop_ms_max, then kill its process group.
+def stop_session(session: Session, *, remove: bool = True, drain: bool = False) -> str:
+    """Stop a daemon: ask, wait config.stop_ms_max, then kill its process group. With ``drain`` it first lets end what runs
+    there, for up to config.drain_ms_max.
 
     Returns "stopped", "killed" or "gone" (it did not run). Raises BootstrapError if it cannot be stopped.
     """
     outcome = "gone"
     if session.live:
         outcome = "stopped"
-        _signal(session.pid, signal.SIGTERM)
+        _signal(session.pid, signal.SIGTERM if drain else signal.SIGINT)
         stop_s = load().stop_ms_max / 1000
-        if not _wait_gone(session, stop_s):
+        drain_s = load().drain_ms_max / 1000 if drain else 0.0
+        if not _wait_gone(session, drain_s + stop_s):
             outcome = "killed"
             _signal(-session.pid, signal.SIGKILL)
             if not _wait_gone(session, stop_s):

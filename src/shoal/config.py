@@ -151,6 +151,8 @@ class Config:
     node_suspect_ms: float = 5000.0
     # Dead nodes that the head remembers and refuses; beyond, the longest dead is forgotten.
     dead_nodes_max: int = 1000
+    # A node that drains waits this long for what runs there.
+    drain_ms_max: float = 20_000.0
     # Whoever leased a worker of another node connects to it within this time, or the lease ends.
     lease_connect_ms: float = 10_000.0
     # A worker of another node died: its last replies may be under way for this long.

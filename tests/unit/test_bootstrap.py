@@ -50,7 +50,7 @@ def test_a_daemon_that_gets_ready(daemon):
 
 def test_a_daemon_that_does_not_want_to_stop_is_killed(daemon):
     info = daemon(
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); " + READY + "; os.write(fd, b'\\n'); time.sleep(60)"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); " + READY + "; os.write(fd, b'\\n'); time.sleep(60)"
     )
     assert stop_session(info.session) == "killed"
 

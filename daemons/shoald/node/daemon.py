@@ -20,6 +20,7 @@ from shoal.wire import messages as m
 from shoald.node.actorside import ActorSide
 from shoald.node.clients import Client, Job, read_hello
 from shoald.node.clusterside import ClusterSide
+from shoald.node.draining import Draining
 from shoald.node.effects import EndWorker, Grant, Send, StartWorker
 from shoald.node.leaseside import LeaseSide
 from shoald.node.memoryside import MemorySide
@@ -111,6 +112,7 @@ class NodeDaemon:
         self.cluster, self.peers = self.side.view, self.side.peers
         self.scheduler.view = self.side.view
         self.lease_side = LeaseSide(self)
+        self.draining = Draining(self)
         self.requests = Requests(self)
         self.actors.cluster.join()
         self._forks = 0

@@ -360,7 +360,7 @@ class Lifecycle:
         elif kind in {"actor", "host_actor"}:
             self._daemon.actors.cluster.heard(message)
         elif kind == "drain":
-            self._log.line(f"the head drains this node: {message['reason']}")
+            self._daemon.draining.begin(message["reason"], lambda _ended: None)
 
     def _report_gauges(self) -> None:
         gauges = self._daemon.gauges()
@@ -373,7 +373,21 @@ class Lifecycle:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         name = signal.Signals(number).name
-        self._loop.call_soon_threadsafe(lambda: self._stop(f"it got {name}"))
+        asked = self._drain_and_stop if number == signal.SIGTERM else self._stop
+        self._loop.call_soon_threadsafe(lambda: asked(f"it got {name}"))
+
+    def _drain_and_stop(self, reason: str) -> None:
+        """Leave the cluster without harm to what runs here; at once if nobody else could go on, or when asked again."""
+        daemon = self._daemon
+        if daemon.draining.reason or self._options.head or not daemon.cluster.alive() or daemon.head_trouble:
+            self._stop(reason)
+            return
+        self._head.call("DrainNode", {"node_id": self._node_id, "reason": reason}, self._drain_told)
+        daemon.draining.begin(reason, lambda _ended: self._stop(reason))
+
+    def _drain_told(self, ok: bool, answer: Any) -> None:
+        if not ok:
+            self._log.line(f"the head was not told that this node drains: {answer}")
 
     def _stop(self, reason: str) -> None:
         if self._stop_reason:

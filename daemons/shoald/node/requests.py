@@ -10,6 +10,7 @@
 - why {"id": hex}: what a task or object waits for (node.why)
 - cluster_resources, available_resources: {name: amount}, as floats
 - logs_dir: where worker output is kept
+- drain {"node": id, its beginning, or name}: the head takes that node out of scheduling
 - stop: end this daemon
 
 Answers to tasks, objects and why: {"rows": […], "silent": [processes that did not answer within
@@ -80,6 +81,7 @@ class Requests:
             "available_resources": lambda _, reply: self._resources("available", reply),
             "logs_dir": lambda _, reply: reply(True, daemon.session.logs_dir),
             "ping": self._ping,
+            "drain": self._drain,
             "stop": self._stop,
         }
 
@@ -287,6 +289,31 @@ class Requests:
             daemon.peers.ping(node_id, answered)
         if not waiting:
             finish()
+
+    def _drain(self, params: dict[str, Any], reply: Reply) -> None:
+        wanted = str(params.get("node") or "")
+
+        def chosen(nodes: list[Any]) -> None:
+            living = [node for node in nodes if node["state"] != "DEAD"]
+            found = [
+                node
+                for node in living
+                if wanted and (node["node_id"].startswith(wanted) or node["name"] == wanted)
+            ]
+            if len(found) != 1:
+                what = "several nodes are" if found else "no node is"
+                reply(
+                    False,
+                    f"{what} called {wanted!r}: say the beginning of an id, or a name, of `shoal list nodes`",
+                )
+                return
+            node_id = found[0]["node_id"]
+            question = {"node_id": node_id, "reason": "an operator drains it"}
+            self._daemon.head.call(
+                "DrainNode", question, lambda ok, answer: reply(ok, node_id if ok else answer)
+            )
+
+        self._node_table(chosen)
 
     # --- all processes ---
 

@@ -11,6 +11,7 @@ _COMMANDS = {
     "start-head": ("daemons", "Start a head and a node on this machine."),
     "start-node": ("daemons", "Start a node on this machine and join a cluster."),
     "join-string": ("daemons", "Print what another machine needs to join."),
+    "drain": ("draining", "Give a node nothing new, and let end what runs there."),
     "stop": ("daemons", "Stop this user's daemons on this machine."),
     "status": ("status", "Nodes, resources, and what waits for them."),
     "health-check": ("status", "Exit with 0 if the node and the head answer."),

@@ -173,9 +173,10 @@ def join_string_command(address: str, temp_dir: str | None) -> None:
 
 @click.command("stop")
 @click.option("--session", "wanted", metavar="NAME", help="Only this one: its directory, node id or name.")
+@click.option("--drain", is_flag=True, help="Let end what runs there first.")
 @json_option
 @temp_dir_option
-def stop_command(wanted: str | None, as_json: bool, temp_dir: str | None) -> None:
+def stop_command(wanted: str | None, drain: bool, as_json: bool, temp_dir: str | None) -> None:
     """Stop this user's daemons on this machine, with their workers, and remove what killed ones have left."""
     with failures():
         sessions = find_sessions(temp_dir)
@@ -186,7 +187,7 @@ def stop_command(wanted: str | None, as_json: bool, temp_dir: str | None) -> Non
         stopped = []
         # Heads last: the nodes say goodbye to them.
         for session in sorted(sessions, key=lambda session: session.head):
-            outcome = stop_session(session)
+            outcome = stop_session(session, drain=drain)
             stopped.append({"session": session.directory, "pid": session.pid, "outcome": outcome})
             if not as_json:
                 click.echo(f"{outcome}: {describe(session)}")
@@ -265,8 +266,14 @@ def _refuse_second_head(address: str, temp_dir: str | None) -> None:
 def _run(options: DaemonOptions, as_json: bool, block: bool) -> None:
     """Start a daemon and tell of it; with ``block``, wait for its end, or for a signal to end it."""
     daemon: DaemonInfo | None = None
+    asked: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
     if block:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
     try:
         daemon = start_daemon(options)
         _announce(daemon.session, as_json)
@@ -275,14 +282,12 @@ def _run(options: DaemonOptions, as_json: bool, block: bool) -> None:
         daemon.process.wait()
     except KeyboardInterrupt:
         if daemon is not None:
-            click.echo(f"{stop_session(daemon.session)}: {describe(daemon.session)}")
+            click.echo(
+                f"{stop_session(daemon.session, drain=asked == [signal.SIGTERM])}: {describe(daemon.session)}"
+            )
         return
     status = daemon.process.returncode
     raise BootstrapError(f"the daemon ended by itself (exit status {status}); see `shoal logs`")
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _announce(session: Session, as_json: bool) -> None:

@@ -1,0 +1,65 @@
+"""A node that is to leave gives away what it has: nothing new starts here, what runs ends in peace, within `drain_ms_max`.
+
+Leases are recalled: their submitters send nothing more, take back what was not started, and return them when the rest is done.
+Not responsible for telling the head, which announces it to the others (they ask nothing of this node then), nor for what comes
+after. Actors stay until the node goes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoald.node.daemon import NodeDaemon
+
+_LOOK_S = 0.05
+
+
+class Draining:
+    """The draining of one daemon.
+
+    Attributes:
+        reason: why it drains; "" if it does not.
+    """
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+        self.reason = ""
+        self._until = 0.0
+        self._then: list[Callable[[bool], None]] = []
+        self._over: bool | None = None
+
+    def begin(self, reason: str, then: Callable[[bool], None]) -> None:
+        """Drain; ``then`` is called with whether everything had ended when this was over. Again only adds a ``then``."""
+        if self._over is not None:
+            then(self._over)
+            return
+        self._then.append(then)
+        if self.reason:
+            return
+        daemon, now = self._daemon, self._daemon.loop.now()
+        self.reason = reason
+        self._until = now + daemon.config.drain_ms_max / 1000
+        daemon.log.line(f"this node drains: {reason}")
+        daemon.scheduler.placement.draining = True
+        daemon.scheduler.view_changed(now)
+        self._look()
+
+    def _look(self) -> None:
+        daemon, now = self._daemon, self._daemon.loop.now()
+        leases = [lease for lease in daemon.scheduler.leases.values() if lease.demand.client.kind != "actor"]
+        for lease in leases:
+            if lease.recalled_at is None:
+                daemon.scheduler.recall(lease, now)
+        if leases and now < self._until:
+            daemon.loop.call_later(_LOOK_S, self._look)
+            return
+        self._over = not leases
+        left = (
+            f"{len(leases)} leases have not ended in time (drain_ms_max)" if leases else "nothing runs here"
+        )
+        daemon.log.line(f"this node is drained: {left}")
+        for then in self._then:
+            then(self._over)

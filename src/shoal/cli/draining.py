@@ -1,0 +1,48 @@
+"""shoal drain."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from shoal.cli.common import asking, asking_options, print_json
+
+_LOOK_S = 0.2
+
+
+@click.command("drain")
+@click.argument("node", metavar="NODE")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Return when nothing runs there any more; fail after that time.",
+)
+@asking_options
+def drain_command(node: str, wait_s: float, address: str, temp_dir: str | None, as_json: bool) -> None:
+    """Give NODE (the beginning of its id, or its name) nothing new; what runs there ends in peace.
+
+    It stays in the cluster until it is stopped.
+    """
+    with asking(address, temp_dir) as daemon:
+        node_id = daemon.request("drain", {"node": node})
+        deadline = time.monotonic() + wait_s
+        while busy := _busy(daemon.request("workers", {"cluster": True})["rows"], node_id):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(_LOOK_S)
+    if as_json:
+        print_json({"node_id": node_id, "busy": busy})
+    else:
+        click.echo(
+            f"node {node_id[:8]} drains: " + (f"{busy} workers run tasks" if busy else "nothing runs there")
+        )
+    if busy and wait_s:
+        raise click.ClickException(f"node {node_id[:8]} is not done after {wait_s:g} s; it goes on draining")
+
+
+def _busy(rows: list[dict[str, object]], node_id: str) -> int:
+    return sum(row["node_id"] == node_id and row["state"] in ("leased", "blocked") for row in rows)

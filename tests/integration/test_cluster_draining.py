@@ -1,0 +1,111 @@
+"""Nodes that leave in order: what runs there ends in peace, and nothing new begins there."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import shoal
+from marks import Marks
+from nodeclient import until
+from shoal.control import request
+from shoal.testing import Cluster
+
+
+@pytest.fixture
+def marks(tmp_path):
+    return Marks(tmp_path)
+
+
+@pytest.fixture
+def nodes(no_leaks):
+    """A driver on a node without CPUs, and two with one; yields these by id, and the head's."""
+    with Cluster(num_cpus=0) as cluster:
+        nodes = [cluster.add_node(num_cpus=1, name=f"node-{number}") for number in range(2)]
+        shoal.init(cluster.address)
+        try:
+            yield {node.node_id: node for node in nodes}, cluster.head
+        finally:
+            shoal.shutdown()
+
+
+@shoal.remote
+def where():
+    return shoal.get_runtime_context().get_node_id()
+
+
+@shoal.remote(max_retries=0)
+def hold(marks):
+    node = shoal.get_runtime_context().get_node_id()
+    marks.add(f"held-{node}")
+    marks.wait("release")
+    return node
+
+
+def holder(marks, nodes):
+    return until(lambda: next((node for node in nodes if marks.count(f"held-{node}")), None), "it runs")
+
+
+def get(refs):
+    return shoal.get(refs, timeout=30)
+
+
+def drain(head, *arguments):
+    command = [sys.executable, "-m", "shoal", "drain", "--address", head.address, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_drained_node_gets_nothing_new_and_ends_what_it_has(nodes, marks):
+    nodes, head = nodes
+    ref = hold.remote(marks)
+    draining = holder(marks, nodes)
+    other = next(node for node in nodes if node != draining)
+    done = drain(head, nodes[draining].session.name)
+    assert done.returncode == 0, done.stderr
+    assert "1 workers run tasks" in done.stdout
+    assert get([where.remote() for _ in range(6)]) == [other] * 6
+    marks.add("release")
+    assert get(ref) == draining
+    assert drain(head, draining[:12], "--wait", "20").stdout.endswith("nothing runs there\n")
+    assert get([where.remote() for _ in range(6)]) == [other] * 6
+    rows = request(head.socket, head.secret, "nodes", {})["rows"]
+    assert [row["draining"] for row in rows if row["node_id"] == draining] == [True]
+
+
+def test_a_node_that_nobody_knows_cannot_be_drained(nodes):
+    done = drain(nodes[1], "nobody")
+    assert done.returncode == 1
+    assert "no node is called 'nobody'" in done.stderr
+
+
+def test_sigterm_drains_and_then_ends_the_node(nodes, marks):
+    nodes, head = nodes
+    ref = hold.remote(marks)
+    leaving = holder(marks, nodes)
+    os.kill(nodes[leaving].pid, signal.SIGTERM)
+    other = next(node for node in nodes if node != leaving)
+    until(lambda: _draining(head, leaving), "the head knows")
+    assert get([where.remote() for _ in range(6)]) == [other] * 6
+    assert nodes[leaving].process.poll() is None
+    marks.add("release")
+    assert get(ref) == leaving
+    until(lambda: nodes[leaving].process.poll() is not None, "the node has left")
+    assert get(where.remote()) == other
+
+
+def _draining(head, node_id):
+    rows = request(head.socket, head.secret, "nodes", {})["rows"]
+    return any(row["draining"] for row in rows if row["node_id"] == node_id)
+
+
+def test_a_second_sigterm_does_not_wait(nodes, marks):
+    nodes, head = nodes
+    hold.remote(marks)
+    leaving = holder(marks, nodes)
+    os.kill(nodes[leaving].pid, signal.SIGTERM)
+    until(lambda: _draining(head, leaving), "the head knows")
+    os.kill(nodes[leaving].pid, signal.SIGTERM)
+    until(lambda: nodes[leaving].process.poll() is not None, "the node has left")
+    marks.add("release")
