@@ -11,6 +11,7 @@ import inspect
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from shoal import config, session
@@ -45,6 +46,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SWITCH_INTERVAL_S = 0.0005
+_ADDRESS_LOOK_S = 0.02
 _GC_DEFAULT = (700, 10, 10)
 _lock = threading.RLock()
 _owned_daemon: DaemonInfo | None = None
@@ -55,13 +57,19 @@ class ClientContext:
     """What `init` returns: where the cluster is; as a context manager it shuts down at the end."""
 
     def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self.node_id = runtime.identity.node_id
         self.dashboard_url: str | None = None
-        self.address_info = {
+
+    @property
+    def address_info(self) -> dict[str, str]:
+        """node_id, address ("host:port" of the head, waited for if it is just starting), session_dir, job_id."""
+        identity = self._runtime.identity
+        return {
             "node_id": self.node_id,
-            "address": runtime.identity.address,
-            "session_dir": runtime.identity.session_dir,
-            "job_id": runtime.identity.job_id,
+            "address": _address_of_head(self._runtime),
+            "session_dir": identity.session_dir,
+            "job_id": identity.job_id,
         }
 
     def __getitem__(self, key: str) -> Any:
@@ -78,7 +86,20 @@ class ClientContext:
         shutdown()
 
     def __repr__(self) -> str:
-        return f"ClientContext(node_id={self.node_id!r}, session_dir={self.address_info['session_dir']!r})"
+        return f"ClientContext(node_id={self.node_id!r}, session_dir={self._runtime.identity.session_dir!r})"
+
+
+def _address_of_head(runtime: Runtime) -> str:
+    """The head of a local cluster starts after `init` has returned; "" if it does not."""
+    identity = runtime.identity
+    deadline = time.monotonic() + runtime.config.control_ms_max / 1000
+    while not identity.address and not runtime.closed and time.monotonic() < deadline:
+        head = runtime.request("status", {})["head"]
+        identity.address = head["address"]
+        if head["trouble"]:
+            break
+        time.sleep(_ADDRESS_LOOK_S)
+    return identity.address
 
 
 def init(address: str | None = None, **kwargs: Any) -> ClientContext:

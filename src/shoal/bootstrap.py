@@ -46,7 +46,7 @@ class BootstrapError(Exception):
     """A daemon did not start, stop, or is not there; the message is for the user and says what to do.
 
     Attributes:
-        refused: the daemon itself said what is wrong with what it was asked for.
+        refused: what was asked for is wrong, and the message says why: there is no log to look at.
     """
 
     refused = False
@@ -147,7 +147,9 @@ def start_daemon(options: DaemonOptions) -> DaemonInfo:
         )
         session = make_session(session, options.temp_dir, secret)
     except SessionError as error:
-        raise BootstrapError(str(error)) from error
+        problem = BootstrapError(str(error))
+        problem.refused = True
+        raise problem from error
     read_end, write_end = os.pipe()
     process: subprocess.Popen[bytes] | None = None
     try:

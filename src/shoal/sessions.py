@@ -121,9 +121,21 @@ def process_started(pid: int) -> str | None:
 
 
 def root_directory(temp_dir: str | None = None) -> str:
-    """Where this user's sessions are; SHOAL_TEMP_DIR or the system's temporary directory by default."""
-    base = temp_dir or os.environ.get("SHOAL_TEMP_DIR") or tempfile.gettempdir()
+    """Where this user's sessions are; SHOAL_TEMP_DIR or the system's temporary directory by default.
+
+    Where that is too long for sockets (a job's own directory on a cluster, say), and was not chosen for shoal: /tmp.
+    """
+    base = temp_dir or os.environ.get("SHOAL_TEMP_DIR")
+    root = _root_in(base or tempfile.gettempdir())
+    return _root_in("/tmp") if not base and _is_too_long(root) else root
+
+
+def _root_in(base: str) -> str:
     return os.path.join(os.path.abspath(base), f"shoal-{os.getuid()}")
+
+
+def _is_too_long(root: str) -> bool:
+    return len(os.fsencode(root)) > _DIRECTORY_LENGTH_MAX - 10
 
 
 def check_private(path: str) -> None:
@@ -149,8 +161,10 @@ def make_session(session: Session, temp_dir: str | None, secret: bytes | None) -
         SessionError: the directory cannot be trusted or made; nothing is left.
     """
     root = root_directory(temp_dir)
-    if len(os.fsencode(root)) > _DIRECTORY_LENGTH_MAX - 10:
-        raise SessionError(f"{root} is too long for the sockets in it; use a shorter directory (--temp-dir)")
+    if _is_too_long(root):
+        raise SessionError(
+            f"{root} is too long for the sockets in it; use a shorter one (SHOAL_TEMP_DIR, --temp-dir, or _temp_dir of init)"
+        )
     try:
         os.makedirs(os.path.dirname(root), exist_ok=True)
         directory = _make_directory(root)

@@ -195,6 +195,7 @@ def test_init_shutdown_init(no_leaks):
 def test_a_session_as_a_context_manager(no_leaks):
     with shoal.init(num_cpus=1) as context:
         assert context.address_info["node_id"] == context.node_id
+        assert context.address_info["address"].startswith("127.0.0.1:")  # though its head is just starting
         assert shoal.get(shoal.remote(lambda: 1).remote()) == 1
     assert not shoal.is_initialized()
 

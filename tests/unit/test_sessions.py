@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -75,6 +76,17 @@ def test_a_root_of_another_user_is_refused(temp_dir, monkeypatch):
 def test_a_path_too_long_for_sockets_is_refused(tmp_path):
     with pytest.raises(SessionError, match="too long"):
         make_session(Session(directory=""), str(tmp_path / ("x" * 100)), None)
+
+
+def test_a_temporary_directory_too_long_for_sockets_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("SHOAL_TEMP_DIR", raising=False)
+    long = str(tmp_path / ("x" * 100))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: long)
+    assert sessions.root_directory() == f"/tmp/shoal-{os.getuid()}"
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/short")
+    assert sessions.root_directory() == f"/short/shoal-{os.getuid()}"
+    monkeypatch.setenv("SHOAL_TEMP_DIR", long)  # chosen for shoal: it is not guessed where else
+    assert sessions.root_directory().startswith(long)
 
 
 def test_live_sessions_are_found_oldest_first(temp_dir):
