@@ -36,7 +36,7 @@ class Directory:
         self._grace_s = grace_s
         self._young: dict[bytes, float] = {}  # id → until when, the earliest first
         self._entries: dict[bytes, Entry] = {}
-        self._by_node: dict[str, set[bytes]] = {}
+        self._by_node: dict[str, dict[bytes, None]] = {}
         self._unheld: set[bytes] = set()  # copies without a holder: proposed to be freed, or about to be
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class Directory:
     def replace(self, node_id: str, batch: ObjectBatch, now: float) -> tuple[list[bytes], list[bytes]]:
         """A snapshot: what was known of the node is forgotten, then the batch applies. Returns as `apply`."""
         held, copied = set(batch.hold), {object_id for object_id, _ in batch.born}
-        before = self._by_node.get(node_id, set())
+        before = self._by_node.get(node_id, {})
         gone = ObjectBatch(
             born=batch.born,
             hold=batch.hold,
@@ -120,7 +120,7 @@ class Directory:
         entry = self._entries.get(object_id)
         if entry is None:
             entry = self._entries[object_id] = Entry()
-        self._by_node.setdefault(node_id, set()).add(object_id)
+        self._by_node.setdefault(node_id, {})[object_id] = None
         return entry
 
     def _settle(
@@ -149,7 +149,7 @@ class Directory:
     def _unindex(self, node_id: str, object_id: bytes) -> None:
         known = self._by_node.get(node_id)
         if known is not None:
-            known.discard(object_id)
+            known.pop(object_id, None)
             if not known:
                 del self._by_node[node_id]
 

@@ -40,7 +40,7 @@ class Ledger:
         forks: forked children by the shell's token; they only pin.
         early: id → how many holders an object has that is not sealed yet.
         expected: id → processes that announced that they will seal it.
-        shared: ids that other nodes may know of.
+        shared: ids that other nodes may know of, in a fixed order.
         changes: (what, id, size) of shared ids, for the head; the shell empties it.
         sealed_elsewhere: shared ids that another node has sealed, with a hold for a process here.
         forsaken: ids whose last early holder has gone; readers that relied on it are told (see readers).
@@ -113,7 +113,7 @@ class Ledger:
         self.forks: dict[bytes | int, Client] = {}
         self.early: dict[bytes, int] = {}
         self.expected: dict[bytes, dict[Client, None]] = {}
-        self.shared: set[bytes] = set()
+        self.shared: dict[bytes, None] = {}
         self.changes: list[tuple[str, bytes, int]] = []
         self.sealed_elsewhere: set[bytes] = set()
         self.forsaken: list[bytes] = []
@@ -195,12 +195,12 @@ class Ledger:
         if object_id not in self.shared:
             if obj is not None or object_id in self.expected:
                 return
-            self.shared.add(object_id)  # unheard of: it may come from elsewhere
+            self.shared[object_id] = None  # unheard of: it may come from elsewhere
         self.changes.append((HELD, object_id, 0))
 
     def unshare(self, object_id: bytes) -> None:
         """No other node knows of this id any more."""
-        self.shared.discard(object_id)
+        self.shared.pop(object_id, None)
         self.sealed_elsewhere.discard(object_id)
         self.hints.pop(object_id, None)
 

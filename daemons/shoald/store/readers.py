@@ -201,8 +201,11 @@ class Readers:
             self._ledger.send(read.client, [m.AVAILABLE, object_id, size, flags, ""])
 
     def fetch_failed(self, object_id: bytes, kind: str, text: str) -> None:
-        """A wanted object cannot be fetched: answer those who have nothing else to wait for."""
-        if self._wanted.pop(object_id, None) is None or self._promised(object_id):
+        """A wanted object cannot be fetched: answer those who have nothing else to wait for.
+
+        That somebody holds it is nothing to wait for: by now a seal that was on its way here would have come.
+        """
+        if self._wanted.pop(object_id, None) is None or object_id in self._ledger.expected:
             return
         for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
             self._take_out(read)

@@ -133,7 +133,7 @@ class Sharing:
             obj = ledger.objects.get(object_id)
             if object_id in ledger.shared or (obj is not None and obj.recalled):
                 continue
-            ledger.shared.add(object_id)
+            ledger.shared[object_id] = None
             if obj is not None:
                 ledger.changes.append((BORN, object_id, obj.size))
                 todo += obj.contained
@@ -191,7 +191,7 @@ class Sharing:
             for inner in obj.contained if obj is not None and not obj.recalled else ():
                 there = ledger.objects.get(inner)
                 assert inner in ledger.shared or (there is not None and there.recalled), inner.hex()
-        assert ledger.sealed_elsewhere <= ledger.shared
+        assert ledger.sealed_elsewhere <= ledger.shared.keys()
         for nodes in self._nodes.values():
             for node_id, client in nodes.items():
                 assert ledger.clients[transit_client_id(node_id)] is client

@@ -127,6 +127,20 @@ def test_a_reader_that_waits_for_a_local_seal_hears_that_it_is_elsewhere():
     assert a.read(pinned(a.told(other))) == body(100)
 
 
+def test_both_nodes_share_what_was_fetched_and_what_it_contains():
+    world = World()
+    a, b = world.nodes
+    inner, x = own(a, 1), own(a, 2)
+    a.seal(inner, body(10))
+    a.seal(x, body(100), contained=inner)
+    b.pin(x, a.proc)
+    world.run()
+    assert a.store.sharing.snapshot() == ([(x, 100), (inner, 10)], [x, inner])
+    assert b.store.sharing.snapshot() == ([(x, 100)], [inner])
+    a.send(m.RELEASE, x + inner)
+    assert a.store.described(inner), "its copy on the other node holds it, whatever this one does"
+
+
 def test_the_head_knows_who_else_has_it():
     world = World(3)
     a, b, c = world.nodes

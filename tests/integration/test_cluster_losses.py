@@ -1,0 +1,111 @@
+"""Objects and references when a node dies: copies elsewhere are used, what is lost says so, and nothing is left behind."""
+
+import builtins
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import shoal
+from nodeclient import until
+from shoal.control import request
+from shoal.exceptions import ObjectLostError, OwnerDiedError
+from shoal.testing import Cluster
+
+TIMEOUT_S = 60
+FAST_DEATHS = {"node_dead_ms": 1500.0, "node_suspect_ms": 700.0, "heartbeat_ms": 200.0}
+
+
+def get(refs):
+    return shoal.get(refs, timeout=TIMEOUT_S)
+
+
+def objects(node):
+    return request(node.socket, node.secret, "memory", {})["stats"]["objects"]
+
+
+@pytest.fixture
+def nodes(no_leaks):
+    """A driver on a node without CPUs; node "b", which is going to die, and node "c"."""
+    with Cluster(num_cpus=0, system_config=FAST_DEATHS) as cluster:
+        nodes = {"a": cluster.head}
+        for name in "bc":
+            nodes[name] = cluster.add_node(num_cpus=1, resources={name: 1}, system_config=FAST_DEATHS)
+        shoal.init(cluster.address)
+        try:
+            yield nodes
+        finally:
+            shoal.shutdown()
+
+
+def kill(node):
+    """The node is gone, and everybody knows."""
+    os.kill(node.pid, signal.SIGKILL)
+    until(
+        lambda: (node.node_id, "DEAD") in [(row["NodeID"], row["State"]) for row in shoal.nodes()],
+        "its death",
+    )
+
+
+def on(name, task):
+    return task.options(resources={name: 1})
+
+
+@shoal.remote(max_retries=0)
+def ones_once(size):
+    return np.ones(size)
+
+
+@shoal.remote
+def put_ones(size):
+    return [shoal.put(np.ones(size))]
+
+
+@shoal.remote
+def total(refs):
+    return [int(array.sum()) for array in shoal.get(refs)]
+
+
+@shoal.remote
+def keep(refs):
+    builtins.shoal_kept = refs
+
+
+@shoal.remote
+def kept_total():
+    return [int(array.sum()) for array in shoal.get(builtins.shoal_kept)]
+
+
+def test_a_copy_elsewhere_is_used(nodes):
+    ref = on("b", ones_once).remote(50_000)
+    assert int(get(ref).sum()) == 50_000
+    kill(nodes["b"])
+    assert int(get(ref).sum()) == 50_000
+    assert get(on("c", total).remote([ref])) == [50_000]
+    del ref
+    until(lambda: not objects(nodes["a"]) and not objects(nodes["c"]), "empty stores")
+
+
+def test_a_ref_outlives_the_node_of_its_owner(nodes):
+    refs = get(on("b", put_ones).remote(50_000))
+    get(on("c", keep).remote(refs))
+    assert get(on("c", kept_total).remote()) == [50_000]
+    del refs
+    kill(nodes["b"])
+    assert get(on("c", kept_total).remote()) == [50_000]
+
+
+def test_what_only_the_dead_node_had_is_lost_and_says_so(nodes):
+    [inner] = get(on("b", put_ones).remote(50_000))
+    ref = on("b", ones_once).remote(50_000)
+    shoal.wait([ref], fetch_local=False, timeout=TIMEOUT_S)
+    kill(nodes["b"])
+    with pytest.raises(OwnerDiedError, match=r"node .*died"):
+        get(inner)
+    with pytest.raises(ObjectLostError, match=r"node .*died|lost"):
+        get(ref)
+    with pytest.raises(ObjectLostError):
+        get(on("c", total).remote([inner]))
+    del inner, ref
+    until(lambda: not objects(nodes["a"]) and not objects(nodes["c"]), "empty stores")
