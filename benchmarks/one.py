@@ -8,16 +8,17 @@ import json
 import os
 import sys
 from types import ModuleType
+from typing import Any
 
 from nodes import Nodes
 
 CPUS = 2
 
 
-def start(system: str) -> ModuleType:
-    """Import Ray or shoal and start a cluster of 2 CPUs; returns the module."""
+def start(system: str, **options: Any) -> ModuleType:
+    """Import Ray or shoal and start a cluster of 2 CPUs, with more ``options`` of init; returns the module."""
     api = importlib.import_module(system)
-    api.init(num_cpus=CPUS)
+    api.init(num_cpus=CPUS, **options)
     return api
 
 
@@ -37,7 +38,7 @@ def run(scenario: ModuleType, system: str) -> dict[str, float]:
         with Nodes(system) as nodes:
             return scenario.run_nodes(nodes)
     if hasattr(scenario, "run_cold"):
-        figures = scenario.run_cold(lambda: start(system))
+        figures = scenario.run_cold(lambda **options: start(system, **options))
         importlib.import_module(system).shutdown()
         return figures
     api = start(system)

@@ -66,7 +66,7 @@ ORDER = (
         "small_arrays",
     ),
     *("refs_in_object", "wait_each", "large_put", "first_put", "large_results", "get_again", "by_value"),
-    *("predictions", "ragged", "idle"),
+    *("predictions", "ragged", "spill", "idle"),
     *("transfer_1g", "broadcast", "remote_args", "remote_tasks", "many_small_objects", "cluster_start"),
 )
 Results = dict[str, Any]

@@ -18,7 +18,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoald.store.allocator import round_up
+from shoald.store.allocator import PAGE, round_up
 from shoald.store.spilldirs import Damaged, Directory, directory
 from shoald.store.spills import Effect, Read, Remove, Rewrite, Write
 
@@ -160,7 +160,8 @@ class Spiller:
         assert region is not None
         # An object's extent is its alone to the next multiple of 64, and so is its part of the file.
         parts = [region[offset : offset + round_up(size)] for offset, size in effect.parts]
-        self._directories[effect.directory].write(effect.file, parts)
+        aligned = len(parts) == 1 and effect.parts[0][0] % PAGE == 0
+        self._directories[effect.directory].write(effect.file, parts, aligned)
         return [xxh3_64_intdigest(region[offset : offset + size]) for offset, size in effect.parts]
 
     def _read(self, effect: Read) -> None:
@@ -169,15 +170,17 @@ class Spiller:
         region = self._bytes
         assert region is not None
         into = region[effect.target : effect.target + effect.size]
-        self._read_into(effect.directory, effect.file, effect.offset, into)
+        self._read_into(effect.directory, effect.file, effect.offset, into, effect.target % PAGE == 0)
         if xxh3_64_intdigest(into) != effect.checksum:
             where = self._directories[effect.directory].path
             raise Damaged(f"file {effect.file} in {where} is damaged (its checksum is not what it was)")
 
-    def _read_into(self, directory: int, file: int, offset: int, into: memoryview) -> None:
+    def _read_into(
+        self, directory: int, file: int, offset: int, into: memoryview, aligned: bool = False
+    ) -> None:
         for attempt in range(_READ_ATTEMPTS):
             try:
-                self._directories[directory].read(file, offset, into)
+                self._directories[directory].read(file, offset, into, aligned)
                 return
             except FileNotFoundError:
                 raise

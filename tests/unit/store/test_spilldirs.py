@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -142,3 +143,23 @@ def test_places_are_checked(tmp_path: Path) -> None:
         check_url("nothing://x")
     assert not is_remote("file:///x")
     assert is_remote("s3://x/y")
+
+
+def test_large_files_are_written_past_a_slow_page_cache(tmp_path: Path) -> None:
+    size = 3 * 1024 * 1024 + 64
+    region = memoryview(mmap.mmap(-1, size))
+    region[:] = os.urandom(size)
+    made = directory(str(tmp_path), "me", 1.0)
+    made.prepare()
+    for number in range(40):
+        made._pace.measured(False, 1e6)
+        made.write(number, [region], aligned=True)
+        into = memoryview(mmap.mmap(-1, size))
+        made.read(number, 0, into, aligned=number % 2 == 0)
+        assert into == region
+        into = memoryview(bytearray(100))
+        made.read(number, size - 100, into)
+        assert into == region[-100:]
+        if number % 3:
+            made.remove(number)
+    made.close()
