@@ -120,7 +120,7 @@ def test_death_is_confirmed_with_what_was_running(daemon, order, code, number):
 def test_cancel_with_force_kills_the_worker(daemon):
     client = daemon.client()
     ((grant, _),) = client.lease()
-    client.send([m.KILL_WORKER, grant[2], "cancelled with force"])
+    client.send([m.KILL_WORKER, grant[2], "cancelled with force", bytes(16)])
     died = client.receive(m.WORKER_DIED)
     assert died[3] == signal.SIGKILL
     assert "cancelled with force" in died[5]

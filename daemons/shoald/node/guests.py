@@ -59,6 +59,7 @@ class Guests:
 
     Args:
         new_token: makes 16 bytes that nobody can guess.
+        current: the task that a worker (by its id) has started last.
 
     Attributes:
         guests: by process.
@@ -67,12 +68,18 @@ class Guests:
     """
 
     def __init__(
-        self, node_id: str, scheduler: SchedulerCore, config: Config, new_token: Callable[[], bytes]
+        self,
+        node_id: str,
+        scheduler: SchedulerCore,
+        config: Config,
+        new_token: Callable[[], bytes],
+        current: Callable[[bytes], bytes],
     ) -> None:
         self._node_id = node_id
         self._scheduler = scheduler
         self._config = config
         self._new_token = new_token
+        self._current = current
         self.outbox: list[tuple[Any, ...]] = []
         self.guests: dict[bytes, Guest] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -125,7 +132,15 @@ class Guests:
             return  # it has left
         if type(message) is not list or not message or message[0] not in (m.RETURN, m.KILL_WORKER):
             raise ProtocolError("that is no message that is passed on")
+        if message[0] == m.KILL_WORKER and self._spares(message):
+            return
         self._scheduler.handle(proc, message, now)
+
+    def _spares(self, message: list[Any]) -> bool:
+        """Whether a KILL_WORKER comes for a task that its worker does not run (yet, or any more)."""
+        _, lease_id, _, task_id = message
+        lease = self._scheduler.leases.get(lease_id)
+        return lease is not None and self._current(lease.worker_id) != task_id
 
     # --- leases ---
 

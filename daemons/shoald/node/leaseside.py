@@ -39,7 +39,9 @@ class LeaseSide:
         self._daemon = daemon
         scheduler, config = daemon.scheduler, daemon.config
         self.away = AwayLeases(scheduler, daemon.cluster, config, self._job_of)
-        self.guests = Guests(daemon.node_id, scheduler, config, lambda: os.urandom(auth.TARGET_SIZE))
+        self.guests = Guests(
+            daemon.node_id, scheduler, config, lambda: os.urandom(auth.TARGET_SIZE), self._current
+        )
         self._dials: dict[AwayLease, Dial] = {}
         self._unsaid: dict[
             str, int
@@ -63,6 +65,10 @@ class LeaseSide:
         daemon.peers.on(m.P_CANCEL, lambda _node_id, message: daemon.cancel_at_owner(message))
         daemon.side.takers[auth.KIND_TASKS] = self._take_connection
         daemon.on_node_dead.append(self._node_died)
+
+    def _current(self, worker_id: bytes) -> bytes:
+        worker = self._daemon.scheduler.pool.workers[worker_id]
+        return self._daemon.board.current(worker.slot)
 
     def _handle(self, handler: Handler, node_id: str, message: list[Any]) -> None:
         handler(node_id, message[1:], self._daemon.loop.now())

@@ -160,15 +160,20 @@ def _read_join(path: str) -> tuple[str, bytes]:
     metavar="HOST:PORT",
     help="The cluster's head (default: the one on this machine).",
 )
+@json_option
 @temp_dir_option
-def join_string_command(address: str, temp_dir: str | None) -> None:
+def join_string_command(address: str, as_json: bool, temp_dir: str | None) -> None:
     """Print the line that another machine needs to join: whoever has it belongs to the cluster.
 
     For example: shoal join-string | ssh MACHINE shoal start-node --join -
     """
     with failures():
         session = resolve_address(address, temp_dir)
-        click.echo(joining.make_join_string(session.head_address, session.secret))
+        line = joining.make_join_string(session.head_address, session.secret)
+        if as_json:
+            print_json({"join": line, "address": session.head_address})
+        else:
+            click.echo(line)
 
 
 @click.command("stop")

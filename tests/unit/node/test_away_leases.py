@@ -34,14 +34,18 @@ class Node:
         self.core.view = self.view = ClusterView(self.node_id, 10)
         self.away = AwayLeases(self.core, self.view, config, self.job_of)
         tokens = itertools.count(1).__next__
-        self.guests = Guests(self.node_id, self.core, config, lambda: b"%016d" % tokens())
+        self.guests = Guests(self.node_id, self.core, config, lambda: b"%016d" % tokens(), self.current)
         self.links = {}  # node id → messages under way
         self.dialing = {}  # token → lease
         self.timers = []
         self.open = {}  # lease id → lease, as its client has it
         self.told = []
+        self.running = {}  # worker id → task
         self.procs = itertools.count(1).__next__
         self.core.start(0.0)
+
+    def current(self, worker_id):
+        return self.running.get(worker_id, NO_TASK)
 
     def row(self, state="ALIVE"):
         resources = {"CPU": self.cpus * 10_000}
@@ -212,6 +216,19 @@ def test_only_returns_and_kills_of_such_leases_are_routed(world):
     assert not world.a.away.from_client(b"driver-1", [m.DEMAND, lease, CPU1, 1, {}])
     assert not world.a.away.from_client(b"driver-2", [m.RETURN, lease, m.RETURN_OK])
     assert not world.a.away.from_client(b"driver-1", [m.RETURN, 77, m.RETURN_OK])
+
+
+def test_a_kill_comes_too_late_for_another_task(world):
+    for token in list(world.a.dialing):
+        world.dial(token)
+    lease = next(iter(world.a.open.values()))
+    worker_id = world.b.core.leases[lease.lender_id].worker_id
+    world.b.running[worker_id] = b"another task 123"
+    for task_id, killed in ((b"the cancelled one"[:16], False), (b"another task 123", True)):
+        kill = [m.KILL_WORKER, lease.lease_id, "cancelled", task_id]
+        assert world.a.away.from_client(b"driver-1", kill)
+        world.settle()
+        assert (worker_id not in world.b.core.pool.workers) == killed
 
 
 def test_the_death_of_a_worker_there_is_told(world):
