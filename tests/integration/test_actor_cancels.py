@@ -27,6 +27,11 @@ class Quick:
             pass
         return "done"
 
+    def items(self):
+        for number in range(1_000_000):
+            time.sleep(0.001)
+            yield number
+
     def wait_for(self, refs, mark):
         open(mark, "w").close()
         try:
@@ -41,6 +46,11 @@ class AsyncQuick:
 
     async def quick(self):
         return "done"
+
+    async def items(self):
+        for number in range(1_000_000):
+            await asyncio.sleep(0.001)
+            yield number
 
     async def spin(self, microseconds):
         await asyncio.sleep(microseconds / 1e6)
@@ -86,6 +96,22 @@ def test_a_cancel_at_the_end_of_its_call_harms_no_other(shoal_session, kind):
         assert outcome(ref) in ("done", "cancelled")
         assert outcome(other) == "done"
     assert get([actor.quick.remote() for _ in range(10)]) == ["done"] * 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_generator_under_way_is_cancelled(shoal_session, kind, waits):
+    """While it makes an item, and while it waits for its reader."""
+    actor = KINDS[kind]()
+    stream = actor.items.options(generator_backpressure_num_objects=2 if waits else None).remote()
+    assert get(next(stream)) == 0
+    if waits:
+        time.sleep(0.05)  # the items that it may make ahead
+    shoal.cancel(stream)
+    with pytest.raises(TaskCancelledError):
+        for ref in stream:
+            get(ref)
+    assert get(actor.quick.remote()) == "done"
 
 
 @pytest.mark.parametrize("kind", ["in order", "threads"])

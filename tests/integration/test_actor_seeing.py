@@ -59,7 +59,7 @@ def test_why_says_what_the_calls_of_an_actor_wait_for(shoal_session, tmp_path, o
     asking, behind = actor.ask.remote([awaited]), actor.nothing.remote()
     wait_until(lambda: "has waited" in run("why", asking.hex()))
     text = run("why", asking.hex())
-    assert f"runs in actor Asker, process {pid}" in text
+    assert f"is at actor Asker, process {pid}" in text
     assert "'Asker.ask' has waited" in text
     assert awaited.hex() in text
     text = run("why", actor._actor_id.hex())

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.actors.api import ActorExit
 from shoal.wire import messages as m
 from shoald.worker.calls import Calls
+from shoald.worker.streaming import next_or_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _QUEUED = 0  # the thread of a call that has none yet
 _OWN_PACKAGES = ("shoal", "shoald")
+# What calls methods, and takes steps of their generators.
+_USER_CODE_BELOW = (Calls._call.__code__, next_or_end.__code__)
 
 
 class Lanes:
@@ -174,9 +177,8 @@ class Lanes:
 def _in_user_code(frame: FrameType | None) -> bool:
     """Whether a call's method, or what that called, runs, and not the runtime beneath it."""
     while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] in _OWN_PACKAGES:
-            return module == Calls.__module__ and frame.f_code is Calls._call.__code__
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OWN_PACKAGES:
+            return frame.f_code in _USER_CODE_BELOW
         frame = frame.f_back
     return False
 

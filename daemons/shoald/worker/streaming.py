@@ -79,7 +79,7 @@ class Producer:
     def _produce(self, step: Callable[[], Any], call: Callable[..., Any]) -> bool:
         """One item; False at the end."""
         executor, context = self._executor, self._context
-        value = call(context, _next_or_end, (step,), {})
+        value = call(context, next_or_end, (step,), {})
         if value is _END:
             return False
         if self._sent < self._received:
@@ -95,7 +95,8 @@ class Producer:
         return True
 
 
-def _next_or_end(step: Callable[[], Any]) -> Any:
+def next_or_end(step: Callable[[], Any]) -> Any:
+    """One step of a generator; `_END` when there is none."""
     try:
         return step()
     except StopIteration:

@@ -402,7 +402,7 @@ class ActorCalls:
             return f"was sent to {where}, which is {STATE_NAMES[self.state]}"
         sent = list(lease.inflight) if lease is not None and self.table.ordered else []
         ahead = sent.index(task.id) if task.id in sent else 0
-        return f"waits behind {ahead} call(s) of this process in {where}" if ahead else f"runs in {where}"
+        return f"waits behind {ahead} call(s) of this process at {where}" if ahead else f"is at {where}"
 
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
