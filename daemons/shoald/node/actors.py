@@ -95,7 +95,8 @@ class ActorCore:
 
     Attributes:
         outbox: effects in order, for the shell: ("send", proc, message), ("become", record), ("connect", proc, record),
-            ("changed", record): for the head; ("hold", actor id), ("let_go", actor id): the node's own hold on a detached actor.
+            ("left", proc, record): a caller is gone; ("changed", record): for the head; ("hold", actor id) and
+            ("let_go", actor id): the node's own hold on a detached actor.
     """
 
     def __init__(self, scheduler: SchedulerCore, config: Config, node_id: str) -> None:
@@ -317,17 +318,22 @@ class ActorCore:
         """A process has no handle any more."""
         record = self.actors.get(actor_id)
         if record is not None:
-            record.callers.pop(caller, None)
-            record.reconnects.pop(caller, None)
+            self._left(caller, record)
         self._early.get(actor_id, {}).pop(caller, None)
 
     def client_left(self, proc: bytes) -> None:
         """A process is gone, as a caller."""
         for record in self.actors.values():
-            record.callers.pop(proc, None)
-            record.reconnects.pop(proc, None)
+            self._left(proc, record)
         for waiting in self._early.values():
             waiting.pop(proc, None)
+
+    def _left(self, caller: bytes, record: ActorRecord) -> None:
+        record.reconnects.pop(caller, None)
+        if caller in record.callers:
+            del record.callers[caller]
+            if record.worker_id:
+                self.outbox.append(("left", caller, record))
 
     def tick(self, now: float) -> float | None:
         """Tell those who wait for an actor that never came; connect those anew whose connection broke; start

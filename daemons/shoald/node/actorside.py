@@ -214,6 +214,10 @@ class ActorSide:
             self._connect(effect[1], effect[2])
         elif kind == "become":
             self._become(effect[1])
+        elif kind == "left":
+            actor = self.worker_of(effect[2])
+            if actor is not None:
+                actor.sock.send([m.CALLER_LEFT, effect[1]])
         elif kind == "hold":
             self.hold(HOLDER, effect[1])
         elif kind == "let_go":

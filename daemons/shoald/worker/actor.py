@@ -105,6 +105,7 @@ class ActorExecutor:
         runtime.tick_hook = self._watch
         runtime.blocking_hook = self._blocking.begin if self._lends else None
         runtime.unblocked_hook = self._blocking.end if self._lends else None
+        runtime.actors.caller_left = self._on_caller_left
         runtime.explain.actor = (self._actor_id.hex(), self._describe)
         runtime.run_here = None
         runtime.dispatch.cancel_here = lambda task_id: None
@@ -441,6 +442,11 @@ class ActorExecutor:
             self._hold(caller)
             for gone in self._callers.parks(caller, monotonic()):
                 self._forget(gone)
+
+    def _on_caller_left(self, proc: bytes) -> None:
+        caller = self._callers.get(proc)
+        if caller is not None:
+            self._forget(caller)
 
     def _forget(self, caller: Caller) -> None:
         """A caller is gone, or has none of its calls under way; what has not started does not run."""

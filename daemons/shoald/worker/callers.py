@@ -1,6 +1,7 @@
 """The callers of an actor, across their connections: a pure core (R6).
 
     CONNECTED ⇄ PARKED (the connection is closed) → forgotten (it said goodbye, began anew, or stayed away too long)
+    any → forgotten (the daemon says that it is gone)
 
 A caller that has lost its connection comes back with how many frames of replies it has heard, and learns how many calls were
 received from it: it sends the others again, and is sent the frames that it has not heard. So no call is lost with a

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.actors.calls import ActorCalls
 from shoal.actors.handle import ActorHandle
+from shoal.client.awaits import ignored
 from shoal.client.connection import Connection
 from shoal.client.packing import NOTHING_PACKED, Packed
 from shoal.client.values import callsite
@@ -47,11 +48,19 @@ class Actors:
         self._runtime = runtime
         self.calls: dict[bytes, ActorCalls] = {}
         self.become: list[Any] | None = None  # the message that makes this worker an actor
+        self.caller_left: Callable[[bytes], None] = (
+            ignored  # in an actor: what to do when a caller is gone (lock held)
+        )
         self._swept = 0.0
 
     def handlers(self) -> dict[int, Callable[[list[Any]], None]]:
         """What to do with the daemon's messages about actors (lock held)."""
-        return {m.ACTOR_PEER: self._on_peer, m.ACTOR_STATE: self._on_state, m.BECOME_ACTOR: self._on_become}
+        return {
+            m.ACTOR_PEER: self._on_peer,
+            m.ACTOR_STATE: self._on_state,
+            m.BECOME_ACTOR: self._on_become,
+            m.CALLER_LEFT: lambda message: self.caller_left(message[1]),
+        }
 
     # --- making ---
 

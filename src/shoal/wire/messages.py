@@ -113,6 +113,7 @@ ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details
 #   details: {"reason", "name", "node", "pid", "exit_code", "signal", "current": id of the call started last,
 #   "unmade": its constructor had not returned, so no call ran, "error": bytes}
 BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", "restarts", "job_id", "resources"}]; PEERs follow
+CALLER_LEFT = 153  # to an actor: [proc]: this caller has no handle any more, or is dead; what it had sent and has not started does not run
 
 # --- submitter → worker (one pickle per frame: a list of tuples) --------------------------------
 

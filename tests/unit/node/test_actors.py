@@ -237,6 +237,18 @@ def test_a_caller_may_be_faster_than_the_creator():
     assert node.states(OTHER) == ["dead"]
 
 
+def test_an_actor_hears_which_callers_are_gone():
+    node = Node()
+    record = node.create()
+    node.core.connect(OTHER, record.actor_id, 0, node.now)
+    node.core.disconnect(DRIVER, record.actor_id)
+    node.core.disconnect(DRIVER, record.actor_id)
+    node.core.client_left(OTHER)
+    node.core.client_left(STRANGER)
+    node.run()
+    assert node.taken("left") == [("left", DRIVER, record), ("left", OTHER, record)]
+
+
 def test_a_killer_may_be_faster_than_the_creator():
     node = Node()
     actor_id = b"%016d" % 1
