@@ -281,7 +281,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "huge_pages": checks.flag,
     "object_spilling_directory": _path,
     "namespace": checks.text,
-    "runtime_env": checks.mapping,
+    "runtime_env": checks.environment,
     "ignore_reinit_error": checks.flag,
     "log_to_driver": checks.flag,
     "logging_level": _logging_level,

@@ -124,6 +124,17 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return copy.deepcopy(dict(value))
 
 
+def environment(name: str, value: Any) -> dict[str, Any]:
+    """A runtime environment as `mapping` takes it; it is kept, and that it has no effect yet is said."""
+    kept = mapping(name, value)
+    if kept:
+        import warnings
+
+        text = f"{name} has no effect yet: workers run in the environment that their node was started in"
+        warnings.warn(text, UserWarning, stacklevel=2)
+    return kept
+
+
 def texts(name: str, value: Any) -> dict[str, str]:
     """A dict of strings."""
     found = mapping(name, value)

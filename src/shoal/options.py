@@ -42,7 +42,7 @@ _COMMON: dict[str, Check] = {
     "memory": checks.amount,
     "resources": checks.resources,
     "name": checks.text,
-    "runtime_env": checks.mapping,
+    "runtime_env": checks.environment,
     "scheduling_strategy": checks.strategy,
     "label_selector": checks.selector,
     "accelerator_type": checks.text,
