@@ -183,6 +183,8 @@ class Config:
     pull_connections: int = 2
     pull_requests_max: int = 2
     pull_pieces_max: int = 256
+    # Ids of arguments on other nodes that a worker remembers to have asked for while their tasks wait.
+    prefetched_ids_max: int = 256
     # Share of the store that objects on their way may take; the others wait, by priority.
     pull_memory_percent: int = 50
     # How often an object that found no room asks again; beyond, its readers get ObjectStoreFullError.

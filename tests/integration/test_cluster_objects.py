@@ -122,6 +122,16 @@ def test_several_arguments_of_one_task(two, shoal_session):
     assert get(last_of_all.remote(*refs)) == [0, 1, 2, 3, 4]
 
 
+def test_arguments_of_tasks_that_wait_are_fetched_once_each(two, shoal_session):
+    _, other = two
+    before = stats(other)
+    refs = [shoal.put(np.full(20_000, number)) for number in range(100)]
+    assert get([last_of_all.remote(ref) for ref in refs]) == [[number] for number in range(100)]
+    after = stats(other)
+    assert after["fetches"] - before["fetches"] == 100
+    assert after["fetch_retries"] == before["fetch_retries"]
+
+
 def test_refs_inside_an_argument_are_fetched(two, shoal_session):
     _, other = two
     before = stats(other)

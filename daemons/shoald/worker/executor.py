@@ -29,6 +29,7 @@ from shoald.worker.cancels import Cancels
 from shoald.worker.functions import FunctionCache
 from shoald.worker.garbage import Garbage
 from shoald.worker.output import flush_partial_lines
+from shoald.worker.prefetch import Prefetch
 from shoald.worker.results import Results
 from shoald.worker.streaming import Producer
 
@@ -119,6 +120,7 @@ class Executor:
         self._functions = FunctionCache(runtime)
         self._producers: dict[bytes, Producer] = {}
         self._running: list[bytes] = []  # the current task, and those that wait for it in place
+        self._prefetch = Prefetch(runtime)
         self._cancels = Cancels(self._running, runtime.lock)
         self._careful = False
         self._units: dict[str, int] = {}
@@ -465,6 +467,8 @@ class Executor:
                 tag = message[0]
                 if tag == m.TASK:
                     tasks.append((peer, message))
+                    if message[4] and (self._running or len(tasks) > 1):
+                        self._prefetch.task_waits(message[4][1])
                 elif tag == m.FUNCTION:
                     self._functions.exported(peer, *message[1:])
                 elif tag == m.FORGET:
