@@ -55,7 +55,7 @@ ORIGINS_HEAD = """
 # The order of the tables: start, tasks, actors, objects, costs. What is not named here follows.
 ORDER = (
     *("startup", "tasks_sync", "tasks_batch", "queued_tasks", "queued_memory", "chain", "children"),
-    *("actor_sync", "actor_batch", "actor_async", "actor_creation"),
+    *("actor_sync", "actor_batch", "actor_async", "actor_creation", "placement_groups"),
     *(
         "stored_array",
         "ref_arguments",

@@ -264,6 +264,15 @@ class Config:
     locality_bytes_min: int = 1 * MIB
     locality_bytes_per_s: float = 1e9
     locality_wait_ms_min: float = 20.0
+    # Placement groups that the head knows, without those that are over; beyond, a new one is refused. And how many of those that
+    # are over are remembered; beyond, the oldest is forgotten.
+    groups_max: int = 100000
+    groups_removed_max: int = 1000
+    # Groups that wait are tried again this often, so many in one round; the others' turn comes in the next.
+    group_retry_ms: float = 100.0
+    groups_tried_max: int = 100
+    # Bundles of one group.
+    bundles_max: int = 10000
     # Leases of one demand that SPREAD places in one round; the rest follows.
     spread_round_max: int = 1000
     # Shapes of one client that the scheduler remembers; one more closes the connection.

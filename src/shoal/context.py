@@ -43,7 +43,11 @@ class ActorIdentity:
 
 @dataclass
 class Identity:
-    """Who this process is; filled in when it has joined a cluster."""
+    """Who this process is; filled in when it has joined a cluster.
+
+    Attributes:
+        group: [placement group, bundle or -1, whether what it submits belongs there too] of the running task, or of the actor.
+    """
 
     kind: str = "driver"
     job_id: str = ""
@@ -53,6 +57,7 @@ class Identity:
     session_dir: str = ""
     address: str = ""
     resources: dict[str, float] = field(default_factory=dict)
+    group: list[Any] | None = None
     actor: ActorIdentity | None = None
 
 
@@ -96,8 +101,13 @@ class RuntimeContext:
         return (self._identity.actor.name or None) if self._identity.actor else None
 
     def get_placement_group_id(self) -> str | None:
-        """The placement group the task runs in; None without."""
-        return None
+        """The placement group the task or actor runs in; None without."""
+        return self._identity.group[0].hex() if self._identity.group else None
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what this task or actor submits runs in its placement group too, unless it says otherwise."""
+        return bool(self._identity.group and self._identity.group[2])
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What the task was given, in units of each resource; empty in a driver."""

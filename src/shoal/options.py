@@ -300,6 +300,9 @@ class ActorOptions(_Options):
         """What a node must have free to be chosen, in units of 1/10,000."""
         return self._units_with_cpus(1 if self.num_cpus is None else self.num_cpus)
 
+    def _group_units(self) -> dict[str, int]:
+        return self.placement_units() if self.num_cpus is not None else self.resource_units()
+
     def _cpus_to_run(self) -> float:
         return self.num_cpus or 0
 

@@ -18,8 +18,11 @@ from typing import Any
 
 from shoal.ids import OBJECT_ID_SIZE, split_ids
 from shoald.head import events as ev
+from shoald.head import groupwords as gw
 from shoald.head.actors import Actor
+from shoald.head.gauges import NodeGauges
 from shoald.head.pb import head_pb2 as pb
+from shoald.head.planning import STRATEGIES
 from shoald.head.reports import Part
 
 _INFO_KEYS = {"address", "hostname", "pid", "name", "resources", "labels", "store_capacity_bytes"}
@@ -74,6 +77,11 @@ def actors_message(actors: Iterable[Mapping[str, Any]], snapshot: bool) -> pb.No
     """What a node says of actors that it hosts; each a dict with the fields of `shoald.head.actors.Actor`."""
     report = pb.ActorReport(actors=[pb.Actor(**actor) for actor in actors], snapshot=snapshot)
     return pb.NodeMessage(actors=report)
+
+
+def groups_message(news: Mapping[str, Any]) -> pb.NodeMessage:
+    """What a node says of placement groups: a dict with the fields of GroupNews in head.proto, as plain values."""
+    return pb.NodeMessage(groups=pb.GroupNews(**news))
 
 
 # --- head's side: messages to events ---------------------------------------------------------------
@@ -168,6 +176,50 @@ def actor_of(message: pb.Actor) -> Actor:
     return Actor(**{**fields, "placement": dict(message.placement)})
 
 
+def groups_event(stream: int, message: pb.GroupNews) -> ev.GroupsHeard:
+    held = tuple(
+        gw.Held(_group_id(each.group_id), tuple(each.prepared), tuple(each.committed))
+        for each in message.held
+    )
+    answers = tuple(
+        gw.Answer(_group_id(each.group_id), each.attempt, each.ok, each.reason) for each in message.answers
+    )
+    news = gw.News(
+        message.snapshot,
+        held,
+        tuple(map(_group_of, message.made)),
+        tuple(map(_group_of, message.wanted)),
+        answers,
+        tuple(map(_group_id, message.removed)),
+        tuple(map(_group_id, message.watched)),
+    )
+    return ev.GroupsHeard(stream, news)
+
+
+def _group_id(group_id: bytes) -> bytes:
+    if len(group_id) != OBJECT_ID_SIZE:
+        raise ValueError(f"a placement group's id has {OBJECT_ID_SIZE} bytes, not {len(group_id)}")
+    return group_id
+
+
+def _group_of(message: pb.Group) -> gw.Group:
+    bundles = tuple(dict(bundle.resources) for bundle in message.bundles)
+    if not bundles or any(amount < 0 for bundle in bundles for amount in bundle.values()):
+        raise ValueError("a placement group has bundles, of not less than nothing")
+    if message.strategy not in STRATEGIES:
+        raise ValueError(f"there is no strategy {message.strategy!r}")
+    return gw.Group(
+        _group_id(message.group_id),
+        message.name,
+        message.namespace,
+        message.strategy,
+        bundles,
+        message.detached,
+        message.job_id,
+        message.node_id,
+    )
+
+
 # --- head's side: effects to messages --------------------------------------------------------------
 
 
@@ -189,6 +241,12 @@ def head_message(message: ev.Message, cluster_id: str, epoch: str) -> pb.HeadMes
             return pb.HeadMessage(lost=pb.ObjectIds(ids=b"".join(ids)))
         case ev.DrainNode(reason):
             return pb.HeadMessage(drain=pb.Drain(reason=reason))
+        case ev.GaugesChanged(rows):
+            gauges = pb.GaugesChanged(nodes=map(_gauges_row, rows))
+            return pb.HeadMessage(gauges=gauges)
+        case ev.GroupsTold(orders, states):
+            told = pb.GroupOrders(orders=map(_order_message, orders), states=map(group_message, states))
+            return pb.HeadMessage(groups=told)
         case ev.ActorChanged(actor):
             return pb.HeadMessage(actor=actor_message(actor))
         case ev.ActorGiven(actor):
@@ -223,6 +281,44 @@ def node_message(view: ev.NodeView) -> pb.Node:
                 for demand in gauges.pending
             ],
         ),
+    )
+
+
+def _gauges_row(row: NodeGauges) -> pb.NodeGauges:
+    return pb.NodeGauges(
+        node_id=row.node_id,
+        available=row.available,
+        store_used_bytes=row.store_used_bytes,
+        waiting=row.waiting,
+    )
+
+
+def _order_message(order: gw.Order) -> pb.GroupOrder:
+    return pb.GroupOrder(
+        kind=order.kind,
+        group_id=order.group_id,
+        attempt=order.attempt,
+        indices=order.indices,
+        bundles=[pb.Bundle(resources=amounts) for amounts in order.bundles],
+    )
+
+
+def group_message(state: gw.GroupState) -> pb.GroupState:
+    group = state.group
+    return pb.GroupState(
+        group=pb.Group(
+            group_id=group.group_id,
+            name=group.name,
+            namespace=group.namespace,
+            strategy=group.strategy,
+            bundles=[pb.Bundle(resources=amounts) for amounts in group.bundles],
+            detached=group.detached,
+            job_id=group.job_id,
+            node_id=group.node_id,
+        ),
+        state=state.state,
+        reason=state.reason,
+        nodes=state.nodes,
     )
 
 

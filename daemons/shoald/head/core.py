@@ -16,12 +16,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgpack
+
 from shoal.config import Config
+from shoal.wire.labels import labels_of, matches
 from shoald.head import events as ev
 from shoald.head.actors import Actor, ActorTable, HostActor, TellNode
 from shoald.head.directory import Directory
+from shoald.head.gauges import GaugeBatches, NodeGauges
+from shoald.head.groups import GroupTable
+from shoald.head.groupwords import GroupState, NodeRoom, TellGroups
 from shoald.head.jobs import JobTable
 from shoald.head.nodes import NodeRecord, NodeTable
+from shoald.node import constraints
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Durable:
     nodes: tuple[ev.NodeView, ...] = ()
     jobs: tuple[ev.Job, ...] = field(default=())
     actors: tuple[Actor, ...] = field(default=())
+    groups: tuple[GroupState, ...] = field(default=())
 
 
 class HeadCore:
@@ -55,6 +63,8 @@ class HeadCore:
         self.directory = Directory(config.directory_grace_ms / 1000)
         self.jobs = JobTable(config.jobs_max, durable.jobs)
         self.actors = ActorTable(self._host_for, self.nodes.is_live, config.dead_actors_max, durable.actors)
+        self.groups = GroupTable(self._rooms, config, durable.groups)
+        self._gauges = GaugeBatches(config)
         self._awaited: set[str] = set()
         self._recovery_ends = now + config.node_dead_ms / 1000
         for view in durable.nodes:
@@ -71,6 +81,7 @@ class HeadCore:
             ev.JobEnds: self._on_job_ends,
             ev.ActorsReported: self._on_actors_reported,
             ev.ActorClaimed: self._on_actor_claimed,
+            ev.GroupsHeard: self._on_groups_heard,
             ev.TimePasses: self._on_time_passes,
         }
 
@@ -81,13 +92,19 @@ class HeadCore:
         self._handlers[type(event)](event, now)
         if self.actors.effects:
             self._carry_actors()
+        if self.groups.changed:
+            self._carry_groups()
         return effects
 
     def next_deadline(self) -> float | None:
         """When the core wants a `TimePasses` at the latest, in monotonic seconds."""
-        ours = self._recovery_ends if self.recovering else self.directory.next_deadline()
-        deadlines = [each for each in (self.nodes.next_deadline(), ours) if each is not None]
-        return min(deadlines, default=None)
+        deadlines = [
+            self.nodes.next_deadline(),
+            self.groups.next_deadline(),
+            self._gauges.next_deadline(self.nodes.live_count),
+            self._recovery_ends if self.recovering else self.directory.next_deadline(),
+        ]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def views(self, now: float) -> tuple[ev.NodeView, ...]:
         """All nodes, live ones first."""
@@ -132,6 +149,7 @@ class HeadCore:
         self._effects += [ev.SaveNode(view), ev.Send(event.stream, ev.Registered(self.views(now)))]
         self._announce(record, now)
         self.actors.nodes_changed()
+        self.groups.nodes_changed(now)
 
     def _refusal(self, event: ev.NodeRegisters) -> ev.Refused | None:
         if not event.node_id or not event.incarnation:
@@ -154,7 +172,7 @@ class HeadCore:
             return
         self._seen(record, now)
         if event.gauges is not None:
-            record.gauges = event.gauges
+            self._take_gauges(record, event.gauges, now)
         record.parts.append(event)
         if not event.more:
             self._apply(record, now)
@@ -163,6 +181,19 @@ class HeadCore:
             self._close(event.stream, ev.Refused(ev.REFUSED_INVALID, "a report in too many parts"))
             return
         self._effects.append(ev.Send(event.stream, ev.Acked(event.number)))
+
+    def _take_gauges(self, record: NodeRecord, gauges: ev.Gauges, now: float) -> None:
+        record.gauges = gauges
+        waiting = sum(demand.count for demand in gauges.pending)
+        self._gauges.changed(NodeGauges(record.node_id, gauges.available, gauges.store_used_bytes, waiting))
+        self.groups.gauges(record.node_id, now)
+
+    def _pass_gauges_on(self, now: float) -> None:
+        rows = self._gauges.take(self.nodes.live_count, now)
+        if rows:
+            message = ev.GaugesChanged(rows)
+            streams = [record.stream for record in self.nodes.live if record.stream is not None]
+            self._effects += [ev.Send(stream, message) for stream in streams]
 
     def _apply(self, record: NodeRecord, now: float) -> None:
         parts, record.parts = record.parts, []
@@ -211,11 +242,14 @@ class HeadCore:
         self._end_recovery(now)
         if not self.recovering:
             self._propose(self.directory.ripe(now))
+        self.groups.tick(now)
+        self._pass_gauges_on(now)
 
     def _seen(self, record: NodeRecord, now: float) -> None:
         record.last_seen = now
         if record.state == ev.SUSPECTED:
             record.become(ev.ALIVE, "heard of again", now)
+            self.groups.nodes_changed(now)
             self._announce(record, now)
 
     def _suspect(self, record: NodeRecord, reason: str, now: float) -> None:
@@ -233,6 +267,8 @@ class HeadCore:
         for job in self.jobs.running_on(record.node_id):
             self._end_job(job.job_id, ev.JOB_FAILED, f"its node died: {reason}", now + self._unix_offset_s)
         self.actors.node_died(record.node_id, reason)
+        self._gauges.forget(record.node_id)
+        self.groups.node_died(record.node_id, reason, now)
         self._announce(record, now)
         self._draw(*self.directory.forget_node(record.node_id, now))
 
@@ -296,6 +332,7 @@ class HeadCore:
         if job is not None:
             self._effects.append(ev.SaveJob(job))
             self.actors.job_ended(job_id)
+            self.groups.job_ended(job_id)
 
     # --- actors ----------------------------------------------------------------------------------
 
@@ -313,7 +350,7 @@ class HeadCore:
         self.actors.claim(event.actor)
 
     def _host_for(self, actor: Actor) -> str:
-        """The node for an actor that lost its own: one that has what it needs, and of these the one with most free CPUs."""
+        """The node for an actor that lost its own: one that has what it needs where it may be, the one with most free CPUs."""
         fit = [
             record
             for record in self.nodes.live
@@ -321,10 +358,29 @@ class HeadCore:
             and not record.draining
             and all(amount <= record.info.resources.get(name, 0) for name, amount in actor.placement.items())
         ]
+        if actor.strategy:
+            fit = self._allowed(fit, msgpack.unpackb(actor.strategy))
         best = max(
             fit, key=lambda record: (record.gauges.available.get("CPU", 0), record.node_id), default=None
         )
         return best.node_id if best is not None else ""
+
+    def _allowed(self, records: list[NodeRecord], options: dict[str, Any]) -> list[NodeRecord]:
+        """Those of the nodes that constraints allow (shoald.node.constraints); of a placement group, those with its bundles."""
+        wishes = constraints.read(options)
+        if wishes is None:
+            return records
+        if wishes.group:
+            nodes = self.groups.nodes_of(wishes.group, wishes.bundle)
+            return [record for record in records if record.node_id in nodes]
+        if wishes.affinity:
+            there = [record for record in records if record.node_id == wishes.affinity]
+            records = there if there or not wishes.soft else records
+        return [
+            record
+            for record in records
+            if matches({**labels_of(record.node_id), **record.info.labels}, wishes.hard)
+        ]
 
     def _carry_actors(self) -> None:
         for effect in self.actors.take():
@@ -340,10 +396,35 @@ class HeadCore:
             else:
                 self._effects.append(effect)
 
+    # --- placement groups ------------------------------------------------------------------------
+
+    def _on_groups_heard(self, event: ev.GroupsHeard, now: float) -> None:
+        record = self.nodes.of_stream(event.stream)
+        if record is not None:
+            self._seen(record, now)
+            self.groups.heard(record.node_id, event.news, now)
+
+    def _rooms(self) -> dict[str, NodeRoom]:
+        return {
+            record.node_id: NodeRoom(record.info.resources, record.gauges.available)
+            for record in self.nodes.live
+            if record.state == ev.ALIVE and not record.draining
+        }
+
+    def _carry_groups(self) -> None:
+        for effect in self.groups.take():
+            if not isinstance(effect, TellGroups):
+                self._effects.append(effect)
+                continue
+            record = self.nodes.get(effect.node_id)
+            if record is not None and record.stream is not None:  # else its next snapshot brings it up again
+                self._effects.append(ev.Send(record.stream, ev.GroupsTold(effect.orders, effect.states)))
+
     def validate(self) -> None:
         """Check the invariants of every part and between them; raises AssertionError."""
         self.nodes.validate()
         self.jobs.validate()
+        self.groups.validate({record.node_id for record in self.nodes.live})
         self.actors.validate({record.node_id for record in self.nodes.live})
         live = {record.node_id for record in self.nodes.live}
         self.directory.validate(live)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from shoald.head.actors import Actor, ForgetActor, SaveActor
+from shoald.head.gauges import NodeGauges
+from shoald.head.groupwords import ForgetGroup, GroupState, News, Order, SaveGroup
 
 ALIVE = "ALIVE"
 SUSPECTED = "SUSPECTED"
@@ -181,6 +183,14 @@ class ActorClaimed:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupsHeard:
+    """What a node says of placement groups."""
+
+    stream: int
+    news: News
+
+
+@dataclass(frozen=True, slots=True)
 class TimePasses:
     """The deadline that the core asked for has come."""
 
@@ -195,6 +205,7 @@ Event: TypeAlias = (
     | JobEnds
     | ActorsReported
     | ActorClaimed
+    | GroupsHeard
     | TimePasses
 )
 
@@ -251,6 +262,19 @@ class ActorGiven:
     actor: Actor
 
 
+@dataclass(frozen=True, slots=True)
+class GaugesChanged:
+    nodes: tuple[NodeGauges, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsTold:
+    """What the node is to do about placement groups, and how those are that it has to do with."""
+
+    orders: tuple[Order, ...]
+    states: tuple[GroupState, ...]
+
+
 Message: TypeAlias = (
     Registered
     | Refused
@@ -261,6 +285,8 @@ Message: TypeAlias = (
     | DrainNode
     | ActorChanged
     | ActorGiven
+    | GaugesChanged
+    | GroupsTold
 )
 
 
@@ -308,5 +334,15 @@ class Note:
 
 
 Effect: TypeAlias = (
-    Send | CloseStream | SaveNode | ForgetNode | SaveJob | ForgetJob | SaveActor | ForgetActor | Note
+    Send
+    | CloseStream
+    | SaveNode
+    | ForgetNode
+    | SaveJob
+    | ForgetJob
+    | SaveActor
+    | ForgetActor
+    | SaveGroup
+    | ForgetGroup
+    | Note
 )

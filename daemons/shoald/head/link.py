@@ -60,6 +60,7 @@ class HeadLink:
             "registered" {"cluster_id", "epoch", "nodes"}: answer with a report that is a snapshot (for a node
             see codec.node_dict);
             "nodes" {"nodes"}: these changed; "free" | "lost" {"ids"}; "drain" {"reason"};
+            "gauges" {"nodes"}: what these have free; "groups" {"orders", "states"}: placement groups (head.proto);
             "actor" {"actor"}: it has changed, and this node had asked for it; "host_actor" {"actor"}: host it;
             "disconnected" {"reason"}: attempts go on (told again with another reason);
             "refused" {"reason"}: final, told once.
@@ -82,6 +83,8 @@ class HeadLink:
         self._buffer = ReportBuffer()
         self._actors = ActorBuffer()
         self._unconfirmed = Confirmations()
+        self._told_registered = False
+        self._groups: list[Mapping[str, Any]] = []  # news of this session that were not sent yet
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attempt: asyncio.Future[None] | None = None
         self._thread: threading.Thread | None = None
@@ -140,6 +143,17 @@ class HeadLink:
             self._actors.add(actors, snapshot)
         self._wake_up()
 
+    def tell_groups(self, news: Mapping[str, Any]) -> None:
+        """News of placement groups (codec.groups_message), at once and in order.
+
+        Without a session they are dropped: the next one begins with a snapshot of them all.
+        """
+        with self._lock:
+            if not self._told_registered:
+                return
+            self._groups.append(news)
+        self._wake_up(urgent=True)
+
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Future[dict[str, Any]]:
         """Ask the head, for example ``call("GetCluster")``; waits for a head that is down, in bounds.
 
@@ -169,12 +183,12 @@ class HeadLink:
             log.error("the link to the head did not end in %d ms", self._config.stop_ms_max)
         self._thread = None
 
-    def _wake_up(self) -> None:
+    def _wake_up(self, urgent: bool = False) -> None:
         loop = self._loop
         if loop is None:
             return
         try:
-            loop.call_soon_threadsafe(self._on_wake)
+            loop.call_soon_threadsafe(self._on_wake, urgent)
         except RuntimeError:
             log.debug("the link to the head has ended already")
 
@@ -199,6 +213,7 @@ class HeadLink:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(quiet_poller)
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._registered = asyncio.Event()
         self._loop = loop
         started.set()
@@ -227,8 +242,10 @@ class HeadLink:
         elif error is not None:
             raise error
 
-    def _on_wake(self) -> None:
+    def _on_wake(self, urgent: bool) -> None:
         self._wake.set()
+        if urgent:
+            self._urgent.set()
         if self._stopping and self._attempt is not None and not self._registered.is_set():
             self._attempt.cancel()
 
@@ -251,6 +268,8 @@ class HeadLink:
                 self._buffer.start_over()
                 self._actors.start_over()
                 self._unconfirmed.start_over()
+                self._groups = []
+                self._told_registered = False
             await stream.write(self._register)
             listener = asyncio.ensure_future(self._listen(stream))
             try:
@@ -302,12 +321,16 @@ class HeadLink:
         if kind == "registered":
             self._registered.set()
             self._trouble = ""
+            with self._lock:
+                self._told_registered = True
             self._tell({"kind": kind, **codec.plain_dict(message.registered)})
             self._settled.set()
         elif kind == "refused":
             raise HeadRefusedError(message.refused.message)
         elif kind == "nodes":
             self._tell({"kind": kind, "nodes": codec.plain_list(message.nodes.nodes)})
+        elif kind in {"gauges", "groups"}:
+            self._tell({"kind": kind, **codec.plain_dict(getattr(message, kind))})
         elif kind in {"free", "lost"}:
             self._tell({"kind": kind, "ids": split_ids(getattr(message, kind).ids)})
         elif kind == "acked":
@@ -321,27 +344,48 @@ class HeadLink:
             self._tell({"kind": kind, "actor": codec.plain_dict(getattr(message, kind))})
 
     async def _speak(self, stream: Any, listener: asyncio.Future[None]) -> None:
-        """Send reports as they come, and a heartbeat when none came; ends with the listener or at stop."""
+        """Send reports as they come, and a heartbeat when none came; ends with the listener or at stop.
+
+        News of placement groups are sent at once: somebody waits for them.
+        """
         number = 0
         config = self._config
+        rested = overdue = 0.0  # when reports may be sent again, and when one has to be
         while not self._stopping:
             if listener.done():
                 listener.result()
+            self._urgent.clear()
+            now = time.monotonic()
+            if now >= rested:  # else what woke it has still to be sent
+                self._wake.clear()
             with self._lock:
-                parts = self._buffer.take(config.head_batch_ids_max)
-                actors = self._actors.take()
-                if not self._buffer.wants_snapshot:
+                groups, self._groups = self._groups, []
+                wanted = not self._buffer.empty or self._unconfirmed.waiting or now >= overdue
+                due = now >= rested and wanted
+                parts = self._buffer.take(config.head_batch_ids_max) if due else []
+                if due and not self._buffer.wants_snapshot:
                     self._unconfirmed.sent(number + len(parts))
-            self._wake.clear()
+                actors = self._actors.take() if now >= rested else None
+            for news in groups:
+                await stream.write(codec.groups_message(news))
             for part in parts:
                 number += 1
                 await stream.write(codec.report_message(number, part))
             if actors is not None:
                 await stream.write(codec.actors_message(*actors))
-            await _wait_any(self._wake, listener, config.report_ms_min / 1000, config.heartbeat_ms / 1000)
+            if due or actors is not None:
+                rested = now + config.report_ms_min / 1000
+                overdue = now + config.heartbeat_ms / 1000
+            await self._wait_for_news(listener, rested - now, overdue - now)
         await stream.write(pb.NodeMessage(goodbye=pb.Goodbye(reason=self._goodbye)))
         await stream.done_writing()
         await asyncio.wait([listener], timeout=config.handshake_ms_max / 1000)
+
+    async def _wait_for_news(self, listener: asyncio.Future[None], pause_s: float, timeout_s: float) -> None:
+        """Return when there is something to send (reports not before ``pause_s``), or the listener ends."""
+        if pause_s > 0 and await _wait_any(self._urgent, listener, pause_s):
+            return
+        await _wait_any(self._wake, listener, timeout_s)
 
     def _begin_call(self, future: Future[dict[str, Any]], name: str, params: dict[str, Any]) -> None:
         task = asyncio.ensure_future(self._call(name, params))
@@ -429,16 +473,16 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> bool:
     return True
 
 
-async def _wait_any(
-    wake: asyncio.Event, listener: asyncio.Future[Any], pause_s: float, timeout_s: float
-) -> None:
-    """Return when ``wake`` is set (but not before ``pause_s``), the listener ends, or after ``timeout_s``."""
+async def _wait_any(wake: asyncio.Event, listener: asyncio.Future[Any], timeout_s: float) -> bool:
+    """Return when ``wake`` is set, the listener ends, or after ``timeout_s``; whether it was one of the first two."""
     woken: asyncio.Future[Any] = asyncio.ensure_future(wake.wait())
     try:
-        await asyncio.wait([listener], timeout=pause_s)
-        await asyncio.wait([woken, listener], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            [woken, listener], timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED
+        )
     finally:
         woken.cancel()
+    return bool(done)
 
 
 def _code(error: BaseException) -> grpc.StatusCode | None:

@@ -183,6 +183,11 @@ class Confirmations:
         """Call this when the head knows all that was added to the buffer until now."""
         self._next.append(then)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for a batch that has not been sent."""
+        return bool(self._next)
+
     def sent(self, number: int) -> None:
         """All that was in the buffer goes out, in parts up to this number."""
         if self._next:

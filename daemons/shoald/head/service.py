@@ -72,6 +72,7 @@ class HeadService:
         self._config = config
         self._epoch = epoch
         self._streams: dict[int, _Stream] = {}
+        self._encoded: tuple[ev.Message | None, Any] = (None, None)
         self._last_stream = 0
         self._timer: asyncio.TimerHandle | None = None
         self._started = time.monotonic()
@@ -89,6 +90,8 @@ class HeadService:
             "ClaimActor": self._claim_actor,
             "FindActor": self._find_actor,
             "ListActors": self._list_actors,
+            "FindGroup": self._find_group,
+            "ListGroups": self._list_groups,
             "PutKey": self._put_key,
             "GetKey": self._get_key,
             "DeleteKey": self._delete_key,
@@ -182,8 +185,10 @@ class HeadService:
         stream = self._streams.get(effect.stream)
         if stream is None:
             return
-        message = codec.head_message(effect.message, self._storage.cluster_id, self._epoch)
-        if not stream.put(message):
+        if effect.message is not self._encoded[0]:  # what goes to all nodes is encoded once
+            message = codec.head_message(effect.message, self._storage.cluster_id, self._epoch)
+            self._encoded = effect.message, message
+        if not stream.put(self._encoded[1]):
             log.warning("head: a node reads too slowly; its connection ends (head_outbox_max)")
             self._cut_off(stream)
 
@@ -277,6 +282,15 @@ class HeadService:
     def _list_actors(self, _request: pb.ListActorsRequest) -> pb.ListActorsReply:
         return pb.ListActorsReply(actors=map(codec.actor_message, self._core.actors.all()))
 
+    def _find_group(self, request: pb.FindGroupRequest) -> pb.FindGroupReply:
+        state = self._core.groups.find(request.namespace, request.name)
+        if state is None:
+            return pb.FindGroupReply(known=False)
+        return pb.FindGroupReply(known=True, group=codec.group_message(state))
+
+    def _list_groups(self, _request: pb.ListGroupsRequest) -> pb.ListGroupsReply:
+        return pb.ListGroupsReply(groups=map(codec.group_message, self._core.groups.views()))
+
     def _put_key(self, request: pb.PutKeyRequest) -> pb.PutKeyReply:
         stored = self._storage.put_key(request.key, request.value, only_new=request.only_new)
         return pb.PutKeyReply(stored=stored)
@@ -307,6 +321,8 @@ def _event(stream: int, message: pb.NodeMessage) -> ev.Event:
             return codec.registers_event(stream, message.register)
         case "report":
             return codec.reports_event(stream, message.report)
+        case "groups":
+            return codec.groups_event(stream, message.groups)
         case "actors":
             return codec.actors_event(stream, message.actors)
         case _:

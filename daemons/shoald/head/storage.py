@@ -1,4 +1,5 @@
-"""What the head must not forget, in SQLite (WAL): cluster id, nodes and fences, jobs, named and detached actors, durable keys.
+"""What the head must not forget, in SQLite (WAL): cluster id, nodes and fences, jobs, named and detached actors, placement
+groups, durable keys.
 
 One connection, used from the head's thread only. `synchronous=NORMAL` under WAL survives a crash of the
 process at any point, and of the machine up to the last transactions, without an fsync per write (1 ms and
@@ -21,8 +22,9 @@ from shoal.config import Config
 from shoald.head import events as ev
 from shoald.head.actors import Actor, ForgetActor, SaveActor
 from shoald.head.core import Durable
+from shoald.head.groupwords import ForgetGroup, Group, GroupState, SaveGroup
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _NONE = ev.Gauges()
 FILE_NAME = "head.sqlite"
 _SCHEMA = """
@@ -33,6 +35,7 @@ CREATE TABLE nodes (
 );
 CREATE TABLE jobs (job_id TEXT PRIMARY KEY, serial INTEGER, job TEXT NOT NULL);
 CREATE TABLE actors (actor_id BLOB PRIMARY KEY, actor BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE groups (group_id BLOB PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 _SAVE_NODE = """
@@ -104,10 +107,12 @@ class HeadStorage:
         )
         jobs = self._db.execute("SELECT job FROM jobs ORDER BY serial")
         actors = self._db.execute("SELECT actor FROM actors")
+        groups = self._db.execute("SELECT state FROM groups")
         return Durable(
             nodes,
             tuple(ev.Job(**json.loads(text)) for (text,) in jobs),
             tuple(Actor(**msgpack.unpackb(packed)) for (packed,) in actors),
+            tuple(_unpack_group(packed) for (packed,) in groups),
         )
 
     def save(self, effects: list[ev.Effect]) -> None:
@@ -171,7 +176,27 @@ def _statement(effect: ev.Effect) -> tuple[str, tuple[object, ...]] | None:
         return "INSERT OR REPLACE INTO actors VALUES (?, ?)", (effect.actor.actor_id, packed)
     if isinstance(effect, ForgetActor):
         return "DELETE FROM actors WHERE actor_id = ?", (effect.actor_id,)
+    if isinstance(effect, SaveGroup):
+        return "INSERT OR REPLACE INTO groups VALUES (?, ?)", (
+            effect.state.group.group_id,
+            _pack_group(effect.state),
+        )
+    if isinstance(effect, ForgetGroup):
+        return "DELETE FROM groups WHERE group_id = ?", (effect.group_id,)
     return None
+
+
+def _pack_group(state: GroupState) -> bytes:
+    bundles = [dict(amounts) for amounts in state.group.bundles]
+    packed: bytes = msgpack.packb({**asdict(state), "group": {**asdict(state.group), "bundles": bundles}})
+    return packed
+
+
+def _unpack_group(packed: bytes) -> GroupState:
+    fields = msgpack.unpackb(packed)
+    group = fields.pop("group")
+    group["bundles"] = tuple(group["bundles"])
+    return GroupState(Group(**group), **{**fields, "nodes": tuple(fields["nodes"])})
 
 
 def _plain(info: ev.NodeInfo) -> dict[str, object]:

@@ -206,7 +206,7 @@ class ActorCluster:
             return True
         resources = record.info["resources"]
         client.sock.send(
-            [m.PEER, 0, proc, record.owner_job, resources, f"remote {caller.kind}"], sock.detach()
+            [m.PEER, 0, proc, record.owner_job, resources, f"remote {caller.kind}", None], sock.detach()
         )
         return True
 
@@ -320,7 +320,8 @@ class ActorCluster:
             "detached": info["detached"],
             "job_id": record.owner_job,
             "driver_node": facts["job"]["node"],
-            "placement": info["placement"],
+            "placement": info["placement"] if record.group is None else {},
+            "strategy": msgpack.packb(info["constraints"]) if info["constraints"] else b"",
             "info": _packed(record, facts) if again else b"",
             "reason": record.final or record.obstacle,
             "details": msgpack.packb(record.details) if record.state == DEAD else b"",

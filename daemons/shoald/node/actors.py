@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
+from shoald.node import constraints
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class ActorRecord:
     def key(self) -> tuple[str, str]:
         """(namespace, name); the name is "" if it has none."""
         return self.info["namespace"], self.info["name"]
+
+    @property
+    def group(self) -> list[Any] | None:
+        """[placement group, bundle or -1, whether it captures what it submits]; None without one."""
+        strategy = self.info["constraints"].get("strategy")
+        return strategy[1:] if isinstance(strategy, list) and strategy and strategy[0] == "group" else None
 
     def __repr__(self) -> str:
         return f"<actor {self.info['class']} {self.actor_id.hex()} {self.state} pid={self.pid}>"
@@ -185,8 +192,12 @@ class ActorCore:
         placed = scheduler.ledger.feasible(info["placement"])
         resources: Amounts = info["resources"] if placed else info["placement"]
         options: dict[str, Any] = {"name": info["class"], "actor": True}
-        if record.moved:
+        if record.moved and record.group is None:
             options["strategy"] = ["affinity", self._node_id, False]
+        else:
+            options |= info["constraints"]
+        if record.group is not None:  # its bundle has what it needs to be placed
+            resources = info["resources"]
         scheduler.handle(record.proc, [m.DEMAND, 1, resources, 1, options], now)
 
     # --- the process ---
@@ -214,6 +225,9 @@ class ActorCore:
             self._process_gone(record, exit_code, signal, current, text, now)
         elif message[0] == m.DEMAND_STATUS:
             record.obstacle = message[3] if message[2] != "ok" else ""
+            if message[2] == "never":
+                self._end(record, f"no node can ever have it: {message[3]}", now)
+                return
             for caller in record.callers:
                 self._tell(caller, record, "pending", {"reason": record.obstacle})
 
@@ -395,6 +409,12 @@ class ActorCore:
         for record in [record for record in self.actors.values() if record.job == job]:
             self._end(record, "its driver is gone", now)
 
+    def end_for_good(self, proc: bytes, reason: str, now: float) -> None:
+        """What the scheduler calls ``proc`` has lost its place, and gets no other; nothing if that is no actor."""
+        record = self.by_proc.get(proc)
+        if record is not None:
+            self._end(record, reason, now)
+
     def _end(self, record: ActorRecord, reason: str, now: float, politely: bool = False) -> None:
         if record.state == DEAD:
             return
@@ -518,5 +538,8 @@ def check(actor_id: Any, info: Any) -> None:
             type(k) is str and type(v) is int and 0 <= v < 2**63 for k, v in amounts.items()
         ):
             raise ProtocolError("resources are whole numbers of 1/10,000, not negative")
+    if type(info.get("constraints")) is not dict:
+        raise ProtocolError("an actor's constraints are a dictionary")
+    constraints.read(info["constraints"])
     if type(info.get("table")) is not bytes:
         raise ProtocolError("an actor's table is bytes")

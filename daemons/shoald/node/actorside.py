@@ -180,6 +180,11 @@ class ActorSide:
         self.core.job_ended(job_id, now)
         self.flush()
 
+    def end_for_good(self, proc: bytes, reason: str) -> None:
+        """A process has lost its place; nothing if that is no actor."""
+        self.core.end_for_good(proc, reason, self._daemon.loop.now())
+        self.flush()
+
     def turn(self, now: float) -> float | None:
         """See to actors whose last handle went in this turn. Returns when to look again."""
         for actor_id in self._daemon.store.take_unheld():
@@ -240,6 +245,7 @@ class ActorSide:
             "restarts": record.restarts,
             "job_id": record.owner_job,
             "resources": record.info["resources"],
+            "group": record.group,
         }
         client.sock.send([m.BECOME_ACTOR, record.actor_id, info])
 
@@ -261,7 +267,7 @@ class ActorSide:
         peer = [m.ACTOR_PEER, record.actor_id, record.incarnation, client.proc, client.pid]
         caller.sock.send(peer, ours.detach())
         resources = record.info["resources"]
-        client.sock.send([m.PEER, 0, proc, record.owner_job, resources, caller.kind], theirs.detach())
+        client.sock.send([m.PEER, 0, proc, record.owner_job, resources, caller.kind, None], theirs.detach())
 
     # --- for people ---
 

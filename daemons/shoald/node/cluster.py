@@ -29,13 +29,13 @@ class Node:
     Attributes:
         address: "host:port" of its data listener, the host as a number; "" if it has none.
         resources, available: in units of 1/10,000; in all, and free as of the last gauges.
-        pending: its waiting demands, as codec.node_dict has them.
+        pending: its waiting demands, as codec.node_dict has them; `waiting`: leases that they wait for, newer.
         avoided: this node asks nothing of it for now.
     """
 
     __slots__ = (
         "address", "available", "avoided", "draining", "hostname", "incarnation", "labels", "name", "node_id", "pending",
-        "reason", "resources", "state", "store_capacity", "store_used", "tag",
+        "reason", "resources", "state", "store_capacity", "store_used", "tag", "waiting",
     )  # fmt: skip
 
     def __init__(self, row: dict[str, Any]) -> None:
@@ -63,6 +63,7 @@ class Node:
         self.store_used: int = row.get("store_used_bytes", 0)
         self.store_capacity: int = row.get("store_capacity_bytes", 0)
         self.pending: list[dict[str, Any]] = row.get("pending", [])
+        self.waiting: int = sum(demand["count"] for demand in self.pending)
 
     def __str__(self) -> str:
         """For people."""
@@ -115,6 +116,15 @@ class ClusterView:
                 self._take(row, changes)
         return changes
 
+    def update_gauges(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Take in what nodes have free (NodeGauges in head.proto); those that are not known, or dead, are passed over."""
+        for row in rows:
+            node = self.live.get(row["node_id"])
+            if node is not None:
+                node.available = row["available"]
+                node.store_used = row["store_used_bytes"]
+                node.waiting = row["waiting"]
+
     def _take(self, row: dict[str, Any], changes: list[tuple[Node, str]]) -> None:
         node = self.nodes.get(row["node_id"])
         if node is not None and node.incarnation != row["incarnation"]:
@@ -148,7 +158,7 @@ class ClusterView:
     def bury(self, node: Node, reason: str) -> None:
         """A living node is dead."""
         node.state, node.reason = DEAD, reason
-        node.available, node.pending = {}, []
+        node.available, node.pending, node.waiting = {}, [], 0
         del self.live[node.node_id]
         same = self._by_tag[node.tag]
         del same[node.node_id]

@@ -87,6 +87,13 @@ class ClusterSide:
                 self._daemon.actors.cluster.joined()
             elif change == DIED:
                 self._died(node)
+        now = self._daemon.loop.now()
+        self._daemon.scheduler.view_changed(now)
+        self._daemon.groups.core.nodes_changed(now)
+
+    def heard_gauges(self, rows: list[dict[str, Any]]) -> None:
+        """What nodes have free."""
+        self.view.update_gauges(rows)
         self._daemon.scheduler.view_changed(self._daemon.loop.now())
 
     def _references(self) -> RefSide:

@@ -22,6 +22,7 @@ from shoald.node.clients import Client, Job, read_hello
 from shoald.node.clusterside import ClusterSide
 from shoald.node.draining import Draining
 from shoald.node.effects import EndWorker, Grant, Send, StartWorker
+from shoald.node.groupside import GroupSide
 from shoald.node.leaseside import LeaseSide
 from shoald.node.memoryside import MemorySide
 from shoald.node.placement import Placement
@@ -103,6 +104,7 @@ class NodeDaemon:
         self.clients: dict[bytes, Client] = {}
         self.jobs: dict[str, Job] = {}
         self.actors = ActorSide(self)
+        self.groups = GroupSide(self)
         self.memory = MemorySide(self)
         self.connections = 0
         self.to_flush: set[FrameSocket] = set()
@@ -170,6 +172,9 @@ class NodeDaemon:
                 self._lease_message(client, message, now)
         elif m.CREATE_ACTOR <= tag <= m.ACTOR_EXITS:
             self.actors.handle(client, message, now)
+        elif m.CREATE_GROUP <= tag <= m.WATCH_GROUP:
+            if not client.leaving:
+                self.groups.handle(client, message, now)
         elif tag == m.FORK:
             self._forked(client, message, now)
         elif tag == m.CANCEL_TASK:
@@ -314,6 +319,7 @@ class NodeDaemon:
         if job is not None:
             self.on_job(job, "FINISHED" if client.leaving else "FAILED")
             self.actors.job_ended(job.job_id, now)
+            self.groups.core.job_ended(job.job_id, now)
             self.scheduler.client_left(client.proc, now)
             self.scheduler.job_ended(job.job_id, now)
             self.lease_side.client_left(client.proc)
@@ -329,6 +335,7 @@ class NodeDaemon:
         del self.clients[client.proc]
         self.requests.client_left(client.proc)
         self.actors.client_left(client.proc)
+        self.groups.core.client_left(client.proc)
         if client.kind == "worker":
             self.scheduler.client_left(client.proc, now)
             self.scheduler.worker_lost(client.worker_id, now)
@@ -429,6 +436,7 @@ class NodeDaemon:
     def turn_end(self, now: float) -> float | None:
         """Decide, carry out, send. Returns when the next turn is due at the latest."""
         actors_due = self.actors.turn(now)
+        groups_due = self.groups.turn(now)
         due = self.scheduler.schedule(now)
         for _ in range(_EFFECT_ROUNDS_MAX):
             effects, self.scheduler.outbox = self.scheduler.outbox, []
@@ -446,6 +454,7 @@ class NodeDaemon:
         store_due = self.store.next_deadline()
         self._send_store_messages()
         lease_due = self.lease_side.turn(now) if self.cluster.live else None
+        self.groups.flush()
         if self.peers.dirty:
             self.peers.flush()
         while self.to_flush:
@@ -453,7 +462,7 @@ class NodeDaemon:
         # What closing a socket that does not read has brought about is for the next turn.
         if self.scheduler.outbox or self.store.outbox or self.peers.dirty:
             return now
-        deadlines = (due, store_due, actors_due, lease_due, objects_due)
+        deadlines = (due, store_due, actors_due, groups_due, lease_due, objects_due)
         return min((time for time in deadlines if time is not None), default=None)
 
     def _send_store_messages(self) -> None:
@@ -514,7 +523,8 @@ class NodeDaemon:
         message = [m.GRANT, grant.shape_id, grant.lease_id, worker.proc, worker.pid, grant.resources]
         message.append(self.node_id)
         submitter.sock.send(message, ours.detach())
-        peer = [m.PEER, grant.lease_id, grant.proc, worker.job, grant.resources, submitter.kind]
+        group = self.scheduler.leases[grant.lease_id].demand.member_of
+        peer = [m.PEER, grant.lease_id, grant.proc, worker.job, grant.resources, submitter.kind, group]
         client.sock.send(peer, theirs.detach())
         client.job_id = worker.job
         self.memory.watch()

@@ -122,6 +122,11 @@ class HeadSide:
         if self._link is not None:
             self._link.report_actors(actors, snapshot)
 
+    def tell_groups(self, news: dict[str, Any]) -> None:
+        """News of placement groups (HeadLink.tell_groups)."""
+        if self._link is not None:
+            self._link.tell_groups(news)
+
     def call(self, method: str, params: dict[str, Any], then: Callable[[bool, Any], None]) -> None:
         """Ask the head; ``then`` is called in the loop with (True, answer) or (False, text)."""
         if self._link is None:

@@ -124,6 +124,12 @@ class Demand:
         """Whether its leases count against `zero_cpu_leases_max`: tasks that ask for no CPU, but not actors."""
         return not self.resources.get(CPU) and not self.options.get("actor")
 
+    @property
+    def member_of(self) -> list[Any] | None:
+        """(placement group, bundle or -1, whether what its tasks submit belongs there too) that it is for."""
+        wishes = self.constraints
+        return [wishes.group, wishes.bundle, wishes.capture] if wishes is not None and wishes.group else None
+
     def __repr__(self) -> str:
         return f"<demand {self.client.proc.hex()}/{self.shape_id} {self.resources} backlog={self.backlog}>"
 

@@ -248,7 +248,16 @@ class LeaseSide:
             sock.close()  # that lease has ended, and its client is told so another way
             return
         client.job_id = worker.job
-        peer = [m.PEER, token.lease_id, token.guest.proc, worker.job, token.resources, token.guest.kind]
+        group = daemon.scheduler.leases[token.lease_id].demand.member_of
+        peer = [
+            m.PEER,
+            token.lease_id,
+            token.guest.proc,
+            worker.job,
+            token.resources,
+            token.guest.kind,
+            group,
+        ]
         client.sock.send(peer, sock.detach())
 
     # --- output of workers ---

@@ -346,13 +346,19 @@ class Lifecycle:
             objects = refs.snapshot() if (refs := self._daemon.refs) is not None else {}
             self._head.report({**self._last_gauges, "snapshot": True, **objects})
             self._daemon.actors.cluster.registered()
+            self._daemon.groups.head_says(message)
         elif kind == "nodes":
             self._daemon.side.heard(message["nodes"])
         elif kind in {"free", "lost"}:
             if (refs := self._daemon.refs) is not None:
                 (refs.free if kind == "free" else refs.lost)(message["ids"])
+        elif kind == "gauges":
+            self._daemon.side.heard_gauges(message["nodes"])
+        elif kind == "groups":
+            self._daemon.groups.head_says(message)
         elif kind == "disconnected":
             self._daemon.head_trouble = message["reason"]
+            self._daemon.groups.head_says(message)
         elif kind == "refused":
             self._daemon.head_trouble = message["reason"]
             if self._ready:
@@ -367,7 +373,10 @@ class Lifecycle:
         if gauges != self._last_gauges:
             self._last_gauges = gauges
             self._head.report(gauges)
-        self._loop.call_later(self._options.config.heartbeat_ms / 1000, self._report_gauges)
+        # Others place their tasks by what this node says that it has free.
+        config = self._options.config
+        pause_ms = config.view_ms / 2 if self._daemon.cluster.live else config.heartbeat_ms
+        self._gauges_timer = self._loop.call_later(pause_ms / 1000, self._report_gauges)
 
     # --- end ---
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from shoal.wire.labels import NODE_ID_LABELS, describe, matches
+from shoal.wire.labels import describe, labels_of, matches
 from shoald.node.leases import BACKLOG_MAX
 from shoald.node.pressure import format_amounts
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _SHOWN_MAX = 5  # nodes in a text for people
 _ID_SHOWN = 8
+_GROUPS_MAX = 1000  # placement groups whose actors are counted; of older ones it is forgotten where they went
 
 Key = tuple[bytes, int]  # (process, shape)
 Shares = dict[Key, dict[str, int]]
@@ -105,6 +106,7 @@ class Placement:
         self._config = config
         self._leased: list[tuple[float, str, Amounts]] = []
         self._held: dict[Key, dict[str, int]] = {}
+        self._given: dict[bytes, dict[str, int]] = {}  # placement group → node → actors placed there
 
     # --- told by the shell ---
 
@@ -174,7 +176,7 @@ class Placement:
     ) -> dict[str, int]:
         constraints = demand.constraints
         if constraints is not None and constraints.group:
-            return self._place_in_group(demand, constraints)
+            return self._place_in_group(demand, constraints, own)
         candidates = [each for each in others if _feasible(demand.amounts, each.total)]
         if ledger.feasible(demand.amounts) and not (self.draining and candidates):
             candidates.insert(0, own)
@@ -277,7 +279,7 @@ class Placement:
         _take_up_to(home.free, demand.amounts, demand.backlog)
         return {home.node_id: demand.backlog}
 
-    def _place_in_group(self, demand: Demand, constraints: Constraints) -> dict[str, int]:
+    def _place_in_group(self, demand: Demand, constraints: Constraints, own: _Candidate) -> dict[str, int]:
         """Where the bundles are, up to what they can hold."""
         demand.here = 0
         groups = self.groups
@@ -293,13 +295,20 @@ class Placement:
         held = self._held.get((demand.client.proc, demand.shape_id), {})
         if self.node_id in where:
             demand.here = BACKLOG_MAX
-            rest -= min(rest, max(0, where[self.node_id] - len(demand.leases)))
-        if demand.client.kind == "actor":
-            return {}
-        for node_id, count in where.items():
-            if node_id != self.node_id and rest > 0:
-                shares[node_id] = min(rest, max(1, count - held.get(node_id, 0)))
+            rest -= _take_up_to(own.free, demand.amounts, rest)
+        # What bundles elsewhere have left nobody tells: what this node has placed there is known, and the emptiest come first.
+        given = self._given.setdefault(constraints.group, {})
+        others = [node_id for node_id in where if node_id != self.node_id]
+        others.sort(key=lambda node_id: (held.get(node_id, 0) + given.get(node_id, 0)) / where[node_id])
+        for node_id in others:
+            room = where[node_id] - held.get(node_id, 0) - given.get(node_id, 0)
+            if rest > 0 and (room > 0 or not demand.here):
+                shares[node_id] = min(rest, max(1, room))
                 rest -= shares[node_id]
+                if demand.client.kind == "actor":  # it moves there, and stays
+                    given[node_id] = given.get(node_id, 0) + 1
+        while len(self._given) > _GROUPS_MAX:
+            del self._given[next(iter(self._given))]
         return shares
 
 
@@ -377,7 +386,7 @@ def _allowed(candidates: list[_Candidate], constraints: Constraints) -> list[_Ca
 
 def _has_labels(node: _Candidate, conditions: Iterable[Condition]) -> bool:
     """Whether the node's labels, its id among them, meet the conditions."""
-    return matches({**dict.fromkeys(NODE_ID_LABELS, node.node_id), **node.labels}, conditions)
+    return matches({**labels_of(node.node_id), **node.labels}, conditions)
 
 
 # --- for people ---

@@ -79,6 +79,28 @@ class Pressure:
         tick = now + self._config.scheduler_tick_ms / 1000
         return min(tick, first_recallable_at(takeable, now, self._config) or tick)
 
+    def recall_idle(self, needed: Amounts, now: float) -> None:
+        """Recall leases that nobody may be using, so that ``needed`` comes free."""
+        core = self._core
+        coming = dict(core.ledger.free)
+        idle = []
+        for lease in core.leases.values():
+            if self._is_coming(lease, now):
+                self._add(coming, lease)
+            elif (
+                lease.recalled_at is None
+                and not lease.blocked
+                and not lease.demand.backlog
+                and not lease.demand.options.get("actor")
+                and (now - lease.granted_at) * 1000 >= self._config.lease_hold_ms
+            ):
+                idle.append(lease)
+        for lease in idle:
+            missing = [n for n, amount in needed.items() if amount > max(0, coming.get(n, 0))]
+            if any(lease.demand.amounts.get(name) for name in missing):
+                core.recall(lease, now)
+                self._add(coming, lease)
+
     def _is_coming(self, lease: Lease, now: float) -> bool:
         if self._core.pool.workers[lease.worker_id].state == DYING:
             return True
@@ -201,7 +223,7 @@ def _some(pids: Iterable[int]) -> str:
 def format_amounts(amounts: Amounts) -> str:
     """Resources for people: "CPU 2, memory 1.5 GiB, licence 0.25"; "nothing" if there are none."""
     parts = []
-    for name, amount in amounts.items():
+    for name, amount in sorted(amounts.items()):
         if name in _BYTES:
             parts.append(f"{name} {amount / UNITS / 1024**3:.3g} GiB")
         else:

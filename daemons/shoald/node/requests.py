@@ -8,6 +8,7 @@
 - tasks, objects: a row for each, as its owner knows it
 - ping: {"rows": [{"node_id"}…], "silent": [node ids]}: which other nodes answer over their links
 - why {"id": hex}: what a task or object waits for (node.why)
+- groups: a row for each placement group of the cluster; group {"name", "namespace"}: the row of that name
 - cluster_resources, available_resources: {name: amount}, as floats
 - logs_dir: where worker output is kept
 - drain {"node": id, its beginning, or name}: the head takes that node out of scheduling
@@ -77,6 +78,7 @@ class Requests:
             "why here": Why(daemon, self.ask, None).answer,
             "node": lambda _, reply: reply(True, self._own_row()),
             "actors": lambda _, reply: reply(True, {"rows": self._actor_rows()}),
+            "groups": lambda _, reply: daemon.groups.rows(reply),
             "cluster_resources": lambda _, reply: self._resources("resources", reply),
             "available_resources": lambda _, reply: self._resources("available", reply),
             "logs_dir": lambda _, reply: reply(True, daemon.session.logs_dir),
@@ -99,6 +101,8 @@ class Requests:
             self._daemon.actors.named(client, params, reply)
         elif method == "named_actors" and client.proc:
             self._daemon.actors.list_named(client, params, reply)
+        elif method == "group" and client.proc:
+            self._daemon.groups.find(client, params, reply)
         elif answer is None:
             known = ", ".join(sorted(self._methods))
             reply(False, f"this daemon has no method {method!r}; it has {known}")
@@ -128,6 +132,7 @@ class Requests:
             "workers": {state: pool.count(state) for state in (STARTING, IDLE, LEASED, BLOCKED, DYING)},
             "pending": self._pending_rows(),
             "jobs": self._job_rows(),
+            "groups": daemon.groups.core.rows(daemon.loop.now())[: daemon.config.rows_max],
             "counters": dict(scheduler.counters),
             "store": daemon.store.stats(),
             "head": {"address": daemon.address, "trouble": daemon.head_trouble},

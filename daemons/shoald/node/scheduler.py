@@ -29,6 +29,8 @@ from shoald.node.staffing import Staffing
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from shoal.config import Config
 
 _NO_TASK = bytes(16)
@@ -57,6 +59,8 @@ class SchedulerCore:
         self.placement = placement or Placement("", {}, config)
         self.view: View = Alone()
         self.shares: Shares = {}
+        self.groups_left: set[bytes] = set()  # placement groups of which a lease has ended
+        self.now = 0.0
         self._alone = True
         self._turns = 0
         self._lease_numbers = 0
@@ -399,6 +403,8 @@ class SchedulerCore:
         self._count(lease, -1)
         demand = lease.demand
         self.ledger.give(demand.amounts)
+        if demand.constraints is not None and demand.constraints.group:
+            self.groups_left.add(demand.constraints.group)
         self.zero_cpu_running -= demand.without_cpu
         demand.leases.discard(lease.lease_id)
         demand.client.leases.pop(lease.lease_id, None)
@@ -440,6 +446,7 @@ class SchedulerCore:
             return self._deadline
         deadlines: list[float | None] = []
         short = 0
+        self.now = now
         self._place(now)
         if self.waiting:
             deadlines.append(self.placement.due)
@@ -472,6 +479,18 @@ class SchedulerCore:
                 demand.here, demand.obstacle = BACKLOG_MAX, None
             self.shares = {}
         self._deadline = now
+
+    def room_changed(self, now: float) -> None:
+        """The ledger, or what is placed where, was changed from outside."""
+        self._deadline = now
+
+    def make_room(self, bundles: Iterable[Amounts], now: float) -> None:
+        """Recall idle leases so that these bundles may fit."""
+        needed: Amounts = {}
+        for amounts in bundles:
+            for name, amount in amounts.items():
+                needed[name] = needed.get(name, 0) + amount
+        self._pressure.recall_idle(needed, now)
 
     def start(self, now: float) -> None:
         """Start the workers that are kept warm."""

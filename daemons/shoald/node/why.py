@@ -49,7 +49,7 @@ class Why:
             _Inquiry(daemon, self._ask, None, reply, [], params).follow(wanted)
             return
         everybody = [proc for proc, client in daemon.clients.items() if client.kind != "cli"]
-        rows = [*daemon.actors.why(wanted), *self._stored(wanted)]
+        rows = [*daemon.actors.why(wanted), *daemon.groups.why(wanted), *self._stored(wanted)]
         _Inquiry(daemon, self._ask, self._questions, reply, rows, params).start(everybody, wanted)
 
     def _stored(self, wanted: str) -> list[dict[str, Any]]:

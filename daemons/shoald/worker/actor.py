@@ -184,6 +184,7 @@ class ActorExecutor:
         # It borrows the lifetime object without a hold: an actor does not keep itself alive.
         handle = ActorHandle(ref, self._table)
         identity.namespace = info["namespace"]
+        identity.group = info["group"]
         identity.actor = ActorIdentity(self._actor_id.hex(), info["name"], info["restarts"] > 0, handle)
 
     def _construct(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

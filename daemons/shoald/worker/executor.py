@@ -354,7 +354,7 @@ class Executor:
             return False
         if not options.max_retries or options.max_calls or options.runtime_env:
             return False
-        if options.scheduling_strategy not in (None, "DEFAULT") or options.label_selector:
+        if options.label_selector or not self.runtime.groups.belongs_here(options.scheduling_strategy):
             return False
         units = self._units
         return all(amount <= units.get(name, 0) for name, amount in task.queue.resources.items())
@@ -440,9 +440,10 @@ class Executor:
     # --- messages of submitters (lock held) ---
 
     def _on_peer(self, message: list[Any], sock: socket.socket) -> None:
-        _, lease_id, proc, job_id, resources, _ = message
+        _, lease_id, proc, job_id, resources, _, group = message
         runtime = self.runtime
         runtime.identity.job_id = job_id
+        runtime.identity.group = group
         peer = Peer(lease_id, proc, resources)
         peer.connection = Connection(
             sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_frames, self._on_peer_closed

@@ -72,6 +72,8 @@ class Actors:
         if runtime.closed:
             raise runtime.connection_lost()
         options = actor_class._options
+        if runtime.identity.group is not None:
+            options = runtime.groups.inherit(options, runtime.identity.group)
         table = actor_class.table()
         ref = self._seal(actor_class, args, kwargs)
         info = {
@@ -80,6 +82,7 @@ class Actors:
             "class": table.name,
             "resources": options.resource_units(),
             "placement": options.placement_units(),
+            "constraints": options.constraints(),
             "max_restarts": options.max_restarts,
             "detached": options.lifetime == "detached",
             "get_if_exists": options.get_if_exists,

@@ -11,14 +11,19 @@ from shoal.cli import status_report as report
 from shoal.cli.common import ask_all, asking, asking_options, print_json
 from shoal.cli.output import show
 
+_REQUESTS = {"placement-groups": "groups"}  # for kinds of other names
+
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(["nodes", "workers", "tasks", "actors", "objects", "jobs"]))
+@click.argument(
+    "kind",
+    type=click.Choice(["nodes", "workers", "tasks", "actors", "objects", "jobs", "placement-groups"]),
+)
 @click.option("-n", "--limit", type=click.IntRange(min=0), help="Print at most this many rows.")
 @asking_options
 def list_command(kind: str, limit: int | None, address: str, temp_dir: str | None, as_json: bool) -> None:
-    """List the nodes of the cluster; or its workers, tasks, actors, objects or jobs."""
-    answer = ask_all(address, temp_dir, kind)
+    """List the nodes of the cluster; or its workers, tasks, actors, objects, jobs or placement groups."""
+    answer = ask_all(address, temp_dir, _REQUESTS.get(kind, kind))
     rows, silent = answer["rows"], answer.get("silent", [])
     if as_json:
         print_json({"rows": rows[:limit], "silent": silent})

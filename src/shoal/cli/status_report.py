@@ -102,6 +102,16 @@ def status_lines(status: Row) -> list[str]:
         )
     jobs = status.get("jobs", ())
     lines.append(f"jobs      {len(jobs)} here" + "".join(f"; {_job(job)}" for job in jobs))
+    groups = status.get("groups", ())
+    if groups:
+        states = [group["state"] for group in groups]
+        counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states))
+        lines.append(f"groups    {counts} (made on this node)")
+        lines += [
+            f"          {group['group_id']}: {group['reason']}"
+            for group in groups
+            if group["state"] != "CREATED"
+        ]
     lines.append("waiting   nothing" if pending_table(status) is None else "waiting   see below")
     return lines
 
@@ -126,7 +136,7 @@ def _job(job: Row) -> str:
 
 
 def list_table(kind: str, rows: Sequence[Row], now_s: float) -> Table:
-    """`shoal list KIND`: nodes, workers, tasks, actors, objects or jobs, at ``now_s`` (Unix seconds)."""
+    """`shoal list KIND`, as `shoal.cli.lists` names kinds, at ``now_s`` (Unix seconds)."""
     if kind == "jobs":
         return _jobs_table(rows, now_s)
     tables = {
@@ -135,6 +145,7 @@ def list_table(kind: str, rows: Sequence[Row], now_s: float) -> Table:
         "tasks": _tasks_table,
         "actors": _actors_table,
         "objects": _objects_table,
+        "placement-groups": _groups_table,
     }
     return tables[kind](rows)
 
@@ -224,6 +235,30 @@ def _objects_table(rows: Sequence[Row]) -> Table:
     columns = ("OBJECT", "STATE", ">SIZE", ">REFS", "CALL SITE", "PROCESS")
     title = "Objects, as each process that has a reference knows them"
     return Table(columns, lines, title, details=("PROCESS", "CALL SITE"))
+
+
+def _groups_table(rows: Sequence[Row]) -> Table:
+    lines = [
+        (
+            row["group_id"],
+            (row["name"] or "-") + (" (detached)" if row["detached"] else ""),
+            row["strategy"],
+            row["state"],
+            shorten("; ".join(_bundle_text(row, index) for index in range(len(row["bundles"]))), 80),
+            row["job_id"] or "-",
+            shorten(" ".join(str(row["reason"]).split()) or "-", 80),
+        )
+        for row in rows
+    ]
+    columns = ("GROUP", "NAME", "STRATEGY", "STATE", "BUNDLES", "JOB", "WHY")
+    return Table(columns, lines, "Placement groups", details=("WHY", "JOB", "BUNDLES"))
+
+
+def _bundle_text(row: Row, index: int) -> str:
+    """Like 1 CPU, 2 disk on 1a2b3c4d."""
+    node_id = row["nodes"][index] if index < len(row["nodes"]) else ""
+    amounts = {name: units / 10_000 for name, units in row["bundles"][index].items()}
+    return resources_text(amounts) + (f" on {node_id[:_ID_LENGTH]}" if node_id else "")
 
 
 def _jobs_table(rows: Sequence[Row], now_s: float) -> Table:

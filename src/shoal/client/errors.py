@@ -57,6 +57,8 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
         )
     elif kind == "placement":
         error = PlacementError(f"task {name} {details}")
+    elif kind == "group":
+        error = PlacementError(str(details))
     elif kind == "store_full":
         error = ObjectStoreFullError(str(details))
     elif kind == "node_lost":

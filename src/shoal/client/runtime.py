@@ -27,6 +27,7 @@ from shoal.client.endings import START_AGAIN, fail_everything
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
 from shoal.client.futures import Resolver
+from shoal.client.groups import Groups
 from shoal.client.heap import IdleHeap, keep_freed_memory
 from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.node import NodeLink
@@ -130,6 +131,7 @@ class Runtime:
         self.futures = Resolver(self)
         self.deaths = Deaths(self)
         self.actors = Actors(self)
+        self.groups = Groups(self)
         self.reactor = Reactor(
             self.lock, self._flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
         )
@@ -218,6 +220,7 @@ class Runtime:
     def _end(self, reason: str) -> None:
         self.lost_reason = self.lost_reason or reason
         fail_everything(self, self.lost_reason)
+        self.groups.end(self.lost_reason)
 
     def connection_lost(self) -> Exception:
         """The error for whoever needs the daemon when it is gone."""
@@ -258,6 +261,7 @@ class Runtime:
             m.LOG: lambda message: self.log_handler(message[1]) if self.log_handler else None,
             m.GOODBYE_OK: lambda message: ignored(self.node.answered(self._goodbye, message)),
             **self.actors.handlers(),
+            **self.groups.handlers(),
         }
 
     def _on_available(self, message: list[Any]) -> None:
@@ -505,6 +509,8 @@ class Runtime:
         count = options.num_returns
         dispatch, table = self.dispatch, self.table
         context = current_task.get()
+        if context is not None and self.identity.group is not None:
+            options = self.groups.inherit(options, self.identity.group)
         try:
             with self.lock:
                 if released:

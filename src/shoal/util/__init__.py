@@ -7,5 +7,23 @@ from shoal.actors.api import list_named_actors
 from shoal.util.actor_pool import ActorPool
 from shoal.util.executor import Executor
 from shoal.util.iteration import as_completed, map_unordered
+from shoal.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
-__all__ = ["ActorPool", "Executor", "as_completed", "list_named_actors", "map_unordered"]
+__all__ = [
+    "ActorPool",
+    "Executor",
+    "as_completed",
+    "get_current_placement_group",
+    "get_placement_group",
+    "list_named_actors",
+    "map_unordered",
+    "placement_group",
+    "placement_group_table",
+    "remove_placement_group",
+]

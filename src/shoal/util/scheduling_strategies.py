@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.wire.labels import EXISTS, IN, NOT_EXISTS, NOT_IN
+
+if TYPE_CHECKING:
+    from shoal.util.placement_group import PlacementGroup
 
 _NODE_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -151,6 +154,64 @@ def _conditions(name: str, given: Mapping[Any, Any] | None) -> dict[str, _Condit
     return dict(given)
 
 
+class PlacementGroupSchedulingStrategy(_Strategy):
+    """Run in a placement group.
+
+    Args:
+        placement_group: of `shoal.util.placement_group`.
+        placement_group_bundle_index: which of its bundles; -1 for any.
+        placement_group_capture_child_tasks: what the task submits runs in the group too, unless it says otherwise.
+    """
+
+    def __init__(
+        self,
+        placement_group: PlacementGroup,
+        placement_group_bundle_index: int = -1,
+        placement_group_capture_child_tasks: bool | None = None,
+    ) -> None:
+        from shoal.util.placement_group import PlacementGroup
+
+        if not isinstance(placement_group, PlacementGroup):
+            raise TypeError(
+                f"placement_group needs what shoal.util.placement_group() returns, not {type(placement_group).__name__}"
+            )
+        index, count = placement_group_bundle_index, placement_group.bundle_count
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"placement_group_bundle_index needs an int, not {type(index).__name__}")
+        if not -1 <= index < count:
+            raise ValueError(
+                f"placement_group_bundle_index={index}: the group has {count} bundles, from 0; -1 is any"
+            )
+        self.placement_group = placement_group
+        self.placement_group_bundle_index = index
+        self.placement_group_capture_child_tasks = bool(placement_group_capture_child_tasks)
+
+    def check_fits(self, units: Mapping[str, int]) -> None:
+        """Raise ValueError if ``units`` (of 1/10,000) are more than any bundle allowed here has."""
+        group, index = self.placement_group, self.placement_group_bundle_index
+        bundles = group.bundle_units if index < 0 else group.bundle_units[index : index + 1]
+        if not any(all(amount <= b.get(name, 0) for name, amount in units.items()) for b in bundles):
+            needs = ", ".join(f"{name} {amount / 10_000:g}" for name, amount in units.items())
+            which = "no bundle" if index < 0 else f"not bundle {index}"
+            raise ValueError(
+                f"{needs} can never run in this placement group: {which} of {group.bundle_specs} has as much"
+            )
+
+    def to_wire(self) -> list[Any]:
+        return [
+            "group",
+            self.placement_group.id.binary(),
+            self.placement_group_bundle_index,
+            self.placement_group_capture_child_tasks,
+        ]
+
+    def __repr__(self) -> str:
+        return (
+            f"PlacementGroupSchedulingStrategy({self.placement_group!r}, {self.placement_group_bundle_index}, "
+            f"{self.placement_group_capture_child_tasks})"
+        )
+
+
 __all__ = [
     "DoesNotExist",
     "Exists",
@@ -158,4 +219,5 @@ __all__ = [
     "NodeAffinitySchedulingStrategy",
     "NodeLabelSchedulingStrategy",
     "NotIn",
+    "PlacementGroupSchedulingStrategy",
 ]

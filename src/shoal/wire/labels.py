@@ -38,6 +38,11 @@ def parse(selector: Mapping[str, str]) -> Conditions:
     return found
 
 
+def labels_of(node_id: str) -> dict[str, str]:
+    """The labels that a node has by itself."""
+    return dict.fromkeys(NODE_ID_LABELS, node_id)
+
+
 def matches(labels: Mapping[str, str], conditions: Iterable[tuple[str, list[Any]]]) -> bool:
     """Whether ``labels`` meet all of these."""
     for key, (op, values) in conditions:

@@ -69,7 +69,8 @@ SEAL_PRIMARY = 4  # the first copy (not one that was pulled)
 
 # Actors. `actor` is the 16-byte id of the actor's lifetime object, which its creator has sealed before.
 CREATE_ACTOR = 50  # [req, actor, info: dict] → RESPONSE unless req is 0; data: {"actor", "table"} of the actor that has the name
-# info: {"name", "namespace", "class", "resources", "placement", "max_restarts", "detached", "get_if_exists", "table": bytes}
+# info: {"name", "namespace", "class", "resources", "placement", "constraints", "max_restarts", "detached",
+#   "get_if_exists", "table": bytes}
 #   `table` is opaque (what callers need to make a handle); amounts in units of 1/10,000. The creator is connected by this.
 CONNECT_ACTOR = 51  # [actor, incarnation]: → ACTOR_PEER with a newer connection, when there is one, and ACTOR_STATE at changes
 DISCONNECT_ACTOR = 52  # [actor]: the sender has no handle any more
@@ -77,6 +78,12 @@ KILL_ACTOR = 53  # [actor, no_restart: bool]
 ACTOR_READY = 54  # a worker: [actor]: the constructor has returned
 ACTOR_FAILED = 55  # a worker: [actor, error: bytes]: the constructor raised; the error is opaque, for callers
 ACTOR_EXITS = 56  # a worker: [actor, reason]: it ends on purpose (exit_actor), and is not restarted
+
+# Placement groups. `group` is a 16-byte id that its maker chose.
+CREATE_GROUP = 60  # [req, group, info: dict] → GROUP_STATE; with a name also RESPONSE, once the head has given that
+#   info: {"name", "namespace", "strategy", "bundles": [{name: units of 1/10,000}], "detached"}
+REMOVE_GROUP = 61  # [group]
+WATCH_GROUP = 62  # [group] → GROUP_STATE
 
 # --- node daemon → client (msgpack) -------------------------------------------------------------
 
@@ -98,7 +105,8 @@ RECALL_LEASE = 131  # [lease_id]: return it when its tasks are done, send no new
 WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message, facts]: confirmed; the lease is gone
 #   facts: {} or {"kind": "memory", "used_bytes", "limit_bytes"}: it was ended because memory was short
 DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible"|"limit"|"never", message]: the last two fail what waits
-PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind] + descriptor of the task connection
+PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind, group] + descriptor of the task connection
+#   group: None, or [placement group, bundle or -1, capture children] that its tasks belong to
 EXIT = 135  # to a worker: finish nothing more, end
 CANCEL_ASKED = 136  # [object id, force, recursive]: a CANCEL_TASK for a task of this process
 
@@ -114,6 +122,9 @@ ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details
 #   "unmade": its constructor had not returned, so no call ran, "error": bytes}
 BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", "restarts", "job_id", "resources"}]; PEERs follow
 CALLER_LEFT = 153  # to an actor: [proc]: this caller has no handle any more, or is dead; what it had sent and has not started does not run
+
+GROUP_STATE = 160  # [group, state "CREATED"|"REMOVED"|"PENDING"|"RESCHEDULING", reason, node id of each bundle or ""]
+#   to who made or watches it, once: when it is created or over; before, if no node can ever have it
 
 # --- submitter → worker (one pickle per frame: a list of tuples) --------------------------------
 

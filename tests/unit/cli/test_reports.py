@@ -189,6 +189,15 @@ class TestStatus:
         ]
         assert status.pending_table(make_status()) is None
 
+    def test_placement_groups(self):
+        row = {
+            "group_id": "ab" * 16, "name": "g", "detached": True, "strategy": "SPREAD", "state": "PENDING", "job_id": "1",
+            "bundles": [{"CPU": 10_000}, {"CPU": 5000}], "nodes": ["cd" * 16, ""], "reason": "waits for room",
+        }  # fmt: skip
+        (line,) = status.list_table("placement-groups", [row], 0.0).rows
+        assert line[1:5] == ("g (detached)", "SPREAD", "PENDING", "1 CPU on cdcdcdcd; 0.5 CPU")
+        assert f"          {'ab' * 16}: waits for room" in status.status_lines(make_status(groups=[row]))
+
     def test_lists(self):
         worker = {
             "pid": 5,

@@ -20,7 +20,8 @@ DRIVER, OTHER, STRANGER = b"driver-1", b"driver-2", b"driver-3"
 
 def info(name="", **changes):
     made = {
-        "name": name, "namespace": "space", "class": "A", "resources": {}, "placement": {"CPU": 10_000}, "max_restarts": 0,
+        "name": name, "namespace": "space", "class": "A", "resources": {}, "placement": {"CPU": 10_000}, "constraints": {},
+        "max_restarts": 0,
         "detached": False, "get_if_exists": False, "table": b"table",
     }  # fmt: skip
     return {**made, **changes}

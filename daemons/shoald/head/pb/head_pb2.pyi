@@ -9,16 +9,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeMessage(_message.Message):
-    __slots__ = ("register", "report", "goodbye", "actors")
+    __slots__ = ("register", "report", "goodbye", "groups", "actors")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     ACTORS_FIELD_NUMBER: _ClassVar[int]
     register: Register
     report: Report
     goodbye: Goodbye
+    groups: GroupNews
     actors: ActorReport
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., actors: _Optional[_Union[ActorReport, _Mapping]] = ...) -> None: ...
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., groups: _Optional[_Union[GroupNews, _Mapping]] = ..., actors: _Optional[_Union[ActorReport, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
     __slots__ = ("node_id", "incarnation", "info", "versions")
@@ -199,8 +201,81 @@ class Actor(_message.Message):
     details: bytes
     def __init__(self, actor_id: _Optional[bytes] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., class_name: _Optional[str] = ..., node_id: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., restarts_left: _Optional[int] = ..., restarts: _Optional[int] = ..., detached: _Optional[bool] = ..., job_id: _Optional[str] = ..., driver_node: _Optional[str] = ..., placement: _Optional[_Mapping[str, int]] = ..., strategy: _Optional[bytes] = ..., info: _Optional[bytes] = ..., reason: _Optional[str] = ..., details: _Optional[bytes] = ...) -> None: ...
 
+class GroupNews(_message.Message):
+    __slots__ = ("snapshot", "held", "made", "wanted", "answers", "removed", "watched")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    WATCHED_FIELD_NUMBER: _ClassVar[int]
+    snapshot: bool
+    held: _containers.RepeatedCompositeFieldContainer[HeldBundles]
+    made: _containers.RepeatedCompositeFieldContainer[Group]
+    wanted: _containers.RepeatedCompositeFieldContainer[Group]
+    answers: _containers.RepeatedCompositeFieldContainer[GroupAnswer]
+    removed: _containers.RepeatedScalarFieldContainer[bytes]
+    watched: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, snapshot: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldBundles, _Mapping]]] = ..., made: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., wanted: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[GroupAnswer, _Mapping]]] = ..., removed: _Optional[_Iterable[bytes]] = ..., watched: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("group_id", "name", "namespace", "strategy", "bundles", "detached", "job_id", "node_id")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    DETACHED_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    group_id: bytes
+    name: str
+    namespace: str
+    strategy: str
+    bundles: _containers.RepeatedCompositeFieldContainer[Bundle]
+    detached: bool
+    job_id: str
+    node_id: str
+    def __init__(self, group_id: _Optional[bytes] = ..., name: _Optional[str] = ..., namespace: _Optional[str] = ..., strategy: _Optional[str] = ..., bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., detached: _Optional[bool] = ..., job_id: _Optional[str] = ..., node_id: _Optional[str] = ...) -> None: ...
+
+class Bundle(_message.Message):
+    __slots__ = ("resources",)
+    class ResourcesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    resources: _containers.ScalarMap[str, int]
+    def __init__(self, resources: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class HeldBundles(_message.Message):
+    __slots__ = ("group_id", "prepared", "committed")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    group_id: bytes
+    prepared: _containers.RepeatedScalarFieldContainer[int]
+    committed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, group_id: _Optional[bytes] = ..., prepared: _Optional[_Iterable[int]] = ..., committed: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GroupAnswer(_message.Message):
+    __slots__ = ("group_id", "attempt", "ok", "reason")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    group_id: bytes
+    attempt: int
+    ok: bool
+    reason: str
+    def __init__(self, group_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., ok: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class HeadMessage(_message.Message):
-    __slots__ = ("registered", "refused", "nodes", "acked", "free", "lost", "drain", "actor", "host_actor")
+    __slots__ = ("registered", "refused", "nodes", "acked", "free", "lost", "drain", "gauges", "groups", "actor", "host_actor")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -208,6 +283,8 @@ class HeadMessage(_message.Message):
     FREE_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    GAUGES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     HOST_ACTOR_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
@@ -217,9 +294,11 @@ class HeadMessage(_message.Message):
     free: ObjectIds
     lost: ObjectIds
     drain: Drain
+    gauges: GaugesChanged
+    groups: GroupOrders
     actor: Actor
     host_actor: Actor
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., nodes: _Optional[_Union[NodesChanged, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., free: _Optional[_Union[ObjectIds, _Mapping]] = ..., lost: _Optional[_Union[ObjectIds, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., host_actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., nodes: _Optional[_Union[NodesChanged, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., free: _Optional[_Union[ObjectIds, _Mapping]] = ..., lost: _Optional[_Union[ObjectIds, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., gauges: _Optional[_Union[GaugesChanged, _Mapping]] = ..., groups: _Optional[_Union[GroupOrders, _Mapping]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., host_actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("cluster_id", "epoch", "nodes")
@@ -262,6 +341,65 @@ class Acked(_message.Message):
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     number: int
     def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class GaugesChanged(_message.Message):
+    __slots__ = ("nodes",)
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeGauges]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeGauges, _Mapping]]] = ...) -> None: ...
+
+class NodeGauges(_message.Message):
+    __slots__ = ("node_id", "available", "store_used_bytes", "waiting")
+    class AvailableEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    STORE_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    available: _containers.ScalarMap[str, int]
+    store_used_bytes: int
+    waiting: int
+    def __init__(self, node_id: _Optional[str] = ..., available: _Optional[_Mapping[str, int]] = ..., store_used_bytes: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
+
+class GroupOrders(_message.Message):
+    __slots__ = ("orders", "states")
+    ORDERS_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    orders: _containers.RepeatedCompositeFieldContainer[GroupOrder]
+    states: _containers.RepeatedCompositeFieldContainer[GroupState]
+    def __init__(self, orders: _Optional[_Iterable[_Union[GroupOrder, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[GroupState, _Mapping]]] = ...) -> None: ...
+
+class GroupOrder(_message.Message):
+    __slots__ = ("kind", "group_id", "attempt", "indices", "bundles")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    group_id: bytes
+    attempt: int
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    bundles: _containers.RepeatedCompositeFieldContainer[Bundle]
+    def __init__(self, kind: _Optional[str] = ..., group_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., indices: _Optional[_Iterable[int]] = ..., bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ...) -> None: ...
+
+class GroupState(_message.Message):
+    __slots__ = ("group", "state", "reason", "nodes")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    group: Group
+    state: str
+    reason: str
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ObjectIds(_message.Message):
     __slots__ = ("ids",)
@@ -504,3 +642,29 @@ class ListActorsReply(_message.Message):
     ACTORS_FIELD_NUMBER: _ClassVar[int]
     actors: _containers.RepeatedCompositeFieldContainer[Actor]
     def __init__(self, actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ...) -> None: ...
+
+class FindGroupRequest(_message.Message):
+    __slots__ = ("name", "namespace")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
+
+class FindGroupReply(_message.Message):
+    __slots__ = ("known", "group")
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    known: bool
+    group: GroupState
+    def __init__(self, known: _Optional[bool] = ..., group: _Optional[_Union[GroupState, _Mapping]] = ...) -> None: ...
+
+class ListGroupsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListGroupsReply(_message.Message):
+    __slots__ = ("groups",)
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[GroupState]
+    def __init__(self, groups: _Optional[_Iterable[_Union[GroupState, _Mapping]]] = ...) -> None: ...
