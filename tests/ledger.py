@@ -29,6 +29,7 @@ def everything_came_back(limit_s=20.0):
             not summary["objects"]
             and not summary["sealed"]
             and not summary["duplicates"]
+            and not summary["disk"]
             and not known_objects()
         )
 

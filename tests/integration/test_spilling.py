@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -311,3 +312,27 @@ def test_spilling_to_s3(no_leaks, monkeypatch):
     finally:
         client.close()
         s3.stop()
+
+
+def test_the_command_line_accounts_for_every_byte(small):
+    refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+    view = shoal.get(refs[-1])
+    session_dir = Path(small.address_info["session_dir"])
+    command = [sys.executable, "-m", "shoal", "memory", "--stats", "--json"]
+
+    def settled():
+        done = subprocess.run(command, capture_output=True, check=True)
+        answer = json.loads(done.stdout)
+        total, found = answer["total"], answer["rows"]
+        in_files = sum(path.stat().st_size for path in spill_files(session_dir / "spill"))
+        in_memory = sum(row["allocated_bytes"] for row in found)
+        assert {row["state"] for row in found} <= {"sealed", "spilled", "restoring"}
+        assert len(found) == len(refs)
+        return (
+            in_memory + total["leased"] + total["restoring"] == total["used"]
+            and sum(row["disk_bytes"] for row in found) == total["disk_live"]
+            and in_files == total["disk"]
+        )
+
+    until(settled)
+    check(view, len(refs) - 1)

@@ -1,9 +1,9 @@
 """What `shoal memory` says, computed from rows and figures of the nodes. Pure.
 
 A row is an object (or a second copy of one) as the store describes it: id, size_bytes, allocated_bytes,
-state, holders, callsite, age_s, and here also node_id. Sizes shown are allocated bytes, what the object takes
-out of the store; so rows, and what is leased to writers ahead of need, add up to what is used, and the
-line under the table does that sum.
+disk_bytes, state, holders, callsite, age_s, and here also node_id. Sizes shown are allocated bytes, what the object takes
+out of the store; so rows, and what is leased to writers ahead of need or being read back from disk, add up to what is used,
+and the line under the table does that sum. What is on disk has a column of its own, which adds up to what lives there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _BYTES = (
     ("sealed", "  by objects"),
     ("leased", "  leased to writers ahead of need"),
     ("duplicates", "  by duplicates that are still read"),
+    ("restoring", "  by objects on their way back from disk"),
     ("high_water", "used at most"),
     ("free", "free"),
     ("largest_free", "  longest piece"),
@@ -32,6 +33,8 @@ _BYTES = (
     ("secondary", "secondary copies"),
     ("pinned", "pinned by processes"),
     ("cached", "  and referred to by nobody"),
+    ("disk", "on disk, in spill files"),
+    ("disk_live", "  of objects that are alive"),
     ("fetched_bytes", "came from other nodes, in all"),
     ("served_bytes", "went to other nodes, in all"),
 )
@@ -44,7 +47,13 @@ _COUNTS = (
     ("allocs", "leases to writers"),
     ("evictions", "copies evicted"),
     ("spilled", "spilled to disk"),
+    ("spilled_objects", "  objects"),
+    ("spill_rate", "  a second, while there was something to write"),
     ("restored", "restored from disk"),
+    ("restored_objects", "  objects"),
+    ("restore_rate", "  a second, while there was something to read"),
+    ("read_in_files", "objects read where they were spilled, for lack of room"),
+    ("lost", "objects lost, their spill file being damaged"),
     ("fetches", "fetched from other nodes"),
     ("fetch_joins", "reads that joined one of these"),
     ("fetch_retries", "sources replaced meanwhile"),
@@ -61,8 +70,13 @@ def sort_rows(rows: Iterable[Row], by: str) -> list[Row]:
     """Largest, oldest, or lowest pid of a holder first; ties by id, so that the order is stable."""
     if by == "pid":
         return sorted(rows, key=lambda row: (min(_pids(row), default=_NO_PID), row["id"]))
-    key = {"size": "allocated_bytes", "age": "age_s"}[by]
-    return sorted(rows, key=lambda row: (-row[key], row["id"]))
+    if by == "size":
+        return sorted(rows, key=lambda row: (-max(row["allocated_bytes"], _disk(row)), row["id"]))
+    return sorted(rows, key=lambda row: (-row["age_s"], row["id"]))
+
+
+def _disk(row: Row) -> int:
+    return int(row.get("disk_bytes", 0))
 
 
 def _pids(row: Row) -> list[int]:
@@ -116,6 +130,7 @@ def objects_table(rows: Sequence[Row], nodes: Sequence[Node], units: str, limit:
         (
             row["id"],
             bytes_text(row["allocated_bytes"], units),
+            bytes_text(_disk(row), units) if _disk(row) else "-",
             row["state"],
             age_text(row["age_s"]),
             row["node_id"][:8] if several else "-",
@@ -124,9 +139,9 @@ def objects_table(rows: Sequence[Row], nodes: Sequence[Node], units: str, limit:
         )
         for row in shown
     ]
-    columns = ("OBJECT", ">SIZE", "STATE", ">AGE", "NODE", "CALL SITE", "HELD BY")
+    columns = ("OBJECT", ">SIZE", ">ON DISK", "STATE", ">AGE", "NODE", "CALL SITE", "HELD BY")
     notes = sum_lines(rows, nodes, units, len(shown))
-    return Table(columns, lines, "Objects", notes, details=("HELD BY", "CALL SITE", "NODE"))
+    return Table(columns, lines, "Objects", notes, details=("HELD BY", "CALL SITE", "NODE", "ON DISK"))
 
 
 def sum_lines(rows: Sequence[Row], nodes: Sequence[Node], units: str, shown: int) -> list[str]:
@@ -153,24 +168,30 @@ def sum_lines(rows: Sequence[Row], nodes: Sequence[Node], units: str, shown: int
         lines.append(f"{total}, which is all that is used of {bytes_text(totals.get('capacity', 0), units)}")
     else:
         lines.append(f"{total}; the stores say {bytes_text(used, units)}, taken at different moments")
+    if totals.get("disk"):
+        spilled = bytes_text(sum(_disk(row) for row in rows), units)
+        files = f"{totals.get('disk_files', 0)} spill files"
+        lines.append(f"{spilled} on disk in these rows, of {bytes_text(totals['disk'], units)} in {files}")
     return lines
 
 
 def group_rows(rows: Iterable[Row], by: str) -> list[dict[str, Any]]:
-    """Rows summed by "node", "call-site" or "state": group, objects, bytes, pinned_bytes; largest first."""
+    """Rows summed by "node", "call-site" or "state": group, objects, bytes, disk_bytes, pinned_bytes; largest first."""
     key = {"node": "node_id", "call-site": "callsite", "state": "state"}[by]
     groups: dict[str, dict[str, Any]] = {}
     for row in rows:
         name = row.get(key) or "-"
         group = groups.setdefault(
-            name, {"group": name, "objects": 0, "bytes": 0, "pinned_bytes": 0, "age_s": 0.0}
+            name,
+            {"group": name, "objects": 0, "bytes": 0, "disk_bytes": 0, "pinned_bytes": 0, "age_s": 0.0},
         )
+        group["disk_bytes"] += _disk(row)
         group["objects"] += 1
         group["bytes"] += row["allocated_bytes"]
         group["age_s"] = max(group["age_s"], row["age_s"])
         if any(holder["kind"] == "pin" for holder in row["holders"]):
             group["pinned_bytes"] += row["allocated_bytes"]
-    return sorted(groups.values(), key=lambda group: (-group["bytes"], group["group"]))
+    return sorted(groups.values(), key=lambda group: (-group["bytes"] - group["disk_bytes"], group["group"]))
 
 
 def groups_table(rows: Sequence[Row], nodes: Sequence[Node], by: str, units: str, limit: int | None) -> Table:
@@ -181,6 +202,7 @@ def groups_table(rows: Sequence[Row], nodes: Sequence[Node], by: str, units: str
             shorten(group["group"], 2 * _CALLSITE_LENGTH),
             str(group["objects"]),
             bytes_text(group["bytes"], units),
+            bytes_text(group["disk_bytes"], units) if group["disk_bytes"] else "-",
             bytes_text(group["pinned_bytes"], units),
             age_text(group["age_s"]),
         )
@@ -189,7 +211,7 @@ def groups_table(rows: Sequence[Row], nodes: Sequence[Node], by: str, units: str
     notes = sum_lines(rows, nodes, units, len(rows))
     if len(lines) < len(groups):
         notes = [f"and {len(groups) - len(lines)} more groups (-n shows more)", *notes]
-    columns = (by.upper().replace("-", " "), ">OBJECTS", ">SIZE", ">PINNED", ">OLDEST")
+    columns = (by.upper().replace("-", " "), ">OBJECTS", ">SIZE", ">ON DISK", ">PINNED", ">OLDEST")
     return Table(columns, lines, f"Objects by {by}", notes)
 
 
@@ -214,7 +236,8 @@ def stats_tables(nodes: Sequence[Node], units: str) -> list[Table]:
     space = [(text, *(bytes_text(stats.get(key, 0), units) for _, stats in named)) for key, text in _BYTES]
     space.append(("fragmented", *(f"{stats.get('fragmentation', 0):.0%}" for _, stats in named)))
     space.append(("objects", *(f"{stats.get('objects', 0):,}" for _, stats in named)))
-    known = {key for key, _ in (*_BYTES, *_COUNTS)} | {"fragmentation", "objects"}
+    space.append(("spill files", *(f"{stats.get('disk_files', 0):,}" for _, stats in named)))
+    known = {key for key, _ in (*_BYTES, *_COUNTS)} | {"fragmentation", "objects", "disk_files"}
     others = dict.fromkeys(key for _, stats in named for key in stats if key not in known)
     counters = [*_COUNTS, *((key, key.replace("_", " ")) for key in others)]
     counts = [(text, *(_count(key, stats, units) for _, stats in named)) for key, text in counters]
@@ -223,6 +246,6 @@ def stats_tables(nodes: Sequence[Node], units: str) -> list[Table]:
 
 def _count(key: str, stats: Stats, units: str) -> str:
     value = stats.get(key, 0)
-    if key.endswith("_bytes") or key in {"spilled", "restored"}:
-        return bytes_text(value, units)
+    if key.endswith("_bytes") or key in {"spilled", "restored", "spill_rate", "restore_rate"}:
+        return bytes_text(int(value), units)
     return f"{value:,g}" if isinstance(value, float) else f"{value:,}"
