@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 import shoal
 from actorparts import get, wait_until
 from shoal import session
-from shoal.exceptions import TaskCancelledError
+from shoal.exceptions import ActorUnavailableError, TaskCancelledError
 
 QUICK = {"actor_reconnect_ms": 5.0}  # so that many breaks fit into a test
 
@@ -189,3 +190,75 @@ def test_callers_in_other_processes_survive_too(shoal_session):
     for start in starts:
         own = [number for number in seen if start <= number < start + 1000]
         assert own == list(range(start, start + 1000))
+
+
+@shoal.remote(max_restarts=-1)
+class Noter:
+    """Notes every call in a file, where its death cannot undo it."""
+
+    def note(self, path, number):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, f"{number}\n".encode())
+        os.close(fd)
+        return number
+
+    def pid(self):
+        return os.getpid()
+
+
+def call_and_cancel(noter, path, start, done, outcomes):
+    """Call until ``done``, cancelling each fiftieth call; what came of them."""
+    refs = []
+
+    def take():
+        number, ref = refs.pop(0)
+        try:
+            assert get(ref) == number
+            outcomes.append("answered")
+        except ActorUnavailableError:
+            outcomes.append("in doubt")
+        except TaskCancelledError:
+            assert number % 50 == 0
+            outcomes.append("cancelled")
+
+    number = start
+    while not done.is_set() or refs:
+        if not done.is_set():
+            number += 1
+            refs.append((number, noter.note.remote(path, number)))
+            if number % 50 == 0:
+                shoal.cancel(refs[-1][1])
+        if len(refs) > 40 or done.is_set():
+            take()
+
+
+@pytest.mark.parametrize("options", [{}, {"max_concurrency": 4}])
+def test_kills_broken_connections_and_cancels_at_once(shoal_session, tmp_path, options):
+    path = str(tmp_path / "notes")
+    noter = Noter.options(**options).remote()
+    pids = {get(noter.pid.remote())}
+    done, outcomes = threading.Event(), []
+    threads = [
+        threading.Thread(target=call_and_cancel, args=(noter, path, start, done, outcomes))
+        for start in (0, 1_000_000)
+    ]
+    for thread in threads:
+        thread.start()
+    with Cutter(noter) as cutter:
+        while len(pids) < 5 or cutter.cuts < 15:
+            try:
+                pid = get(noter.pid.remote())
+            except ActorUnavailableError:
+                continue
+            if pid not in pids:
+                pids.add(pid)
+                os.kill(pid, signal.SIGKILL)
+            elif len(pids) == 1:
+                os.kill(pid, signal.SIGKILL)
+    done.set()
+    for thread in threads:
+        thread.join()
+    with open(path) as file:
+        notes = [int(line) for line in file]
+    assert len(notes) == len(set(notes)), "a call ran twice"
+    assert outcomes.count("answered") <= len(notes) <= len(outcomes)

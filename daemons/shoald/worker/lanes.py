@@ -86,6 +86,7 @@ class Lanes:
         with self._lock:
             for _, message in caller.held:
                 self._threads.pop(message[1], None)
+                self._cancelled.discard(message[1])  # whoever comes back says so again
 
     def release(self, caller: Caller) -> None:
         """The caller is back."""

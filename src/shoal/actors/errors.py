@@ -30,9 +30,14 @@ def actor_died(actor_id: bytes, class_name: str, details: dict[str, Any]) -> byt
 
 def actor_unavailable(actor_id: bytes, class_name: str, details: dict[str, Any]) -> bytes:
     """The actor restarts, or the connection to it broke, while the call was under way."""
-    reason = details.get("reason") or "the connection to it broke"
+    reason = details.get("reason")
+    why = (
+        f"{reason}; it is being restarted"
+        if reason
+        else "the connection to it broke, and what it had received is lost"
+    )
     error = ActorUnavailableError(
-        f"actor {class_name} could not answer: {reason}; it is being restarted, and whether the call ran is not known",
+        f"actor {class_name} could not answer: {why}, and whether the call ran is not known",
         actor_id=actor_id.hex(),
         actor_name=details.get("name") or "",
         node=details.get("node") or "",
