@@ -264,6 +264,7 @@ class Process:
             self._promote(task.result, entry)
         elif left > 0:
             self.stream.send([m.RELEASE, task.result])
+            self.world.contents.pop(task.result, None)  # if it escapes later, it is sealed once more
         if not entry.count:
             self._forget(task.result, entry)
         for object_id in task.args:

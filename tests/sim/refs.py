@@ -405,7 +405,15 @@ class World:
         self.network.heal()
         self.clock.run(SETTLE_S)
         self.validate()
+        alive = [node for node in self.nodes.values() if node.alive]
         kept = self.referenced()
+        todo = [each for each in kept if any(node.has(each) for node in alive)]
+        while (
+            todo
+        ):  # a copy that had left a machine before it died is one after all, and holds what it contains
+            fresh = set(self.contents[todo.pop()]) - kept
+            kept |= fresh
+            todo += fresh & self.contents.keys()
         for node in self.nodes.values():
             if node.alive:
                 left = node.store._ledger.objects.keys() - kept

@@ -130,11 +130,13 @@ class Readers:
         while stamped and stamped[0][0] <= number:
             read = heappop(stamped)[2]
             read.stamped = False
-            if read in read.client.reads and not self._promised(read.id):
-                if self._ledger.clustered and self._elsewhere(read.id, b""):
-                    self._want_for(read, b"", 0)
-                else:
-                    self._fail(read, "")
+            if read not in read.client.reads:
+                continue
+            ledger = self._ledger
+            if ledger.clustered and read.id not in ledger.expected and self._elsewhere(read.id, b""):
+                self._want_for(read, b"", 0)
+            elif not self._promised(read.id):
+                self._fail(read, "")
 
     def forsaken(self, ids: list[bytes]) -> None:
         """The last holds of these ids went before they were sealed."""
@@ -179,7 +181,10 @@ class Readers:
         """Fail the readers of an id that have nothing left to wait for."""
         if not self._promised(object_id):
             for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
-                self._fail(read, dead)
+                if object_id in self._ledger.hints:
+                    self._want_for(read, b"", 0)
+                else:
+                    self._fail(read, dead)
 
     # --- what is on other nodes ---
 

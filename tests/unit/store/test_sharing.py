@@ -150,6 +150,16 @@ def test_readers_of_an_announced_object_learn_that_it_was_sealed_elsewhere(bench
     assert [want[0] for want in bench.core.take_wants()] == [X]
 
 
+def test_a_read_that_waited_for_a_stream_is_fetched_from_where_it_was_sealed(bench):
+    own = A + bytes(8)  # its owner lives, and holds it: on one node a seal would be on its way
+    bench.send(A, m.HOLD, A, own)
+    bench.core.located(own, NODE, 100, 0)
+    assert not bench.pin(B, own, A, 3)
+    assert not bench.core.take_wants()
+    bench.advanced(A, 3)
+    assert [want[0] for want in bench.core.take_wants()] == [own]
+
+
 def test_a_reader_of_what_was_lost_is_told(bench):
     bench.send(A, m.EXPECT, X)
     bench.pin(B, X)
