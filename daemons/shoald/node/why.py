@@ -49,7 +49,8 @@ class Why:
             _Inquiry(daemon, self._ask, None, reply, [], params).follow(wanted)
             return
         everybody = [proc for proc, client in daemon.clients.items() if client.kind != "cli"]
-        rows = [*daemon.actors.why(wanted), *daemon.groups.why(wanted), *self._stored(wanted)]
+        rows = [*daemon.actors.why(wanted), *daemon.groups.why(wanted)]
+        rows += [*self._stored(wanted), *self._fetched(wanted)]
         _Inquiry(daemon, self._ask, self._questions, reply, rows, params).start(everybody, wanted)
 
     def _stored(self, wanted: str) -> list[dict[str, Any]]:
@@ -58,6 +59,11 @@ class Why:
         for row in found:
             daemon.name_holders(row)
         return [{"process": "store", "node_id": daemon.node_id, "object": row} for row in found]
+
+    def _fetched(self, wanted: str) -> list[dict[str, Any]]:
+        daemon = self._daemon
+        lines = daemon.objects.core.pulls.story(wanted) if daemon.objects is not None else []
+        return [{"process": "object manager", "node_id": daemon.node_id, "lines": lines}] if lines else []
 
 
 class _Inquiry:

@@ -131,5 +131,19 @@ class Pull:
         self.told = 0
         self.next: tuple[Source, list[object]] | None = None
 
+    def story(self) -> str:
+        """For people: how far it has come."""
+        nodes = ", ".join(sorted(node[:8] for node in self.sources))
+        without = ", ".join(sorted(node[:8] for node in self.verdicts))
+        if self.state == SEEKING:
+            asks = f"asks node {nodes} for it" if nodes else "looks for a node that has it"
+            return f"this node {asks}" + (f"; not at node {without}" if without else "")
+        copy = self.copy
+        assert copy is not None
+        if self.state != RUNNING:
+            return f"its {copy.size} bytes are at node {nodes}, and wait for room in this node's store"
+        arrived = f"{copy.have.bit_count()} of its {copy.chunks} parts are here"
+        return f"it is being fetched from node {nodes or 'nobody'}: {arrived}"
+
     def __repr__(self) -> str:
         return f"<pull {self.id.hex()} {self.state}, {self.flying} flying, of {sorted(self.sources)}, {self.copy}>"

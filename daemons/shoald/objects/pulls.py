@@ -30,6 +30,7 @@ from shoald.objects.effects import Broken, Effect, Failed, Grown, Locate, Note, 
 from shoald.objects.lanes import Lanes
 from shoald.objects.pull import ENDING, QUEUED, ROOM, RUNNING, SEEKING, TROUBLE, WITHOUT, Facts, Pull, Source
 from shoald.store.errors import ProtocolError
+from shoald.store.ledger import checked_ids, checked_size
 
 if TYPE_CHECKING:
     from shoal.config import Config
@@ -39,6 +40,7 @@ GONE = -1  # the source does not have it (any more)
 CORRUPT = -2  # the checksum does not fit
 UNREACHED = -3  # the connection broke, or stood still
 _FETCHED_FIELDS = 12
+_CHUNKS_MAX = 2**24
 
 
 class Cluster(Protocol):
@@ -281,14 +283,11 @@ class PullCore:
 
     def fetched(self, node: str, message: list[Any], now: float) -> None:
         """P_FETCHED: it is there. Raises ProtocolError."""
-        if len(message) != _FETCHED_FIELDS:
-            raise ProtocolError("malformed P_FETCHED")
+        _check_fetched(message)
         _, req, size, flags, contained, stamp, callsite, content_hash, chunk, have, order, holders = message
         pull, source = self._asked.get(req, (None, None))
         if pull is None or source is None or source.node != node:
             return  # it was let go of, and the node has been told
-        if size < 0 or (stamp and (len(stamp) != 16 or chunk <= 0)):
-            raise ProtocolError("P_FETCHED of no possible copy")
         if source.ask:
             self.outbox.append(Told(pull.id, size, flags))
             if pull.priority == m.PRIORITY_ASK:
@@ -331,17 +330,21 @@ class PullCore:
     def failed(self, node: str, message: list[Any], now: float) -> None:
         """P_FETCH_FAILED: it is not there, or not any more. Raises ProtocolError."""
         _, req, kind, text, nodes = message
+        if type(kind) is not str or type(text) is not str or not _are_nodes(nodes):
+            raise ProtocolError("malformed P_FETCH_FAILED")
         pull, source = self._asked.get(req, (None, None))
         if pull is None or source is None or source.node != node:
             return
         pull.referred = [*dict.fromkeys([*pull.referred, *nodes])]
         if kind != "elsewhere" and pull.problem is None and not source.relay:
-            pull.problem = (str(kind), str(text))
+            pull.problem = (kind, text)
         self._lose(pull, source, WITHOUT, now)
 
     def chunks(self, node: str, message: list[Any]) -> None:
         """P_CHUNKS: a source that has a part has more of it. Raises ProtocolError."""
         _, req, have = message
+        if type(have) is not bytes:
+            raise ProtocolError("malformed P_CHUNKS")
         pull, source = self._asked.get(req, (None, None))
         if pull is not None and source is not None and source.node == node and pull.copy is not None:
             source.have |= unpack_bits(have, pull.copy.chunks)
@@ -352,6 +355,8 @@ class PullCore:
     def holders(self, node: str, message: list[Any]) -> None:
         """P_HOLDERS: others read the same copy. Raises ProtocolError."""
         _, req, nodes = message
+        if not _are_nodes(nodes):
+            raise ProtocolError("malformed P_HOLDERS")
         pull, source = self._asked.get(req, (None, None))
         if pull is not None and source is not None and source.node == node and pull.copy is not None:
             self._ask_holders(pull, nodes)
@@ -467,21 +472,9 @@ class PullCore:
             return None
         return (pull.copy, pull.facts) if pull.copy.stamp == stamp and pull.next is None else None
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row per pull, for people."""
-        return [
-            {
-                "id": pull.id.hex(),
-                "state": pull.state,
-                "priority": pull.priority,
-                "size_bytes": pull.copy.size if pull.copy is not None else 0,
-                "chunks": pull.copy.chunks if pull.copy is not None else 0,
-                "chunks_here": pull.copy.have.bit_count() if pull.copy is not None else 0,
-                "sources": sorted(pull.sources),
-                "without": sorted(pull.verdicts),
-            }
-            for pull in self._pulls.values()
-        ]
+    def story(self, wanted: str) -> list[str]:
+        """For people: how far the objects have come whose ids (hex) begin with ``wanted``."""
+        return [pull.story() for pull in self._pulls.values() if pull.id.hex().startswith(wanted)]
 
     def validate(self) -> None:
         """Check every invariant; raises AssertionError."""
@@ -503,3 +496,24 @@ class PullCore:
         assert self._asked == {
             source.req: (pull, source) for pull in self._pulls.values() for source in pull.sources.values()
         }
+
+
+def _check_fetched(message: list[Any]) -> None:
+    """Raises ProtocolError unless it describes a copy that can be."""
+    if len(message) != _FETCHED_FIELDS:
+        raise ProtocolError("malformed P_FETCHED")
+    _, req, size, flags, contained, stamp, callsite, content_hash, chunk, have, order, holders = message
+    for number in (req, size, flags, chunk, order):
+        checked_size(number)
+    checked_ids(contained)
+    for part, sizes in ((stamp, (0, 16)), (content_hash, (0, 16))):
+        if type(part) is not bytes or len(part) not in sizes:
+            raise ProtocolError("P_FETCHED with a stamp or hash of another size")
+    if stamp and (not chunk or size // chunk > _CHUNKS_MAX):
+        raise ProtocolError(f"P_FETCHED of {size} bytes in chunks of {chunk}")
+    if type(callsite) is not str or type(have) is not bytes or not _are_nodes(holders):
+        raise ProtocolError("malformed P_FETCHED")
+
+
+def _are_nodes(nodes: object) -> bool:
+    return type(nodes) is list and all(type(node) is str for node in nodes)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -110,6 +111,9 @@ class Lane:
             self._fail(under_way, f"it sent nothing for {self._config.pull_stall_ms / 1000:g} s")
         except (OSError, auth.HandshakeFailed, pieces.BrokenRequest) as error:
             self._fail(under_way, str(error) or type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - a boundary that goes on: who waits must hear of it
+            traceback.print_exc()  # standard error is the daemon's log
+            self._fail(under_way, f"a fault of this node: {error!r}")
 
     def _fail(self, under_way: deque[Request], reason: str) -> None:
         self._disconnect()

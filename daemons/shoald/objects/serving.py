@@ -22,6 +22,7 @@ from shoal.wire import messages as m
 from shoald.objects.copies import Copy, pack_bits
 from shoald.objects.effects import Effect, Tell, ToStore
 from shoald.store.errors import ProtocolError
+from shoald.store.ledger import checked_id, checked_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +100,11 @@ class ServeCore:
         if len(message) != _FETCH_FIELDS:
             raise ProtocolError("malformed P_FETCH")
         _, req, object_id, proc, number, priority, stamp = message
+        checked_id(object_id)
+        for each in (req, number, priority):
+            checked_size(each)
+        if type(proc) is not bytes or type(stamp) is not bytes:
+            raise ProtocolError("P_FETCH with a stamp that is none")
         client = self._clients.get(node)
         if client is None:
             client = self._clients[node] = node_client(node)
@@ -123,6 +129,8 @@ class ServeCore:
     def done(self, node: str, message: list[Any]) -> None:
         """P_FETCH_DONE; of what is unknown here nothing is said. Raises ProtocolError."""
         _, reqs, complete = message
+        if type(reqs) is not list or any(type(req) is not int for req in reqs):
+            raise ProtocolError("malformed P_FETCH_DONE")
         unpinned = []
         for req in reqs:
             ticket = self.tickets.pop((node, req), None)

@@ -134,7 +134,7 @@ def test_chunks_come_with_their_checksums(rig):
     assert outcomes == [xxhash.xxh3_64_intdigest(it.data[i * CHUNK : (i + 1) * CHUNK]) for i in range(4)]
     assert it.here[128:] == it.data
     assert bytes(it.here[:128]) == bytes(128)
-    assert it.server.sent_bytes == len(it.data)
+    until(lambda: it.server.sent_bytes == len(it.data), "the count of what was sent")
 
 
 def test_requests_are_answered_in_order_over_one_connection(rig):
@@ -301,3 +301,12 @@ def test_requests_read_back():
     for count in (0, pieces.PIECES_MAX + 1):
         with pytest.raises(pieces.BrokenRequest):
             pieces.decode_count(count.to_bytes(8, "little"))
+
+
+def test_a_fault_fails_the_request_and_the_lane_goes_on(rig, capsys):
+    it = rig()
+    outcomes, reason = it.get(1, [(7, 0, "no number", CHUNK)])
+    assert outcomes == [UNREACHED]
+    assert "a fault of this node" in reason
+    assert "TypeError" in capsys.readouterr().err
+    assert it.get(2, it.pieces(0))[0][0] >= 0

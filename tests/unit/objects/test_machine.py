@@ -187,7 +187,7 @@ class Fetches(RuleBasedStateMachine):
                 unread = {read.id for read in node.store._ledger.clients[proc].reads}
                 assert unread <= coming, (node.id, unread)
                 assert not left or unread
-            assert {row["id"] for row in node.core.pulls.rows()} <= {each.hex() for each in coming}
+            assert node.core.pulls._pulls.keys() <= coming
             assert {ticket.id for ticket in node.core.serving.tickets.values()} <= coming
             assert not node.core.pulls._lanes.flights
             leased = node.store._ledger.clients[node.core.proc].leased

@@ -460,3 +460,26 @@ def test_a_pull_that_waits_for_room_gets_that_of_what_is_only_kept():
         a.send(m.RELEASE, x)
         a.store.sharing.free([x])
     assert b.counters["evictions"] == 2
+
+
+def test_people_can_ask_how_far_it_has_come():
+    world = World(pull_memory_percent=1)
+    a, b = world.nodes
+    x, y = own(a), own(a, 2)
+    a.send(m.EXPECT, x)
+    b.pin(x, a.proc)
+    world.run()
+    assert b.core.pulls.story(x.hex()[:6]) == [f"this node asks node {a.id[:8]} for it"]
+    a.seal(x, body(20 * CHUNK))
+    a.seal(y, body(20 * CHUNK))
+    b.pin(y, a.proc)
+    while world.mail:
+        world.deliver(next(iter(world.mail)))
+    world.land()
+    assert b.core.pulls.story(x.hex()) == [
+        f"it is being fetched from node {a.id[:8]}: 1 of its 20 parts are here"
+    ]
+    (waits,) = b.core.pulls.story(y.hex())
+    assert "wait for room" in waits
+    world.run()
+    assert b.core.pulls.story("") == []
