@@ -373,11 +373,14 @@ class Runtime:
 
     def flush(self) -> None:
         """Write out what is queued. A signal handler that raises does so when that is done."""
-        with Interruptible(nothing):
-            self._flush()
+        if released or self.dispatch.dirty or self.table.has_output():
+            with Interruptible(nothing):
+                self._flush()
 
     def _flush(self) -> None:
         """Write out what is queued. Where a finalizer has interrupted just that, the interrupted one does it, in order."""
+        if not (released or self.dispatch.dirty or self.table.has_output()):
+            return  # as most often, in 0.15 µs instead of 0.3, or of 2 with signals caught
         self._flush_again = True
         if self._flushing:
             return
@@ -400,7 +403,7 @@ class Runtime:
                 self._promote()
             if table.freed:
                 store.release_freed()
-        if table.node_out or table.has_node_messages():
+        if table.has_node_messages():
             self.node.send(table.take_node_messages())
         dispatch.urgent = False
         while dispatch.dirty:

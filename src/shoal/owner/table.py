@@ -92,6 +92,10 @@ class ObjectTable:
         self.node_out = []
         return batch
 
+    def has_output(self) -> bool:
+        """Whether the shell has anything to do: messages, promotions, or pins of freed objects."""
+        return bool(self.node_out or self._release_ids or self.promotions or self.freed)
+
     def has_node_messages(self) -> bool:
         """Whether something waits to be sent to the daemon."""
         return bool(self.node_out or self._release_ids)
