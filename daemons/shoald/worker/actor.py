@@ -400,13 +400,19 @@ class ActorExecutor:
 
     def _on_first_frames(self, connection: Connection, bodies: list[bytes]) -> None:
         messages = pickle.loads(bodies[0])
-        first = messages[0]
-        if first[0] == m.JOB:
-            caller = self._begin(connection, first[1]["session"])
-        elif first[0] == m.RESUME:
-            caller = self._resume(connection, *first[1:])
+        tag, *fields = messages[0]
+        if tag not in (m.JOB, m.RESUME):
+            raise BrokenFrame(f"message {tag} comes first from a caller")
+        proc: Any = connection.owner
+        session = fields[0]["session"] if tag == m.JOB else fields[0]
+        if self._callers.is_late(proc, session, begins=tag == m.JOB):
+            connection.owner = None
+            connection.close()
+            return
+        if tag == m.JOB:
+            caller = self._begin(connection, session)
         else:
-            raise BrokenFrame(f"message {first[0]} comes first from a caller")
+            caller = self._resume(connection, session, fields[1])
         connection.owner = caller
         connection.on_frames = self._on_frames
         self._on_messages(caller, messages[1:])

@@ -100,6 +100,15 @@ class Callers:
         """The caller ``proc``, parked or not."""
         return self._callers.get(proc)
 
+    def is_late(self, proc: bytes, session: int, begins: bool) -> bool:
+        """Whether a connection that opens with these is older than what is known of its caller; ``begins``: with JOB.
+
+        Connections have no order between each other: one that was given up already may be read after the one that took its
+        place, and what it carries is on its way again.
+        """
+        known = self._callers.get(proc)
+        return known is not None and (session < known.session or (begins and session == known.session))
+
     def begins(self, proc: bytes, session: int, connection: Any) -> Caller:
         """A new session; that of before, if there is any, was forgotten by `forget`."""
         caller = self._callers[proc] = Caller(proc, session)

@@ -25,6 +25,7 @@ class Pair(RuleBasedStateMachine):
         self.socket = 0  # number of the present connection
         self.there = []  # messages on their way to the actor
         self.back = []  # frames on their way to the caller
+        self.late = (0, [])  # a connection that was given up, and what it still carries
         self.inbox = []
         self.ran = []
         self.entries = []
@@ -58,31 +59,48 @@ class Pair(RuleBasedStateMachine):
         self._flush()
         taken, self.there = self.there[:count], self.there[count:]
         for message in taken:
-            self._arrive(message)
+            self._arrive(message, self.socket)
 
-    def _arrive(self, message):
+    @precondition(lambda self: self.late[1])
+    @rule()
+    def arrive_late(self):
+        """What lay in the socket of a connection that was given up is read at last."""
+        socket, messages = self.late
+        self.late = (0, [])
+        for message in messages:
+            self._arrive(message, socket)
+
+    def _arrive(self, message, socket):
         side = self.actor_side
         if message[0] == m.JOB:
-            if side is not None:
-                self.callers.forget(side)
-            self.callers.begins(b"caller", message[1]["session"], self.socket)
+            if not self.callers.is_late(b"caller", message[1]["session"], begins=True):
+                if side is not None:
+                    self.callers.forget(side)
+                self.callers.begins(b"caller", message[1]["session"], socket)
         elif message[0] == m.RESUME:
-            _, session, heard = message
-            if side is None or side.session != session:
-                assert not self.inbox
-                self.back.append([(m.RESUMED, self.callers.received_of_unknown(heard))])
-                self.callers.begins(b"caller", session, self.socket)
-                return
-            self.callers.resumes(side, self.socket, heard)
-            self.back.append([(m.RESUMED, side.received)])
-            self.back += side.unheard
-            self.inbox += side.held
-            side.held.clear()
+            if not self.callers.is_late(b"caller", message[1], begins=False):
+                self._resume(side, socket, *message[1:])
+        elif side is None or side.connection != socket:
+            return  # the connection was closed
         elif message[0] == m.TASK:
             side.received += 1
             self.inbox.append(message[1])
         elif message[0] == m.HEARD:
             side.heard(message[1])
+
+    def _resume(self, side, socket, session, heard):
+        answers = []
+        if side is None or side.session != session:
+            assert not self.inbox
+            answers.append([(m.RESUMED, self.callers.received_of_unknown(heard))])
+            self.callers.begins(b"caller", session, socket)
+        else:
+            self.callers.resumes(side, socket, heard)
+            answers += [[(m.RESUMED, side.received)], *side.unheard]
+            self.inbox += side.held
+            side.held.clear()
+        if socket == self.socket:
+            self.back += answers
 
     @precondition(lambda self: self.inbox)
     @rule(count=st.integers(1, 3))
@@ -111,8 +129,10 @@ class Pair(RuleBasedStateMachine):
         calls.settle()
 
     @precondition(lambda self: self.lease is not None)
-    @rule(actor_first=st.booleans())
-    def cut(self, actor_first):
+    @rule(actor_first=st.booleans(), late=st.booleans())
+    def cut(self, actor_first, late):
+        self._flush()
+        self.late = (self.socket, self.there) if late and not actor_first else (0, [])
         self.lease = None
         self.caller.calls.lost()
         side = self.actor_side
@@ -230,3 +250,17 @@ def test_nothing_under_way_begins_anew():
     assert first[0] == m.JOB
     assert first[1]["session"] > before
     assert caller.calls.sent == 0
+
+
+def test_a_connection_that_is_read_late_runs_nothing_again():
+    """The first one was cut before the actor read it; its calls come over the second one, and then it is read after all."""
+    pair = Pair()
+    pair.submit(2)
+    pair.cut(actor_first=False, late=True)
+    pair.connect()
+    for step in (pair.travel, pair.hear, pair.travel, pair.run):
+        step(10)
+    assert len(pair.ran) == 2
+    pair.arrive_late()
+    assert not pair.inbox
+    pair.teardown()

@@ -73,3 +73,14 @@ def test_of_a_session_that_was_never_known_nothing_arrived():
     callers.parks(callers.begins(b"a", 2, "socket"), 0.0)
     assert callers.overdue(31.0)
     assert callers.received_of_unknown(0) == UNKNOWN
+
+
+def test_connections_that_were_given_up_are_late():
+    callers = Callers(30.0, 10)
+    assert not callers.is_late(b"a", 2, begins=True)
+    callers.begins(b"a", 2, "socket")
+    assert not callers.is_late(b"a", 2, begins=False)
+    assert not callers.is_late(b"a", 3, begins=True)
+    assert not callers.is_late(b"b", 1, begins=True)
+    for session, begins in ((2, True), (1, True), (1, False)):
+        assert callers.is_late(b"a", session, begins)
