@@ -445,10 +445,10 @@ class NodeDaemon:
             for effect in effects:
                 self._carry_out(effect)
         self.store.relieve(now)
-        self.spiller.turn()
         objects_due = None
         if self.objects is not None:
             objects_due = self.objects.turn(now)
+        self.spiller.turn()
         if self.refs is not None:
             self.refs.turn()
         store_due = self.store.next_deadline()

@@ -7,8 +7,8 @@
 In the store the pulls are a client of their own (`proc`), which leases room and seals, and reading nodes are others.
 `turn` goes on until nothing is left to do, and leaves what only the shell can do: `Tell`, `Receive`, `Locate`, `Note`.
 
-**Kept copies.** What was pulled stays when its readers are gone: the next ones find it here. It goes when the head says that
-nobody holds it, or when somebody waits for room in the store, the oldest first.
+What was pulled stays when its readers are gone: the next ones find it here. It goes when the head says that nobody holds it,
+or when somebody waits for room in the store (store.relief), which may be a pull.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 INTERNAL = b"\0"  # what ids of the store's clients in this daemon begin with
 _PULLS = b"\0P"
-_KEPT_MIN = 1024
 
 
 class ObjectCore:
@@ -60,8 +59,6 @@ class ObjectCore:
         budget = capacity * config.pull_memory_percent // 100
         self.pulls = PullCore(self.proc, budget, config, store.counters, self._effects, cluster)
         self.serving = ServeCore(config, store.described, store.hinted, self.pulls.part, self._effects)
-        self._kept: dict[bytes, None] = {}
-        self._kept_max = _KEPT_MIN
         self.outbox: list[Effect] = []
         self._handlers: dict[int, Callable[[str, list[Any], float], None]] = {
             m.P_FETCH: lambda node, message, _: self._fetch(node, message),
@@ -122,7 +119,7 @@ class ObjectCore:
                     self._carry_out(effect, now)
                 continue
             self.pulls.settle()
-            if not effects and not self._make_room(now):
+            if not effects and not self._relieved(now):
                 return
 
     def _carry_out(self, effect: Effect, now: float) -> None:
@@ -147,15 +144,15 @@ class ObjectCore:
             self.outbox.append(effect)
         self._answers(mark, now)
 
-    def _answers(self, mark: int, now: float) -> None:
-        """Take what the store says to this daemon itself out of its outbox, from position ``mark`` on."""
+    def _answers(self, mark: int, now: float) -> bool:
+        """Take what the store says to this daemon itself out of its outbox, from position ``mark`` on; whether it says any."""
         outbox = self._store.outbox
         if len(outbox) == mark:
-            return
+            return False
         fresh = outbox[mark:]
         others = [entry for entry in fresh if entry[0][0]]
         if len(others) == len(fresh):
-            return
+            return False
         outbox[mark:] = others
         for proc, message in fresh:
             if proc == self.proc:
@@ -165,6 +162,7 @@ class ObjectCore:
                     # A node that has it, or a part of it, holds what it contains.
                     self._store.sharing.share(message[2])
                 self.serving.told(proc, message)
+        return True
 
     def _answer(self, message: list[Any], now: float) -> None:
         if message[0] == m.EXTENT:
@@ -182,35 +180,17 @@ class ObjectCore:
         self._store.handle(self.proc, message, now)
         obj = self._store.described(copy.id, copy.stamp)
         is_object = obj is not None and obj.offset == copy.offset
-        if is_object:
-            self._keep(copy.id)
         self.serving.sealed(copy, is_object)
         # Its readers have pinned it by then.
         self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))
 
-    def _make_room(self, now: float) -> bool:
-        """Let go of kept copies if somebody waits for room; whether there was anything to do."""
-        wanted = self._store.shortage() if self._kept else 0
-        if wanted <= 0:
+    def _relieved(self, now: float) -> bool:
+        """A pull may wait for room that can be made at once; whether something has come of it."""
+        if not self._store.shortage():
             return False
-        came_free = 0
-        for object_id in list(self._kept):
-            if came_free >= wanted:
-                break
-            size = self._store.evict(object_id)
-            if size or not self._store.described(object_id):
-                del self._kept[object_id]
-            came_free += size
         mark = len(self._store.outbox)
-        self._store.settle()
-        self._answers(mark, now)  # a pull may be what has waited
-        return came_free > 0
-
-    def _keep(self, object_id: bytes) -> None:
-        self._kept[object_id] = None
-        if len(self._kept) > self._kept_max:  # most of them may have been freed meanwhile
-            self._kept = {each: None for each in self._kept if self._store.described(each)}
-            self._kept_max = 2 * len(self._kept) + _KEPT_MIN
+        self._store.relieve(now)
+        return self._answers(mark, now)
 
     def note(self, text: str) -> None:
         """A line for the log."""

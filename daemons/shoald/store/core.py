@@ -180,14 +180,6 @@ class StoreCore:
         waiting = self._extents.waiting
         return waiting[0].least if waiting else 0
 
-    def evict(self, object_id: bytes) -> int:
-        """Drop a secondary copy that nobody reads; the bytes that came free. One that contains refs stays: it holds them."""
-        obj = self._ledger.objects.get(object_id)
-        if obj is None or obj.pins is not None or obj.contained or obj.flags & m.SEAL_PRIMARY:
-            return 0
-        self._ledger.evict(obj)
-        return obj.allocated
-
     def told(self, object_id: bytes, size: int, flags: int) -> None:
         """Another node has a wanted object."""
         self._readers.told(object_id, size, flags)

@@ -419,6 +419,7 @@ def test_what_was_pulled_stays_until_somebody_needs_the_room():
         a.seal(object_id, body(60 * 1024))
         b.pin(object_id, a.proc)
         world.run()
+        world.wait(1.0)
         b.send(m.UNPIN, object_id)
     b.told()
     assert b.store.stats()["objects"] == 3
@@ -454,6 +455,8 @@ def test_a_pull_that_waits_for_room_gets_that_of_what_is_only_kept():
         x = own(a, number)
         a.seal(x, body(150 * 1024))
         b.pin(x, a.proc)
+        world.run()
+        world.wait(0.1)  # there are pauses between looks for victims
         world.run()
         assert b.read(pinned(b.told())) == body(150 * 1024)
         b.send(m.UNPIN, x)
