@@ -4,6 +4,7 @@ import collections
 import itertools
 import os
 
+import numpy as np
 import pytest
 
 import shoal
@@ -39,10 +40,14 @@ def nodes(module_leaves_nothing):
         shoal.shutdown()
 
 
+def all_is_free():
+    return shoal.available_resources().get("CPU") == 6
+
+
 @pytest.fixture
 def shoal_session(nodes):
     yield shoal
-    until(lambda: shoal.available_resources().get("CPU") == 6, 20)
+    until(all_is_free, 20)
 
 
 @pytest.fixture
@@ -94,6 +99,7 @@ def test_spread_uses_every_node(nodes, shoal_session, tmp_path):
     spread = where_when.options(scheduling_strategy="SPREAD")
 
     def used_all():
+        until(all_is_free)  # workers that are still leased would be used again
         marks = Marks(tmp_path / str(next(attempts)))
         os.mkdir(marks.folder)
         refs = [spread.remote(marks, "spread") for _ in range(4)]
@@ -130,6 +136,25 @@ def test_what_no_node_has_says_so(nodes, shoal_session, capfd):
     gone = NodeAffinitySchedulingStrategy("ab" * 16, soft=False)
     with pytest.raises(PlacementError, match="not in the cluster"):
         get(where.options(scheduling_strategy=gone).remote())
+
+
+def test_results_stay_where_they_were_made_and_draw_tasks(nodes, shoal_session):
+    """A pipeline of "load there, process there" runs where its data is, without a word about where."""
+    _, a, b, _ = nodes
+
+    @shoal.remote
+    def load():
+        return np.zeros(4_000_000)
+
+    @shoal.remote
+    def process(array):
+        return shoal.get_runtime_context().get_node_id(), len(array)
+
+    for node_id in (a, b):
+        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        parts = [load.options(scheduling_strategy=there).remote() for _ in range(2)]
+        shoal.wait(parts, num_returns=2, timeout=30, fetch_local=False)
+        assert get([process.remote(part) for part in parts]) == [(node_id, 4_000_000)] * 2
 
 
 # --- placement groups ---

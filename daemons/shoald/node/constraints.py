@@ -61,7 +61,7 @@ def read(options: Mapping[str, Any]) -> Constraints | None:
         elif strategy not in (None, "", "DEFAULT"):
             raise ProtocolError(f"there is no strategy {strategy!r}")
         found.hard += _conditions(options.get("labels") or {})
-        found.prefer, found.prefer_bytes = _preferred(options)
+        found.prefer, found.prefer_bytes = preferred(options)
     except (TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"the constraints of a demand make no sense: {error}") from None
     return found
@@ -96,7 +96,7 @@ def _conditions(given: Any) -> tuple[Condition, ...]:
     return tuple(found)
 
 
-def _preferred(options: Mapping[str, Any]) -> tuple[bytes, int]:
+def preferred(options: Mapping[str, Any]) -> tuple[bytes, int]:
     prefer, size = options.get("prefer", b""), options.get("prefer_bytes", 0)
     if type(prefer) is not bytes or type(size) is not int or size < 0:
         raise ProtocolError("a preferred node is a tag, with the bytes that are there")

@@ -164,6 +164,8 @@ class SchedulerCore:
         elif demand.resources != resources:
             raise ProtocolError(f"shape {shape_id} has other resources than before")
         demand.options = options
+        if demand.constraints is not None and demand.constraints.prefer:
+            demand.constraints.prefer_bytes = constraints.preferred(options)[1]
         if backlog and not demand.backlog:
             demand.since = now
             self.waiting[demand] = None

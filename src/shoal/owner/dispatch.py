@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from shoal.owner import reruns, streams
 from shoal.owner.leases import Lease, ShapeQueue
 from shoal.owner.lineage import LineageKeeper
+from shoal.owner.locality import Locality
 from shoal.owner.objects import FAILED, Entry
 from shoal.owner.spec import encode_task, message_bytes, store_largest
 from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, TaskRecord, forgotten
@@ -67,6 +68,9 @@ class Dispatcher:
         self.tasks: dict[bytes, TaskRecord] = {}
         self.finished: deque[tuple[bytes, str, str]] = deque(maxlen=config.finished_tasks_max)
         self.counters = {"submitted": 0, "finished": 0, "failed": 0, "retried": 0}
+        self.locality = Locality(table, config, self.queue_for)
+        table.on_far = self._look_far
+        self._far = False
         self._next_shape = 1
         self._to_pump: deque[ShapeQueue] = deque()
         self._pumping = False
@@ -79,9 +83,18 @@ class Dispatcher:
         if queue is None:
             queue = ShapeQueue(self._next_shape, key, resources, self.config, self.pump)
             queue.options = options
+            if self._far and not options.keys() & {"strategy", "prefer"}:
+                queue.nearer = self.locality.choose
             self.queues[key] = self.by_shape_id[self._next_shape] = queue
             self._next_shape += 1
         return queue
+
+    def _look_far(self) -> None:
+        """There are stored objects on other nodes: tasks are drawn to them from now on, unless they say where they run."""
+        self._far = True
+        for queue in self.queues.values():
+            if "strategy" not in queue.options:
+                queue.nearer = self.locality.choose
 
     def submit(self, task: TaskRecord) -> None:
         """Take over ``task``, whose arguments are counted for it: it runs as soon as they and a worker are there."""

@@ -64,10 +64,15 @@ class Lease:
 
 
 class ShapeQueue:
-    """The ready tasks of one shape (resources, environment, strategy), and their workers."""
+    """The ready tasks of one shape (resources, environment, strategy, preferred node), and their workers.
+
+    Attributes:
+        nearer: the queue for a task with arguments that may be on other nodes; None while there is no such thing.
+    """
 
     __slots__ = (
-        "backlog_told", "config", "infeasible", "key", "leases", "on_ready", "options", "ready", "resources", "shape_id",
+        "backlog_told", "config", "infeasible", "key", "leases", "nearer", "on_ready", "options", "ready", "resources",
+        "shape_id",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +91,7 @@ class ShapeQueue:
         self.leases: list[Lease] = []
         self.backlog_told = 0
         self.on_ready = on_ready
+        self.nearer: Callable[[TaskRecord], ShapeQueue] | None = None
         self.infeasible: str | None = None
         self.options: dict[str, Any] = {}
 
@@ -94,6 +100,11 @@ class ShapeQueue:
         task.state = QUEUED
         if task.doomed:
             self.ready.appendleft(task)
+        elif self.nearer is not None and task.lifted:
+            queue = task.queue = self.nearer(task)
+            queue.ready.append(task)
+            self.on_ready(queue)
+            return
         else:
             self.ready.append(task)
         self.on_ready(self)

@@ -33,7 +33,7 @@ from shoal.refs import ObjectRef, released
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from shoal.owner.lineage import Lineage
     from shoal.owner.tasks import TaskRecord
@@ -51,6 +51,7 @@ class ObjectTable:
         node_out: messages for the daemon, not sent yet; `node_sequence` numbers them all.
         promotions: INLINE or FAILED entries to be written to the store by the shell.
         freed: ids whose cached pins may go.
+        on_far: called once, when the first stored object of another node is seen.
         lineages: how stored results can be made again, by id (see `shoal.owner.lineage`); they go with their entries.
     """
 
@@ -61,6 +62,7 @@ class ObjectTable:
         self.node_sequence = 0
         self.promotions: list[Entry] = []
         self.freed: list[bytes] = []
+        self.on_far: Callable[[], None] | None = None
         self._release_ids: list[bytes] = []
         self._reclaiming: set[bytes] = set()
         self._barriers: dict[bytes, Entry] = {}
@@ -243,6 +245,8 @@ class ObjectTable:
             entry.holds += 1
             entry.size = size
             entry.stamp = stamp
+            if self.on_far is not None and self.is_away(entry):
+                self._sees_far()
             self._settled(entry, STORED)
 
     def fail(self, entry: Entry, error: bytes, container: Entry | None = None) -> None:
@@ -297,7 +301,14 @@ class ObjectTable:
             self._settled(entry, FAILED)
         else:
             entry.size = size
+            if self.on_far is not None and self.is_away(entry):
+                self._sees_far()
             self._settled(entry, STORED)
+
+    def _sees_far(self) -> None:
+        on_far, self.on_far = self.on_far, None
+        if on_far is not None:
+            on_far()
 
     def _settled(self, entry: Entry, state: int) -> None:
         owned = entry.state == PENDING
