@@ -146,25 +146,6 @@ def test_many_small_objects(two, shoal_session):
     assert get(digests.remote(refs)) == [(20_000, index % 250) for index in range(1000)]
 
 
-def test_a_full_store_makes_room_for_what_is_fetched():
-    """What was made there is spilled, what was fetched before is dropped, and all of it can still be read."""
-    with Cluster(num_cpus=0) as cluster:
-        other = cluster.add_node(object_store_memory=64 * MIB)
-        shoal.init(cluster.address)
-        try:
-            held = [make.remote(1_250_000) for _ in range(6)]
-            get([element.remote(ref, 7) for ref in held])
-            for number in range(3):
-                array = np.full(30 * MIB, number, np.uint8)
-                assert get(element.remote(shoal.put(array), -1)) == number
-            found = stats(other)
-            assert found["fetches"] == 3
-            assert found["spilled"] > 0
-            assert get([element.remote(ref, 7) for ref in held]) == [7.0] * 6
-        finally:
-            shoal.shutdown()
-
-
 # --- raw processes: what a cluster of drivers cannot say exactly ---
 
 
