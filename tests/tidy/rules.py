@@ -20,8 +20,8 @@ CORES = {
     ),
     "src/shoal/actors": "calls errors method",
     "daemons/shoald/node": (
-        "actors awayleases bundles cluster constraints effects fairness grantround groups guests leases peerstream placement "
-        "pool pressure scheduler staffing"
+        "actors awayleases bundles cluster constraints effects fairness fields grantround groups guests leases peerstream "
+        "placement pool pressure scheduler staffing"
     ),
     "daemons/shoald/objects": "admission cluster_refs copies core effects lanes pull pulls serving",
     "daemons/shoald/head": "actors core directory events gauges groups groupwords jobs nodes planning reports",

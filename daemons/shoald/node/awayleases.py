@@ -18,6 +18,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
+from shoal.wire.auth import TARGET_SIZE
+from shoald.node.fields import checked
+from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
     from shoald.node.scheduler import SchedulerCore
 
 _NO_TASK = bytes(16)
+# What a lender says to clients, and the kinds of its fields.
+_FOR_CLIENTS: dict[int, tuple[type, ...]] = {
+    m.RECALL_LEASE: (int,),
+    m.WORKER_DIED: (int, int, int, bytes, str, dict),
+    m.DEMAND_STATUS: (int, str, str),
+}
 
 
 class AwayLease:
@@ -166,7 +175,10 @@ class AwayLeases:
 
     def leased(self, node_id: str, fields: list[Any], now: float) -> None:
         """P_LEASE without its tag: a worker there is this client's now, if it still wants one."""
-        proc, shape_id, lender_id, worker, pid, resources, token = fields
+        kinds = (bytes, int, int, bytes, int, dict, bytes)
+        proc, shape_id, lender_id, worker, pid, resources, token = checked(fields, *kinds)
+        if len(token) != TARGET_SIZE or not all(type(amount) is int for amount in resources.values()):
+            raise ProtocolError("a lease needs a token, and resources in whole numbers")
         share = self.told.get((proc, shape_id), {})
         if share.get(node_id):
             share[node_id] -= 1
@@ -189,7 +201,11 @@ class AwayLeases:
 
     def for_client(self, node_id: str, fields: list[Any], now: float) -> None:
         """P_FOR_CLIENT without its tag: a lender's word to a client of this node."""
-        proc, message = fields
+        proc, message = checked(fields, bytes, list)
+        kinds = _FOR_CLIENTS.get(message[0]) if message and type(message[0]) is int else None
+        if kinds is None:
+            raise ProtocolError("that is no message for a client of another node")
+        checked(message[1:], *kinds)
         if message[0] == m.DEMAND_STATUS:
             if message[2] != "ok":  # others may do better
                 self._avoid(node_id, now)

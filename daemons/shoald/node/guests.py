@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.ids import PROCESS_ID_SIZE
 from shoal.wire import messages as m
+from shoald.node.fields import checked
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -91,13 +92,8 @@ class Guests:
 
     def demanded(self, node_id: str, fields: list[Any], now: float) -> None:
         """P_DEMAND without its tag; raises ProtocolError or ValueError, and changes nothing, if it makes no sense."""
-        proc, kind, job, shape_id, resources, backlog, options = fields
-        if (
-            type(proc) is not bytes
-            or len(proc) != PROCESS_ID_SIZE
-            or kind not in _KINDS
-            or type(job) is not dict
-        ):
+        proc, kind, job, *demand = checked(fields, bytes, str, dict, object, object, object, object)
+        if len(proc) != PROCESS_ID_SIZE or kind not in _KINDS:
             raise ProtocolError("a demand of another node needs a process, its kind and its job")
         job_id, home = job.get("id"), job.get("node")
         if type(job_id) is not str or type(home) is not str or not job_id:
@@ -106,7 +102,7 @@ class Guests:
             return
         guest = self.guests.get(proc)
         if guest is None:
-            if not backlog:
+            if not demand[2]:
                 return
             self._scheduler.client_joined(proc, _KINDS[kind], job_id)
             guest = self.guests[proc] = Guest(proc, kind, node_id, job_id)
@@ -114,7 +110,7 @@ class Guests:
                 self.jobs.setdefault(job_id, job)
         elif guest.node_id != node_id:
             raise ProtocolError(f"process {proc.hex()} is of another node")
-        self._scheduler.handle(proc, [m.DEMAND, shape_id, resources, backlog, options], now)
+        self._scheduler.handle(proc, [m.DEMAND, *demand], now)
 
     def adopt(self, job: dict[str, Any]) -> bool:
         """Something of a job of another node comes here that is no lease; False if the job has ended."""
@@ -126,12 +122,13 @@ class Guests:
 
     def from_client(self, node_id: str, fields: list[Any], now: float) -> None:
         """P_FROM_CLIENT without its tag: a guest's RETURN or KILL_WORKER."""
-        proc, message = fields
+        proc, message = checked(fields, bytes, list)
         guest = self.guests.get(proc)
         if guest is None or guest.node_id != node_id:
             return  # it has left
-        if type(message) is not list or not message or message[0] not in (m.RETURN, m.KILL_WORKER):
-            raise ProtocolError("that is no message that is passed on")
+        checked(message, *((int, int, int) if message[:1] == [m.RETURN] else (int, int, str, bytes)))
+        if message[0] not in (m.RETURN, m.KILL_WORKER):
+            raise ProtocolError(f"message {message[0]} is not one that is passed on")
         if message[0] == m.KILL_WORKER and self._spares(message):
             return
         self._scheduler.handle(proc, message, now)
@@ -181,7 +178,7 @@ class Guests:
 
     def left(self, node_id: str, fields: list[Any], now: float) -> None:
         """P_CLIENT_LEFT without its tag: a guest is gone."""
-        (proc,) = fields
+        (proc,) = checked(fields, bytes)
         guest = self.guests.get(proc)
         if guest is not None and guest.node_id == node_id:
             self._leave(guest, now)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from shoal.wire import auth
 from shoal.wire import messages as m
 from shoald.node.awayleases import AwayLease, AwayLeases
+from shoald.node.cluster import ALIVE
+from shoald.node.fields import checked
 from shoald.node.guests import Guests
 from shoald.shell.tcp import Dial
 
@@ -120,11 +122,12 @@ class LeaseSide:
 
     def job_ended(self, job_id: str, leaving: bool) -> None:
         """A driver of this node is gone. ``leaving``: it waits until its job has left nothing on other nodes."""
-        others = set(self._daemon.cluster.live)
+        live = self._daemon.cluster.live
         self.guests.job_ended(job_id, "", self._daemon.loop.now())
-        if leaving and others:
-            self._awaited[job_id] = others
-        for node_id in others:
+        answering = {node_id for node_id, node in live.items() if node.state == ALIVE}
+        if leaving and answering:
+            self._awaited[job_id] = answering
+        for node_id in live:
             self._daemon.peers.send(node_id, [m.P_JOB_ENDED, job_id])
 
     def awaits(self, job_id: str) -> bool:
@@ -141,7 +144,7 @@ class LeaseSide:
 
     def _job_of_other_ended(self, node_id: str, fields: list[Any], now: float) -> None:
         daemon = self._daemon
-        (job_id,) = fields
+        (job_id,) = checked(fields, str)
         daemon.workers.read_all([worker.worker_id for worker in daemon.scheduler.pool.of_job(job_id)])
         daemon.actors.job_ended(job_id, now)
         self.guests.job_ended(job_id, node_id, now)
@@ -149,7 +152,7 @@ class LeaseSide:
         daemon.goodbyes_done()
 
     def _job_gone(self, node_id: str, fields: list[Any], _now: float) -> None:
-        (job_id,) = fields
+        (job_id,) = checked(fields, str)
         nodes = self._awaited.get(job_id)
         if nodes is not None:
             nodes.discard(node_id)
@@ -278,7 +281,7 @@ class LeaseSide:
         return self._unsaid.get(job_id, 0) < _WINDOW_BYTES
 
     def _log(self, node_id: str, fields: list[Any], _now: float) -> None:
-        job_id, entries, size = fields
+        job_id, entries, size = checked(fields, str, list, int)
         driver = self._daemon.driver_of(job_id)
         if driver is not None:
             driver.sock.send([m.LOG, entries])
@@ -294,7 +297,7 @@ class LeaseSide:
             daemon.peers.send(node_id, [m.P_LOG_TAKEN, job_id, size])
 
     def _log_taken(self, _node_id: str, fields: list[Any], _now: float) -> None:
-        job_id, size = fields
+        job_id, size = checked(fields, str, int)
         rest = self._unsaid.get(job_id, 0) - size
         if rest > 0:
             self._unsaid[job_id] = rest

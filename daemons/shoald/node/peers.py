@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.wire import auth
 from shoal.wire import messages as m
 from shoald.node.cluster import DEAD
+from shoald.node.fields import checked
 from shoald.node.peerstream import InStream, OutStream
 from shoald.shell.framesocket import FrameSocket
 from shoald.shell.tcp import Dial
@@ -106,7 +107,7 @@ class Peers:
         self.dirty: dict[_Peer, None] = {}
         self._pings: dict[int, Callable[[str], None]] = {}
         self._number = itertools.count(1).__next__
-        self.on(m.P_PING, lambda node_id, message: self.send(node_id, [m.P_PONG, message[1]]))
+        self.on(m.P_PING, lambda node_id, message: self.send(node_id, [m.P_PONG, *checked(message[1:], int)]))
         self.on(m.P_PONG, self._ponged)
 
     # --- for the rest of the daemon ---
@@ -140,7 +141,7 @@ class Peers:
         self._pings.pop(number, None)
 
     def _ponged(self, node_id: str, message: list[Any]) -> None:
-        _, number = message
+        _, number = checked(message, int, int)
         then = self._pings.pop(number, None)
         if then is not None:
             then(node_id)

@@ -11,6 +11,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
+from shoald.node.fields import checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,17 +99,21 @@ class Questions:
     # --- messages of other nodes ---
 
     def _queried(self, node_id: str, message: list[Any]) -> None:
-        _, number, method, params = message
+        _, number, method, params = checked(message, int, int, str, dict)
+        limits = params.get("limits")
+        rows, _ = checked(
+            [limits.get("rows"), limits.get("wait_s")] if type(limits) is dict else [], int, float
+        )
 
         def reply(ok: bool, data: Any) -> None:
             if ok and "rows" in data:
-                data = cut_rows(with_place(data, str(self._daemon.node_id)), int(params["limits"]["rows"]))
+                data = cut_rows(with_place(data, str(self._daemon.node_id)), rows)
             self._daemon.peers.send(node_id, [m.P_ANSWER, number, ok, data])
 
         self._local(method, params, reply)
 
     def _answered(self, node_id: str, message: list[Any]) -> None:
-        _, number, ok, data = message
+        _, number, ok, data = checked(message, int, int, bool, object)
         asked = self._rounds.get(number)
         if asked is None or node_id not in asked.waiting:
             return  # too late
