@@ -200,6 +200,74 @@ def test_stopping_twice_and_before_the_start_is_harmless(tmp_path):
         link.call("Health").result(PATIENCE_S)
 
 
+def test_what_a_node_has_free_is_heard_by_the_others(head, join):
+    first, second = join(head.address, "aa"), join(head.address, "bb")
+    for link in (first, second):
+        link.hear("registered")
+    waiting = {"resources": {"CPU": 5}, "count": 3, "reason": "why"}
+    second.report({"snapshot": True, "available": {"CPU": 7}, "store_used_bytes": 9, "pending": [waiting]})
+    [row] = first.hear("gauges")["nodes"]
+    assert row == {"node_id": "bb", "available": {"CPU": 7}, "store_used_bytes": 9, "waiting": 3}
+
+
+def test_a_placement_group_is_prepared_and_committed_by_its_nodes(head, join):
+    nodes = {name: join(head.address, name, resources={"CPU": 1}) for name in ("aa", "bb")}
+    for link in nodes.values():
+        link.hear("registered")
+        link.report({"snapshot": True, "available": {"CPU": 1}})
+        link.tell_groups({"snapshot": True})
+    group = {
+        "group_id": ID, "name": "n", "namespace": "s", "strategy": "STRICT_SPREAD", "detached": False, "job_id": "j",
+        "bundles": [{"resources": {"CPU": 1}}, {"resources": {"CPU": 1}}], "node_id": "aa",
+    }  # fmt: skip
+    nodes["aa"].tell_groups({"wanted": [group]})
+
+    def orders(link):
+        while True:
+            found = link.hear("groups")["orders"]
+            if found:
+                return found
+
+    placed = {}
+    for name, link in nodes.items():
+        [order] = orders(link)
+        assert (order["kind"], order["group_id"], order["bundles"]) == (
+            "PREPARE",
+            ID,
+            [{"resources": {"CPU": 1}}],
+        )
+        placed.update(dict.fromkeys(order["indices"], name))
+        link.tell_groups({"answers": [{"group_id": ID, "attempt": order["attempt"], "ok": True}]})
+    assert sorted(placed) == [0, 1]
+    for link in nodes.values():
+        assert [order["kind"] for order in orders(link)] == ["COMMIT"]
+    found = nodes["bb"].call("FindGroup", {"name": "n", "namespace": "s"}).result(PATIENCE_S)
+    assert found["group"]["state"] == "CREATED"
+    assert found["group"]["nodes"] == [placed[0], placed[1]]
+    assert found["group"]["group"] == group
+    nodes["bb"].tell_groups({"removed": [ID]})
+    for link in nodes.values():
+        assert [order["kind"] for order in orders(link)] == ["RETURN"]
+    [listed] = nodes["aa"].call("ListGroups").result(PATIENCE_S)["groups"]
+    assert listed["state"] == "REMOVED"
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        {"removed": [b"short"]},
+        {"wanted": [{"group_id": ID, "strategy": "PACK"}]},
+        {"wanted": [{"group_id": ID, "strategy": "TIGHT", "bundles": [{"resources": {"CPU": 1}}]}]},
+        {"made": [{"group_id": ID, "strategy": "PACK", "bundles": [{"resources": {"CPU": -1}}]}]},
+    ],
+)
+def test_news_of_groups_that_make_no_sense_end_the_session(head, join, news):
+    link = join(head.address)
+    link.hear("registered")
+    link.tell_groups(news)
+    assert "reason" in link.hear("refused")
+
+
 def test_names_are_claimed_and_changes_of_actors_are_heard(head, join):
     host, asker = join(head.address, "aa"), join(head.address, "bb")
     for link in (host, asker):

@@ -1,11 +1,13 @@
 """HeadStorage: what survives, and what is refused."""
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
 from shoal.config import load
 from shoald.head import events as ev
+from shoald.head.groupwords import ForgetGroup, Group, GroupState, SaveGroup
 from shoald.head.storage import HeadStorage, StorageError
 
 CONFIG = load({"key_bytes_max": 10, "value_bytes_max": 20, "keys_max": 3})
@@ -44,6 +46,17 @@ def test_nodes_jobs_and_the_cluster_survive(opened):
     assert durable.jobs == (job,)
     storage.save([ev.ForgetJob("j")])
     assert opened().load().jobs == ()
+
+
+def test_placement_groups_survive(opened):
+    group = Group(b"g" * 16, "n", "s", "SPREAD", ({"CPU": 5}, {"CPU": 1, "disk": 2}), True, "j", "aa")
+    state = GroupState(group, "CREATED", "why", ("aa", "bb"))
+    storage = opened()
+    storage.save([SaveGroup(replace(state, state="PENDING")), SaveGroup(state)])
+    storage = opened()
+    assert storage.load().groups == (state,)
+    storage.save([ForgetGroup(b"g" * 16)])
+    assert opened().load().groups == ()
 
 
 def test_keys(opened):
