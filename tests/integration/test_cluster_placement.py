@@ -6,9 +6,11 @@ import os
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import shoal
 from marks import Marks, until
+from shoal.cli.app import app
 from shoal.exceptions import PlacementError
 from shoal.testing import Cluster
 from shoal.util import (
@@ -67,6 +69,13 @@ def where_when(marks, name):
     return shoal.get_runtime_context().get_node_id()
 
 
+def run(*arguments):
+    address = shoal.get_runtime_context().gcs_address
+    done = CliRunner().invoke(app, [*arguments, "--address", address])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 def get(refs, timeout=30):
     return shoal.get(refs, timeout=timeout)
 
@@ -87,7 +96,11 @@ def test_affinity_labels_and_custom_resources(nodes, shoal_session):
 def test_what_does_not_fit_here_runs_elsewhere(nodes, shoal_session, marks):
     refs = [where_when.remote(marks, "go") for _ in range(6)]
     until(lambda: marks.count("started") == 6)
+    why = {ref: run("why", ref.hex()) for ref in refs}
     marks.add("go")
+    for ref, node_id in zip(refs, get(refs), strict=True):
+        reason = "this node has room" if node_id == nodes[0] else "this node has no room now, so node"
+        assert f"on node {node_id[:8]}: {reason}" in why[ref]
     found = collections.Counter(get(refs))
     own, a, b, c = nodes
     assert found == {own: 1, a: 2, b: 2, c: 1}

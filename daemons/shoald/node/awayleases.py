@@ -46,6 +46,7 @@ class AwayLease:
         lease_id: as the client knows it; `lender_id` as the lender does.
         token: what the connection to the worker is opened with.
         open: the client has it.
+        why: why that node was asked, for people.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class AwayLease:
         "resources",
         "shape_id",
         "token",
+        "why",
         "worker",
     )
 
@@ -83,6 +85,7 @@ class AwayLease:
         self.resources = resources
         self.token = token
         self.open = False
+        self.why = ""
 
     def __repr__(self) -> str:
         return (
@@ -182,14 +185,16 @@ class AwayLeases:
         share = self.told.get((proc, shape_id), {})
         if share.get(node_id):
             share[node_id] -= 1
-        if not self._scheduler.granted_elsewhere(proc, shape_id, now):
+        demand = self._scheduler.granted_elsewhere(proc, shape_id, now)
+        if demand is None:
             back = [m.RETURN, lender_id, m.RETURN_OK]
             self.outbox.append(("send", node_id, [m.P_FROM_CLIENT, proc, back]))
             return
         lease_id = self._scheduler.next_lease_id()
         lease = AwayLease(lease_id, node_id, proc, shape_id, lender_id, worker, pid, resources, token)
         self.leases[lease_id] = self._by_lender[node_id, lender_id] = lease
-        self._placement.leased((proc, shape_id), node_id, resources, now)
+        lease.why = demand.away
+        self._placement.leased((proc, shape_id), node_id, demand.amounts, now)
         self.outbox.append(("dial", lease))
 
     def dial_failed(self, lease: AwayLease, now: float) -> None:

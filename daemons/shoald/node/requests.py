@@ -183,6 +183,7 @@ class Requests:
             "submitter": daemon.name_of(lease.demand.client.proc) if lease is not None else "",
             "resources": floats(lease.demand.resources) if lease is not None else {},
             "reason": worker.reason,
+            "why": lease.why if lease is not None else "",
             "task_id": daemon.board.current(worker.slot).hex(),
             "note": worker.note,
         }

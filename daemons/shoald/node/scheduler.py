@@ -373,15 +373,15 @@ class SchedulerCore:
         self._lease_numbers += 1
         return self._lease_numbers
 
-    def granted_elsewhere(self, proc: bytes, shape_id: int, now: float) -> bool:
-        """Another node leases a worker to a client of this one; False if that does not want it any more."""
+    def granted_elsewhere(self, proc: bytes, shape_id: int, now: float) -> Demand | None:
+        """Another node leases a worker to a client of this one: for this demand; None if that does not want it any more."""
         client = self.clients.get(proc)
         demand = client.demands.get(shape_id) if client is not None else None
         if demand is None or not demand.backlog:
-            return False
+            return None
         self._met(demand, now)
         self._deadline = now
-        return True
+        return demand
 
     def missed_elsewhere(self, proc: bytes, shape_id: int, now: float) -> None:
         """Nothing came of that: the client goes on waiting."""

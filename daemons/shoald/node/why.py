@@ -129,6 +129,7 @@ class _Inquiry:
             if type(task) is str:
                 self._to_follow.append(task)
                 self._note_place(row)
+                self._add_place(row)
             if type(row.get("waits")) is str:  # its worker knew it by itself
                 self._followed.add(row["waits"])
             self._rows.append(row)
@@ -136,6 +137,24 @@ class _Inquiry:
 
     def _note_place(self, row: dict[str, Any]) -> None:
         self._places[row["running"]] = row.get("at")
+
+    def _add_place(self, row: dict[str, Any]) -> None:
+        """Why the task that the row's chain ends with runs where it does."""
+        scheduler, at = self._daemon.scheduler, row.get("at")
+        here = [
+            (self._daemon.node_id, lease.why)
+            for lease in scheduler.leases.values()
+            if scheduler.pool.workers[lease.worker_id].proc.hex() == at
+        ]
+        away = [
+            (each.node_id, each.why)
+            for each in self._daemon.lease_side.away.leases.values()
+            if each.worker.hex() == at
+        ]
+        lines = row.get("lines")
+        for node_id, why in [*here, *away]:
+            if why and isinstance(lines, list):
+                lines.append(f"{'  ' * len(lines)}on node {node_id[:8]}: {why}")
 
     def _add_reason(self, row: dict[str, Any]) -> None:
         """What the scheduler says of the demand that the row's chain ends with."""
