@@ -121,6 +121,16 @@ def test_errors_come_where_their_calls_are(pool):
         next(results)
 
 
+def fail_after(delay):
+    time.sleep(delay)
+    raise ValueError(f"after {delay}")
+
+
+def test_of_several_errors_the_first_in_order_is_raised(pool):
+    with pytest.raises(ValueError, match=r"after 0\.2"):
+        pool.map(fail_after, [0.2, 0.0, 0.1], chunksize=1)
+
+
 # --- corner cases ---
 
 

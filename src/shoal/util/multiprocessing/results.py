@@ -43,6 +43,7 @@ class AsyncResult:
         self._callback = callback
         self._error_callback = error_callback
         self._error: BaseException | None = None
+        self._failed_index = 0
         self._value: Any = None
         if not chunks:
             self._finish()
@@ -51,7 +52,10 @@ class AsyncResult:
         """A part is there, or what it raised. Called with the pool's lock released, once per part."""
         self._missing -= 1
         if error is not None:
-            self._error = as_pool_error(error) if self._error is None else self._error
+            if (
+                self._error is None or index < self._failed_index
+            ):  # of several, the first in order: not that of the fastest
+                self._error, self._failed_index = as_pool_error(error), index
         else:
             self._parts[index] = part or []
         if self._missing == 0:
