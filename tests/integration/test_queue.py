@@ -3,13 +3,16 @@
 import asyncio
 import os
 import queue as standard
+import signal
 import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 
 import shoal
 from actorparts import get, wait_until
+from shoal.cli.app import app
 from shoal.exceptions import TaskCancelledError
 from shoal.util import ActorPool
 from shoal.util.queue import Empty, Full, Queue
@@ -119,6 +122,32 @@ def test_a_cancelled_get_takes_nothing(shoal_session):
         get(waiting)
     queue.put("x")
     assert queue.get(timeout=10) == "x"
+
+
+def test_a_dead_process_takes_nothing_and_adds_nothing(shoal_session, tmp_path):
+    queue = Queue(maxsize=1)
+
+    @shoal.remote(num_cpus=0, max_retries=0)
+    def use(queue, path, puts):
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        return queue.put("never") if puts else queue.get()
+
+    def killed_while_it_waits(puts):
+        path = tmp_path / f"pid-{puts}"
+        using = use.remote(queue, str(path), puts)
+        running = ["why", queue.actor._actor_id.hex()]
+        wait_until(lambda: "1 call(s) run here" in CliRunner().invoke(app, running).stdout)
+        os.kill(int(path.read_text()), signal.SIGKILL)
+        with pytest.raises(shoal.exceptions.WorkerCrashedError):
+            get(using)
+        wait_until(lambda: "0 call(s) run here" in CliRunner().invoke(app, running).stdout)
+
+    killed_while_it_waits(puts=False)
+    queue.put("x")
+    killed_while_it_waits(puts=True)
+    assert queue.get(timeout=10) == "x"
+    assert queue.empty()
 
 
 def test_awaited(shoal_session):

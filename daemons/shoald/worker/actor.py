@@ -458,6 +458,8 @@ class ActorExecutor:
     def _forget(self, caller: Caller) -> None:
         """A caller is gone, or has none of its calls under way; what has not started does not run."""
         self._hold(caller)
+        if self._lanes is not None:
+            self._lanes.abandon(caller)
         if caller.connection is not None:
             caller.connection.owner = None
             caller.connection.close()

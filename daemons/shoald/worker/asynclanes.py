@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.api import ActorExit
+from shoal.actors.method import is_for_its_caller
 from shoal.context import TaskContext, current_task
 from shoal.ids import return_id
 from shoal.serialization import serialize
@@ -49,6 +50,10 @@ class AsyncLanes:
         self._leave = leave
         self._answers: list[Call] = []
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._for_caller: dict[
+            bytes, bool
+        ] = {}  # function field of a call → whether it is for its caller alone
+        self._of_caller: dict[Caller, set[bytes]] = {}  # such calls that run
         self._beginning: dict[
             bytes, bool
         ] = {}  # calls whose task has not made its first step: whether it is not to
@@ -86,6 +91,10 @@ class AsyncLanes:
         """The caller is back."""
         self._loop.call_soon_threadsafe(self._release, caller)
 
+    def abandon(self, caller: Caller) -> None:
+        """The caller is gone for good: what runs for it alone is cancelled."""
+        self._loop.call_soon_threadsafe(self._abandon, caller)
+
     def interrupt(self) -> bool:
         """Whether a cancelled call is still to be interrupted: the loop sees to that."""
         return False
@@ -109,6 +118,12 @@ class AsyncLanes:
         group.running += 1
         task_id = call[1][1]
         self._beginning[task_id] = False
+        alone = self._for_caller.get(call[1][2])
+        if alone is None:
+            method = getattr(self._calls.instance, self._calls.names(call[1][2])[0], None)
+            alone = self._for_caller[call[1][2]] = is_for_its_caller(method)
+        if alone:
+            self._of_caller.setdefault(call[0], set()).add(task_id)
         self._tasks[task_id] = self._loop.create_task(self._run(call, group))
 
     async def _run(self, call: Call, group: _Group) -> None:
@@ -129,12 +144,24 @@ class AsyncLanes:
             return
         finally:
             self._tasks.pop(message[1], None)
+            if caller in self._of_caller:
+                self._over(caller, message[1])
             if lends:
                 self._calls.ends(message[1])
             group.running -= 1
             if group.waiting and group.running < group.limit:
                 self._begin(group.waiting.popleft(), group)
         self._reply(caller, reply)
+
+    def _over(self, caller: Caller, task_id: bytes) -> None:
+        calls = self._of_caller[caller]
+        calls.discard(task_id)
+        if not calls:
+            del self._of_caller[caller]
+
+    def _abandon(self, caller: Caller) -> None:
+        for task_id in list(self._of_caller.get(caller, ())):
+            self._cancel(task_id)
 
     def _reply(self, caller: Caller, reply: tuple[Any, ...]) -> None:
         if not self._answers:

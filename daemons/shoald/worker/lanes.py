@@ -94,6 +94,9 @@ class Lanes:
         caller.held.clear()
         self.deliver(held)
 
+    def abandon(self, caller: Caller) -> None:
+        """The caller is gone for good: what runs for it goes on."""
+
     def _run(self, call: Call) -> None:
         caller, message = call
         task_id = message[1]

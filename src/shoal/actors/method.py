@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F")
 _MARK = "__shoal_method__"
+_FOR_CALLER = "__shoal_for_caller__"
 _METHOD_OPTIONS: dict[str, checks.Check] = {
     "num_returns": checks.returns,
     "concurrency_group": checks.text,
@@ -144,6 +145,17 @@ def _describe(name: str, value: Any) -> MethodSpec | None:
     parameters = parameters[1:] if bound and parameters and parameters[0].kind < 2 else parameters
     rows = tuple((each.name, int(each.kind), each.default is not each.empty) for each in parameters)
     return MethodSpec(name, rows, _counts(rows), options)
+
+
+def for_its_caller(function: F) -> F:
+    """What an async method of the runtime's own actors does is for its caller alone: it is cancelled when that is dead."""
+    setattr(function, _FOR_CALLER, True)
+    return function
+
+
+def is_for_its_caller(function: Any) -> bool:
+    """Whether `for_its_caller` said so of ``function``."""
+    return bool(getattr(function, _FOR_CALLER, False))
 
 
 def _is_generator(function: Callable[..., Any]) -> bool:

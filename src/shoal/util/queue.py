@@ -9,6 +9,8 @@ import asyncio
 import queue
 from typing import TYPE_CHECKING, Any
 
+from shoal.actors.method import for_its_caller
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -165,6 +167,7 @@ class _QueueActor:
     def full(self) -> bool:
         return self._queue.full()
 
+    @for_its_caller  # an item that nobody waits to have added any more
     async def put(self, item: Any, timeout: float | None) -> bool:  # noqa: ASYNC109  the caller's
         try:
             if timeout == 0:
@@ -175,6 +178,7 @@ class _QueueActor:
             return False
         return True
 
+    @for_its_caller  # a dead process must not take an item
     async def get(self, timeout: float | None) -> tuple[bool, Any]:  # noqa: ASYNC109  the caller's
         try:
             if timeout == 0:
