@@ -23,6 +23,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol
 
+from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
 from shoald.objects.admission import Admission
 from shoald.objects.copies import Copy, spread, unpack_bits
@@ -30,7 +31,6 @@ from shoald.objects.effects import Broken, Effect, Failed, Grown, Locate, Note, 
 from shoald.objects.lanes import Lanes
 from shoald.objects.pull import ENDING, QUEUED, ROOM, RUNNING, SEEKING, TROUBLE, WITHOUT, Facts, Pull, Source
 from shoald.store.errors import ProtocolError
-from shoald.store.ledger import checked_ids, checked_size
 
 if TYPE_CHECKING:
     from shoal.config import Config
@@ -41,6 +41,7 @@ CORRUPT = -2  # the checksum does not fit
 UNREACHED = -3  # the connection broke, or stood still
 _FETCHED_FIELDS = 12
 _CHUNKS_MAX = 2**24
+_STAMP_SIZES = (0, 16)
 
 
 class Cluster(Protocol):
@@ -504,14 +505,20 @@ def _check_fetched(message: list[Any]) -> None:
         raise ProtocolError("malformed P_FETCHED")
     _, req, size, flags, contained, stamp, callsite, content_hash, chunk, have, order, holders = message
     for number in (req, size, flags, chunk, order):
-        checked_size(number)
-    checked_ids(contained)
-    for part, sizes in ((stamp, (0, 16)), (content_hash, (0, 16))):
-        if type(part) is not bytes or len(part) not in sizes:
-            raise ProtocolError("P_FETCHED with a stamp or hash of another size")
+        if type(number) is not int or number < 0:
+            raise ProtocolError(f"{number!r:.40} is no number of P_FETCHED")
+    for part in (contained, stamp, content_hash, have):
+        if type(part) is not bytes:
+            raise ProtocolError("malformed P_FETCHED")
+    if (
+        len(contained) % OBJECT_ID_SIZE
+        or len(stamp) not in _STAMP_SIZES
+        or len(content_hash) not in _STAMP_SIZES
+    ):
+        raise ProtocolError("P_FETCHED with ids, a stamp or a hash of another size")
     if stamp and (not chunk or size // chunk > _CHUNKS_MAX):
         raise ProtocolError(f"P_FETCHED of {size} bytes in chunks of {chunk}")
-    if type(callsite) is not str or type(have) is not bytes or not _are_nodes(holders):
+    if type(callsite) is not str or not _are_nodes(holders):
         raise ProtocolError("malformed P_FETCHED")
 
 
