@@ -184,3 +184,10 @@ def test_an_actor_ends_with_its_driver_unless_it_is_detached(cluster):
     assert shoal.get(again.add.remote()) == 2
     shoal.kill(again)
     until(lambda: not os.path.exists(f"/proc/{kept_pid}"))
+
+
+def test_an_actor_on_another_node_ends_with_its_last_handle(cluster):
+    counter = Counter.options(**at("one")).remote()
+    _, pid = shoal.get(counter.where.remote())
+    del counter
+    until(lambda: not os.path.exists(f"/proc/{pid}"))

@@ -183,8 +183,20 @@ class PullCore:
             # Those who have parts may get the rest from each other.
             if (troubled or pull.sources) and pull.round < self._config.pull_rounds_max:
                 self._pause(pull, now)
-            else:
+            elif not self._ask_owner(pull):
                 self._fail(pull, *self._why_lost(pull, death))
+
+    def _ask_owner(self, pull: Pull) -> bool:
+        """Nobody has it; its owner may have it made again: its node is asked once more, without the stamp of where it was."""
+        if not pull.proc:
+            return False  # so it was asked
+        pull.proc, pull.number = b"", m.NOWHERE
+        for node in self._cluster.who(pull.id, b""):
+            if node not in pull.sources and self._cluster.lives(node):
+                pull.verdicts.pop(node, None)
+                self._ask(pull, node, b"")
+                return True
+        return False
 
     def _why_lost(self, pull: Pull, death: tuple[str, str] | None) -> tuple[str, str]:
         what = f"object {pull.id.hex()} cannot be read: "

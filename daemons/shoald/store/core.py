@@ -95,6 +95,7 @@ class StoreCore:
             m.WATCH: self._readers.watch,
             m.EXPECT: self._readers.expect,
             m.DEDUP: seals.dedup,
+            m.UNRECOVERABLE: self._readers.unrecoverable,
             m.FORK: _fork,
         }
 
@@ -212,6 +213,7 @@ class StoreCore:
         """No node has a copy of these any more: readers that nothing else will answer learn of it."""
         for object_id in object_ids:
             if object_id not in self._ledger.objects:
+                self._ledger.lose(object_id)
                 self._readers.lost(object_id)
 
     def hinted(self, object_id: bytes) -> list[str]:

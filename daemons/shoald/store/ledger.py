@@ -46,6 +46,7 @@ class Ledger:
         forsaken: ids whose last early holder has gone; readers that relied on it are told (see readers).
         by_hash: content hash → id of an object with that content.
         freed: ids of objects that were freed recently.
+        unbacked: ids that may be held though their last copy is lost (`lose`).
         dead: processes that ended recently.
         outbox: messages for clients, in order: (proc, message).
         watched: ids that somebody in the daemon wants to be told of when nobody holds them any more (actors).
@@ -95,6 +96,7 @@ class Ledger:
         "sealed_elsewhere",
         "shared",
         "secondary_bytes",
+        "unbacked",
         "unheld_watched",
         "wants",
         "watched",
@@ -119,6 +121,7 @@ class Ledger:
         self.forsaken: list[bytes] = []
         self.by_hash: dict[bytes, bytes] = {}
         self.freed = Tombstones(config.store_freed_ids_max)
+        self.unbacked: dict[bytes, None] = {}
         self.dead = Tombstones(config.store_freed_ids_max)
         self.outbox: list[tuple[bytes, list[Any]]] = []
         self.recalls: dict[bytes, list[bytes]] = {}
@@ -197,6 +200,14 @@ class Ledger:
                 return
             self.shared[object_id] = None  # unheard of: it may come from elsewhere
         self.changes.append((HELD, object_id, 0))
+
+    def lose(self, object_id: bytes) -> None:
+        """No copy of this is left, and no hold promises one. At the bound the oldest is forgotten."""
+        self.unbacked[object_id] = None
+        self.sealed_elsewhere.discard(object_id)
+        self.hints.pop(object_id, None)
+        if len(self.unbacked) > self.config.store_freed_ids_max:
+            del self.unbacked[next(iter(self.unbacked))]
 
     def unshare(self, object_id: bytes) -> None:
         """No other node knows of this id any more."""

@@ -13,6 +13,12 @@ node. It is *wanted* when its stamp, the id (its owner) or a peer (`Ledger.hints
 above is left to wait for; the object manager hears of it through `Ledger.wants`, and ends the wait by sealing a copy, or by
 `fetch_failed`. Other nodes' readers do not have it fetched to here: they are told where to ask (kind "elsewhere").
 
+Before a reader is told that an object is lost, the process that owns it is asked (RECOVER): it has the object made again, and
+says so (EXPECT), or says why not (UNRECOVERABLE). A hold alone promises nothing any more when a copy was lost (`Ledger.lost`).
+
+Before a reader is told that an object is lost, the process that owns it is asked (RECOVER): it has the object made again, and
+says so (EXPECT), or says why not (UNRECOVERABLE). Of what has no copy any more (`Ledger.unbacked`) a hold promises nothing.
+
 Bounds: requests parked and ids announced per client (config.parked_reads_max); beyond, the connection closes.
 """
 
@@ -30,6 +36,9 @@ from shoald.store.objects import LOST, Client, Read, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.restores import Restores, lost_text
 
+_LOST_KINDS = ("lost", "unrecoverable")
+_NO_TASK = bytes(4)  # a task counter that is not used: such an id is asked for to learn how far a stream is
+
 
 class Readers:
     """Answers reads, or parks them.
@@ -38,7 +47,7 @@ class Readers:
         tables: if all of them are empty, `sealed` has nothing to do.
     """
 
-    __slots__ = ("_ledger", "_parked", "_pins", "_restores", "_sequence", "_wanted", "tables")
+    __slots__ = ("_asked", "_ledger", "_parked", "_pins", "_restores", "_sequence", "_wanted", "tables")
 
     def __init__(self, ledger: Ledger, pins: Pins, restores: Restores) -> None:
         self._ledger = ledger
@@ -47,6 +56,7 @@ class Readers:
         self._parked: dict[bytes, dict[Read, None]] = {}
         self._sequence = count()
         self._wanted: dict[bytes, int] = {}  # id → the most urgent priority
+        self._asked: dict[bytes, Client] = {}  # id → its owner, who was asked to have it made again
         # Whoever seals asks this first: a call of `sealed` costs 5 % of a seal.
         self.tables = (self._parked, self._wanted)
 
@@ -103,6 +113,8 @@ class Readers:
         ids = checked_ids(*fields(message, 1))
         for start in range(0, len(ids), 16):
             object_id = ids[start : start + 16]
+            self._asked.pop(object_id, None)
+            self._ledger.unbacked.pop(object_id, None)
             if object_id not in self._ledger.objects and object_id not in self._ledger.sealed_elsewhere:
                 self._ledger.expected.setdefault(object_id, {})[client] = None
                 client.expects.add(object_id)
@@ -111,6 +123,8 @@ class Readers:
 
     def sealed(self, obj: StoredObject) -> None:
         """Answer everybody who waits for this object."""
+        if self._asked:
+            self._asked.pop(obj.id, None)
         if self._ledger.expected:
             for client in self._ledger.expected.pop(obj.id, ()):
                 client.expects.discard(obj.id)
@@ -167,15 +181,18 @@ class Readers:
         hopeless.update(object_id for object_id in client.expects if object_id in self._parked)
         hopeless.update(object_id for object_id in self._parked if object_id[:PROCESS_ID_SIZE] == client.proc)
         client.expects = set()
+        for object_id in [object_id for object_id, owner in self._asked.items() if owner is client]:
+            del self._asked[object_id]
         for object_id in sorted(hopeless):
             self._fail_hopeless(object_id, client.name)
 
     def _promised(self, object_id: bytes) -> bool:
         """Whether the seal of an unknown id is announced, or on its way in some stream."""
-        if object_id in self._ledger.expected or object_id in self._wanted:
-            return True
         ledger = self._ledger
-        return object_id in ledger.early and object_id[:PROCESS_ID_SIZE] in ledger.clients
+        if object_id in ledger.expected or object_id in self._wanted or object_id in self._asked:
+            return True
+        held = object_id in ledger.early and object_id[:PROCESS_ID_SIZE] in ledger.clients
+        return held and object_id not in ledger.unbacked
 
     def _fail_hopeless(self, object_id: bytes, dead: str) -> None:
         """Fail the readers of an id that have nothing left to wait for."""
@@ -210,22 +227,57 @@ class Readers:
 
         That somebody holds it is nothing to wait for: by now a seal that was on its way here would have come.
         """
-        if self._wanted.pop(object_id, None) is None or object_id in self._ledger.expected:
-            return
-        for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
-            self._take_out(read)
-            self._refuse(read, kind, text)
+        if self._wanted.pop(object_id, None) is not None:
+            self._missed(object_id, kind, text)
 
     def lost(self, object_id: bytes) -> None:
         """No node has it any more. What is being fetched, or announced, ends by itself."""
-        if object_id not in self._wanted and object_id not in self._ledger.expected:
-            for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
+        if object_id not in self._wanted:
+            self._missed(object_id, "lost", f"object {object_id.hex()} is lost: the nodes that had it died")
+
+    def _missed(self, object_id: bytes, kind: str, text: str) -> None:
+        """No other node has it: unless it is announced, or its owner can help, those who wait for it are told so."""
+        waiting = [read for read in self._parked.get(object_id, ()) if not read.stamped]
+        if not waiting or object_id in self._ledger.expected or object_id in self._asked:
+            return
+        if kind == "freed" or not self._ask_owner(object_id):
+            for read in waiting:
                 self._take_out(read)
-                self._refuse(read, "lost", f"object {object_id.hex()} is lost: the nodes that had it died")
+                self._refuse(read, kind, text)
+
+    # --- what is lost ---
+
+    def _ask_owner(self, object_id: bytes) -> bool:
+        """Ask the owner of a lost object to have it made again; False if it is not a process of this node."""
+        ledger = self._ledger
+        owner = ledger.clients.get(object_id[:PROCESS_ID_SIZE])
+        if owner is None or not owner.connected or object_id[PROCESS_ID_SIZE:].startswith(_NO_TASK):
+            return False
+        ledger.lose(object_id)
+        if object_id not in self._asked:
+            self._asked[object_id] = owner
+            ledger.send(owner, [m.RECOVER, object_id])
+        return True
+
+    def unrecoverable(self, client: Client, message: list[Any], _now: float) -> None:
+        """UNRECOVERABLE: the owner's word on a lost object, if it was asked."""
+        object_id, kind, why = fields(message, 3)
+        if kind not in _LOST_KINDS or type(why) is not str:
+            raise ProtocolError("an object is unrecoverable for a reason")
+        if self._asked.get(checked_id(object_id)) is not client:
+            return
+        del self._asked[object_id]
+        if self._promised(object_id):
+            return
+        for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
+            self._take_out(read)
+            self._refuse(read, kind, f"object {object_id.hex()} is lost: {why}")
 
     def _elsewhere(self, object_id: bytes, proc: object) -> bool:
         """Whether another node has it, or should know; ``proc`` is of the stamp."""
         ledger = self._ledger
+        if object_id in ledger.unbacked and object_id[:PROCESS_ID_SIZE] in ledger.clients:
+            return False  # its owner will know
         if object_id in ledger.hints or object_id in ledger.shared:
             return True
         if type(proc) is bytes and proc and proc not in ledger.clients and tag_of(proc) != ledger.node_tag:
@@ -250,6 +302,8 @@ class Readers:
             self._keep(read)
 
     def _unwant(self, object_id: bytes) -> None:
+        """Nobody waits for it any more."""
+        self._asked.pop(object_id, None)
         if self._wanted.pop(object_id, None) is not None:
             self._ledger.wants.append((object_id, b"", 0, None))
 
@@ -257,6 +311,8 @@ class Readers:
         ledger = self._ledger
         stream = ledger.clients.get(proc) if type(proc) is bytes else None
         waits = stream is not None and stream.processed < number
+        if number == m.NOWHERE and not proc and read.id not in ledger.expected:
+            ledger.lose(read.id)
         if (
             not waits
             and ledger.clustered
@@ -295,7 +351,11 @@ class Readers:
         self._answer_failed(read, dead)
 
     def _answer_failed(self, read: Read, dead: str) -> None:
+        """Answer a read that is not parked; or park it again while its owner is asked."""
         ledger = self._ledger
+        if read.id not in ledger.freed and self._ask_owner(read.id):
+            self._keep(read)
+            return
         if read.id in ledger.freed:
             kind, why = "freed", "it was freed: no process held a reference any more"
         elif dead:
@@ -324,6 +384,7 @@ class Readers:
                 assert read.stamped == (read in stamped)
                 assert read.stamped or self._promised(object_id), f"{object_id.hex()} waits for nothing"
         assert self._wanted.keys() <= self._parked.keys(), "somebody wants what nobody waits for"
+        assert self._asked.keys() <= self._parked.keys(), "an owner was asked for what nobody waits for"
         assert sum(len(w) for w in self._parked.values()) == sum(len(c.reads) for c in clients)
         for object_id, promisers in self._ledger.expected.items():
             assert promisers, object_id.hex()

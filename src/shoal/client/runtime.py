@@ -270,9 +270,9 @@ class Runtime:
         self.table.available(object_id, size, error)
 
     def _on_recover(self, message: list[Any]) -> None:
-        reason = self.dispatch.lineage.recover(message[1])
-        if reason:
-            self.table.to_node([m.UNRECOVERABLE, message[1], reason])
+        refused = self.dispatch.lineage.recover(message[1])
+        if refused is not None:
+            self.table.to_node([m.UNRECOVERABLE, message[1], *refused])
 
     def _on_grant(self, message: list[Any]) -> None:
         _, shape_id, lease_id, proc, pid, _, node = message

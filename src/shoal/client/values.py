@@ -16,6 +16,7 @@ from shoal.exceptions import (
     GetTimeoutError,
     ObjectFreedError,
     ObjectLostError,
+    ObjectReconstructionFailedError,
     ObjectStoreFullError,
     OwnerDiedError,
     ShoalError,
@@ -37,6 +38,7 @@ _READ_ERRORS: dict[str, type[ShoalError]] = {
     "freed": ObjectFreedError,
     "owner_died": OwnerDiedError,
     "full": ObjectStoreFullError,
+    "unrecoverable": ObjectReconstructionFailedError,
 }
 _PACKAGE = __name__.partition(".")[0]
 

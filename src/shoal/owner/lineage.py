@@ -156,13 +156,22 @@ class LineageKeeper:
 
     # --- recovering ---
 
-    def recover(self, object_id: bytes) -> str:
-        """Have a lost object made again, and whatever that takes; "" if it will be, else why it cannot be."""
+    def recover(self, object_id: bytes) -> tuple[str, str] | None:
+        """Have a lost object made again, and whatever that takes; None if it will be, else (kind, why it cannot be).
+
+        kind: "lost" if it has no lineage, "unrecoverable" if that does not help any more.
+        """
+        if self._table.is_reclaiming(object_id):
+            return "lost", "no run of its task has made it"  # that is what this process has just asked
         own = self._table.entries.get(object_id)
         if own is not None and own.state in (INLINE, FAILED):
             own.flags &= ~PROMOTED
             self._table.promote(own)  # it is here, and only its copy in the store is lost
-            return ""
+            return None
+        if own is not None and own.state == PENDING:
+            own.flags |= ESCAPED
+            self._table.to_node([m.EXPECT, object_id])  # it is on its way, which the asker does not know
+            return None
         plan: dict[Lineage, set[int]] = {}
         todo = [(object_id, self.lineages.get(object_id))]
         while todo:
@@ -173,7 +182,8 @@ class LineageKeeper:
             problem = self._problem(lineage)
             if problem or lineage is None:
                 prefix = "" if wanted == object_id else f"its argument {wanted.hex()} is lost too, and "
-                return f"{prefix}{problem}"
+                kind = "lost" if problem == UNKNOWN and wanted == object_id else "unrecoverable"
+                return kind, f"{prefix}{problem}"
             index = int.from_bytes(wanted[12:], "big")
             if lineage not in plan:
                 plan[lineage] = {index}
@@ -184,7 +194,7 @@ class LineageKeeper:
             self._expect(lineage, indexes)
         for lineage, indexes in plan.items():
             self._run(lineage, indexes)
-        return ""
+        return None
 
     def _problem(self, lineage: Lineage | None) -> str:
         if lineage is None:

@@ -280,6 +280,10 @@ class ObjectTable:
                 self._reclaiming.add(object_id)
                 self.to_node([m.WATCH, object_id, *stamp])
 
+    def is_reclaiming(self, object_id: bytes) -> bool:
+        """Whether `reclaim` waits for the daemon's word on this id."""
+        return object_id in self._reclaiming
+
     def available(self, object_id: bytes, size: int, error: bytes | None) -> None:
         """The daemon has ``object_id`` (AVAILABLE), or knows that nobody will."""
         if object_id in self._barriers:

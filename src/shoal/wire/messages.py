@@ -33,7 +33,7 @@ WATCH = 17  # [id, stamp proc, stamp number] → AVAILABLE, once, when it is sea
 EXPECT = 18  # [ids]: the sender will seal these later (a pending ref that escaped); dies with the sender
 DEDUP = 19  # [req, content hash, size] → DEDUP_FOUND; takes a hold for the sender in the same step
 FORK = 20  # [] + descriptor: the sender forks; its live pins stay until the read end of this pipe closes
-UNRECOVERABLE = 21  # [id, why]: the answer to RECOVER if nothing will come; otherwise EXPECT, and the seal in time
+UNRECOVERABLE = 21  # [id, kind as in PIN_FAILED, why]: the answer to RECOVER if nothing will come; otherwise EXPECT, and the seal in time
 PIN_TOGETHER = 22  # [[id, stamp proc, stamp number, id, …], priority]: PINNED or PIN_FAILED for each, with req 0; those that are in
 #   this store are answered when all of them can be pinned: two readers that each hold half of what they need would wait for ever
 
@@ -92,7 +92,7 @@ WELCOME = 101  # [info: dict] + descriptors (region read-only, region writable)
 EXTENT = 110  # [req, offset, size]
 ALLOC_FAILED = 111  # [req, kind "full"|"never"|"disk", message]
 PINNED = 115  # [req, id, offset, size, flags]
-PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died"|"full", message]
+PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died"|"full"|"unrecoverable", message]
 PINNED_IN_FILE = 114  # [req, id, path, offset, size, flags, checksum]: there was no room for it; it can be read where it was spilled
 UNPIN_RECALL = 117  # [ids]: unpin them as soon as no view lives (at once for cached pins)
 EXTENT_RECALL = 118  # []: return unused leased extents
@@ -194,6 +194,7 @@ P_HELD = 332  # [seq]: all up to this one are held by the receiver, and the head
 # Fetches. `req` is a number of the reading node; `copy` names the bytes: two runs of a task may have made different ones.
 P_FETCH = 350  # [req, id, stamp proc, stamp number, priority, copy or b""] → P_FETCHED | P_FETCH_FAILED, when it is there
 #   With a copy: only what is here of exactly that, now, be it a part. With priority PRIORITY_ASK: is there one? nothing is pinned.
+NOWHERE = 1  # the stamp number of a P_FETCH without a process, to the owner's node: nobody whom the reader knows has it
 P_FETCHED = 351  # [req, size, flags, contained ids, copy, callsite, content hash, chunk size, have, order, holders: list of node ids]
 #   The chunks are there to be asked for, until P_FETCH_DONE. have: bit per chunk, lowest first, b"": all. copy is b"": only told.
 #   order: how many readers came before (where to start, so that they can help each other); holders: of the same copy, or parts.

@@ -119,10 +119,16 @@ class Node:
                 self.notes.append(effect.text)
             else:
                 raise TypeError(effect)
-        for proc, message in self.store.outbox:
+        said, self.store.outbox[:] = self.store.outbox[:], []
+        asked = [(proc, message[1]) for proc, message in said if message[0] == m.RECOVER]
+        for proc, message in said:
             assert not proc.startswith(INTERNAL), message
-            self.sent.append((proc, message))
-        self.store.outbox.clear()
+            if message[0] != m.RECOVER:
+                self.sent.append((proc, message))
+        for proc, object_id in asked:  # these processes cannot make anything again
+            self.store.handle(proc, [m.UNRECOVERABLE, object_id, "lost", "no lineage"], self.world.now)
+        if asked:
+            self.turn()
 
     def validate(self) -> None:
         self.store.validate()

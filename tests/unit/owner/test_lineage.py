@@ -40,7 +40,7 @@ class Node(Owner):
         reason = self.dispatch.lineage.recover(object_id)
         if reason:
             self.unrecoverable[object_id] = reason
-            self.table.available(object_id, 0, reason.encode())
+            self.table.available(object_id, 0, reason[1].encode())
 
     def run_all(self):
         """Let everything run that can."""
@@ -90,7 +90,7 @@ def test_a_lost_result_is_made_again(node):
     node.run_all()
     assert entry.state == STORED
     node.lose(entry)
-    assert node.dispatch.lineage.recover(entry.id) == ""
+    assert node.dispatch.lineage.recover(entry.id) is None
     assert entry.state == PENDING
     assert [m.EXPECT, entry.id] in node.table.node_out, "readers elsewhere wait for it"
     node.run_all()
@@ -174,7 +174,9 @@ def test_runs_count_against_max_retries(node):
         node.run_all()
         assert entry.state == STORED
     node.lose(entry)
-    assert "max_retries" in node.dispatch.lineage.recover(entry.id)
+    kind, why = node.dispatch.lineage.recover(entry.id)
+    assert kind == "unrecoverable"
+    assert "max_retries" in why
 
 
 def test_what_may_not_run_again_and_what_was_put_says_so(node):
@@ -182,7 +184,9 @@ def test_what_may_not_run_again_and_what_was_put_says_so(node):
     node.run_all()
     put = node.table.add_stored(node.ids.next_id(), 10)
     for entry in (once, put):
-        assert "no lineage" in node.dispatch.lineage.recover(entry.id)
+        kind, why = node.dispatch.lineage.recover(entry.id)
+        assert kind == "lost"
+        assert "no lineage" in why
 
 
 def test_a_put_argument_that_was_freed_is_named(node):
@@ -192,8 +196,9 @@ def test_a_put_argument_that_was_freed_is_named(node):
     node.run_all()
     node.drop(put)
     node.lose(entry)
-    reason = node.dispatch.lineage.recover(entry.id)
-    assert put.id.hex() in reason
+    kind, why = node.dispatch.lineage.recover(entry.id)
+    assert kind == "unrecoverable"
+    assert put.id.hex() in why
     assert entry.state == STORED, "nothing was begun"
 
 
@@ -222,7 +227,7 @@ def test_an_inline_value_whose_stored_copy_is_lost_is_written_again(node):
     entry = node.table.add_inline(node.ids.next_id(), b"value")
     node.table.escape(entry)
     assert node.table.promotions.pop() is entry
-    assert node.dispatch.lineage.recover(entry.id) == ""
+    assert node.dispatch.lineage.recover(entry.id) is None
     assert node.table.promotions == [entry]
 
 
@@ -235,7 +240,7 @@ def test_a_failed_run_fails_the_object_and_its_readers(node):
     (task,) = lease.inflight.values()
     node.dispatch.failed(lease, (m.FAILED, task.id, b"error", (), b"", False))
     assert entry.state == FAILED
-    assert "no lineage" in node.dispatch.lineage.recover(return_id(entry.id, 1))
+    assert node.dispatch.lineage.recover(return_id(entry.id, 1))[0] == "lost"
 
 
 def test_lineage_is_bounded_and_says_what_was_dropped():
@@ -243,8 +248,8 @@ def test_lineage_is_bounded_and_says_what_was_dropped():
     entries = [node.submit(payload=b"x" * 1000) for _ in range(4)]
     node.run_all()
     assert node.dispatch.lineage.describe()["bytes"] <= 3000
-    assert "lineage_bytes_max" in node.dispatch.lineage.recover(entries[0].id)
-    assert node.dispatch.lineage.recover(entries[3].id) == ""
+    assert "lineage_bytes_max" in node.dispatch.lineage.recover(entries[0].id)[1]
+    assert node.dispatch.lineage.recover(entries[3].id) is None
 
 
 def test_a_second_reader_joins_the_run(node):
@@ -252,7 +257,7 @@ def test_a_second_reader_joins_the_run(node):
     node.run_all()
     node.lose(entry)
     node.look_for(entry.id)
-    assert node.dispatch.lineage.recover(entry.id) == ""
+    assert node.dispatch.lineage.recover(entry.id) is None
     node.run_all()
     assert node.ran == [entry.id] * 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shoal.wire import messages as m
@@ -140,7 +142,7 @@ def test_announcing_what_is_here_changes_nothing() -> None:
     assert bench.ids == {X}
 
 
-OWNED = A + bytes(8)  # an id of process A
+OWNED = A + bytes(3) + b"\1" + bytes(4)  # an id of process A
 
 
 def test_a_seal_on_its_way_in_another_stream_is_waited_for_while_a_container_holds_the_id() -> None:
@@ -164,11 +166,60 @@ def test_holds_that_go_before_the_seal_fail_the_readers() -> None:
     bench = Bench()
     bench.seal(B, Y, contained=OWNED)
     bench.pin(C, OWNED)
-    assert kinds(bench.send(B, m.RELEASE, Y)) == [(C, m.PIN_FAILED, "lost")]
+    assert kinds(bench.send(B, m.RELEASE, Y)) == [(A, m.RECOVER, None)]
+    assert kinds(bench.send(A, m.UNRECOVERABLE, OWNED, "lost", "why")) == [(C, m.PIN_FAILED, "lost")]
     bench.send(B, m.HOLD, C, OWNED)
     bench.pin(C, OWNED, B, 5)
     assert bench.send(C, m.RELEASE, OWNED) == []  # it still waits for the stream
-    assert kinds(bench.advanced(B, 5)) == [(C, m.PIN_FAILED, "lost")]
+    assert kinds(bench.advanced(B, 5)) == [(A, m.RECOVER, None)]
+    assert kinds(bench.send(A, m.UNRECOVERABLE, OWNED, "lost", "why")) == [(C, m.PIN_FAILED, "lost")]
+
+
+# --- the owner of a lost object is asked ---
+
+
+def test_the_owner_of_what_is_lost_is_asked_once_and_its_word_counts() -> None:
+    bench = Bench()
+    assert kinds(bench.pin(B, OWNED)) == [(A, m.RECOVER, None)]
+    assert bench.pin(C, OWNED) == []
+    assert bench.send(C, m.UNRECOVERABLE, OWNED, "lost", "not for C to say") == []
+    failed = bench.send(A, m.UNRECOVERABLE, OWNED, "unrecoverable", "its task ran too often")
+    assert kinds(failed) == [(B, m.PIN_FAILED, "unrecoverable"), (C, m.PIN_FAILED, "unrecoverable")]
+    assert "its task ran too often" in failed[0][1][4]
+    assert bench.send(A, m.UNRECOVERABLE, OWNED, "lost", "again") == []
+
+
+def test_an_owner_that_makes_it_again_says_so_and_then_it_is_there() -> None:
+    bench = Bench()
+    bench.send(A, m.HOLD, B, OWNED)
+    bench.core.lost([OWNED])
+    bench.pin(B, OWNED)
+    bench.take()
+    assert bench.send(A, m.EXPECT, OWNED) == []
+    assert kinds(bench.seal(C, OWNED, holder=A)) == [(B, m.PINNED, None)]
+
+
+def test_who_waits_for_what_an_owner_was_asked_is_told_when_that_dies() -> None:
+    bench = Bench()
+    bench.pin(B, OWNED)
+    assert kinds(bench.drop(A)) == [(B, m.PIN_FAILED, "owner_died")]
+
+
+def test_a_question_whose_reader_has_gone_is_asked_again_for_the_next() -> None:
+    bench = Bench()
+    bench.pin(B, OWNED)
+    bench.drop(B)
+    assert kinds(bench.pin(C, OWNED)) == [(A, m.RECOVER, None)]
+
+
+@pytest.mark.parametrize(
+    "words", [(OWNED, "full", "why"), (OWNED, "lost", 3), (b"short", "lost", "why"), (OWNED, "lost")]
+)
+def test_words_that_make_no_sense_are_refused(words: tuple[Any, ...]) -> None:
+    bench = Bench()
+    bench.pin(B, OWNED)
+    with pytest.raises(ProtocolError):
+        bench.send(A, m.UNRECOVERABLE, *words)
 
 
 def test_held_or_not_nobody_waits_for_a_dead_owner() -> None:
@@ -197,3 +248,13 @@ def test_parked_reads_are_bounded() -> None:
     with pytest.raises(ProtocolError, match="expected"):
         bench.send(C, m.EXPECT, b"".join(bytes([n]) * 16 for n in range(4)))
     bench.drop(C)
+
+
+def test_a_node_that_found_it_nowhere_has_the_owner_asked_though_somebody_holds_it() -> None:
+    bench = Bench()
+    bench.core.register(b"\0Nnode01", {"kind": "node"})
+    bench.send(A, m.HOLD, A, OWNED)
+    assert bench.pin(C, OWNED) == []  # a hold promises that it comes
+    assert kinds(bench.pin(b"\0Nnode01", OWNED, b"", m.NOWHERE)) == [(A, m.RECOVER, None)]
+    failed = bench.send(A, m.UNRECOVERABLE, OWNED, "lost", "it was put")
+    assert kinds(failed) == [(C, m.PIN_FAILED, "lost"), (b"\0Nnode01", m.PIN_FAILED, "lost")]
