@@ -312,6 +312,11 @@ class Node:
         """Whether there is a copy."""
         return object_id in self.store._ledger.objects
 
+    def contained(self, object_id: bytes) -> tuple[bytes, ...]:
+        """What the copy here contains, if there is one."""
+        obj = self.store._ledger.objects.get(object_id)
+        return obj.contained if obj is not None else ()
+
     def _serve(self, node_id: str, object_id: bytes) -> None:
         obj = self.store._ledger.objects.get(object_id)
         if obj is None or obj.recalled:

@@ -259,6 +259,7 @@ class Process:
             return
         entry = self.entries[task.result]
         entry.state = THERE
+        entry.void = 0  # it has no holds yet
         left = self.node.store._ledger.clients[self.proc].holds.get(task.result, 0)
         if entry.escaped:  # its error is what readers get, unless the dead run has sealed it, with a hold
             self._promote(task.result, entry)

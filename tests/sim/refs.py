@@ -407,13 +407,14 @@ class World:
         self.validate()
         alive = [node for node in self.nodes.values() if node.alive]
         kept = self.referenced()
-        todo = [each for each in kept if any(node.has(each) for node in alive)]
+        todo = list(kept)
         while (
             todo
-        ):  # a copy that had left a machine before it died is one after all, and holds what it contains
-            fresh = set(self.contents[todo.pop()]) - kept
+        ):  # copies hold what they contain: of whatever run, and those that had just left a machine that died
+            object_id = todo.pop()
+            fresh = {inner for node in alive for inner in node.contained(object_id)} - kept
             kept |= fresh
-            todo += fresh & self.contents.keys()
+            todo += fresh
         for node in self.nodes.values():
             if node.alive:
                 left = node.store._ledger.objects.keys() - kept

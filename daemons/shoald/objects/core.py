@@ -54,6 +54,7 @@ class ObjectCore:
     ) -> None:
         self._store = store
         self._config = config
+        self._cluster = cluster
         self._effects: list[Effect] = []
         self.proc = _PULLS + bytes.fromhex(node_id)[: PROCESS_ID_SIZE - len(_PULLS)]
         budget = capacity * config.pull_memory_percent // 100
@@ -92,6 +93,7 @@ class ObjectCore:
     def node_dead(self, node: str, now: float) -> None:
         """A node is dead: it reads nothing any more, and nothing comes from it."""
         self._store.drop(node_client(node), now)
+        self._store.origin_died(node)
         self.serving.node_dead(node)
         self.pulls.node_dead(node, now)
 
@@ -180,6 +182,8 @@ class ObjectCore:
         self._store.handle(self.proc, message, now)
         obj = self._store.described(copy.id, copy.stamp)
         is_object = obj is not None and obj.offset == copy.offset
+        if is_object and not self._cluster.origin_lives(copy.stamp):
+            self._store.promote(copy.id)
         self.serving.sealed(copy, is_object)
         # Its readers have pinned it by then.
         self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))

@@ -16,6 +16,7 @@ from shoald.objects.effects import Effect, Locate, Note, Receive, Tell
 from shoald.objects.pulls import UNREACHED
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
+from shoald.store.objects import ORIGIN_SIZE
 
 if TYPE_CHECKING:
     from shoald.node.daemon import NodeDaemon
@@ -146,6 +147,13 @@ class ObjectManager:
             return "owner_died", f"{dead}, on which its owner ran, died: {dead.reason}"
         dead = self._view.died(tag_of(proc)) if proc else None
         return ("lost", f"{dead}, on which it was, died: {dead.reason}") if dead is not None else None
+
+    def origin_lives(self, copy: bytes) -> bool:
+        """Whether the node that made the first of these copies does (pulls.Cluster)."""
+        origin = copy[:ORIGIN_SIZE].hex()
+        if self._daemon.node_id.startswith(origin):
+            return True
+        return any(node.node_id.startswith(origin) for node in self._view.by_tag(tag_of(copy)))
 
     def lives(self, node_id: str) -> bool | None:
         """Whether another node does; None if nothing is known of it yet (pulls.Cluster)."""

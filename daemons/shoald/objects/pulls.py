@@ -56,6 +56,9 @@ class Cluster(Protocol):
     def lives(self, node: str) -> bool | None:
         """Whether a node does, other than this one; None if this one's view of the cluster does not know it yet."""
 
+    def origin_lives(self, copy: bytes) -> bool:
+        """Whether the node that sealed the first of these copies (by their stamp) lives: it does not drop that one."""
+
 
 class PullCore:
     """Pulls objects to this node.

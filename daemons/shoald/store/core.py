@@ -27,7 +27,7 @@ from shoald.store.errors import ProtocolError
 from shoald.store.extents import Extents
 from shoald.store.holds import Holds
 from shoald.store.ledger import Ledger, fields
-from shoald.store.objects import Client, StoredObject
+from shoald.store.objects import ORIGIN_SIZE, Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.readers import Readers
 from shoald.store.relief import Relief
@@ -181,6 +181,19 @@ class StoreCore:
         waiting = self._extents.waiting
         return waiting[0].least if waiting else 0
 
+    def promote(self, object_id: bytes) -> None:
+        """The copy here may be the last one: it is a primary one from now on, and is spilled instead of dropped."""
+        obj = self._ledger.objects.get(object_id)
+        if obj is not None:
+            self._ledger.promote(obj)
+
+    def origin_died(self, node_id: str) -> None:
+        """A node is dead, and with it the primary copies that it made: copies of those that are here take their place."""
+        origin = bytes.fromhex(node_id)[:ORIGIN_SIZE]
+        for obj in self._ledger.objects.values():
+            if not obj.flags & m.SEAL_PRIMARY and obj.copy.startswith(origin):
+                self._ledger.promote(obj)
+
     def told(self, object_id: bytes, size: int, flags: int) -> None:
         """Another node has a wanted object."""
         self._readers.told(object_id, size, flags)
@@ -225,7 +238,7 @@ class StoreCore:
         obj = self._ledger.objects.get(object_id)
         if obj is not None and not obj.copy:
             self._copies += 1
-            obj.copy = copy or self._ledger.node_id[:8] + self._copies.to_bytes(8, "big")
+            obj.copy = copy or self._ledger.node_id[:ORIGIN_SIZE] + self._copies.to_bytes(8, "big")
         return obj
 
     def forked(self, proc: bytes, token: bytes | int) -> None:

@@ -290,6 +290,13 @@ class Ledger:
         if not obj.flags & m.SEAL_PRIMARY:
             self.secondary_bytes += obj.allocated
 
+    def promote(self, obj: StoredObject) -> None:
+        """A secondary copy becomes a primary one."""
+        if not obj.flags & m.SEAL_PRIMARY:
+            obj.flags |= m.SEAL_PRIMARY
+            if obj.offset >= 0:
+                self.secondary_bytes -= obj.allocated
+
     def evict(self, obj: StoredObject) -> None:
         """Drop a secondary copy that contains nothing; its holders wait for it like for one that never came."""
         assert not obj.contained, obj

@@ -11,6 +11,7 @@ from typing import Any
 
 from shoald.store.leases import Leased
 
+ORIGIN_SIZE = 8  # bytes of a copy's name that say whose it is
 WRITING, ON_DISK, READING, LOST = "writing", "on disk", "reading", "lost"
 
 
@@ -31,7 +32,8 @@ class StoredObject:
         content_hash: 16 bytes, or b"" when it cannot be found by content.
         callsite: where the user's code made it, for people.
         sealed_at: when, in the clock of the shell, seconds.
-        copy: names these bytes among the copies on all nodes, 16 bytes; b"" before another node asked.
+        copy: names these bytes among the copies on all nodes, 16 bytes, which begin with the node that sealed them; b""
+            before another node asked.
         used_at: when it was sealed, or pinned last.
     """
 

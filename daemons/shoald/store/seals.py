@@ -1,7 +1,7 @@
 """Seals: an extent becomes an object; and finding an object by its content.
 
-A second seal of an id changes nothing: the first copy stays, the second's extent is freed, and the holder is
-not counted again (its task ran twice, it holds one ref). Of an object whose only copy was damaged, the second
+A second seal of an id changes nothing: the first copy stays, the second's extent is freed, and a holder that still has the hold
+of the first is not counted again (its task ran twice, it holds one ref). Of an object whose only copy was damaged, the second
 seal is a new first one; its holders stay as they are.
 """
 
@@ -45,14 +45,19 @@ class Seals:
         known = objects.get(object_id)
         if known is not None:
             if known.disk is None or known.disk.state != LOST:
-                self._duplicate(client, obj)
+                self._duplicate(client, obj, holder_proc)
                 return
             obj.holders, holder = known.holders, None
             before = obj.holders
         else:
             obj.holders = before = ledger.early.pop(object_id, 0) if ledger.early else 0
             holder = ledger.clients.get(holder_proc)
-            if ledger.sealed_elsewhere and object_id in ledger.sealed_elsewhere:
+            if (
+                ledger.sealed_elsewhere
+                and object_id in ledger.sealed_elsewhere
+                and holder is not None
+                and holder.holds.get(object_id, 0) > 0
+            ):
                 holder = None  # the hold came with the copy that another node has sealed
         if holder is not None:
             count = holder.holds.get(object_id, 0) + 1
@@ -129,7 +134,13 @@ class Seals:
         if holder_proc not in ledger.clients:
             sharing.hand_sealed(holder_proc, obj.id, obj.size, obj.flags)
 
-    def _duplicate(self, client: Client, obj: StoredObject) -> None:
+    def _duplicate(self, client: Client, obj: StoredObject, holder_proc: bytes) -> None:
+        holder = self._ledger.clients.get(holder_proc)
+        if holder is None:
+            if self._ledger.clustered:  # its node knows whether it has the hold of the first copy
+                self._holds.sharing.hand_sealed(holder_proc, obj.id, obj.size, obj.flags)
+        elif holder.holds.get(obj.id, 0) <= 0:
+            self._holds.add(holder, obj.id)
         if obj.flags & m.SEAL_PINNED:
             self._pins.add_duplicate(client, obj)
         else:

@@ -108,16 +108,14 @@ class Sharing:
             self._ledger.unshare_if_gone(object_id)
 
     def receive_sealed(self, holder: bytes, object_id: bytes) -> None:
-        """Another node has sealed an object for a process here: a hold, unless an earlier run of its task brought one."""
+        """Another node has sealed an object for a process here: a hold, unless it still has that of an earlier run."""
         ledger = self._ledger
         self.share(object_id)
         client = ledger.clients.get(holder)
-        if (
-            client is not None
-            and object_id not in ledger.objects
-            and object_id not in ledger.sealed_elsewhere
-        ):
-            self._holds.add(client, object_id)
+        if client is not None:
+            again = object_id in ledger.objects or object_id in ledger.sealed_elsewhere
+            if not again or client.holds.get(object_id, 0) <= 0:
+                self._holds.add(client, object_id)
             if object_id in ledger.shared:
                 ledger.sealed_elsewhere.add(object_id)
         ledger.unshare_if_gone(object_id)

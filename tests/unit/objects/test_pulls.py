@@ -141,6 +141,23 @@ def test_both_nodes_share_what_was_fetched_and_what_it_contains():
     assert a.store.described(inner), "its copy on the other node holds it, whatever this one does"
 
 
+def test_copies_of_what_a_dead_node_made_are_primary_ones():
+    world = World(3)
+    a, b, c = world.nodes
+    x = own(a)
+    a.seal(x, body(100))
+    b.pin(x, a.proc)
+    world.run()
+    assert b.store.stats()["secondary"] > 0, "it may be dropped: its maker has it"
+    world.kill(a)
+    world.declare_dead(a)
+    assert b.store.stats()["secondary"] == 0
+    c.pin(x, b.proc)
+    world.run()
+    assert c.read(pinned(c.told())) == body(100)
+    assert c.store.stats()["secondary"] == 0, "nor is a copy that was made of that dropped"
+
+
 def test_the_head_knows_who_else_has_it():
     world = World(3)
     a, b, c = world.nodes

@@ -61,6 +61,9 @@ class Node:
             (node for node in self.world.nodes if node.tag == tag_of(named) and node is not self), None
         )
 
+    def origin_lives(self, copy: bytes) -> bool:
+        return any(bytes.fromhex(node.id).startswith(copy[:8]) and node.alive for node in self.world.nodes)
+
     def lives(self, node_id: str) -> bool:
         return node_id != self.id and node_id not in self.world.dead
 

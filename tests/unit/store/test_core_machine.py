@@ -131,6 +131,8 @@ class StoreMachine(RuleBasedStateMachine):
         if object_id in model.objects:
             if flags & m.SEAL_PINNED:
                 model.duplicates[proc][object_id] += 1
+            if holder in model.alive and model.holds[holder][object_id] <= 0:
+                model.holds[holder][object_id] += 1  # it has given back the hold of the first copy
         else:
             model.objects[object_id] = tuple(contained)
             if holder in model.alive:

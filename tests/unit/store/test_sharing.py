@@ -172,6 +172,20 @@ def test_a_reader_of_what_was_lost_is_told(bench):
     assert not bench.take(), "its seal may be on its way"
 
 
+def test_a_second_run_brings_a_hold_if_that_of_the_first_was_given_back(bench):
+    bench.hear(m.P_SEALED, 1, A, [X, 100, m.SEAL_PRIMARY])
+    bench.send(A, m.RELEASE, X)
+    bench.hear(m.P_SEALED, 2, A, [X, 100, m.SEAL_PRIMARY])
+    bench.send(A, m.RELEASE, X)
+    bench.seal(C, X, 10, flags=0, holder=NOBODY)
+    bench.seal(B, X, 10, holder=A)
+    assert bench.turn()[0][-1] == ("hold", X, 0)
+    bench.seal(C, Y, 10, holder=FAR)
+    assert bench.turn()[1] == [[m.P_SEALED, 1, FAR, [Y, 10, m.SEAL_PRIMARY]]]
+    bench.seal(C, Y, 10, holder=FAR)
+    assert bench.turn()[1] == [[m.P_SEALED, 2, FAR, [Y, 10, m.SEAL_PRIMARY]]], "its node knows better"
+
+
 def test_a_copy_of_another_node_stays_without_a_holder_and_holds_what_it_contains(bench):
     bench.seal(A, X, 100, flags=0, holder=NOBODY, contained=Y)
     assert bench.ids == {X}
