@@ -434,7 +434,10 @@ class ObjectTable:
                 return
             entry.count -= 1
             if entry.count <= 0 and entries.get(entry.id) is entry:
-                self.drop(entry)
+                if entry.state == INLINE and not entry.holds and entry.contained is None:
+                    del entries[entry.id]  # as `drop` would; most are like this
+                else:
+                    self.drop(entry)
 
     def drop_uses(self, entries: Iterable[Entry]) -> None:
         """One use less of each."""
