@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -13,6 +14,8 @@ import shoal
 from actorparts import get, wait_until
 from shoal import session
 from shoal.exceptions import ActorUnavailableError, TaskCancelledError
+from shoal.wire import messages as m
+from shoal.wire.frames import frame
 
 QUICK = {"actor_reconnect_ms": 5.0}  # so that many breaks fit into a test
 
@@ -262,3 +265,31 @@ def test_kills_broken_connections_and_cancels_at_once(shoal_session, tmp_path, o
         notes = [int(line) for line in file]
     assert len(notes) == len(set(notes)), "a call ran twice"
     assert outcomes.count("answered") <= len(notes) <= len(outcomes)
+
+
+BAD = [
+    [(m.HEARD, 10**9)], [(m.HEARD, "x")], [(m.HEARD,)], [(m.RESUME, 1, 0)], [(m.JOB, {})], [(m.CANCEL,)], [(m.CONSUMED, b"x")],
+    [(999,)], [("x",)], [()], [None], None, 7,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["in order", "threads", "loop"])
+def test_messages_that_make_no_sense_cost_the_connection_and_nothing_else(shoal_session, kind):
+    log = {
+        "in order": lambda: Log.remote(),
+        "threads": lambda: Log.options(max_concurrency=2).remote(),
+        "loop": lambda: AsyncLog.remote(),
+    }[kind]()
+    get(log.all.remote())
+    for number, bad in enumerate(BAD):
+        wait_until(lambda: connection_to(log))
+        before = log.note.remote(2 * number)
+        with session.runtime().lock:
+            session.runtime().flush()
+            connection_to(log).send(frame(pickle.dumps(bad)))
+        after = log.note.remote(2 * number + 1)
+        assert [get(before)[0], get(after)[0]] == [2 * number, 2 * number + 1]
+    wait_until(lambda: connection_to(log))
+    with session.runtime().lock:
+        connection_to(log).send(frame(b"no pickle at all"))
+    assert get(log.all.remote()) == list(range(2 * len(BAD)))
