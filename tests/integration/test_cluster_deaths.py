@@ -172,3 +172,20 @@ def _running(pid):
 def _busy(node):
     rows = request(node.socket, node.secret, "workers", {})["rows"]
     return [row for row in rows if row["job"]]
+
+
+def test_many_tasks_survive_a_node_that_dies_among_them(dying, marks):
+    """Some were sent ahead to its workers, some were running, some results were under way."""
+    nodes = dying
+
+    @shoal.remote(max_retries=5)
+    def work(number):
+        if number == 700:
+            marks.add(f"there-{shoal.get_runtime_context().get_node_id()}")
+        return number
+
+    refs = [work.remote(number) for number in range(2000)]
+    victim = _node_of(marks, "there", nodes)
+    os.kill(nodes[victim].pid, signal.SIGKILL)
+    refs += [work.remote(number) for number in range(2000, 4000)]
+    assert get(refs) == list(range(4000))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -296,3 +297,46 @@ def test_what_workers_there_print_is_all_printed_before_a_driver_ends(other):
     assert lines == ["line 0", "line 1"], done.stdout
     assert other.node_id[:8] in done.stdout
     until(lambda: not _of_other_jobs(other), "its workers are gone")
+
+
+# --- connections that break, and much at once ---
+
+
+def test_a_connection_that_breaks_costs_an_attempt_and_no_more(other, marks):
+    """The worker lives, and only the way to it is gone: nobody but the submitter can notice."""
+
+    @shoal.remote(max_retries=1)
+    def cut():
+        if not marks.add("run"):
+            marks.wait("never")
+        return marks.count("run")
+
+    ref = cut.remote()
+    marks.wait("run")
+    runtime = shoal.session.runtime()
+    with runtime.lock:
+        [lease] = [lease for lease in runtime.dispatch.leases.values() if lease.inflight]
+        lease.connection.sock.shutdown(socket.SHUT_RDWR)
+    assert get(ref) == 2
+
+
+def test_what_workers_there_print_is_printed_however_much_it_is(other):
+    script = f"""
+import shoal
+shoal.init({_address()!r})
+
+@shoal.remote
+def write(name):
+    for number in range(20_000):
+        print(name, number)
+
+shoal.get([write.remote(name) for name in "ab"])
+shoal.shutdown()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    printed = [line.partition(") ")[2] for line in done.stdout.splitlines()]
+    for name in "ab":
+        numbers = [int(line[2:]) for line in printed if line.startswith(f"{name} ")]
+        assert numbers == list(range(20_000))
