@@ -226,8 +226,10 @@ def _group_of(message: pb.Group) -> gw.Group:
 def head_message(message: ev.Message, cluster_id: str, epoch: str) -> pb.HeadMessage:
     """What the core sends, as it goes over the wire."""
     match message:
-        case ev.Registered(nodes):
-            registered = pb.Registered(cluster_id=cluster_id, epoch=epoch, nodes=map(node_message, nodes))
+        case ev.Registered(nodes, heartbeat_ms):
+            registered = pb.Registered(
+                cluster_id=cluster_id, epoch=epoch, nodes=map(node_message, nodes), heartbeat_ms=heartbeat_ms
+            )
             return pb.HeadMessage(registered=registered)
         case ev.Refused(reason, text):
             return pb.HeadMessage(refused=pb.Refused(reason=pb.Refused.Reason.Name(reason), message=text))

@@ -146,7 +146,9 @@ class HeadCore:
         self._seen(record, now)
         self.nodes.attach(record, event.stream)
         view = record.view(now)
-        self._effects += [ev.SaveNode(view), ev.Send(event.stream, ev.Registered(self.views(now)))]
+        # The head's periods count, whatever the node was configured with: it would be declared dead for its silence.
+        beat_ms = min(self._config.heartbeat_ms, self._config.node_suspect_ms / 2)
+        self._effects += [ev.SaveNode(view), ev.Send(event.stream, ev.Registered(self.views(now), beat_ms))]
         self._announce(record, now)
         self.actors.nodes_changed()
         self.groups.nodes_changed(now)

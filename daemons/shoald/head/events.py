@@ -214,7 +214,10 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Registered:
+    """`heartbeat_ms`: how often the node has to report at least; 0 leaves it to the node."""
+
     nodes: tuple[NodeView, ...]
+    heartbeat_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ class HeadLink:
         self._refused = ""
         self._trouble = "no attempt was finished"
         self._once_proven = False
+        self._beat_ms = self._config.heartbeat_ms
         self._ended = False
         self._calls: set[Future[dict[str, Any]]] = set()  # under way
         self._settled = threading.Event()  # registered for the first time, or refused
@@ -319,7 +320,11 @@ class HeadLink:
     def _take(self, message: pb.HeadMessage) -> None:
         kind = message.WhichOneof("kind")
         if kind == "registered":
+            self._beat_ms = min(
+                self._config.heartbeat_ms, message.registered.heartbeat_ms or self._config.heartbeat_ms
+            )
             self._registered.set()
+            self._wake.set()  # the next report may be due earlier now
             self._trouble = ""
             with self._lock:
                 self._told_registered = True
@@ -350,7 +355,7 @@ class HeadLink:
         """
         number = 0
         config = self._config
-        rested = overdue = 0.0  # when reports may be sent again, and when one has to be
+        rested = spoke = 0.0  # when reports may be sent again, and when the last one was
         while not self._stopping:
             if listener.done():
                 listener.result()
@@ -360,7 +365,9 @@ class HeadLink:
                 self._wake.clear()
             with self._lock:
                 groups, self._groups = self._groups, []
-                wanted = not self._buffer.empty or self._unconfirmed.waiting or now >= overdue
+                wanted = (
+                    not self._buffer.empty or self._unconfirmed.waiting or now >= spoke + self._beat_ms / 1000
+                )
                 due = now >= rested and wanted
                 parts = self._buffer.take(config.head_batch_ids_max) if due else []
                 if due and not self._buffer.wants_snapshot:
@@ -375,8 +382,8 @@ class HeadLink:
                 await stream.write(codec.actors_message(*actors))
             if due or actors is not None:
                 rested = now + config.report_ms_min / 1000
-                overdue = now + config.heartbeat_ms / 1000
-            await self._wait_for_news(listener, rested - now, overdue - now)
+                spoke = now
+            await self._wait_for_news(listener, rested - now, spoke + self._beat_ms / 1000 - now)
         await stream.write(pb.NodeMessage(goodbye=pb.Goodbye(reason=self._goodbye)))
         await stream.done_writing()
         await asyncio.wait([listener], timeout=config.handshake_ms_max / 1000)

@@ -1,8 +1,10 @@
 """HeadServer and HeadLink over real gRPC on loopback: register, hear, lose and find each other again."""
 
+import dataclasses
 import queue
 import socket
 import threading
+import time
 
 import pytest
 
@@ -39,10 +41,10 @@ def join():
     """Starts links; each has `heard`, a queue of its messages, and `hear(kind)`."""
     links = []
 
-    def start(head_address, name="aa", secret=SECRET, incarnation="1", **more):
+    def start(head_address, name="aa", secret=SECRET, incarnation="1", config=CONFIG, **more):
         heard = queue.Queue()
         node = {"node_id": name, "incarnation": incarnation, "pid": 1, "resources": {"CPU": 20000}, **more}
-        link = HeadLink(head_address, secret, node, heard.put, CONFIG)
+        link = HeadLink(head_address, secret, node, heard.put, config)
 
         def hear(kind):
             while True:
@@ -364,3 +366,17 @@ def _say_nonsense(listener):
 def test_an_address_that_is_none(head, join):
     with pytest.raises(HeadRefusedError, match="is not host:port"):
         join(head.address, address="nowhere").wait_registered(PATIENCE_S)
+
+
+def test_a_node_reports_as_often_as_the_head_wants_it(head, join):
+    """Its own configuration would have it declared dead."""
+    seldom = dataclasses.replace(CONFIG, heartbeat_ms=60_000.0)
+    link = join(head.address, config=seldom)
+    link.wait_registered(PATIENCE_S)
+    other = join(head.address, name="bb")
+    other.wait_registered(PATIENCE_S)
+    deadline = time.monotonic() + 1.5 * CONFIG.node_suspect_ms / 1000
+    while time.monotonic() < deadline:
+        rows = other.call("GetCluster", {}).result(PATIENCE_S)["nodes"]
+        assert {row["node_id"]: row["state"] for row in rows} == {"aa": "ALIVE", "bb": "ALIVE"}
+        time.sleep(0.05)

@@ -301,14 +301,16 @@ class HeadMessage(_message.Message):
     def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., nodes: _Optional[_Union[NodesChanged, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., free: _Optional[_Union[ObjectIds, _Mapping]] = ..., lost: _Optional[_Union[ObjectIds, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., gauges: _Optional[_Union[GaugesChanged, _Mapping]] = ..., groups: _Optional[_Union[GroupOrders, _Mapping]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., host_actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
 
 class Registered(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "nodes")
+    __slots__ = ("cluster_id", "epoch", "nodes", "heartbeat_ms")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     epoch: str
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
-    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ...) -> None: ...
+    heartbeat_ms: float
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., heartbeat_ms: _Optional[float] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("reason", "message")
