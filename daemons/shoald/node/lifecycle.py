@@ -290,6 +290,7 @@ class Lifecycle:
 
     def _set_populator(self, populator: Populator) -> None:
         self._populator = populator
+        self._daemon.memory.on_short.append(populator.hurry)
 
     def _turn_end(self, now: float) -> float | None:
         deadline = self._daemon.turn_end(now)

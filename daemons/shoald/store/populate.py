@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -70,6 +71,7 @@ class Populator:
         self._refused = False
         self._seen = (0, 0)
         self._since = 0.0
+        self._hurried = False
         self._remove = _madvise()
         self._thread: threading.Thread | None = None
         self.populated = 0
@@ -105,17 +107,22 @@ class Populator:
         if thread is not None:
             thread.join()
 
+    def hurry(self) -> None:
+        """Memory is short: `give_back` waits for nothing, until what is populated now is gone."""
+        self._hurried = self._idle_s < math.inf
+
     def give_back(self, high_water: int, now: float) -> float | None:
         """Give idle pages back, some at a time. Called by the thread that moves the high-water mark.
 
         Returns when to call again at the latest, in the clock of ``now`` (s); None if there is nothing to give back.
         """
         if self.populated <= high_water:
+            self._hurried = False
             return None
         if self._seen != (high_water, self.populated):
             self._seen = (high_water, self.populated)
             self._since = now
-        if now < self._since + self._idle_s:
+        if now < self._since + self._idle_s and not self._hurried:
             return self._since + self._idle_s
         with self._changed:
             self._parked = True  # it may have paused in the middle
@@ -131,6 +138,7 @@ class Populator:
             ):
                 _log.info("idle pages of the store stay: madvise: %s", os.strerror(ctypes.get_errno()))
                 self._since = now
+                self._hurried = False
                 return now + self._idle_s
             self.populated = start if start > first else high_water
             self._seen = (high_water, self.populated)

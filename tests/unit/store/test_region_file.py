@@ -257,3 +257,23 @@ def test_a_paused_populator_gives_back_what_it_had_made() -> None:
     populator.close()
     region.close()
     file.close()
+
+
+def test_pages_go_at_once_when_memory_is_short() -> None:
+    file = RegionFile(64 * MIB)
+    region = file.open()
+    populator = Populator(region, 16 * MIB, lambda: 2**40, idle_s=1000.0)
+    populator.wake(MIB)
+    assert populator.wait_parked(20)
+    assert populator.give_back(MIB, 1.0) == 1001.0
+    populator.hurry()
+    assert populator.give_back(MIB, 2.0) is None
+    assert populator.populated == MIB
+    assert resident(file) <= MIB
+    assert populator.give_back(MIB, 3.0) is None
+    populator.wake(2 * MIB)
+    assert populator.wait_parked(20)
+    assert populator.give_back(2 * MIB, 4.0) == 1004.0  # only once
+    populator.close()
+    region.close()
+    file.close()
