@@ -25,10 +25,14 @@ ACTOR = {
     "name": "", "namespace": "", "class": "A", "resources": {}, "placement": CPU1, "max_restarts": 0, "detached": False,
     "get_if_exists": False, "table": b"t",
 }  # fmt: skip
-STRATEGIES = ["SPREAD", ["affinity", "00" * 16, True], ["labels", {"zone": ["in", ["a"]]}, {}]]
+STRATEGIES = [
+    "SPREAD", ["affinity", "00" * 16, True], ["labels", {"zone": ["in", ["a"]]}, {}], ["group", bytes(16), 0, True],
+]  # fmt: skip
+GROUP = {"name": "", "namespace": "", "strategy": "PACK", "bundles": [dict(CPU1)], "detached": False}
 METHODS = [
     "status", "nodes", "memory", "workers", "jobs", "tasks", "objects", "why", "actors", "cluster_resources",
-    "available_resources", "logs_dir", "ping", "named_actor", "named_actors", "no such method",
+    "available_resources", "logs_dir", "ping", "named_actor", "named_actors", "group", "groups", "node", "why here",
+    "no such method",
 ]  # fmt: skip
 
 
@@ -74,6 +78,11 @@ def templates(proc, object_id, offset):
         [m.ACTOR_READY, object_id],
         [m.ACTOR_FAILED, object_id, b"error"],
         [m.ACTOR_EXITS, object_id, "reason"],
+        [m.UNRECOVERABLE, object_id, "why"],
+        [m.PIN_TOGETHER, [object_id, proc, 1], 0],
+        [m.CREATE_GROUP, 11, object_id, dict(GROUP)],
+        [m.REMOVE_GROUP, object_id],
+        [m.WATCH_GROUP, object_id],
         [m.GOODBYE],
     ]
 
