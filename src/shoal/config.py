@@ -273,6 +273,8 @@ class Config:
     groups_tried_max: int = 100
     # Bundles of one group.
     bundles_max: int = 10000
+    # A decision where a demand is met stands for this long, for each node that was looked at and each demand that waits.
+    place_us: float = 10.0
     # Leases of one demand that SPREAD places in one round; the rest follows.
     spread_round_max: int = 1000
     # Shapes of one client that the scheduler remembers; one more closes the connection.

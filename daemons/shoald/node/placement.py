@@ -17,10 +17,14 @@ A "SPREAD" demand instead evens out the leases that its nodes have got for it.
 What a node has free is what it told last, less what was leased from it since (`leased`, for `view_lag_ms`), less what earlier
 demands of the same round were given: two demands never count on the same room. Not responsible for grants
 (`grantround`), nor for sending shares.
+
+Looking at every node for every waiting demand takes time: in a large cluster a decision stands for a moment (`place_us` for
+each node and demand), unless the view changes.
 """
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shoal.wire.labels import describe, labels_of, matches
@@ -106,6 +110,7 @@ class Placement:
         self._config = config
         self._leased: list[tuple[float, str, Amounts]] = []
         self._held: dict[Key, dict[str, int]] = {}
+        self._standing: dict[Key, tuple[float, dict[str, int]]] = {}  # decisions: until when, and the shares
         self._given: dict[bytes, dict[str, int]] = {}  # placement group → node → actors placed there
 
     # --- told by the shell ---
@@ -115,6 +120,13 @@ class Placement:
         self._leased.append((now + self._config.view_lag_ms / 1000, node_id, amounts))
         held = self._held.setdefault(key, {})
         held[node_id] = held.get(node_id, 0) + 1
+        _, shares = self._standing.get(key, (0.0, {}))
+        if shares.get(node_id):
+            shares[node_id] -= 1
+
+    def view_changed(self) -> None:
+        """What is known of the other nodes has changed: no decision stands."""
+        self._standing.clear()
 
     def released(self, key: Key, node_id: str) -> None:
         """A lease from another node has ended."""
@@ -130,18 +142,28 @@ class Placement:
     def shares(self, waiting: Iterable[Demand], ledger: ResourceLedger, view: View, now: float) -> Shares:
         """What other nodes are asked for now, per demand. Sets `here`, `why`, `away` and `obstacle` of each."""
         self.due = None
-        others: list[_Candidate] | None = None
         own = _Candidate(self.node_id, dict(ledger.free), ledger.total, self.labels)
-        found: Shares = {}
+        before, self._standing = self._standing, {}
+        undecided: list[Demand] = []
+        decided: list[tuple[Demand, dict[str, int]]] = []
         for demand in waiting:
-            if self._fits_here(demand, own, ledger):
-                continue
-            if others is None:
-                others = self._others(view, now)
-            shares = self._place(demand, own, others, ledger, now)
-            if shares:
-                found[demand.client.proc, demand.shape_id] = shares
-        return found
+            key = demand.client.proc, demand.shape_id
+            until, shares = before.get(key, (0.0, {}))
+            if now < until:  # whatever has happened meanwhile is looked at then
+                self.due = until if self.due is None else min(self.due, until)
+                self._standing[key] = until, shares
+                decided.append((demand, shares))
+            elif not self._fits_here(demand, own, ledger):
+                undecided.append(demand)
+        if undecided:
+            others = self._others(view, now, decided)
+            stands_s = len(others) * (len(undecided) + len(decided)) * self._config.place_us / 1e6
+            for demand in undecided:
+                shares = self._place(demand, own, others, ledger, now)
+                decided.append((demand, shares))
+                if stands_s:
+                    self._standing[demand.client.proc, demand.shape_id] = now + stands_s, shares
+        return {(each.client.proc, each.shape_id): dict(shares) for each, shares in decided if shares}
 
     def _fits_here(self, demand: Demand, own: _Candidate, ledger: ResourceLedger) -> bool:
         """Whether all of it fits here now, and nothing speaks against that: then there is nothing to decide."""
@@ -158,17 +180,23 @@ class Placement:
         _take(own.free, demand.amounts, demand.backlog)
         return True
 
-    def _others(self, view: View, now: float) -> list[_Candidate]:
+    def _others(
+        self, view: View, now: float, decided: Iterable[tuple[Demand, dict[str, int]]]
+    ) -> list[_Candidate]:
+        """The other nodes, and what they have beside what was leased a moment ago and what they are asked for."""
         self._leased = [entry for entry in self._leased if entry[0] > now]
         found = [
             _Candidate(node.node_id, dict(node.available), node.resources, node.labels)
             for node in view.alive()
         ]
-        if self._leased:
+        taken = [(node_id, amounts, 1) for _, node_id, amounts in self._leased]
+        for demand, shares in decided:
+            taken += [(node_id, demand.amounts, count) for node_id, count in shares.items()]
+        if taken:
             frees = {candidate.node_id: candidate.free for candidate in found}
-            for _, node_id, amounts in self._leased:
+            for node_id, amounts, count in taken:
                 if node_id in frees:
-                    _take(frees[node_id], amounts, 1)
+                    _take(frees[node_id], amounts, count)
         return found
 
     def _place(
@@ -238,12 +266,17 @@ class Placement:
         # Everybody starts at another node, so that many submitters of one task each do not all take the same.
         turn = demand.turn % len(allowed)
         order = allowed[turn:] + allowed[:turn]
+        queue = [
+            (not _fits(demand.amounts, each.free), held.get(each.node_id, 0), n)
+            for n, each in enumerate(order)
+        ]
+        heapq.heapify(queue)
         for _ in range(min(demand.backlog, self._config.spread_round_max)):
-            roomy = [each for each in order if _fits(demand.amounts, each.free)] or order
-            chosen = min(roomy, key=lambda each: held.get(each.node_id, 0))
+            _, count, n = queue[0]
+            chosen = order[n]
             _take(chosen.free, demand.amounts, 1)
-            held[chosen.node_id] = held.get(chosen.node_id, 0) + 1
             shares[chosen.node_id] = shares.get(chosen.node_id, 0) + 1
+            heapq.heapreplace(queue, (not _fits(demand.amounts, chosen.free), count + 1, n))
         demand.here = shares.pop(own.node_id, 0)
         if shares:
             demand.away = f"spread: {_names(shares)} {'was' if len(shares) == 1 else 'were'} asked too"

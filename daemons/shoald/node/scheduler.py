@@ -475,6 +475,7 @@ class SchedulerCore:
 
     def view_changed(self, now: float) -> None:
         """What `view` knows of other nodes has changed: waiting demands may have other places now."""
+        self.placement.view_changed()
         self._alone = not self.view.alive()
         if self._alone:
             for demand in self.waiting:
@@ -484,6 +485,7 @@ class SchedulerCore:
 
     def room_changed(self, now: float) -> None:
         """The ledger, or what is placed where, was changed from outside."""
+        self.placement.view_changed()
         self._deadline = now
 
     def make_room(self, bundles: Iterable[Amounts], now: float) -> None:

@@ -37,7 +37,7 @@ class Cluster:
     """A node and those it knows; demands of one driver."""
 
     def __init__(self, *others, cpus=2, free=None, labels=None, groups=None, **config):
-        self.config = dataclasses.replace(Config(), **config)
+        self.config = dataclasses.replace(Config(), **{"place_us": 0.0, **config})
         self.view = View(*others)
         self.placement = Placement(OWN, labels or {}, self.config)
         self.placement.groups = groups
@@ -321,6 +321,42 @@ def test_a_node_that_is_gone_or_too_small_is_not_preferred():
     assert Cluster(Node(C, 2)).place(prefer=TAG_B, prefer_bytes=MB)[1].here == BACKLOG_MAX
     cluster = Cluster(Node(B, 1))
     assert cluster.place(prefer=TAG_B, prefer_bytes=MB, resources={"CPU": 20_000})[1].here == BACKLOG_MAX
+
+
+# --- decisions that stand ---
+
+
+def test_in_a_large_cluster_a_decision_stands_for_a_moment():
+    cluster = Cluster(Node(B, 1), Node(C, 1, free=0), cpus=1, free=0, place_us=1000.0)
+    demand = cluster.demand(2)
+    assert cluster.shares(demand) == [{B: 1}]
+    assert cluster.placement.due is None, "nothing has happened since"
+    cluster.view.nodes[1].available = {"CPU": 10_000}
+    assert cluster.shares(demand) == [{B: 1}]
+    assert cluster.placement.due == pytest.approx(cluster.now + 0.002)
+    # Another demand is placed at once, and does not count on what the first has asked for.
+    other = cluster.demand(3)
+    assert cluster.shares(demand, other) == [{B: 1}, {C: 1}]
+    cluster.now = cluster.placement.due
+    assert cluster.shares(demand) == [{B: 1, C: 1}]
+
+
+def test_what_was_granted_is_no_longer_asked_for_though_the_decision_stands():
+    cluster = Cluster(Node(B, 3), cpus=1, free=0, place_us=1000.0)
+    demand = cluster.demand(3)
+    assert cluster.shares(demand) == [{B: 3}]
+    cluster.placement.leased((DRIVER, demand.shape_id), B, {"CPU": 10_000}, cluster.now)
+    demand.backlog -= 1
+    assert cluster.shares(demand) == [{B: 2}]
+
+
+def test_no_decision_stands_when_the_view_changes():
+    cluster = Cluster(Node(B, 3), cpus=1, free=0, place_us=1000.0)
+    demand = cluster.demand(3)
+    assert cluster.shares(demand) == [{B: 3}]
+    cluster.view.nodes = []
+    cluster.placement.view_changed()
+    assert cluster.shares(demand) == [{}]
 
 
 # --- placement groups ---
