@@ -54,6 +54,7 @@ _COUNTS = (
     ("restore_rate", "  a second, while there was something to read"),
     ("read_in_files", "objects read where they were spilled, for lack of room"),
     ("lost", "objects lost, their spill file being damaged"),
+    ("fetching", "being fetched from other nodes now"),
     ("fetches", "fetched from other nodes"),
     ("fetch_joins", "reads that joined one of these"),
     ("fetch_retries", "sources replaced meanwhile"),
