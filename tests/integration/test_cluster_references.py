@@ -230,3 +230,25 @@ os.kill(os.getpid(), 9)
     assert done.stdout == b"ready\n", done.stderr
     assert done.returncode == -signal.SIGKILL
     nodes.all_gone()
+
+
+@shoal.remote(max_retries=0)
+def slow():
+    import time
+
+    time.sleep(60)
+
+
+@shoal.remote
+def give_pending():
+    """A ref whose task is under way, and whose owner is this worker."""
+    return [on("c", slow).remote()]
+
+
+def test_a_pending_ref_whose_owner_dies_fails_on_every_node(nodes, shoal_session):
+    [pending] = get(on("b", give_pending).remote())
+    assert shoal.wait([pending], timeout=0.1) == ([], [pending])
+    with pytest.raises(shoal.exceptions.WorkerCrashedError):
+        get(on("b", leave).options(max_retries=0).remote())
+    with pytest.raises(shoal.exceptions.ObjectLostError):
+        get(pending)

@@ -550,7 +550,8 @@ class NodeDaemon:
     def name_holders(self, row: dict[str, Any]) -> None:
         """Give each holder of an object, as the store lists them, a name for people; objects have none."""
         for holder in row["holders"]:
-            holder["name"] = self.name_of(bytes.fromhex(holder["proc"])) if holder["role"] != "object" else ""
+            known = {"object": "", "node": "node " + holder.get("node_id", "")[:8]}.get(holder["role"])
+            holder["name"] = self.name_of(bytes.fromhex(holder["proc"])) if known is None else known
 
     def facts(self) -> dict[str, Any]:
         """How to find this daemon: node.json, and the head of `status`."""

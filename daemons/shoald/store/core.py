@@ -284,10 +284,11 @@ class StoreCore:
     def rows(self, now: float) -> list[dict[str, Any]]:
         """One row per stored object, for `shoal memory`.
 
-        Keys: id (hex), size_bytes, allocated_bytes, disk_bytes, state ("sealed", "error", "unreferenced": only
-        pins keep it, "duplicate": a second copy that its writer still looks at, "spilled", "restoring", "lost"),
-        holders, callsite, age_s, flags. A holder has proc (hex), pid, role, kind ("hold", "pin" or
-        "container") and count. The allocated bytes of all rows, `stats()["leased"]` and `stats()["restoring"]` add
+        Keys: id (hex), size_bytes, allocated_bytes, disk_bytes, state ("sealed", "error", "held elsewhere": by other
+        nodes, or by nobody and the head will say so, "unreferenced": only pins keep it, "duplicate": a second copy
+        that its writer still looks at, "spilled", "restoring", "lost"), holders, callsite, age_s, flags. A holder has
+        proc (hex), pid, role, kind ("hold", "pin" or "container"), count, and node_id if its role is "node".
+        The allocated bytes of all rows, `stats()["leased"]` and `stats()["restoring"]` add
         up to `stats()["used"]`, and the disk bytes to `stats()["disk_live"]`.
         """
         return rows(self._ledger, now)

@@ -26,7 +26,11 @@ def human(size: int) -> str:
 def rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
     """One row per stored object and per duplicate; see `StoreCore.rows`."""
     holders = _holders(ledger)
-    result = [_row(obj, _state(obj), holders.get(obj.id, []), now) for obj in ledger.objects.values()]
+    shared = ledger.shared
+    result = [
+        _row(obj, _state(obj, obj.id in shared), holders.get(obj.id, []), now)
+        for obj in ledger.objects.values()
+    ]
     seen: set[int] = set()
     for client in (*ledger.clients.values(), *ledger.forks.values()):
         for dups in client.duplicates.values():
@@ -106,14 +110,19 @@ def _holders(ledger: Ledger) -> dict[bytes, list[dict[str, Any]]]:
 
 def _who(client: Client) -> dict[str, Any]:
     get = client.info.get
-    return {"proc": client.proc.hex(), "pid": get("pid"), "role": get("kind"), "job_id": get("job_id")}
+    who = {"proc": client.proc.hex(), "pid": get("pid"), "role": get("kind"), "job_id": get("job_id")}
+    if who["role"] == "node":
+        who["node_id"] = get("node_id")
+    return who
 
 
-def _state(obj: StoredObject) -> str:
+def _state(obj: StoredObject, shared: bool) -> str:
     if obj.offset < 0 and obj.disk is not None:
         return _AWAY[obj.disk.state]
     if obj.recalled:
         return "unreferenced"
+    if shared and not obj.holders:
+        return "held elsewhere"
     return "error" if obj.flags & m.SEAL_ERROR else "sealed"
 
 

@@ -58,9 +58,7 @@ class Sharing:
         ledger.clustered = True
         proc = transit_client_id(node_id)
         if proc not in ledger.clients:
-            client = ledger.clients[proc] = Client(
-                proc, {"kind": "node", "pid": node_id[:8], "node_id": node_id}
-            )
+            client = ledger.clients[proc] = Client(proc, {"kind": "node", "pid": None, "node_id": node_id})
             client.connected = False
             self._nodes.setdefault(node_tag(node_id), {})[node_id] = client
 
