@@ -3,7 +3,7 @@
 import pytest
 
 import shoal
-from shoal.exceptions import PlacementError
+from shoal.exceptions import ActorDiedError, PlacementError
 from shoal.util.scheduling_strategies import (
     DoesNotExist,
     Exists,
@@ -48,6 +48,26 @@ def test_a_node_that_is_not_there_fails_the_task(shoal_session):
     with pytest.raises(PlacementError, match="which is not in the cluster"):
         shoal.get(where.options(scheduling_strategy=strategy).remote(), timeout=20)
     assert shoal.get(where.remote(), timeout=20) == own_id()
+
+
+def test_actors_are_placed_by_the_same_rules(shoal_session):
+    @shoal.remote(num_cpus=0)
+    class Actor:
+        def node(self):
+            return own_id()
+
+    here = Actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(own_id(), soft=False)).remote()
+    assert shoal.get(here.node.remote(), timeout=20) == own_id()
+    gone = Actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy("ab" * 16, soft=False)).remote()
+    with pytest.raises(ActorDiedError, match="no node can ever have it: is bound to node"):
+        shoal.get(gone.node.remote(), timeout=20)
+    waits = Actor.options(label_selector={"zone": "b"}).remote()
+    ref = waits.node.remote()
+    with pytest.raises(shoal.exceptions.GetTimeoutError):
+        shoal.get(ref, timeout=0.5)
+    assert (
+        shoal.get(Actor.options(label_selector={"zone": "a"}).remote().node.remote(), timeout=20) == own_id()
+    )
 
 
 def test_a_label_that_no_node_has_is_told_and_waits(shoal_session, capfd):

@@ -160,6 +160,20 @@ def test_actors_live_in_bundles_and_die_with_them():
         until(lambda: shoal.get(actor.group.remote(), timeout=20) is None)
 
 
+def test_a_detached_actor_takes_its_groups_along():
+    @shoal.remote(num_cpus=0, lifetime="detached", name="maker")
+    class Maker:
+        def make(self):
+            self.group = placement_group([{"CPU": 2}])
+            return self.group.wait(10)
+
+    maker = Maker.remote()
+    assert shoal.get(maker.make.remote(), timeout=20)
+    assert free_cpus() == 2
+    shoal.kill(maker)
+    until(lambda: free_cpus() == 4)
+
+
 def test_tasks_of_a_group_that_is_removed_fail(marks):
     group = placement_group([{"CPU": 1}])
 

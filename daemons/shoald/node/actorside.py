@@ -227,6 +227,9 @@ class ActorSide:
             self.hold(HOLDER, effect[1])
         elif kind == "let_go":
             self.let_go(effect[1])
+            if effect[1] in self.core.dead:  # it was a job of its own
+                job_id = f"detached {effect[1].hex()}"
+                self._daemon.groups.core.job_ended(job_id, self._daemon.loop.now())
 
     def worker_of(self, record: ActorRecord) -> Client | None:
         """The connection of the process that is the actor."""

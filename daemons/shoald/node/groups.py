@@ -206,10 +206,12 @@ class GroupCore:
             record.watchers.pop(proc, None)
 
     def job_ended(self, job_id: str, now: float) -> None:
-        """A driver is gone, and with it the groups that this node decides about; the head sees to the others."""
+        """A driver, or a detached actor, is gone, and with it the groups that its processes here have made."""
         for record in list(self.records.values()):
-            info = record.info if record.decides == HERE else None
-            if info is not None and info["job_id"] == job_id and not info["detached"]:
+            info = record.info
+            if info is None or info["node_id"] != self._node_id or info["detached"]:
+                continue
+            if info["job_id"] == job_id:
                 self.remove(record.group_id, now)
 
     # --- deciding here ---

@@ -147,6 +147,7 @@ class LeaseSide:
         (job_id,) = checked(fields, str)
         daemon.workers.read_all([worker.worker_id for worker in daemon.scheduler.pool.of_job(job_id)])
         daemon.actors.job_ended(job_id, now)
+        daemon.groups.core.job_ended(job_id, now)
         self.guests.job_ended(job_id, node_id, now)
         self._unsaid.pop(job_id, None)
         daemon.goodbyes_done()
