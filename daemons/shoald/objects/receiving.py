@@ -68,10 +68,15 @@ class Lane:
 
     def receive(self, request: Request) -> None:
         """Hand a request over; from the loop."""
-        self._queue.put(request)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="shoal-receive", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="shoal-receive", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads: the pull asks again later
+                self._fail(deque([request]), str(error))
+                return
+            self._thread = thread
+        self._queue.put(request)
 
     def close(self) -> None:
         """Break the connection and end the thread; requests under way are still told of. From the loop; may be repeated."""

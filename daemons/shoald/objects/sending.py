@@ -60,9 +60,16 @@ class DataServer:
             return
         # An idle reader closes by itself, and TCP notices one that is gone.
         set_blocking(sock, 0.0, self._config.pull_stall_ms / 1000)
-        threading.Thread(
+        thread = threading.Thread(
             target=self._serve, args=(target.hex(), sock), name="shoal-serve", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: the reader asks again, or somebody else
+            self._log(f"a data connection was closed: {error}")
+            with self._lock:
+                self._socks.discard(sock)
+            sock.close()
 
     def _serve(self, reader: str, sock: socket.socket) -> None:
         try:

@@ -310,3 +310,26 @@ def test_a_fault_fails_the_request_and_the_lane_goes_on(rig, capsys):
     assert "a fault of this node" in reason
     assert "TypeError" in capsys.readouterr().err
     assert it.get(2, it.pieces(0))[0][0] >= 0
+
+
+def test_no_thread_left_is_a_failure_like_others(rig, monkeypatch):
+    it = rig()
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith("shoal-"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    outcomes, reason = it.get(1, it.pieces(0))
+    assert outcomes == [UNREACHED]
+    assert "new thread" in reason
+    ours, theirs = socket.socketpair()
+    it.server.take(READER, theirs)
+    ours.settimeout(WAIT_S)
+    assert ours.recv(1) == b""
+    assert not it.server._socks
+    ours.close()
+    monkeypatch.undo()
+    assert it.get(2, it.pieces(0))[0][0] >= 0
