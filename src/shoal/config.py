@@ -117,6 +117,8 @@ class Config:
     spill_retry_ms: float = 10000.0
     # Spilling stops while more than this share of a disk is in use.
     spill_disk_used_max: float = 0.95
+    # Files that one client may have to write objects into, for lack of memory; beyond, its connection is closed.
+    spill_lent_files_max: int = 1000
     # Who wants to read spilled objects that no room can be made for reads them in their files after this time.
     spill_map_after_ms: float = 100.0
     # Cached pins that were asked for and have not come back after this time count as in use.

@@ -50,7 +50,7 @@ class StoreCore:
         outbox: (proc, message) for clients; the shell sends and clears it after each call.
         sharing: what other nodes have to do with this one's objects; whoever changes something by it calls `settle`.
         spills: what is on disk. Its outbox has effects for the shell, which answers them by the spills' `wrote`,
-            `rewrote`, `write_failed`, `read_done` and `read_failed`, and then calls `relieve`.
+            `rewrote`, `made`, `write_failed`, `read_done` and `read_failed`, and then calls `relieve`.
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ class StoreCore:
         self._readers = Readers(ledger, self._pins, self._restores)
         self._extents = Extents(ledger)
         self._relief = Relief(ledger, self._extents, self._restores, self.spills)
-        seals = Seals(ledger, self._holds, self._pins, self._readers)
+        seals = Seals(ledger, self._holds, self._pins, self._readers, self.spills)
         self._handlers: dict[int, _Handler] = {
             m.ALLOC: self._extents.alloc,
             m.EXTENT_RETURN: self._extents.give_back,
@@ -90,6 +90,9 @@ class StoreCore:
             m.HOLD: self._holds.hold,
             m.RELEASE: self._holds.release,
             m.PIN: self._readers.pin,
+            m.ALLOC_FILE: seals.alloc_file,
+            m.FILE_RETURN: seals.file_return,
+            m.SEAL_IN_FILE: seals.seal_in_file,
             m.PIN_TOGETHER: self._readers.pin_together,
             m.UNPIN: self._pins.unpin,
             m.WATCH: self._readers.watch,
@@ -108,7 +111,7 @@ class StoreCore:
             client.info = dict(info)
 
     def handle(self, proc: bytes, message: list[Any], now: float) -> None:
-        """One message with a tag of 10 to 21; raises ProtocolError, after which the client must be dropped.
+        """One message with a tag of 10 to 25; raises ProtocolError, after which the client must be dropped.
 
         FORK is only checked here: the child is known by the descriptor that came with it, so the shell
         calls `forked`.
@@ -139,6 +142,7 @@ class StoreCore:
             return
         self._ledger.dead.add(proc)
         self._extents.drop(client)
+        self.spills.drop(client)
         self._readers.drop(client)
         self._restores.drop(client)
         self._pins.drop(client)

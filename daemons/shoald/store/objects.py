@@ -154,6 +154,7 @@ class Client:
         duplicates: id → extents it sealed and pinned for an object that existed already.
         leased: the parts of its leased extents that no object took yet.
         expects: ids that it announced it will seal.
+        files: numbers of files that it was lent to write an object into.
         reads: its parked PIN and WATCH requests.
         processed: number of the last message of its stream that was processed.
         stamped: heap of (number, sequence, read) of whoever waits for its stream.
@@ -164,6 +165,7 @@ class Client:
         "debts",
         "duplicates",
         "expects",
+        "files",
         "holds",
         "info",
         "leased",
@@ -184,6 +186,7 @@ class Client:
         self.duplicates: dict[bytes, list[StoredObject]] = {}
         self.leased = Leased()
         self.expects: set[bytes] = set()
+        self.files: set[int] = set()
         self.reads: dict[Read, None] = {}
         self.processed = 0
         self.stamped: list[tuple[int, int, Read]] = []

@@ -42,12 +42,19 @@ class Pins:
     def answer(self, client: Client, req: int, obj: StoredObject) -> None:
         """Pin for a PIN request and say so; an object that nobody holds is asked back at once."""
         ledger = self._ledger
-        self.add(client, obj)
+        pins = obj.pins  # as in `add` and `tell`, inline: this is the hot path of every read
+        if pins is None:
+            obj.pins = {client: 1}
+            ledger.pinned_bytes += obj.allocated
+        else:
+            pins[client] = pins.get(client, 0) + 1
+        object_id = obj.id
+        client.pins.add(object_id)
         ledger.counters["pins"] += 1
         obj.asked = False  # of this pin it was not
-        ledger.send(client, [m.PINNED, req, obj.id, obj.offset, obj.size, obj.flags])
+        ledger.outbox.append((client.proc, [m.PINNED, req, object_id, obj.offset, obj.size, obj.flags]))
         if obj.recalled:
-            ledger.recalls.setdefault(client.proc, []).append(obj.id)
+            ledger.recalls.setdefault(client.proc, []).append(object_id)
 
     def refuse(self, client: Client, req: int, obj: StoredObject, kind: str, why: str) -> None:
         """Say that an object cannot be pinned."""
@@ -65,7 +72,9 @@ class Pins:
 
     def unpin(self, client: Client, message: list[Any], _now: float) -> None:
         """UNPIN: one pin less for each id (an id may be repeated); unknown ones are ignored."""
-        ids = checked_ids(*fields(message, 1))
+        if len(message) != 2:
+            fields(message, 1)
+        ids = checked_ids(message[1])
         objects = self._ledger.objects
         for start in range(0, len(ids), 16):
             object_id = ids[start : start + 16]

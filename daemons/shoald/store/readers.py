@@ -62,16 +62,22 @@ class Readers:
 
     def pin(self, client: Client, message: list[Any], now: float) -> None:
         """PIN: PINNED now, or later, or PIN_FAILED."""
-        req, object_id, proc, number, priority = fields(message, 5)
-        obj = self._ledger.objects.get(checked_id(object_id))
+        if len(message) != 6:
+            fields(message, 5)
+        _, req, object_id, proc, number, priority = message
+        if type(object_id) is not bytes or type(req) is not int or req < 0:
+            checked_id(object_id)
+            checked_size(req)
+        obj = self._ledger.objects.get(object_id)
         if obj is None:
-            read = Read(client, checked_size(req), object_id, checked_size(priority))
+            checked_id(object_id)
+            read = Read(client, req, object_id, checked_size(priority))
             self._park(read, proc, checked_size(number))
         elif obj.offset >= 0:
             obj.used_at = now
-            self._pins.answer(client, checked_size(req), obj)
+            self._pins.answer(client, req, obj)
         else:
-            self._restores.request(client, [(checked_size(req), obj)], checked_size(priority), now)
+            self._restores.request(client, [(req, obj)], checked_size(priority), now)
 
     def pin_together(self, client: Client, message: list[Any], now: float) -> None:
         """PIN_TOGETHER: PINNED or PIN_FAILED for each; for those that are here, when all of them can be read."""
@@ -134,8 +140,10 @@ class Readers:
             del read.client.reads[read]
             if read.req is None:
                 self._ledger.send(read.client, [m.AVAILABLE, obj.id, obj.size, obj.flags, ""])
-            else:
+            elif obj.offset >= 0:
                 self._pins.answer(read.client, read.req, obj)
+            else:
+                self._restores.request(read.client, [(read.req, obj)], read.priority, obj.sealed_at)
 
     def advanced(self, client: Client, number: int) -> None:
         """The client's stream is processed up to ``number``: settle the reads that waited for that."""

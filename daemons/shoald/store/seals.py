@@ -17,6 +17,7 @@ from shoald.store.ledger import BORN, HELD, Ledger, checked_size, fields
 from shoald.store.objects import LOST, Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.readers import Readers
+from shoald.store.spills import Spills
 
 _HASH_SIZE = 16
 
@@ -24,21 +25,29 @@ _HASH_SIZE = 16
 class Seals:
     """Turns leased memory into objects."""
 
-    __slots__ = ("_holds", "_ledger", "_parked", "_pins", "_readers", "_wanted")
+    __slots__ = ("_holds", "_ledger", "_parked", "_pins", "_readers", "_spills", "_wanted")
 
-    def __init__(self, ledger: Ledger, holds: Holds, pins: Pins, readers: Readers) -> None:
+    def __init__(self, ledger: Ledger, holds: Holds, pins: Pins, readers: Readers, spills: Spills) -> None:
         self._ledger = ledger
         self._holds = holds
         self._pins = pins
         self._readers = readers
+        self._spills = spills
         self._parked, self._wanted = readers.tables
 
-    def seal(self, client: Client, message: list[Any], now: float) -> None:
-        """SEAL: the object is there, and whoever waited for it is answered."""
+    def seal(
+        self, client: Client, message: list[Any], now: float, in_file: tuple[int, int] | None = None
+    ) -> None:
+        """SEAL: the object is there, and whoever waited for it is answered.
+
+        ``in_file``: (number of a lent file, checksum), and the message's offset means nothing.
+        """
         ledger = self._ledger
         obj, holder_proc = _parse(message, now)
         object_id = obj.id
-        if not client.leased.take(obj.offset, obj.allocated):
+        if in_file is not None:
+            self._spills.seal_in(client, obj, *in_file)
+        elif not client.leased.take(obj.offset, obj.allocated):
             raise ProtocolError(f"[{obj.offset}, {obj.offset + obj.allocated}) is not leased to this client")
         ledger.counters["seals"] += 1
         objects = ledger.objects
@@ -68,9 +77,10 @@ class Seals:
             else:
                 del holder.holds[object_id]
         objects[object_id] = obj
-        ledger.sealed_bytes += obj.allocated
-        if not obj.flags & m.SEAL_PRIMARY:
-            ledger.secondary_bytes += obj.allocated
+        if in_file is None:
+            ledger.sealed_bytes += obj.allocated
+            if not obj.flags & m.SEAL_PRIMARY:
+                ledger.secondary_bytes += obj.allocated
         if obj.content_hash and not obj.flags & m.SEAL_ERROR:
             ledger.by_hash.setdefault(obj.content_hash, object_id)
         for inner in obj.contained:
@@ -87,6 +97,26 @@ class Seals:
             self._readers.sealed(obj)
         if not obj.holders and object_id not in ledger.shared:
             ledger.unheld(obj)
+
+    def seal_in_file(self, client: Client, message: list[Any], now: float) -> None:
+        """SEAL_IN_FILE: an object is there, in a file that was lent to its creator."""
+        number, checksum, object_id, size, contained, flags, *rest = fields(message, 9)
+        checked_size(number)
+        checked_size(checksum)
+        unpinned = flags & ~m.SEAL_PINNED if type(flags) is int else flags
+        self.seal(client, [m.SEAL, object_id, 0, size, contained, unpinned, *rest], now, (number, checksum))
+
+    def alloc_file(self, client: Client, message: list[Any], now: float) -> None:
+        """ALLOC_FILE: FILE_LENT, when the file is there, or ALLOC_FAILED."""
+        req, size = fields(message, 2)
+        if len(client.files) >= self._ledger.config.spill_lent_files_max:
+            raise ProtocolError(f"{len(client.files)} files lent to one client")
+        self._spills.lend(client, checked_size(req), checked_size(size), now)
+
+    def file_return(self, client: Client, message: list[Any], _now: float) -> None:
+        """FILE_RETURN: a lent file will not be used."""
+        (number,) = fields(message, 1)
+        self._spills.take_back(client, checked_size(number))
 
     def dedup(self, client: Client, message: list[Any], _now: float) -> None:
         """DEDUP: answer DEDUP_FOUND, with a hold and a pin for the sender if there is such an object."""
@@ -143,6 +173,8 @@ class Seals:
             self._holds.add(holder, obj.id)
         if obj.flags & m.SEAL_PINNED:
             self._pins.add_duplicate(client, obj)
+        elif obj.disk is not None:
+            self._ledger.forget_copy(obj)
         else:
             self._ledger.allocator.free(obj.offset, obj.allocated)
 

@@ -54,6 +54,9 @@ class Directory(Protocol):
     def write(self, number: int, parts: list[memoryview], aligned: bool = False) -> None:
         """A new file of these parts, one after the other. ``aligned``: there is one, and it starts on a page."""
 
+    def make(self, number: int, size: int) -> None:
+        """A new empty file, which a client will write ``size`` bytes into."""
+
     def read(self, number: int, offset: int, into: memoryview, aligned: bool = False) -> None:
         """Fill ``into`` from a file; ``aligned``: it starts on a page. Raises Damaged if the file is too short."""
 
@@ -137,6 +140,10 @@ class LocalDirectory:
             direct = False
         if size >= _DIRECT_BYTES_MIN:
             self._pace.measured(direct, size / max(time.monotonic() - started, 1e-9))
+
+    def make(self, number: int, size: int) -> None:
+        self._check_room(size)
+        os.close(os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def _write_cached(self, number: int, parts: list[memoryview], start: int = 0) -> None:
         """Write ``parts`` to a file from ``start`` on, through the page cache."""
@@ -296,6 +303,9 @@ class RemoteDirectory:
         with self._fs.open(self._file(number), "wb") as file:
             for part in parts:
                 file.write(part)
+
+    def make(self, number: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, f"{self._file(number)} cannot be written by others ({size} bytes)")
 
     def read(self, number: int, offset: int, into: memoryview, aligned: bool = False) -> None:
         content = self._fs.cat_file(self._file(number), start=offset, end=offset + len(into))

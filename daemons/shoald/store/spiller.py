@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoald.store.allocator import PAGE, round_up
 from shoald.store.spilldirs import Damaged, Directory, directory
-from shoald.store.spills import Effect, Read, Remove, Rewrite, Write
+from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +125,9 @@ class Spiller:
                 self._read(effect)
                 seconds = time.monotonic() - started
                 return lambda: self._spills.read_done(effect.transfer, seconds)
+            if isinstance(effect, Lend):
+                self._directories[effect.directory].make(effect.file, effect.size)
+                return lambda: self._spills.made(effect.file, effect.directory)
             if isinstance(effect, Rewrite):
                 intact = self._rewrite(effect)
                 return lambda: self._spills.rewrote(effect.file, intact)

@@ -8,9 +8,12 @@ for as long as the object lives: a restored object that must go again costs no s
                                                          └────────── read_done ────────── READING <─┘
                                                                 read_failed: LOST (no copy at all)
 
-Effects go into `outbox`: `Write`, `Read`, `Rewrite` and `Remove`; the shell answers each of the first three with
-one event, in any order. Objects that die meanwhile are forgotten at once; only the extent that is being read into
+Effects go into `outbox`: `Lend`, `Write`, `Read`, `Rewrite` and `Remove`; the shell answers all but the last with
+one event each, in any order. Objects that die meanwhile are forgotten at once; only the extent that is being read into
 stays taken until the shell is done with it.
+
+An object that no room can be made for is written to a file by its creator: the file is lent to that client, and is
+an object's with its seal (SEAL_IN_FILE), or removed with the client.
 
 Small objects share a file, up to config.spill_file_bytes_max; a larger one has a file of its own. A file
 goes when nothing in it is alive, and is rewritten without its dead parts when config.spill_dead_share of it
@@ -23,9 +26,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.wire import messages as m
 from shoald.store.allocator import round_up
+from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger
-from shoald.store.objects import LOST, ON_DISK, READING, WRITING, DiskCopy, SpillFile, StoredObject
+from shoald.store.objects import LOST, ON_DISK, READING, WRITING, Client, DiskCopy, SpillFile, StoredObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,16 @@ class Remove:
     directory: int
 
 
-Effect = Write | Read | Rewrite | Remove
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """Make an empty file for ``size`` bytes that a client will write; then `made`."""
+
+    file: int
+    directory: int
+    size: int
+
+
+Effect = Lend | Write | Read | Rewrite | Remove
 
 
 class Reading:
@@ -106,6 +120,7 @@ class Spills:
         self._turn = -1
         self._numbers = 0
         self._transfers = 0
+        self._lent: dict[int, tuple[Client, int]] = {}  # file → to whom, and the number of the request
         self._writing: dict[int, list[StoredObject]] = {}
         self._rewriting: dict[int, tuple[SpillFile, SpillFile, list[StoredObject]]] = {}
         self._seconds = {"spill": 0.0, "restore": 0.0}
@@ -138,10 +153,7 @@ class Spills:
 
     def write(self, objects: list[StoredObject], now: float) -> None:
         """Give these, which are in the region only, a copy on disk. Some directory must be usable."""
-        count = len(self._retry_at)
-        turns = [(self._turn + 1 + step) % count for step in range(count)]
-        self._turn = next(turn for turn in turns if self._retry_at[turn] <= now)
-        file = self._new_file(self._turn)
+        file = self._new_file(self._next_directory(now))
         for obj in objects:
             assert obj.disk is None, obj
             obj.disk = DiskCopy(file, file.size)
@@ -150,6 +162,12 @@ class Spills:
         self.writing_bytes += sum(obj.allocated for obj in objects)
         parts = tuple((obj.offset, obj.size) for obj in objects)
         self.outbox.append(Write(file.number, file.directory, parts))
+
+    def _next_directory(self, now: float) -> int:
+        count = len(self._retry_at)
+        turns = [(self._turn + 1 + step) % count for step in range(count)]
+        self._turn = next(turn for turn in turns if self._retry_at[turn] <= now)
+        return self._turn
 
     def wrote(self, number: int, checksums: list[int], seconds: float) -> None:
         """A file was written; one checksum for each part."""
@@ -173,8 +191,15 @@ class Spills:
 
     def write_failed(self, number: int, full: bool, why: str, now: float) -> None:
         """A file could not be written: its objects stay where they are."""
-        file = self.files[number]
+        file = self.files.get(number)
+        if file is None:  # it was lent, and its client has gone
+            return
         self.trouble, self.full = why, full
+        if number in self._lent:
+            client, req = self._lent[number]
+            self.take_back(client, number)
+            self._refuse(client, req, "disk" if full else "full", why)
+            return
         self._retry_at[file.directory] = now + self._ledger.config.spill_retry_ms / 1000
         if number in self._rewriting:
             source = self._rewriting.pop(number)[0]
@@ -187,6 +212,66 @@ class Spills:
             if obj.disk is not None and obj.disk.file is file:
                 obj.disk = None
         self._remove(file)
+
+    # --- files for clients ---
+
+    def lend(self, client: Client, req: int, size: int, now: float) -> None:
+        """A client asks for a file to write an object of ``size`` bytes into."""
+        if not self.usable(now):
+            self._refuse(client, req, "disk" if self.full else "full", self.trouble)
+            return
+        file = self._new_file(self._next_directory(now))
+        if not self.locate(file.directory, file.number):
+            del self.files[file.number]
+            self._refuse(client, req, "full", "")
+            return
+        file.size = round_up(size)
+        self._lent[file.number] = client, req
+        client.files.add(file.number)
+        self.outbox.append(Lend(file.number, file.directory, file.size))
+
+    def made(self, number: int, directory: int) -> None:
+        """A file to lend is there."""
+        entry = self._lent.get(number)
+        if entry is None:  # its client has gone, and it may have been removed before it was made
+            self.outbox.append(Remove(number, directory))
+            return
+        client, req = entry
+        self._ledger.send(
+            client, [m.FILE_LENT, req, number, self.locate(self.files[number].directory, number)]
+        )
+
+    def take_back(self, client: Client, number: int) -> None:
+        """A client does not use a file that it was lent. Raises ProtocolError if it was not."""
+        self._remove(self._of(client, number))
+
+    def seal_in(self, client: Client, obj: StoredObject, number: int, checksum: int) -> None:
+        """A lent file has this object now. Raises ProtocolError unless it was lent to the client, and is as long."""
+        if round_up(obj.size) != (self.files[number].size if number in client.files else -1):
+            raise ProtocolError(f"file {number} was not lent for {obj.size} bytes to this client")
+        file = self._of(client, number)
+        file.size = 0
+        obj.offset = -1
+        obj.disk = DiskCopy(file, 0)
+        obj.disk.state = ON_DISK
+        obj.disk.checksum = checksum
+        self._put(file, obj)
+        file.ready = True
+
+    def drop(self, client: Client) -> None:
+        """The client is gone: files that it was lent go."""
+        for number in list(client.files):
+            self.take_back(client, number)
+
+    def _of(self, client: Client, number: int) -> SpillFile:
+        if number not in client.files:
+            raise ProtocolError(f"file {number} was not lent to this client")
+        client.files.discard(number)
+        del self._lent[number]
+        return self.files[number]
+
+    def _refuse(self, client: Client, req: int, kind: str, why: str) -> None:
+        self._ledger.send(client, [m.ALLOC_FAILED, req, kind, why])
 
     # --- back ---
 
@@ -368,8 +453,9 @@ class Spills:
         assert listed <= rewriting, "files hold objects that are not in them"
         for file in self.files.values():
             assert file.live_bytes == sum(obj.allocated for obj, _ in file.live.values())
-            assert file.live_bytes <= file.size
+            assert file.live_bytes <= file.size, file.number
             assert file.live or not file.ready or file.reads, "an empty file is kept"
+            assert (file.number in self._lent) <= (not file.ready and not file.live)
             assert file.reads == sum(1 for reading in self.reading.values() if reading.file is file)
         assert self.writing_bytes == sum(obj.allocated for each in self._writing.values() for obj in each)
 

@@ -19,7 +19,7 @@ from shoal.owner.objects import Waiter
 from shoal.owner.table import MESSAGE_IDS_MAX
 from shoal.refs import released
 from shoal.store.extents import ExtentLeases
-from shoal.store.filecopies import FileCopy
+from shoal.store.filecopies import FileCopy, write_copy
 from shoal.store.pins import PinTable
 from shoal.store.region import Region
 from shoal.store.views import make_view
@@ -91,20 +91,61 @@ class ClientStore:
         configured time; nothing is left behind then.
         """
         size = value.size
-        offset = self._room_for(size)
+        contained = b"".join([ref.id for ref in value.refs])
+        try:
+            offset = self._room_for(size)
+        except ObjectStoreFullError as full:
+            file = [contained, flags & ~m.SEAL_PINNED, holder, callsite, content_hash]
+            self._seal_in_file(object_id, value, file, full)
+            return
         try:
             value.write_into(self.region.window(offset, size), self.region.copy)
         except BaseException:
             with self._runtime.lock:
                 self._return(self.extents.give_back(offset, size))
             raise
-        contained = b"".join([ref.id for ref in value.refs])
         with self._runtime.lock:
             self._table.to_node(
                 [m.SEAL, object_id, offset, size, contained, flags, holder, callsite, content_hash]
             )
             if flags & m.SEAL_PINNED:
                 self._unpin(self.pins.pinned(object_id, offset, size, flags))
+
+    def _seal_in_file(
+        self, object_id: bytes, value: Serialized, rest: list[Any], full: ObjectStoreFullError
+    ) -> None:
+        """The last resort of `seal`: a file that the daemon lends. Raises ``full`` if it lends none, or OutOfDiskError."""
+        runtime = self._runtime
+        with runtime.lock:
+            number, answer = self._node.ask()
+            self._table.to_node([m.ALLOC_FILE, number, value.size])
+        try:
+            runtime.wait(answer, None)
+        except BaseException:
+            with runtime.lock:
+                if not self._node.forget(number) and answer.message[:1] == [m.FILE_LENT]:
+                    self._table.to_node([m.FILE_RETURN, answer.message[2]])
+            raise
+        message = answer.message
+        if not message:
+            raise runtime.connection_lost()
+        if message[0] == m.ALLOC_FAILED:
+            raise OutOfDiskError(f"{full.message} {message[3]}") if message[2] == "disk" else full
+        try:
+            checksum = write_copy(message[3], value)
+        except BaseException as error:
+            with runtime.lock:
+                self._table.to_node([m.FILE_RETURN, message[2]])
+            if isinstance(error, OSError):
+                raise OutOfDiskError(f"{full.message} {message[3]}: {error.strerror}") from error
+            raise
+        with runtime.lock:
+            self._table.to_node([m.SEAL_IN_FILE, message[2], checksum, object_id, value.size, *rest])
+
+    def file_lent(self, message: list[Any]) -> None:
+        """FILE_LENT: a file to write an object into."""
+        if not self._node.answered(message[1], message):
+            self._table.to_node([m.FILE_RETURN, message[2]])
 
     def _room_for(self, size: int) -> int:
         """The offset of ``size`` leased bytes. Raises ObjectStoreFullError or OutOfDiskError when there is no room in time."""

@@ -1,4 +1,4 @@
-"""Spilled objects that are read where they lie on disk, because the region has no room for them.
+"""Objects that are read, or written, in files, because the region has no room for them.
 
 The mapping is read-only and shared, so the page cache is what is read; it stays valid when the daemon removes the
 file, for as long as a view over it lives. The checksum is compared when it is opened.
@@ -7,6 +7,13 @@ file, for as long as a view over it lives. The checksum is compared when it is o
 from __future__ import annotations
 
 import mmap
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal.serialization import Serialized
+
+_ALIGNMENT = 64
 
 
 class FileCopy:
@@ -47,3 +54,21 @@ class FileCopy:
             raise ValueError(f"{self._path} is damaged (its checksum is not what it was)")
         self.capacity = len(mapping)
         self.mapping = mapping
+
+
+def write_copy(path: str, value: Serialized) -> int:
+    """Write a value into an empty file that was made for it; the checksum. Raises OSError, also if the disk is full."""
+    import numpy as np
+    from xxhash import xxh3_64_intdigest
+
+    size = -(-value.size // _ALIGNMENT) * _ALIGNMENT or _ALIGNMENT
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # Now, not at the touch of a page: that would end this process where the disk is full.
+        os.posix_fallocate(fd, 0, size)
+        mapping = mmap.mmap(fd, size)
+    finally:
+        os.close(fd)
+    window = np.frombuffer(mapping, np.uint8)
+    value.write_into(window)
+    return int(xxh3_64_intdigest(memoryview(mapping)[: value.size]))

@@ -37,6 +37,10 @@ UNRECOVERABLE = 21  # [id, kind as in PIN_FAILED, why]: the answer to RECOVER if
 PIN_TOGETHER = 22  # [[id, stamp proc, stamp number, id, …], priority]: PINNED or PIN_FAILED for each, with req 0; those that are in
 #   this store are answered when all of them can be pinned: two readers that each hold half of what they need would wait for ever
 
+ALLOC_FILE = 23  # [req, size]: after ALLOC_FAILED → FILE_LENT | ALLOC_FAILED. A file for one object, for lack of memory
+FILE_RETURN = 24  # [number]: a lent file that will not be used
+SEAL_IN_FILE = 25  # [number, checksum, id, size, contained ids, flags, holder proc, callsite, content hash]: as SEAL, of a lent file
+
 PRIORITY_GET = 0  # of a PIN whose object has to be fetched: somebody waits for it,
 PRIORITY_WAIT = 1  # somebody will,
 PRIORITY_ARGUMENT = 2  # a task needs it before it can start;
@@ -93,6 +97,7 @@ EXTENT = 110  # [req, offset, size]
 ALLOC_FAILED = 111  # [req, kind "full"|"never"|"disk", message]
 PINNED = 115  # [req, id, offset, size, flags]
 PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died"|"full"|"unrecoverable", message]
+FILE_LENT = 113  # [req, number, path]: an empty file to write one object into
 PINNED_IN_FILE = 114  # [req, id, path, offset, size, flags, checksum]: there was no room for it; it can be read where it was spilled
 UNPIN_RECALL = 117  # [ids]: unpin them as soon as no view lives (at once for cached pins)
 EXTENT_RECALL = 118  # []: return unused leased extents

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoald.store.spills import Effect, Read, Remove, Rewrite, Spills, Write
+from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Spills, Write
+
+
+def checksum_of(token: Any) -> int:
+    """A checksum as the shell's: never negative."""
+    return hash(token) & 2**64 - 1
 
 
 class FakeRegion:
@@ -49,6 +54,9 @@ class FakeDisk:
         effect = self.pending.pop(index)
         if isinstance(effect, Read):
             self._read(effect, fault)
+        elif isinstance(effect, Lend) and not fault:
+            self.files[effect.file] = {}
+            self._spills.made(effect.file, effect.directory)
         elif fault:
             self._spills.write_failed(effect.file, fault == "full", "the disk is broken", now)
         elif isinstance(effect, Write):
@@ -68,12 +76,12 @@ class FakeDisk:
             content[at] = self._region.get(offset)
             at += -(-size // 64) * 64 or 64
         self.files[effect.file] = content
-        self._spills.wrote(effect.file, [hash(token) for token in content.values()], 1.0)
+        self._spills.wrote(effect.file, [checksum_of(token) for token in content.values()], 1.0)
 
     def _read(self, effect: Read, fault: str) -> None:
         token = self.files[effect.file].get(effect.offset)
         self._region.put(effect.target, effect.size, token)
-        if fault or hash(token) != effect.checksum:
+        if fault or checksum_of(token) != effect.checksum:
             self._spills.read_failed(effect.transfer, "the file is damaged")
         else:
             self._spills.read_done(effect.transfer, 1.0)
@@ -84,7 +92,7 @@ class FakeDisk:
         at = 0
         for offset, size, checksum in effect.parts:
             content[at] = self.files[effect.source].get(offset)
-            intact.append(hash(content[at]) == checksum)
+            intact.append(checksum_of(content[at]) == checksum)
             at += -(-size // 64) * 64 or 64
         self.files[effect.file] = content
         self._spills.rewrote(effect.file, intact)

@@ -8,7 +8,7 @@ from typing import Any
 from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.store.core import StoreCore
-from shoald.store.spills import Read, Write
+from shoald.store.spills import Lend, Read, Write
 from unit.store.fakedisk import FakeDisk, FakeRegion
 from unit.store.storebench import A, B, Bench, C, X, Y, Z
 
@@ -302,3 +302,38 @@ def test_the_region_is_never_in_pieces_for_long() -> None:
     stats = core.stats()
     assert (stats["used"], stats["largest_free"], stats["disk"]) == (0, capacity, 0)
     assert not disk.files
+
+
+def test_a_second_run_into_a_file_changes_nothing() -> None:
+    bench = bench_of()
+    bench.core.spills.locate = lambda _directory, file: str(file)
+    bench.seal(A, X, size=KIB)
+    for number in (1, 2):
+        bench.send(B, m.ALLOC_FILE, number, 8 * KIB)
+        (effect,) = [effect for effect in take(bench) if isinstance(effect, Lend)]
+        bench.core.spills.made(effect.file, effect.directory)
+        assert later(bench, 0.0) == [(B, [m.FILE_LENT, number, effect.file, str(effect.file)])]
+        object_id = X if number == 1 else Y
+        message = [effect.file, 5, object_id, 8 * KIB, b"", m.SEAL_PRIMARY | m.SEAL_PINNED, B, "", b""]
+        bench.send(B, m.SEAL_IN_FILE, *message)
+    assert (state(bench, X), state(bench, Y)) == ("sealed", "spilled")
+    assert [row["size_bytes"] for row in bench.core.rows(0.0)] == [KIB, 8 * KIB]
+    assert bench.core.stats()["disk_files"] == 1
+    assert m.PINNED not in kinds(bench.pin(C, Y))
+    (effect,) = [effect for effect in take(bench) if isinstance(effect, Read)]
+    bench.core.spills.read_done(effect.transfer, 1.0)
+    assert m.PINNED in kinds(later(bench, 0.0))
+
+
+def test_files_that_were_lent_go_with_their_client() -> None:
+    bench = bench_of()
+    bench.core.spills.locate = lambda _directory, file: str(file)
+    for number in range(3):
+        bench.send(B, m.ALLOC_FILE, number, 8 * KIB)
+    made, unmade, _ = take(bench)
+    bench.core.spills.made(made.file, made.directory)
+    bench.drop(B)
+    assert len(take(bench)) == 3
+    bench.core.spills.made(unmade.file, unmade.directory)
+    assert [effect.file for effect in take(bench)] == [unmade.file]
+    assert bench.core.stats()["disk"] == 0

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.store.core import StoreCore
-from unit.store.fakedisk import FakeDisk, FakeRegion
+from unit.store.fakedisk import FakeDisk, FakeRegion, checksum_of
 
 CAPACITY = 16 * 1024
 PROCS = [bytes([65 + index]) * 8 for index in range(3)]
@@ -78,6 +78,8 @@ class SpillMachine(RuleBasedStateMachine):
             _, req, offset, size = message
             self.region.scribble(offset, size)
             self.granted(proc, req, offset, size)
+        elif message[0] == m.FILE_LENT:
+            self.lent(proc, message[1], message[2])
         elif message[0] == m.ALLOC_FAILED:
             del self.allocs[message[1]]
         elif message[0] == m.PINNED:
@@ -94,7 +96,7 @@ class SpillMachine(RuleBasedStateMachine):
             # A file that has just been rewritten is asked for again; a damaged one shows by its checksum.
             if int(path) in self.disk.files:
                 token = self.disk.files[int(path)][offset]
-                assert token == object_id or hash(token) != checksum
+                assert token == object_id or checksum_of(token) != checksum
         elif message[0] == m.PIN_FAILED:
             self.answered(proc, message[2])
             if message[3] == "lost":
@@ -123,6 +125,21 @@ class SpillMachine(RuleBasedStateMachine):
         if allocated < size:
             self.core.handle(proc, [m.EXTENT_RETURN, offset + allocated, size - allocated], self.now)
 
+    def lent(self, proc: bytes, req: int, number: int) -> None:
+        """The client writes its object into the file, unless it has changed its mind."""
+        _, size, used = self.allocs.pop(req)
+        if not used:
+            self.core.handle(proc, [m.FILE_RETURN, number], self.now)
+            return
+        self.made += 1
+        object_id = self.made.to_bytes(16, "big")
+        self.disk.files[number] = {0: object_id}
+        self.objects[object_id] = False
+        self.sizes[object_id] = size
+        self.holds[proc][object_id] += 1
+        message = [number, checksum_of(object_id), object_id, size, b"", m.SEAL_PRIMARY, proc, "here", b""]
+        self.core.handle(proc, [m.SEAL_IN_FILE, *message], self.now)
+
     def some(self, data: st.DataObject) -> bytes:
         return data.draw(st.sampled_from(self.alive))
 
@@ -149,6 +166,18 @@ class SpillMachine(RuleBasedStateMachine):
         self.requests += 1
         self.allocs[self.requests] = proc, size, primary
         self.send(proc, m.ALLOC, self.requests, size, size + more)
+
+    @precondition(lambda self: self.alive)
+    @rule(
+        data=st.data(),
+        size=st.one_of(SIZES, st.just(2 * CAPACITY)),
+        used=st.sampled_from([True, True, False]),
+    )
+    def create_in_file(self, data: st.DataObject, size: int, used: bool) -> None:
+        proc = self.some(data)
+        self.requests += 1
+        self.allocs[self.requests] = proc, size, used
+        self.send(proc, m.ALLOC_FILE, self.requests, size)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data(), sizes=st.lists(st.integers(1500, 5000), min_size=3, max_size=6))
