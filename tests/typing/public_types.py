@@ -10,6 +10,14 @@ import numpy.typing as npt
 
 import shoal
 from shoal import ObjectRef
+from shoal.util import placement_group
+from shoal.util.placement_group import PlacementGroup
+from shoal.util.scheduling_strategies import (
+    In,
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -72,6 +80,16 @@ async def awaited() -> int:
 assert_type(add.remote(1).future().result(), int)
 assert_type(add.remote(1).hex(), str)
 assert_type(add.remote(1).binary(), bytes)
+
+# Placement.
+group = placement_group([{"CPU": 1}], strategy="SPREAD")
+assert_type(shoal.get(group.ready()), PlacementGroup)
+assert_type(group.wait(1), bool)
+assert_type(
+    add.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, 0)).remote(1), ObjectRef[int]
+)
+NodeAffinitySchedulingStrategy(3, soft=True)  # type: ignore[arg-type]
+NodeLabelSchedulingStrategy({"zone": In("a")}, soft={"disk": "ssd"})  # type: ignore[dict-item]
 
 # What is no ref.
 shoal.get(3)  # type: ignore[call-overload]

@@ -281,6 +281,8 @@ class GroupCore:
     def turn(self, now: float) -> float | None:
         """Free what has come back, and give it to groups that wait. Returns when to look again."""
         scheduler = self._scheduler
+        if not (scheduler.groups_left or self._lazy or self._waiting or self._unmet):
+            return None
         while scheduler.groups_left:
             self._settle(scheduler.groups_left.pop(), now)
         due: list[float] = []

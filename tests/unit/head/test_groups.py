@@ -195,7 +195,7 @@ def test_a_node_that_dies_while_it_prepares():
     cluster.check_settled()
 
 
-@pytest.mark.parametrize("lost", range(4))
+@pytest.mark.parametrize("lost", range(6))
 def test_a_stream_that_breaks_at_any_moment_loses_nothing(lost):
     cluster = GroupCluster(1, 1)
     first, second = members(cluster)
@@ -203,9 +203,10 @@ def test_a_stream_that_breaks_at_any_moment_loses_nothing(lost):
     group = cluster.create(first, "STRICT_SPREAD", 1, 1)
     steps = [
         lambda: cluster.hear_one(first),
+        lambda: cluster.obey_one(first),
         lambda: cluster.obey_one(second),
+        lambda: cluster.hear_one(first),
         lambda: cluster.hear_one(second),
-        lambda: None,
     ]
     for step in steps[:lost]:
         step()
@@ -214,6 +215,29 @@ def test_a_stream_that_breaks_at_any_moment_loses_nothing(lost):
         cluster.connect(node)
     cluster.settle()
     assert cluster.state(group).state == "CREATED"
+    cluster.check_settled()
+
+
+def test_what_was_prepared_for_an_attempt_that_failed_meanwhile_is_given_back():
+    cluster = GroupCluster(1, 1, 1)
+    first, second, third = members(cluster)
+    cluster.settle(2)
+    full = cluster.create(second, "PACK", 1)  # and what it said last does not say so
+    group = cluster.create(third, "STRICT_SPREAD", 1, 1)
+    cluster.hear_one(third)
+    planned = set(cluster.table._records[group].planned.values())
+    assert planned == {first.node_id, second.node_id}
+    cluster.obey_one(first)
+    cluster.disconnect(first)  # its answer is lost, and that it was to give back
+    cluster.settle()
+    assert cluster.state(group).state == "PENDING"
+    cluster.remove(second, full)
+    cluster.settle()
+    assert set(cluster.state(group).nodes) == {second.node_id, third.node_id}
+    assert first.available == {"CPU": 0}
+    cluster.connect(first)
+    cluster.settle()
+    assert first.available == {"CPU": 10_000}
     cluster.check_settled()
 
 
