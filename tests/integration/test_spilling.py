@@ -142,6 +142,28 @@ def test_a_damaged_file_is_a_lost_copy(spilling_to):
     assert len(shoal.get(refs[here])) == PART // 8
 
 
+def test_a_result_whose_file_is_damaged_is_made_again(spilling_to, tmp_path):
+    (folder,) = spilling_to("a", spill_threshold=1.0)
+    marks = tmp_path / "marks"
+
+    @shoal.remote
+    def make(number):
+        with open(marks, "a") as file:
+            print(number, file=file)
+        return array(number)
+
+    refs = [make.remote(number) for number in range(2 * STORE // PART)]
+    shoal.wait(refs, num_returns=len(refs))
+    spilled = {row["id"] for row in rows() if row["state"] == "spilled"}
+    (number, *_) = [number for number, ref in enumerate(refs) if ref.hex() in spilled]
+    for path in spill_files(folder):
+        path.write_bytes(bytes(path.stat().st_size))
+    check(shoal.get(refs[number]), number)
+    assert marks.read_text().split().count(str(number)) == 2
+    here = next(number for number, ref in enumerate(refs) if ref.hex() not in spilled)
+    check(shoal.get(refs[here]), here)
+
+
 def test_without_spilling_a_full_store_is_an_error_that_names_who_fills_it(no_leaks):
     start(_system_config={"spilling": False, "store_full_wait_ms": 200})
     try:

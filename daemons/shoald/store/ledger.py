@@ -304,6 +304,17 @@ class Ledger:
             self.drop_memory(obj)
         if obj.disk is not None:
             self.forget_copy(obj)
+        self._forget_record(obj)
+
+    def abandon(self, obj: StoredObject) -> None:
+        """The record of an object whose only copy was damaged goes: its holders wait for it like for one that never came."""
+        assert obj.offset < 0, obj
+        self._forget_record(obj)
+        if obj.contained:
+            self.release_contained(obj)
+
+    def _forget_record(self, obj: StoredObject) -> None:
+        """There is no copy here any more, but there may be holders."""
         del self.objects[obj.id]
         if obj.holders:
             self.early[obj.id] = obj.holders

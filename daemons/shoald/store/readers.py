@@ -53,6 +53,7 @@ class Readers:
         self._ledger = ledger
         self._pins = pins
         self._restores = restores
+        restores.on_lost = self._lost_here
         self._parked: dict[bytes, dict[Read, None]] = {}
         self._sequence = count()
         self._wanted: dict[bytes, int] = {}  # id → the most urgent priority
@@ -109,6 +110,8 @@ class Readers:
         obj = self._ledger.objects.get(checked_id(object_id))
         if obj is not None:
             lost = obj.disk is not None and obj.disk.state == LOST
+            if lost and self._lost_here(client, None, obj):
+                return
             why = f"object {obj.id.hex()} is lost: {lost_text(obj)}" if lost else ""
             self._ledger.send(client, [m.AVAILABLE, obj.id, obj.size, obj.flags, why])
         else:
@@ -121,6 +124,9 @@ class Readers:
             object_id = ids[start : start + 16]
             self._asked.pop(object_id, None)
             self._ledger.unbacked.pop(object_id, None)
+            obj = self._ledger.objects.get(object_id)
+            if obj is not None and obj.disk is not None and obj.disk.state == LOST:
+                self._ledger.abandon(obj)
             if object_id not in self._ledger.objects and object_id not in self._ledger.sealed_elsewhere:
                 self._ledger.expected.setdefault(object_id, {})[client] = None
                 client.expects.add(object_id)
@@ -267,6 +273,20 @@ class Readers:
             ledger.send(owner, [m.RECOVER, object_id])
         return True
 
+    def _lost_here(self, client: Client, req: int | None, obj: StoredObject) -> bool:
+        """Park a read of an object whose copy here is damaged, if another node or its owner may help; False if not."""
+        ledger = self._ledger
+        read = Read(client, req, obj.id, m.PRIORITY_GET)
+        if ledger.objects.get(obj.id) is obj and obj.id in ledger.shared:
+            ledger.abandon(obj)
+        if ledger.objects.get(obj.id) is not obj:
+            self._park(read, b"", 0)
+            return True
+        if not self._ask_owner(obj.id):
+            return False
+        self._keep(read)
+        return True
+
     def unrecoverable(self, client: Client, message: list[Any], _now: float) -> None:
         """UNRECOVERABLE: the owner's word on a lost object, if it was asked."""
         object_id, kind, why = fields(message, 3)
@@ -279,7 +299,9 @@ class Readers:
             return
         for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
             self._take_out(read)
-            self._refuse(read, kind, f"object {object_id.hex()} is lost: {why}")
+            obj = self._ledger.objects.get(object_id)
+            damage = f"{lost_text(obj)}; " if obj is not None and obj.disk is not None else ""
+            self._refuse(read, kind, f"object {object_id.hex()} is lost: {damage}{why}")
 
     def _elsewhere(self, object_id: bytes, proc: object) -> bool:
         """Whether another node has it, or should know; ``proc`` is of the stamp."""
@@ -386,7 +408,8 @@ class Readers:
             assert all(entry[0] > client.processed for entry in client.stamped), f"{client} was not heard"
         for object_id, waiting in self._parked.items():
             assert waiting, object_id.hex()
-            assert object_id not in self._ledger.objects, object_id.hex()
+            there = self._ledger.objects.get(object_id)
+            assert there is None or (there.disk is not None and there.disk.state == LOST), object_id.hex()
             for read in waiting:
                 assert read in read.client.reads
                 assert read.stamped == (read in stamped)

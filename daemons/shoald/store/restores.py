@@ -67,9 +67,10 @@ class Restores:
 
     Attributes:
         waiting: groups that are not gathered, oldest first: reads that somebody waits for, and arguments.
+        on_lost: told of a read (client, number, object) whose copy is damaged; whether it will be answered all the same.
     """
 
-    __slots__ = ("_coming", "_ledger", "_pins", "_spills", "waiting")
+    __slots__ = ("_coming", "_ledger", "_pins", "_spills", "on_lost", "waiting")
 
     def __init__(self, ledger: Ledger, pins: Pins, spills: Spills) -> None:
         self._ledger = ledger
@@ -77,6 +78,7 @@ class Restores:
         self._spills = spills
         self.waiting: tuple[deque[Group], ...] = (deque(), deque())
         self._coming: dict[StoredObject, list[tuple[Group, int]]] = {}
+        self.on_lost: Callable[[Client, int, StoredObject], bool] = lambda client, req, obj: False
         spills.on_settled = self._settled
 
     def request(
@@ -231,7 +233,8 @@ class Restores:
     def _fail(self, group: Group, index: int, kind: str, why: str) -> None:
         group.failed.add(index)
         req, obj = group.reads[index]
-        self._pins.refuse(group.client, req, obj, kind, why)
+        if kind != "lost" or not self.on_lost(group.client, req, obj):
+            self._pins.refuse(group.client, req, obj, kind, why)
 
     @staticmethod
     def _problem(obj: StoredObject) -> tuple[str, str]:
