@@ -22,7 +22,7 @@ from shoald.head.link import HeadLink
 
 ROUNDS = 15
 OTHER = os.urandom(16).hex()
-LEASES = (m.P_PING, m.P_PONG, *range(m.P_DEMAND, m.P_CANCEL + 1), m.P_QUERY, m.P_ANSWER)
+LEASES = (m.P_PING, m.P_PONG, *range(m.P_DEMAND, m.P_TAKEN + 1), m.P_QUERY, m.P_ANSWER)
 
 
 @pytest.fixture(scope="module")

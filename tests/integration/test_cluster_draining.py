@@ -109,3 +109,40 @@ def test_a_second_sigterm_does_not_wait(nodes, marks):
     os.kill(nodes[leaving].pid, signal.SIGTERM)
     until(lambda: nodes[leaving].process.poll() is not None, "the node has left")
     marks.add("release")
+
+
+# --- objects ---
+
+
+@shoal.remote(max_retries=0)
+def make(fill):
+    """An array that only this node has, and one that only that array's container refers to."""
+    import numpy as np
+
+    return np.full(200_000, fill), shoal.put(np.full(150_000, fill + 1))
+
+
+@pytest.mark.parametrize("way", ["sigterm", "drain"])
+def test_what_only_the_node_has_is_moved_before_it_goes(nodes, way):
+    nodes, head = nodes
+    refs = [make.remote(float(number)) for number in range(8)]
+    assert len(shoal.wait(refs, num_returns=8, timeout=30, fetch_local=False)[0]) == 8
+    places = {node: request(nodes[node].socket, nodes[node].secret, "memory", {})["rows"] for node in nodes}
+    leaving = max(nodes, key=lambda node: len(places[node]))
+    assert places[leaving], "nothing to move"
+    if way == "drain":
+        assert drain(head, leaving, "--wait", "20").returncode == 0
+        until(lambda: "is drained" in _log(nodes[leaving]), "all was moved")
+        os.kill(nodes[leaving].pid, signal.SIGKILL)
+    else:
+        os.kill(nodes[leaving].pid, signal.SIGTERM)
+    until(lambda: nodes[leaving].process.poll() is not None, "the node has left")
+    for number, ref in enumerate(refs):
+        array, inner = get(ref)
+        assert array[0] == array[-1] == number
+        assert get(inner)[0] == number + 1
+
+
+def _log(node):
+    with open(os.path.join(node.session_dir, "logs", "node.log"), encoding="utf-8") as file:
+        return file.read()

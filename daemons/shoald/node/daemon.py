@@ -14,7 +14,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import OBJECT_ID_SIZE, PROCESS_ID_SIZE, node_tag, tag_of
+from shoal.ids import node_tag, tag_of
 from shoal.wire import auth
 from shoal.wire import messages as m
 from shoald.node.actorside import ActorSide
@@ -25,6 +25,7 @@ from shoald.node.effects import EndWorker, Grant, Send, StartWorker
 from shoald.node.groupside import GroupSide
 from shoald.node.leaseside import LeaseSide
 from shoald.node.memoryside import MemorySide
+from shoald.node.moving import KEEPER, Moving
 from shoald.node.placement import Placement
 from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
 from shoald.node.requests import Requests
@@ -115,6 +116,7 @@ class NodeDaemon:
         self.scheduler.view = self.side.view
         self.lease_side = LeaseSide(self)
         self.draining = Draining(self)
+        self.moving = Moving(self)
         self.requests = Requests(self)
         self.actors.cluster.join()
         self._forks = 0
@@ -178,7 +180,7 @@ class NodeDaemon:
         elif tag == m.FORK:
             self._forked(client, message, now)
         elif tag == m.CANCEL_TASK:
-            self.cancel_at_owner(message)
+            self.lease_side.cancel_at_owner(message)
         elif tag == m.ANSWER:
             self.requests.answered(client, message)
         elif tag == m.GOODBYE and client.kind == "driver":
@@ -190,18 +192,6 @@ class NodeDaemon:
         away = self.lease_side.away
         if not away.leases or not away.from_client(client.proc, message):
             self.scheduler.handle(client.proc, message, now)
-
-    def cancel_at_owner(self, message: list[Any]) -> None:
-        """Pass a CANCEL_TASK on to the task's owner; nothing if that is gone, and the task with it."""
-        if len(message) != 4 or type(message[1]) is not bytes or len(message[1]) != OBJECT_ID_SIZE:
-            raise ProtocolError("a cancel needs an object id")
-        owner = self.clients.get(message[1][:PROCESS_ID_SIZE])
-        if owner is None:
-            if message[0] == m.CANCEL_TASK:
-                for node in self.cluster.by_tag(tag_of(message[1])):
-                    self.peers.send(node.node_id, [m.P_CANCEL, *message[1:]])
-        else:
-            owner.sock.send([m.CANCEL_ASKED, message[1], bool(message[2]), bool(message[3])])
 
     def _spares(self, client: Client, message: list[Any]) -> bool:
         """Whether a KILL_WORKER comes for a task that its worker does not run (yet, or any more)."""
@@ -473,6 +463,8 @@ class NodeDaemon:
                 client = clients.get(proc)
                 if client is not None:
                     client.sock.send(message)
+                elif proc == KEEPER:
+                    self.moving.told(message)
             outbox.clear()
 
     def _carry_out(self, effect: StartWorker | EndWorker | Grant | Send) -> None:

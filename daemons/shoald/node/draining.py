@@ -1,8 +1,8 @@
 """A node that is to leave gives away what it has: nothing new starts here, what runs ends in peace, within `drain_ms_max`.
 
 Leases are recalled: their submitters send nothing more, take back what was not started, and return them when the rest is done.
-Not responsible for telling the head, which announces it to the others (they ask nothing of this node then), nor for what comes
-after. Actors stay until the node goes.
+Then what only this node has a copy of goes to others (`moving`). Not responsible for telling the head, which announces it to the
+others (they ask nothing of this node then), nor for what comes after. Actors stay until the node goes.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Draining:
         self._until = 0.0
         self._then: list[Callable[[bool], None]] = []
         self._over: bool | None = None
+        self._moving_begun = self._moved = False
 
     def begin(self, reason: str, then: Callable[[bool], None]) -> None:
         """Drain; ``then`` is called with whether everything had ended when this was over. Again only adds a ``then``."""
@@ -47,6 +48,9 @@ class Draining:
         daemon.scheduler.view_changed(now)
         self._look()
 
+    def _all_moved(self) -> None:
+        self._moved = True
+
     def _look(self) -> None:
         daemon, now = self._daemon, self._daemon.loop.now()
         leases = [lease for lease in daemon.scheduler.leases.values() if lease.demand.client.kind != "actor"]
@@ -54,6 +58,12 @@ class Draining:
             if lease.recalled_at is None:
                 daemon.scheduler.recall(lease, now)
         if leases and now < self._until:
+            daemon.loop.call_later(_LOOK_S, self._look)
+            return
+        if not leases and not self._moved and now < self._until:
+            if not self._moving_begun:
+                self._moving_begun = True
+                daemon.moving.begin(self._all_moved)
             daemon.loop.call_later(_LOOK_S, self._look)
             return
         self._over = not leases

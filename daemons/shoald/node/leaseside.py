@@ -10,6 +10,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from shoal.ids import OBJECT_ID_SIZE, PROCESS_ID_SIZE, tag_of
 from shoal.wire import auth
 from shoal.wire import messages as m
 from shoald.node.awayleases import AwayLease, AwayLeases
@@ -17,6 +18,7 @@ from shoald.node.cluster import ALIVE
 from shoald.node.fields import checked
 from shoald.node.guests import Guests
 from shoald.shell.tcp import Dial
+from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
     import socket
@@ -64,7 +66,7 @@ class LeaseSide:
         }
         for tag, handler in handlers.items():
             daemon.peers.on(tag, partial(self._handle, handler))
-        daemon.peers.on(m.P_CANCEL, lambda _node_id, message: daemon.cancel_at_owner(message))
+        daemon.peers.on(m.P_CANCEL, lambda _node_id, message: self.cancel_at_owner(message))
         daemon.side.takers[auth.KIND_TASKS] = self._take_connection
         daemon.on_node_dead.append(self._node_died)
 
@@ -169,6 +171,19 @@ class LeaseSide:
         for job_id in list(self._awaited):
             self._job_gone(node_id, [job_id], now)
         self.flush()
+
+    def cancel_at_owner(self, message: list[Any]) -> None:
+        """Pass a CANCEL_TASK on to the task's owner; nothing if that is gone, and the task with it."""
+        if len(message) != 4 or type(message[1]) is not bytes or len(message[1]) != OBJECT_ID_SIZE:
+            raise ProtocolError("a cancel needs an object id")
+        daemon = self._daemon
+        owner = daemon.clients.get(message[1][:PROCESS_ID_SIZE])
+        if owner is None:
+            if message[0] == m.CANCEL_TASK:
+                for node in daemon.cluster.by_tag(tag_of(message[1])):
+                    daemon.peers.send(node.node_id, [m.P_CANCEL, *message[1:]])
+        else:
+            owner.sock.send([m.CANCEL_ASKED, message[1], bool(message[2]), bool(message[3])])
 
     # --- effects ---
 

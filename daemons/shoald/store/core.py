@@ -185,6 +185,12 @@ class StoreCore:
         waiting = self._extents.waiting
         return waiting[0].least if waiting else 0
 
+    def known_elsewhere(self) -> list[tuple[bytes, int]]:
+        """(id, size) of the primary copies here that other nodes may know of."""
+        objects = self._ledger.objects
+        found = [objects[object_id] for object_id in self._ledger.shared if object_id in objects]
+        return [(obj.id, obj.size) for obj in found if obj.flags & m.SEAL_PRIMARY]
+
     def promote(self, object_id: bytes) -> None:
         """The copy here may be the last one: it is a primary one from now on, and is spilled instead of dropped."""
         obj = self._ledger.objects.get(object_id)

@@ -190,6 +190,8 @@ P_JOB_GONE = 316  # [job_id]: no worker of it is left there, and all they wrote 
 P_LOG = 317  # [job_id, entries as in LOG, size]: for its driver → P_LOG_TAKEN
 P_LOG_TAKEN = 318  # [job_id, size]: the driver has room for more
 P_CANCEL = 319  # [object id, force, recursive]: a CANCEL_TASK for the owner, a process there
+P_TAKE = 320  # [ids]: the sender leaves, and has the only copies of these → P_TAKEN for each
+P_TAKEN = 321  # [ids]: they are here now, and the head knows; or they cannot be had
 
 # References. `seq` numbers P_HOLD and P_SEALED of one sender; until P_HELD the sender holds the ids itself.
 P_HOLD = 330  # [seq, proc, ids]: refs were handed to that process of the receiving node

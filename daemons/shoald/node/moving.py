@@ -1,0 +1,94 @@
+"""What a node that leaves has the only copy of goes to other nodes first.
+
+It names the objects, each to the node with most room (P_TAKE). That one fetches them like any reader does, keeps its copies as
+primary ones, and says so as soon as the head knows of them (P_TAKEN): only then may the leaving node go, or the head would take
+them for lost. Objects that other nodes know nothing of go with the processes that hold them. What cannot be fetched is
+told as taken too, with a log line: there is nothing to wait for. Bounded by whoever waits (`drain_ms_max`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.ids import PROCESS_ID_SIZE, split_ids
+from shoal.wire import messages as m
+from shoald.node.fields import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoald.node.daemon import NodeDaemon
+
+# The process, for the store, that has objects of leaving nodes fetched. Not with a zero in front: those are the object manager's.
+KEEPER = b"!moving!"
+assert len(KEEPER) == PROCESS_ID_SIZE
+
+
+class Moving:
+    """Objects on their way out of one node, and into it."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+        self._away: dict[str, set[bytes]] = {}  # by node: what it has not taken yet
+        self._then: Callable[[], None] | None = None
+        self._coming: dict[bytes, str] = {}  # id → the node that leaves
+        daemon.store.register(KEEPER, {"pid": 0, "kind": "objects of leaving nodes", "job_id": ""})
+        daemon.peers.on(m.P_TAKE, self._take)
+        daemon.peers.on(m.P_TAKEN, self._taken)
+        daemon.on_node_dead.append(self._node_died)
+
+    # --- out ---
+
+    def begin(self, then: Callable[[], None]) -> None:
+        """Give away what only this node has; ``then`` is called when all of it was taken, or nobody is left to take it."""
+        daemon = self._daemon
+        room = {node.node_id: node.store_capacity - node.store_used for node in daemon.cluster.alive()}
+        self._then = then
+        for object_id, size in daemon.store.known_elsewhere() if room else ():
+            node_id = max(room, key=lambda each: room[each])
+            room[node_id] -= size
+            self._away.setdefault(node_id, set()).add(object_id)
+        for node_id, ids in self._away.items():
+            daemon.log.line(f"{len(ids)} objects go to node {node_id[:8]}")
+            daemon.peers.send(node_id, [m.P_TAKE, b"".join(sorted(ids))])
+        self._settle()
+
+    def _taken(self, node_id: str, message: list[Any]) -> None:
+        _, ids = checked(message, int, bytes)
+        self._away.get(node_id, set()).difference_update(split_ids(ids))
+        self._settle()
+
+    def _node_died(self, node_id: str, _reason: str) -> None:
+        self._away.pop(node_id, None)
+        for object_id in [each for each, giver in self._coming.items() if giver == node_id]:
+            del self._coming[object_id]
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._then is not None and not any(self._away.values()):
+            then, self._then = self._then, None
+            then()
+
+    # --- in ---
+
+    def _take(self, node_id: str, message: list[Any]) -> None:
+        """P_TAKE: another node leaves."""
+        _, ids = checked(message, int, bytes)
+        store, now = self._daemon.store, self._daemon.loop.now()
+        for object_id in split_ids(ids):
+            self._coming[object_id] = node_id
+            store.hint(object_id, node_id)
+            store.handle(KEEPER, [m.WATCH, object_id, b"", 0, m.PRIORITY_WAIT], now)
+
+    def told(self, message: list[Any]) -> None:
+        """AVAILABLE for the keeper: a copy is here, or there will be none."""
+        _, object_id, _, _, problem = message
+        node_id = self._coming.pop(object_id, "")
+        if problem:
+            self._daemon.log.line(
+                f"an object of node {node_id[:8]}, which leaves, was not taken over: {problem}"
+            )
+        self._daemon.store.promote(object_id)
+        refs = self._daemon.refs
+        if refs is not None and node_id:
+            refs.when_known(lambda: self._daemon.peers.send(node_id, [m.P_TAKEN, object_id]))
