@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from shoald.node.daemon import NodeDaemon
     from shoald.node.forkclient import ForkClient
     from shoald.node.headside import HeadSide
+    from shoald.shell.loop import Timer
     from shoald.store.populate import Populator
 
 _HEAD_DELAY_S = 0.5  # of a driver's own daemon, if no task comes first
@@ -104,6 +105,8 @@ class Lifecycle:
         self._address = ""
         self._populator: Populator | None = None
         self._last_gauges: dict[str, Any] = {}
+        self._gauges_timer: Timer | None = None
+        self._told_often = False
         # The cluster of one driver: its first task waits for no head.
         self._private = bool(options.owner_pid) and not options.head_address
 
@@ -355,6 +358,7 @@ class Lifecycle:
             self._daemon.groups.head_says(message)
         elif kind == "nodes":
             self._daemon.side.heard(message["nodes"])
+            self._report_more_often()
         elif kind in {"free", "lost"}:
             if (refs := self._daemon.refs) is not None:
                 (refs.free if kind == "free" else refs.lost)(message["ids"])
@@ -381,8 +385,15 @@ class Lifecycle:
             self._head.report(gauges)
         # Others place their tasks by what this node says that it has free.
         config = self._options.config
-        pause_ms = config.view_ms / 2 if self._daemon.cluster.live else config.heartbeat_ms
+        self._told_often = bool(self._daemon.cluster.live)
+        pause_ms = config.view_ms / 2 if self._told_often else config.heartbeat_ms
         self._gauges_timer = self._loop.call_later(pause_ms / 1000, self._report_gauges)
+
+    def _report_more_often(self) -> None:
+        """There are other nodes now."""
+        if self._gauges_timer is not None and not self._told_often and self._daemon.cluster.live:
+            self._gauges_timer.cancel()
+            self._report_gauges()
 
     # --- end ---
 
