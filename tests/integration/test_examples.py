@@ -66,6 +66,29 @@ def test_hyperparameters(example):
     assert search.search(data) == pytest.approx(plain)
 
 
+def test_sort(example, capsys):
+    assert example("sort").main(["--megabytes", "60", "--tasks", "6"]) == 7_500_000
+    printed = capsys.readouterr().out
+    assert "6 of 6" in printed
+    assert "MB/s" in printed
+    assert "of 3 nodes" in printed
+
+
+def test_partitions(example, capsys):
+    partitions = example("partitions")
+    table = partitions.main([])
+    flights = example("flights").load_flights()
+    assert list(table.index) == list(flights.groupby(["origin", "dest"]).size().nlargest(5).index)
+    arrived = flights.dropna(subset=["arr_delay"]).set_index(["origin", "dest"])["arr_delay"]
+    for route, row in table.iterrows():
+        assert row["arrived"] == len(arrived.loc[route])
+        assert row["late"] == (arrived.loc[route] > 15).sum()
+    (stayed,) = re.findall(
+        r"(\d+) of 12 months were counted where they had been loaded", capsys.readouterr().out
+    )
+    assert int(stayed) >= 6
+
+
 def run_script(path):
     command = [sys.executable, str(path)]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
