@@ -3,6 +3,7 @@
 import builtins
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -94,6 +95,28 @@ def test_a_ref_outlives_the_node_of_its_owner(nodes):
     del refs
     kill(nodes["b"])
     assert get(on("c", kept_total).remote()) == [50_000]
+
+
+def test_refs_in_a_small_result_outlive_the_node_that_sealed_it(nodes):
+    inner = shoal.put(np.ones(50_000))
+    read, unread = on("b", same).remote([inner]), on("b", same).remote([inner])
+    [again] = get(read)
+    shoal.wait([unread], timeout=TIMEOUT_S)
+    get(on("c", total).remote([inner]))
+    del inner, read
+    kill(nodes["b"])
+    time.sleep(3)  # the head frees, if it does, after directory_grace_ms
+    assert get(on("c", total).remote([again])) == [50_000]
+    del again
+    [inner] = get(unread)
+    assert int(get(inner).sum()) == 50_000
+    del inner, unread
+    until(lambda: not objects(nodes["a"]) and not objects(nodes["c"]), "empty stores")
+
+
+@shoal.remote(max_retries=0)
+def same(refs):
+    return refs
 
 
 def test_what_only_the_dead_node_had_is_lost_and_says_so(nodes):

@@ -6,8 +6,9 @@ drops it. Consequences are drawn after a whole batch, so that what is born and h
 unreferenced in between.
 
 An object without holders is *free*: its copies may go (a proposal, since a node may just be taking a new
-reference). One that never had a holder is *young* for a while first: of two nodes' reports the one about a copy may be
-faster than the one about the hold. An object with holders but without copies is *lost*, if a copy was ever known.
+reference). One that never had a holder is *young* for a while first: of two nodes' reports the one about a copy may
+be faster than the one about the hold. So is one whose last holder died with its node. An object with holders but
+without copies is *lost*, if a copy was ever known.
 
 Invariants: an entry has a holder or a copy; both indexes (by object, by node) say the same; a young entry has copies only.
 """
@@ -113,8 +114,15 @@ class Directory:
         return self.apply(node_id, gone, now)
 
     def forget_node(self, node_id: str, now: float) -> tuple[list[bytes], list[bytes]]:
-        """The node is dead: its copies and holds are gone. Returns as `apply`."""
-        return self.replace(node_id, ObjectBatch(), now)
+        """The node is dead: its copies and holds are gone. Returns as `apply`, but nothing is free yet.
+
+        What only a copy on that node held, a process elsewhere may still refer to: its node has time to say so.
+        """
+        orphans, lost = self.replace(node_id, ObjectBatch(), now)
+        for object_id in orphans:
+            self._entries[object_id].held = False
+            self._young.setdefault(object_id, now + self._grace_s)
+        return [], lost
 
     def _entry(self, object_id: bytes, node_id: str) -> Entry:
         entry = self._entries.get(object_id)

@@ -35,7 +35,11 @@ class RefSide:
             self._daemon.store.located(object_id, where, size, flags)
 
     def _node_dead(self, node_id: str, _reason: str) -> None:
-        self._core.died(node_id, self._daemon.loop.now())
+        daemon = self._daemon
+        self._core.died(node_id, daemon.loop.now())
+        for client in daemon.clients.values():
+            if client.kind != "cli":
+                client.sock.send([m.NODE_DIED, node_id])
 
     def turn(self) -> None:
         """The end of a turn of the daemon."""

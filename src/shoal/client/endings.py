@@ -1,17 +1,27 @@
-"""The end of a session for those who still wait: whatever has not come will not come any more, and they are told so (R8)."""
+"""Ends: of a session, for those who still wait: whatever has not come will not come any more, and they are told so (R8);
+and of another node.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal.client.errors import make_error
+from shoal.ids import node_tag, split_ids
 from shoal.owner import streams
 from shoal.owner.objects import BORROWED, PENDING
+from shoal.serialization import contained_ids
 
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
 
 START_AGAIN = "start again with shoal.shutdown() and shoal.init()"
+
+
+def node_died(runtime: Runtime, message: list[Any]) -> None:
+    """NODE_DIED: what this process can refer to may still be on other nodes; the head waits a moment for who holds it."""
+    for entry in runtime.table.riding_on(node_tag(message[1])):
+        runtime.table.hold_contents(entry, split_ids(contained_ids(entry.value)))
 
 
 def fail_everything(runtime: Runtime, reason: str) -> None:

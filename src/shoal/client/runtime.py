@@ -23,7 +23,7 @@ from shoal.client.awaits import Promoted, ignored
 from shoal.client.cancelling import cancel_asked
 from shoal.client.connection import Connection
 from shoal.client.deaths import Deaths
-from shoal.client.endings import START_AGAIN, fail_everything
+from shoal.client.endings import START_AGAIN, fail_everything, node_died
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
 from shoal.client.futures import Resolver
@@ -246,6 +246,7 @@ class Runtime:
             m.UNPIN_RECALL: lambda message: self.store.recalled(split_ids(message[1])),
             m.EXTENT_RECALL: lambda message: self.store.return_unused(),
             m.AVAILABLE: self._on_available,
+            m.NODE_DIED: lambda message: node_died(self, message),
             m.RECOVER: self._on_recover,
             m.GRANT: self._on_grant,
             m.RECALL_LEASE: lambda message: dispatch.recall(message[1]),

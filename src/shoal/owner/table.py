@@ -175,6 +175,31 @@ class ObjectTable:
             found.append(entry)
         return found
 
+    def riding_on(self, tag: bytes) -> list[Entry]:
+        """Small results whose refs ride on copies that were sealed on the node with this tag."""
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.state == INLINE
+            and entry.contained == []
+            and entry.stamp
+            and tag_of(entry.stamp[0]) == tag
+        ]
+
+    def hold_contents(self, entry: Entry, object_ids: Iterable[bytes]) -> None:
+        """The stored copy that the refs inside a small result rode on is lost: this process holds them itself."""
+        missing = []
+        entry.contained = contained = []
+        for object_id in object_ids:
+            inner = self.borrow(object_id)
+            inner.count += 1
+            contained.append(inner)
+            if not inner.holds:
+                inner.holds = 1
+                missing.append(object_id)
+        if missing:
+            self.hand_over(self.proc, b"".join(missing))
+
     # --- values arrive ---
 
     def fulfil(self, entry: Entry, result: Any) -> None:

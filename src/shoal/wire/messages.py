@@ -103,6 +103,7 @@ UNPIN_RECALL = 117  # [ids]: unpin them as soon as no view lives (at once for ca
 EXTENT_RECALL = 118  # []: return unused leased extents
 AVAILABLE = 119  # [id, size, flags, error message or ""]
 DEDUP_FOUND = 120  # [req, id or b"", offset, size]
+NODE_DIED = 122  # [node_id]: another node is dead, and with it what small results from there were sealed in (see RESULT_INLINE)
 RECOVER = 121  # to an owner: [id]: somebody wants to read it, and no copy is left → EXPECT | UNRECOVERABLE
 
 GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources, node_id of the worker] + descriptor of the task connection

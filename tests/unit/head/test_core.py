@@ -177,6 +177,17 @@ class TestObjects:
         effects = report(core, 2, 3.0, release=[oid(2)])
         assert sent(effects, ev.FreeObjects) == [(1, ev.FreeObjects((oid(2),)))]
 
+    def test_what_only_a_dead_node_held_gets_time(self):
+        core = make_core()
+        register(core, 1, "a")
+        register(core, 2, "b")
+        report(core, 1, born=[(oid(1), 5), (oid(2), 5)])
+        report(core, 2, hold=[oid(1), oid(2)])
+        assert not sent(core.handle(ev.NodeLeaves(2, "left"), 1.0), ev.FreeObjects)
+        report(core, 1, 1.5, hold=[oid(2)])
+        effects = core.handle(ev.TimePasses(), 1.0 + CONFIG.directory_grace_ms / 1000)
+        assert sent(effects, ev.FreeObjects) == [(1, ev.FreeObjects((oid(1),)))]
+
     def test_a_hold_that_ended_before_it_was_told_is_one(self):
         core = make_core()
         register(core, 1, "a")
