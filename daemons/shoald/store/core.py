@@ -263,11 +263,6 @@ class StoreCore:
         self._pins.fork_ended(token)
         self.settle()
 
-    def take_lost(self) -> list[bytes]:
-        """Ids of the objects whose only copy was found damaged, since the last call."""
-        lost, self._ledger.lost = self._ledger.lost, []
-        return lost
-
     def next_deadline(self) -> float | None:
         """When `relieve` has something to do, whatever else happens; None if there is nothing."""
         return self._relief.next_deadline()

@@ -56,7 +56,6 @@ class Ledger:
         hints: id → nodes that have it, as peers said.
         wants: (id, stamp proc, number, priority) for the object manager, in order; priority None: nobody waits any more.
         recalls: proc → ids whose pins are wanted back; becomes one message per call of the core.
-        lost: ids of objects whose only copy was found damaged; the shell empties it.
         returned: objects whose pins were asked for and have all come back; see eviction.
         forget_copy: called with an object that has a copy on disk when it is freed; set by the core.
         arrivals: requests for room that could not be met at once, since the start.
@@ -85,7 +84,6 @@ class Ledger:
         "hints",
         "node_id",
         "node_tag",
-        "lost",
         "objects",
         "outbox",
         "pinned_bytes",
@@ -125,7 +123,6 @@ class Ledger:
         self.dead = Tombstones(config.store_freed_ids_max)
         self.outbox: list[tuple[bytes, list[Any]]] = []
         self.recalls: dict[bytes, list[bytes]] = {}
-        self.lost: list[bytes] = []
         self.returned: list[StoredObject] = []
         self.forget_copy: Callable[[StoredObject], None]
         self.watched: set[bytes] = set()

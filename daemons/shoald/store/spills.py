@@ -330,7 +330,6 @@ class Spills:
         self._take_out(copy.file, obj)
         copy.state, copy.file, copy.reason = LOST, None, why
         self._ledger.counters["lost"] += 1
-        self._ledger.lost.append(obj.id)
 
     def path(self, obj: StoredObject) -> str:
         """Of the file that has a whole copy of the object; "" if clients cannot map it."""

@@ -223,16 +223,23 @@ def test_a_full_disk_is_what_a_creator_hears_of() -> None:
 def test_a_lost_copy_is_replaced_by_another_run_of_its_task() -> None:
     bench = bench_of()
     bench.seal(A, Z, size=64)
-    bench.seal(A, X, size=32 * KIB, contained=Z)
+    bench.seal(A, X, size=60 * KIB, contained=Z)
     bench.send(A, m.RELEASE, Z)
-    bench.send(B, m.ALLOC, 1, 40 * KIB, 0)
+    bench.send(B, m.ALLOC, 1, 32 * KIB, 0)
     written(bench)
-    bench.send(B, m.EXTENT_RETURN, 32 * KIB + 64, 64)
+    assert state(bench, X) == "spilled"
+    bench.send(B, m.EXTENT_RETURN, 64, 32 * KIB)
     bench.pin(C, X)
-    reads = [effect for effect in take(bench) if isinstance(effect, Read)]
-    for effect in reads:
-        bench.core.spills.read_failed(effect.transfer, "the file is damaged")
-    assert bench.core.take_lost() == [X] * bool(reads)
+    (effect,) = [effect for effect in take(bench) if isinstance(effect, Read)]
+    bench.core.spills.read_failed(effect.transfer, "the file is damaged")
+    ((_, answer),) = [entry for entry in later(bench, 0.0) if entry[1][0] == m.PIN_FAILED]
+    assert answer[3] == "lost"
+    assert "the file is damaged" in answer[4]
+    assert state(bench, X) == "lost"
+    bench.seal(A, X, size=60 * KIB, contained=Z)
+    assert (state(bench, X), state(bench, Z)) == ("sealed", "sealed")
+    bench.send(A, m.RELEASE, X)
+    assert bench.ids == set()
 
 
 def test_the_region_is_never_in_pieces_for_long() -> None:

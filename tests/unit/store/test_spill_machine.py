@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.store.core import StoreCore
+from shoald.store.objects import LOST
 from unit.store.fakedisk import FakeDisk, FakeRegion, checksum_of
 
 CAPACITY = 16 * 1024
@@ -62,7 +63,8 @@ class SpillMachine(RuleBasedStateMachine):
             self.core.relieve(self.now)
             self.disk.take()
             messages, self.core.outbox[:] = list(self.core.outbox), []
-            self.lost.update(self.core.take_lost())
+            known = self.core._ledger.objects.values()
+            self.lost.update(obj.id for obj in known if obj.disk is not None and obj.disk.state == LOST)
             for object_id in self.held():
                 if object_id not in self.core._ledger.objects and object_id not in self.lost:
                     assert self.objects[object_id], "a primary copy was dropped"
