@@ -106,7 +106,8 @@ class Lifecycle:
         self._populator: Populator | None = None
         self._last_gauges: dict[str, Any] = {}
         self._gauges_timer: Timer | None = None
-        self._told_often = False
+        self._gauges_soon = False
+        self._rounds_told = 0  # rounds of the scheduler before the last gauges
         # The cluster of one driver: its first task waits for no head.
         self._private = bool(options.owner_pid) and not options.head_address
 
@@ -296,7 +297,10 @@ class Lifecycle:
         self._daemon.memory.on_short.append(populator.hurry)
 
     def _turn_end(self, now: float) -> float | None:
-        deadline = self._daemon.turn_end(now)
+        daemon = self._daemon
+        deadline = daemon.turn_end(now)
+        if daemon.scheduler.rounds != self._rounds_told and daemon.cluster.live:
+            self._report_gauges_soon()
         if self._populator is not None:
             high_water = self._daemon.store.high_water
             self._populator.wake(high_water)
@@ -358,7 +362,6 @@ class Lifecycle:
             self._daemon.groups.head_says(message)
         elif kind == "nodes":
             self._daemon.side.heard(message["nodes"])
-            self._report_more_often()
         elif kind in {"free", "lost"}:
             if (refs := self._daemon.refs) is not None:
                 (refs.free if kind == "free" else refs.lost)(message["ids"])
@@ -384,16 +387,18 @@ class Lifecycle:
             self._last_gauges = gauges
             self._head.report(gauges)
         # Others place their tasks by what this node says that it has free.
-        config = self._options.config
-        self._told_often = bool(self._daemon.cluster.live)
-        pause_ms = config.view_ms / 2 if self._told_often else config.heartbeat_ms
-        self._gauges_timer = self._loop.call_later(pause_ms / 1000, self._report_gauges)
+        self._rounds_told = self._daemon.scheduler.rounds
+        self._gauges_soon = False
+        pause_s = self._options.config.heartbeat_ms / 1000
+        self._gauges_timer = self._loop.call_later(pause_s, self._report_gauges)
 
-    def _report_more_often(self) -> None:
-        """There are other nodes now."""
-        if self._gauges_timer is not None and not self._told_often and self._daemon.cluster.live:
+    def _report_gauges_soon(self) -> None:
+        """The scheduler has decided something, and there are others who want to know."""
+        if self._gauges_timer is not None and not self._gauges_soon:
+            self._gauges_soon = True
             self._gauges_timer.cancel()
-            self._report_gauges()
+            pause_s = self._options.config.view_ms / 2 / 1000
+            self._gauges_timer = self._loop.call_later(pause_s, self._report_gauges)
 
     # --- end ---
 

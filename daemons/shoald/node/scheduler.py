@@ -61,6 +61,7 @@ class SchedulerCore:
         self.shares: Shares = {}
         self.groups_left: set[bytes] = set()  # placement groups of which a lease has ended
         self.now = 0.0
+        self.rounds = 0  # of decisions: nothing is free or taken without one
         self._alone = True
         self._turns = 0
         self._lease_numbers = 0
@@ -449,6 +450,7 @@ class SchedulerCore:
         deadlines: list[float | None] = []
         short = 0
         self.now = now
+        self.rounds += 1
         self._place(now)
         if self.waiting:
             deadlines.append(self.placement.due)
