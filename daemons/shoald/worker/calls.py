@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.api import ActorExit
-from shoal.context import TaskContext, current_task
+from shoal.context import TaskContext
 from shoal.wire import messages as m
 from shoald.worker.arguments import Arguments, Loaded
-from shoald.worker.streaming import Producer
+from shoald.worker.usercode import UserCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,8 @@ class Calls:
         self.reply_now = reply_now
         self.set_task_name = set_task_name
         self.instance: Any = None
-        self.producers: dict[bytes, Any] = {}
+        self._code = UserCode(self, cancels)
+        self.producers = self._code.producers
         self.waits: CallWaits | None = None
         self._class_name = class_name
         self._cancels = cancels
@@ -112,11 +113,11 @@ class Calls:
             context.arguments = loaded.values
             started = True
             try:
-                value = self._call(context, self.method(method), args, kwargs)
+                value = self._code.call(context, self.method(method), args, kwargs)
                 if details is None:
                     results = self.results.encode(task_id, value, 1, caller, name)
                 elif details["stream"]:
-                    results = self._stream(context, value, caller, details)
+                    results = self._code.stream(context, value, caller, details)
                 else:
                     results = self.results.encode(task_id, value, details["returns"], caller, name)
             finally:
@@ -139,40 +140,6 @@ class Calls:
             failed = self.results.failure(task_id, error, name, caller, started, loaded.attempt)
         error.__traceback__ = None
         return (*failed[:4], self.arguments.kept(loaded), failed[4])
-
-    def _call(
-        self,
-        context: TaskContext,
-        function: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        stopping: bool = False,
-    ) -> Any:
-        token = current_task.set(context)
-        cancels = self._cancels
-        outer = cancels.in_user_code
-        try:
-            if not stopping:
-                cancels.check(context.task_id)
-                cancels.in_user_code = True
-            return function(*args, **kwargs)
-        finally:
-            cancels.in_user_code = outer
-            current_task.reset(token)
-
-    def _stream(
-        self, context: TaskContext, iterator: Any, caller: bytes, details: dict[str, Any]
-    ) -> list[Any]:
-        backlog = details["backlog"] or self.runtime.config.generator_backlog_max
-        producer = Producer(self, context, caller, backlog, details["taken"], details["received"])
-        self.producers[context.task_id] = producer
-        cancels = self._cancels
-        outer, cancels.in_user_code = cancels.in_user_code, True  # also while it waits for its reader
-        try:
-            return producer.run(iterator, self._call)
-        finally:
-            cancels.in_user_code = outer
-            del self.producers[context.task_id]
 
 
 def _terminate() -> None:

@@ -31,7 +31,7 @@ from shoald.worker.garbage import Garbage
 from shoald.worker.output import flush_partial_lines
 from shoald.worker.prefetch import Prefetch
 from shoald.worker.results import Results
-from shoald.worker.streaming import Producer
+from shoald.worker.usercode import UserCode
 
 if TYPE_CHECKING:
     import socket
@@ -118,10 +118,10 @@ class Executor:
         self._arguments = Arguments(runtime)
         self.results = Results(runtime)
         self._functions = FunctionCache(runtime)
-        self._producers: dict[bytes, Producer] = {}
         self._running: list[bytes] = []  # the current task, and those that wait for it in place
         self._prefetch = Prefetch(runtime)
         self._cancels = Cancels(self._running, runtime.lock)
+        self._code = UserCode(self, self._cancels)
         self._careful = False
         self._units: dict[str, int] = {}
         self._serial = 0
@@ -222,12 +222,12 @@ class Executor:
             context.arguments = loaded.values
             started = True
             try:
-                value = self._call(context, function.call, args, kwargs)
+                value = self._code.call(context, function.call, args, kwargs)
                 if details is None or not details["stream"]:
                     count, only = (details["returns"], details["only"]) if details else (1, None)
                     results = self.results.encode(task_id, value, count, submitter, name, only)
                 else:
-                    results = self._stream(context, value, submitter, details)
+                    results = self._code.stream(context, value, submitter, details)
             finally:
                 del args, kwargs  # whatever still refers to a ref now keeps it (Arguments.kept)
                 value = None
@@ -254,40 +254,6 @@ class Executor:
         error.__traceback__ = None
         del error
         return (*failed[:4], self._arguments.kept(loaded), failed[4])
-
-    def _call(
-        self,
-        context: TaskContext,
-        function: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        stopping: bool = False,
-    ) -> Any:
-        token = current_task.set(context)
-        cancels = self._cancels
-        outer = cancels.in_user_code
-        try:
-            if not stopping:
-                cancels.check(context.task_id)
-                cancels.in_user_code = True
-            return function(*args, **kwargs)
-        finally:
-            cancels.in_user_code = outer
-            current_task.reset(token)
-
-    def _stream(
-        self, context: TaskContext, iterator: Any, submitter: bytes, details: dict[str, Any]
-    ) -> list[Any]:
-        backlog = details["backlog"] or self.runtime.config.generator_backlog_max
-        producer = Producer(self, context, submitter, backlog, details["taken"], details["received"])
-        self._producers[context.task_id] = producer
-        cancels = self._cancels
-        outer, cancels.in_user_code = cancels.in_user_code, True  # also while it waits for its reader
-        try:
-            return producer.run(iterator, self._call)
-        finally:
-            cancels.in_user_code = outer
-            del self._producers[context.task_id]
 
     def _leave(self, code: int) -> NoReturn:
         """The task called sys.exit: the process ends; the submitter learns it from the daemon."""
@@ -430,7 +396,7 @@ class Executor:
             self._send_replies_locked()
         elif any(peer.replies for peer in self._peers):
             self._send_replies_locked()
-        return None if not self._producers else self.runtime.config.tick_ms / 1000
+        return None if not self._code.producers else self.runtime.config.tick_ms / 1000
 
     def _on_block(self) -> None:
         """The running task begins to wait: what has not started here can run elsewhere."""
@@ -500,7 +466,7 @@ class Executor:
         self._send_replies_locked()
 
     def _consumed(self, task_id: bytes, count: int) -> None:
-        producer = self._producers.get(task_id)
+        producer = self._code.producers.get(task_id)
         if producer is not None:
             producer.consumed(count)
 

@@ -20,6 +20,7 @@ from shoal.actors.api import ActorExit
 from shoal.wire import messages as m
 from shoald.worker.calls import Calls
 from shoald.worker.streaming import next_or_end
+from shoald.worker.usercode import UserCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _QUEUED = 0  # the thread of a call that has none yet
 _OWN_PACKAGES = ("shoal", "shoald")
 # What calls methods, and takes steps of their generators.
-_USER_CODE_BELOW = (Calls._call.__code__, next_or_end.__code__)
+_USER_CODE_BELOW = (UserCode.call.__code__, next_or_end.__code__)
 
 
 class Lanes:
