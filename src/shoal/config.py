@@ -63,6 +63,8 @@ class Config:
     actor_unknown_ms: float = 5000.0
     # The head is asked again after this time for an actor that it does not know (yet), or whose host does not.
     actor_ask_again_ms: float = 100.0
+    # The host of a named actor is asked for a handle; it answers within this time, or dies.
+    actor_give_ms_max: float = 30_000.0
     # A caller whose connection to an actor broke gets another one after this time, unless the actor turns out to be dead.
     actor_reconnect_ms: float = 500.0
     # A caller that comes back to a living actor within this time goes on where it was; later its calls are in doubt.

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 
@@ -10,15 +11,17 @@ from marks import until
 from shoal.exceptions import ActorDiedError, ActorUnavailableError
 from shoal.testing import Cluster
 
-SETTINGS = {"heartbeat_ms": 200, "node_suspect_ms": 600, "node_dead_ms": 1500}
+# For tests in which nodes die; elsewhere a node that only is slow would be taken for dead.
+FAST_DEATHS = {"heartbeat_ms": 200, "node_suspect_ms": 600, "node_dead_ms": 1500}
 
 
 @pytest.fixture
-def cluster():
-    """Three nodes of 1 CPU: the head's, "one" and "two"; the driver is on the head's."""
-    with Cluster(num_cpus=1, system_config=SETTINGS) as cluster:
+def cluster(request):
+    """Three nodes of 1 CPU: the head's, "one" and "two"; the driver is on the head's. Its parameter: the system_config."""
+    config = getattr(request, "param", {})
+    with Cluster(num_cpus=1, system_config=config) as cluster:
         for name in ("one", "two"):
-            cluster.add_node(num_cpus=1, resources={name: 1}, name=name, system_config=SETTINGS)
+            cluster.add_node(num_cpus=1, resources={name: 1}, name=name, system_config=config)
         shoal.init(cluster.address)
         yield cluster
         shoal.shutdown()
@@ -115,6 +118,40 @@ def test_a_name_is_one_actor_in_the_whole_cluster(cluster):
     until(lambda: "exists already" not in (shoal.get(make.options(**at("two")).remote()) or ""))
 
 
+@pytest.mark.parametrize("cluster", [{"query_ms_max": 50}], indirect=True, ids=["impatient with people"])
+def test_the_host_of_a_named_actor_may_be_slow(cluster):
+    """A handle takes as long as its host needs to give it: it does not mean that there is no such actor."""
+    counter = Counter.options(name="slow", **at("one")).remote(1)
+    shoal.get(counter.add.remote())
+    host = node_named(cluster, "one").process
+    with ThreadPoolExecutor(2) as pool:
+        os.kill(host.pid, signal.SIGSTOP)
+        try:
+            finding = pool.submit(shoal.get_actor, "slow")
+            making = pool.submit(Counter.options(name="slow", get_if_exists=True).remote, 100)
+            assert not wait([finding, making], timeout=0.5, return_when=FIRST_COMPLETED).done
+        finally:
+            os.kill(host.pid, signal.SIGCONT)
+        assert shoal.get(finding.result().add.remote()) == 3
+        assert shoal.get(making.result().add.remote()) == 4
+
+
+def test_whoever_makes_or_finds_a_name_at_the_same_time_gets_one_actor(cluster):
+    """The head may hear of an actor's node before that node hears of the actor: who asks it then has to ask again."""
+
+    @shoal.remote
+    def get_or_make_all(round_):
+        settings = {"get_if_exists": True, "num_cpus": 0}
+        made = [Counter.options(name=f"{round_}, {number}", **settings).remote() for number in range(10)]
+        return made, shoal.get([each.where.remote() for each in made])
+
+    makers = [get_or_make_all.options(**at(name)) for name in ("one", "two")]
+    for round_ in range(3):
+        (here, places), (there, same_places) = shoal.get([make.remote(round_) for make in makers])
+        assert places == same_places, f"round {round_}"
+        del here, there
+
+
 def test_an_actor_elsewhere_is_killed_and_its_death_is_told_everywhere(cluster):
     counter = Counter.options(**at("one")).remote()
     _, pid = shoal.get(counter.where.remote())
@@ -152,10 +189,11 @@ def kill_node(cluster, name):
     return node
 
 
+@pytest.mark.parametrize("cluster", [FAST_DEATHS], indirect=True, ids=["fast deaths"])
 def test_when_its_node_dies_it_goes_to_another_one_if_it_may(cluster):
     moves = Counter.options(max_restarts=1, max_task_retries=-1, resources={"either": 0.1})
     for name in ("three", "four"):
-        cluster.add_node(num_cpus=1, resources={"either": 1}, name=name, system_config=SETTINGS)
+        cluster.add_node(num_cpus=1, resources={"either": 1}, name=name, system_config=FAST_DEATHS)
     mover = moves.remote(7)
     stays = Counter.options(max_restarts=0, resources={"either": 0.1}).remote()
     node, _ = shoal.get(mover.where.remote())

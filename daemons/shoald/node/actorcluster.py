@@ -60,7 +60,7 @@ class ActorCluster:
         self.away = AwayActors(daemon.config)
         self._callers: dict[bytes, Caller] = {}
         self._tokens: dict[bytes, tuple[ActorRecord, int, bytes]] = {}  # record, incarnation, caller
-        self._gives: dict[int, Callable[[bytes], None]] = {}
+        self._gives: dict[int, tuple[str, Callable[[bytes | None], None]]] = {}  # who was asked, and what for
         self._numbers = 0
         self._kept: set[bytes] = set()  # detached actors that went elsewhere, held here until they are dead
 
@@ -259,6 +259,8 @@ class ActorCluster:
 
     def _node_died(self, node_id: str, reason: str) -> None:
         self.away.node_died(node_id, reason)
+        for number in [number for number, (asked, _) in self._gives.items() if asked == node_id]:
+            self._given(node_id, number, b"")
         for proc in [proc for proc, caller in self._callers.items() if caller.node_id == node_id]:
             del self._callers[proc]
             self._core.client_left(proc)
@@ -370,39 +372,80 @@ class ActorCluster:
             [{**row, "node_id": self._daemon.node_id, "reason": "it was not made"}]
         )
 
-    def named(self, namespace: str, name: str, proc: bytes, then: Callable[[Any, bytes], None]) -> None:
+    def named(
+        self, namespace: str, name: str, proc: bytes, then: Callable[[bytes | None, bytes], None]
+    ) -> None:
         """Have ``proc`` given a hold on the actor of a name that another node hosts.
 
-        ``then`` gets its id, or None if there is none, and its table.
+        ``then`` gets its id, or None if there is none, and its table, b"" if no host of it answers.
         """
+        until = self.patience()
+
+        def find() -> None:
+            self._find({"namespace": namespace, "name": name}, found)
 
         def found(actor: dict[str, Any] | None) -> None:
-            if actor is None or actor["node_id"] in ("", self._daemon.node_id):
+            if actor is None:
                 then(None, b"")
-            else:
-                self.get(actor["node_id"], actor["actor_id"], proc, partial(then, actor["actor_id"]))
+                return
+            actor_id, node_id = actor["actor_id"], actor["node_id"]
 
-        self._find({"namespace": namespace, "name": name}, found)
+            def given(table: bytes | None) -> None:
+                if table is None:
+                    then(None, b"")
+                elif table or not self.again(until, find):
+                    then(actor_id, table)
 
-    def get(self, node_id: str, actor_id: bytes, proc: bytes, then: Callable[[bytes], None]) -> None:
-        """Have the host of an actor give ``proc`` a hold on it; ``then`` gets its table, b"" if that is no host of it."""
+            if node_id:
+                self.get(node_id, actor_id, proc, given)
+            else:  # no node has what it needs, for now
+                given(b"")
+
+        find()
+
+    def patience(self) -> float:
+        """Until when an actor that the head knows, and its host does not, is looked for."""
+        return self._daemon.loop.now() + self._daemon.config.actor_unknown_ms / 1000
+
+    def again(self, until: float, ask: Callable[[], None]) -> bool:
+        """Have the head asked again in a while; False, and nothing, if ``until`` is over."""
+        loop = self._daemon.loop
+        if loop.now() >= until:
+            return False
+        loop.call_later(self._daemon.config.actor_ask_again_ms / 1000, ask)
+        return True
+
+    def get(self, node_id: str, actor_id: bytes, proc: bytes, then: Callable[[bytes | None], None]) -> None:
+        """Have the host of an actor give ``proc`` a hold on it.
+
+        ``then`` gets its table; None if the actor has ended there; b"" if that node does not know it (the head can hear of
+        a host before the host does), has died, or does not answer. A node that is slow is not one that does not host it.
+        """
+        if node_id == self._daemon.node_id:
+            then(self._give_here(actor_id, proc))
+            return
         self._numbers += 1
-        self._gives[self._numbers] = then
+        self._gives[self._numbers] = (node_id, then)
         self._daemon.peers.send(node_id, [m.P_ACTOR_GIVE, self._numbers, actor_id, proc])
-        timeout_s = self._daemon.config.query_ms_max / 1000
-        self._daemon.loop.call_later(timeout_s, partial(self._given, "", self._numbers, b""))
+        timeout_s = self._daemon.config.actor_give_ms_max / 1000
+        self._daemon.loop.call_later(timeout_s, partial(self._given, node_id, self._numbers, b""))
+
+    def _give_here(self, actor_id: bytes, proc: bytes) -> bytes | None:
+        record = self._core.actors.get(actor_id)
+        if actor_id in self._core.dead or (record is not None and record.final):
+            return None
+        if record is None:
+            return b""
+        self._side.hold(proc, actor_id)
+        return bytes(record.info["table"])
 
     def _give(self, node_id: str, number: int, actor_id: bytes, proc: bytes) -> None:
-        record = self._core.actors.get(actor_id)
-        table = b""
-        if record is not None and not record.final:
-            self._side.hold(proc, actor_id)
-            table = record.info["table"]
-        self._daemon.peers.send(node_id, [m.P_ACTOR_GIVEN, number, table])
+        self._daemon.peers.send(node_id, [m.P_ACTOR_GIVEN, number, self._give_here(actor_id, proc)])
 
-    def _given(self, _node_id: str, number: int, table: bytes) -> None:
-        then = self._gives.pop(number, None)
-        if then is not None:
+    def _given(self, node_id: str, number: int, table: bytes | None) -> None:
+        asked, then = self._gives.get(number, ("", None))
+        if then is not None and asked == node_id:
+            del self._gives[number]
             then(table)
 
     # --- the turn ---

@@ -6,6 +6,7 @@ A connection between a caller and an actor is a socket pair, one end for each, a
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
@@ -14,6 +15,8 @@ from shoald.node.actors import ActorCore, ActorRecord, check, name_taken
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoald.node.clients import Client
     from shoald.node.daemon import NodeDaemon
     from shoald.node.effects import Grant
@@ -82,14 +85,18 @@ class ActorSide:
             raise ProtocolError("an actor without what it is to be made from")
         check(actor_id, info)
         if info["name"] and self._daemon.head.settled:
-            self.cluster.claim(
-                actor_id,
-                info,
-                client.job_id,
-                lambda *found: self._claimed(client, req, actor_id, info, *found),
-            )
+            self._claim(client, req, actor_id, info, self.cluster.patience())
         else:
             self._make(client, req, actor_id, info, now)
+
+    def _claim(self, client: Client, req: int, actor_id: bytes, info: dict[str, Any], until: float) -> None:
+        """Ask the head for the name, for the first time or again."""
+        self.cluster.claim(
+            actor_id,
+            info,
+            client.job_id,
+            lambda *found: self._claimed(client, req, actor_id, info, until, *found),
+        )
 
     def _claimed(
         self,
@@ -97,6 +104,7 @@ class ActorSide:
         req: int,
         actor_id: bytes,
         info: dict[str, Any],
+        until: float,
         owner: dict[str, Any] | None,
         trouble: str,
     ) -> None:
@@ -108,21 +116,38 @@ class ActorSide:
         elif owner is None:
             text = f"whether the name {info['name']!r} is free is for the head to say, and it does not answer: {trouble}"
             client.sock.send([m.RESPONSE, req, False, text])
-        elif owner["actor_id"] == actor_id or owner["node_id"] in ("", daemon.node_id):
+        elif owner["actor_id"] == actor_id or self._knows(owner):
             self._make(client, req, actor_id, info, daemon.loop.now())
         elif info["get_if_exists"]:
-            there = owner["actor_id"]
-            self.cluster.get(
-                owner["node_id"], there, client.proc, lambda table: self._got(client, req, there, table)
-            )
+            there, ask = owner["actor_id"], partial(self._claim, client, req, actor_id, info, until)
+            got = partial(self._got, client, req, there, until, ask)
+            if owner["node_id"]:
+                self.cluster.get(owner["node_id"], there, client.proc, got)
+            else:  # no node has what it needs, for now
+                got(b"")
         else:
             client.sock.send([m.RESPONSE, req, False, name_taken(info)])
 
-    def _got(self, client: Client, req: int, actor_id: bytes, table: bytes) -> None:
-        answer: tuple[bool, Any] = (True, {"actor": actor_id, "table": table})
-        if not table:
-            answer = (False, "the actor of that name has just ended, or its node does not answer; try again")
-        client.sock.send([m.RESPONSE, req, *answer])
+    def _knows(self, owner: dict[str, Any]) -> bool:
+        """Whether an actor is, or was, hosted here. Of one that was handed over the head may still say so: it is elsewhere."""
+        here = owner["node_id"] == self._daemon.node_id
+        return here and (owner["actor_id"] in self.core.actors or owner["actor_id"] in self.core.dead)
+
+    def _got(
+        self,
+        client: Client,
+        req: int,
+        actor_id: bytes,
+        until: float,
+        ask: Callable[[], None],
+        table: bytes | None,
+    ) -> None:
+        """Its host has given the client a hold on the actor of a name, or the name may be free when the head hears of its end."""
+        if table:
+            client.sock.send([m.RESPONSE, req, True, {"actor": actor_id, "table": table}])
+        elif not self.cluster.again(until, ask):
+            text = "the actor of that name is about to end, or its node does not answer; try again"
+            client.sock.send([m.RESPONSE, req, False, text])
 
     def _make(self, client: Client, req: int, actor_id: bytes, info: dict[str, Any], now: float) -> None:
         try:
@@ -280,8 +305,10 @@ class ActorSide:
         record = self.core.named(namespace, name)
 
         def given(actor_id: bytes | None, table: bytes) -> None:
-            if actor_id is None or not table:
+            if actor_id is None:
                 reply(False, f"there is no actor named {name!r} in namespace {namespace!r}")
+            elif not table:
+                reply(False, f"the actor named {name!r} is on a node that does not answer; try again")
             else:
                 reply(True, {"actor": actor_id, "table": table})
 

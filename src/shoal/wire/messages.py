@@ -224,4 +224,4 @@ P_ACTOR_TOLD = 374  # [caller, message]: an ACTOR_STATE
 P_ACTOR_UNKNOWN = 375  # [actor]: this node does not host it
 P_ACTOR_KILL = 376  # [actor, no_restart]
 P_ACTOR_GIVE = 377  # [req, actor, process]: give that process of the sender's node a hold on it → P_ACTOR_GIVEN
-P_ACTOR_GIVEN = 378  # [req, table: bytes, b"" if this node does not host it]
+P_ACTOR_GIVEN = 378  # [req, table: bytes; b"": not known here (yet), None: it has ended]
