@@ -41,6 +41,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+def pytest_collection_finish() -> None:
+    """What all test modules and their imports made stays: garbage collections, several per test, need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def _is_checked(request: pytest.FixtureRequest) -> bool:
     return bool(CHECKED_FOLDERS.intersection(request.path.parts))
 
