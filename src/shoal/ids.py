@@ -6,7 +6,7 @@ The rest of a process prefix is random, so ids need no coordination; the counter
 When the counter is used up, after some hours of nothing but small puts, the process takes a fresh prefix of the same node.
 
 The *tag* says on which node a process runs, and so where to ask about what it owns without asking the head. It is a hint:
-the first bytes of the node's random id, which two nodes may share.
+the first bytes of the node's random id, which two nodes may share. Its first byte is never 0.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import struct
 
 PROCESS_ID_SIZE = 8
 TAG_SIZE = 3
+NODE_ID_SIZE = 16
 NO_TAG = bytes(TAG_SIZE)
 OBJECT_ID_SIZE = 16
 NO_OBJECT = bytes(OBJECT_ID_SIZE)
@@ -26,6 +27,18 @@ _pack_pair = struct.Struct(">II").pack
 _pack_index = struct.Struct(">I").pack
 FIRST_RETURN = _pack_index(0)
 _INDEXES = tuple(map(_pack_index, range(1024)))  # tasks with many returns need them again and again
+
+
+def new_node_id() -> str:
+    """A fresh node id: 16 bytes in hexadecimal digits, the first of them not 0.
+
+    What the store of a daemon knows as clients of its own (objects.core.INTERNAL) has ids that begin with a zero byte, and
+    those of processes begin as their node's.
+    """
+    while True:
+        node_id = os.urandom(NODE_ID_SIZE)
+        if node_id[0]:
+            return node_id.hex()
 
 
 def node_tag(node_id: str) -> bytes:

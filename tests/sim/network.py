@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any
 
 LATENCIES_S = (0.0001, 0.001, 0.02, 0.3)
+JITTER = (0.5, 1, 1, 1, 10)
 
 
 class Clock:
@@ -51,11 +52,21 @@ class Network:
 
     Args:
         source: of all chances.
+        latencies_s: each channel has one of these.
+        jitter: by which factors single messages are slower or faster than their channel.
     """
 
-    def __init__(self, clock: Clock, source: random.Random) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        source: random.Random,
+        latencies_s: tuple[float, ...] = LATENCIES_S,
+        jitter: tuple[float, ...] = JITTER,
+    ) -> None:
         self.clock = clock
         self.random = source
+        self.latencies_s = latencies_s
+        self.jitter = jitter
         self.channels: dict[Channel, None] = {}
         self.dead: set[str] = set()
         self._parted: set[frozenset[str]] = set()
@@ -121,7 +132,7 @@ class Channel:
         self._network = network
         self._deliver = deliver
         self._on_broken = on_broken
-        self._latency_s = network.random.choice(LATENCIES_S)
+        self._latency_s = network.random.choice(network.latencies_s)
         self._queue: deque[tuple[float, Any]] = deque()  # (when it arrives at the earliest, message)
         self._asleep = True
         self._closed = False
@@ -136,7 +147,7 @@ class Channel:
         if self._closed or self.source in self._network.dead:
             return
         network = self._network
-        latency_s = self._latency_s * network.random.choice((0.5, 1, 1, 1, 10))
+        latency_s = self._latency_s * network.random.choice(network.jitter)
         self._queue.append((network.clock.now + latency_s, message))
         self.wake()
 

@@ -68,3 +68,10 @@ def test_threads_that_see_the_counter_run_out_at_once_make_no_id_twice():
         everything = list(itertools.chain(*made))
         assert len(set(everything)) == len(everything)
         source = ids.IdSource()
+
+
+def test_no_process_id_looks_like_a_client_that_the_daemon_itself_is(monkeypatch):
+    # Their ids begin with a zero byte: what the store said to processes with such ids never reached them.
+    drawn = iter([bytes(16), b"\0" + b"x" * 15, b"x" * 16])
+    monkeypatch.setattr(ids.os, "urandom", lambda size: next(drawn))
+    assert ids.new_node_id() == (b"x" * 16).hex()

@@ -25,6 +25,7 @@ import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shoal.ids import new_node_id
 from shoald.node.leases import UNITS
 from shoald.node.options import BadOptions, NodeOptions, parse
 from shoald.node.session import Session, SessionError
@@ -95,7 +96,7 @@ class Lifecycle:
         self._options = options
         self._fork_server = fork_server
         self._session = Session(options.session_dir)
-        self._node_id = os.urandom(16).hex()
+        self._node_id = new_node_id()
         log_path = os.path.join(self._session.logs_dir, "node.log")
         self._log = DaemonLog(log_path, options.config.log_file_bytes_max, options.config.log_files_max)
         self._loop = Loop(self._log.fault)

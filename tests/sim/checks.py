@@ -1,0 +1,82 @@
+"""What must hold of a simulated cluster, besides what its cores say of themselves (`validate`).
+
+Safety, at every moment: no node has more in use than it has, but for parents that went on; an object is on its way to a node
+once at a time; what a live process has stored and refers to has a copy on a live node, unless all that had one are dead.
+Liveness, when the network is whole: every task ends, and of what nobody refers to nothing is left anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal.owner.objects import STORED
+
+if TYPE_CHECKING:
+    from tests.sim.cluster import Cluster
+    from tests.sim.daemons import Daemon
+
+SETTLE_S = 120.0
+
+
+def check(cluster: Cluster) -> None:
+    """Safety."""
+    for daemon in cluster.daemons.values():
+        if daemon.alive:
+            check_resources(daemon)
+            check_pulls(daemon)
+    check_objects(cluster)
+
+
+def check_resources(daemon: Daemon) -> None:
+    """Leases of a node, by what they are known to take: never more than there is, but for tasks that waited and went on."""
+    scheduler = daemon.scheduler
+    total = scheduler.ledger.total["CPU"]
+    used = sum(
+        lease.demand.resources.get("CPU", 0) for lease in scheduler.leases.values() if not lease.blocked
+    )
+    resumed = daemon.resumed & scheduler.leases.keys()
+    extra = sum(scheduler.leases[lease_id].demand.resources.get("CPU", 0) for lease_id in resumed)
+    assert used - extra <= total, f"{daemon} has {used} of {total} in use, {extra} by tasks that went on"
+
+
+def check_pulls(daemon: Daemon) -> None:
+    """What lands now was asked for once."""
+    flights = daemon.objects.pulls._lanes.flights if daemon.objects is not None else {}
+    chunks = [(pull.id, chunk) for flight in flights.values() for pull, _, chunk in flight.pieces]
+    assert len(chunks) == len(set(chunks)), f"{daemon} pulls something twice at a time"
+    for pull, _, _ in (piece for flight in flights.values() for piece in flight.pieces):
+        obj = daemon.store._ledger.objects.get(pull.id)
+        assert obj is None or obj.pins or not pull.sources, f"{daemon} pulls {pull.id.hex()}, which it has"
+
+
+def check_objects(cluster: Cluster) -> None:
+    """Nothing that is referred to is gone."""
+    alive = [daemon for daemon in cluster.daemons.values() if daemon.alive]
+    for process in cluster.processes():
+        for entry in process.table.entries.values():
+            if entry.state == STORED and entry.holds and entry.id in cluster.sealed - cluster.lost:
+                there = any(entry.id in daemon.store._ledger.objects for daemon in alive)
+                assert there, f"{entry} of {process} was freed"
+
+
+def settle(cluster: Cluster) -> None:
+    """Liveness: all drivers forget everything; nothing is left of it."""
+    for driver in cluster.drivers:
+        if driver.alive:
+            driver.forget_all()
+    cluster.clock.run(SETTLE_S)
+    cluster.validate()
+    for process in cluster.processes():
+        assert not process.table.entries, f"{process} remembers {list(process.table.entries.values())[:3]}"
+        assert not process.dispatch.leases, f"{process} keeps {process.dispatch.leases}"
+    for daemon in cluster.daemons.values():
+        if daemon.alive:
+            ledger = daemon.store._ledger
+            rest = (ledger.objects, ledger.early, ledger.shared, ledger.expected, ledger.changes)
+            assert not any(rest), f"{daemon} keeps {rest}"
+            assert not daemon.scheduler.leases, f"{daemon} leases {daemon.scheduler.leases}"
+            assert not daemon.scheduler.waiting, f"{daemon}: {daemon.scheduler.waiting}"
+            assert not daemon.away.leases
+            assert daemon.objects is None or not len(daemon.objects.pulls), f"{daemon} pulls something"
+            assert not daemon.traffic.requests
+    assert not len(cluster.head.core.directory), "the head remembers objects"

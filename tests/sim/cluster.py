@@ -1,0 +1,282 @@
+"""A whole cluster from a seed: head, daemons, drivers and workers with the production cores, over a network with faults.
+
+`Cluster.run` lets drivers submit what a `Workload` draws, each with a bound on the tasks that are not finished, and ends when all
+have. Whatever is to happen besides is scheduled on the clock before (`faults`).
+"""
+
+from __future__ import annotations
+
+import random
+
+from tests.sim import checks
+from tests.sim.daemons import Daemon
+from tests.sim.headlink import ClusterHead
+from tests.sim.network import JITTER, LATENCIES_S, Clock, Network
+from tests.sim.workers import Connection, Process, Run, Worker, place_of
+from tests.sim.workload import SMALL, Mix, Plan, Workload, bytes_to_move
+
+from shoal.config import Config
+from shoal.owner.objects import FAILED, Entry
+
+STEADY_S = (0.0002,)
+STORE_BYTES = 8 << 30
+UNITS = 10_000
+VALIDATED_EVERY = 20  # checks
+
+
+class Driver(Process):
+    """Submits the plans of a workload, ``window`` at a time, and forgets results that nobody reads."""
+
+    def __init__(self, cluster: Cluster, daemon: Daemon, workload: Workload, tasks: int, window: int) -> None:
+        super().__init__(cluster, daemon, cluster.new_pid())
+        self.job_id = f"job{self.pid}"
+        self.workload = workload
+        self.left = tasks
+        self.window = window
+        self.pending = 0
+        self._entries: dict[Plan, Entry] = {}
+        daemon.job_began(self, self.job_id)
+
+    def go_on(self) -> None:
+        """Submit as much as may be under way."""
+        while self.alive and self.left and self.pending < self.window:
+            self.left -= 1
+            plan = self.workload.draw()
+            self.cluster.planned(plan)
+            self.pending += 1
+            arguments = tuple(self._entries.pop(each) for each in plan.arguments)
+            entry = self.submit(plan, arguments, _Result(self, plan))
+            if arguments:
+                self.table.drop_uses(arguments)
+            if plan.size > SMALL:
+                self._entries[plan] = entry
+        self.flush()
+
+    def ready(self, plan: Plan, entry: Entry) -> None:
+        """A task has ended."""
+        self.pending -= 1
+        self.cluster.ended(plan, entry)
+        if plan.size <= SMALL:
+            self.cluster.clock.at(0.0, lambda: self._forget(entry))
+        if self.left and self.pending <= self.window * 3 // 4:
+            self.cluster.clock.at(0.0, self.go_on)
+
+    def _forget(self, entry: Entry) -> None:
+        if self.alive:
+            self.table.drop_uses((entry,))
+            self.flush()
+
+    def forget_all(self) -> None:
+        """User code refers to nothing any more."""
+        entries, self._entries = self._entries, {}
+        self.table.drop_uses(entries.values())
+        self.flush()
+
+    @property
+    def done(self) -> bool:
+        return not self.left and not self.pending
+
+
+class _Result:
+    """Waits for the result of a driver's task."""
+
+    __slots__ = ("_driver", "_plan")
+
+    def __init__(self, driver: Driver, plan: Plan) -> None:
+        self._driver = driver
+        self._plan = plan
+
+    def entry_ready(self, entry: Entry) -> None:
+        self._driver.ready(self._plan, entry)
+
+
+class Cluster:
+    """The simulated cluster.
+
+    Args:
+        steady: every message takes the same short time; otherwise the network is as bad as the seed wants.
+
+    Attributes:
+        plans: what tasks do, by number.
+        runs: how often a task was started.
+        sealed: objects that a store has taken in; the reply of a task may be faster.
+        lost: objects of which only dead nodes had copies.
+        checked_every: events between two checks.
+        least_bytes: that had to move for what has run, at the least.
+    """
+
+    def __init__(
+        self, seed: int, nodes: int, cpus: int = 4, *, config: Config | None = None, steady: bool = True
+    ) -> None:
+        self.seed = seed
+        self.steady = steady
+        self.config = config or Config()
+        self.random = random.Random(seed)
+        self.clock = Clock()
+        self.network = Network(
+            self.clock, self.random, STEADY_S if steady else LATENCIES_S, (1,) if steady else JITTER
+        )
+        self.head = ClusterHead(self.network, self.config)
+        self.daemons: dict[str, Daemon] = {}
+        self.drivers: list[Driver] = []
+        self.plans: dict[int, Plan] = {}
+        self.outcomes: dict[str, int] = {}
+        self.runs = 0
+        self.least_bytes = 0
+        self.history: list[str] = []
+        self.lost: set[bytes] = set()
+        self.sealed: set[bytes] = set()
+        self.checked_every = 5
+        self._events = 0
+        self._pids = 0
+        self._tokens = 0
+        resources = {"CPU": cpus * UNITS}
+        for number in range(nodes):
+            # The first byte of a node's id is the first of its processes' ids.
+            daemon = Daemon(self, (number % 255 + 1) * 65536 + number, resources, STORE_BYTES)
+            self.daemons[daemon.node_id] = daemon
+
+    def join(self, limit_s: float = 60.0) -> None:
+        """Let time pass until all nodes know each other."""
+        wanted = len(self.daemons) - 1
+        until = self.clock.now + limit_s
+        while any(len(daemon.view.live) < wanted for daemon in self.daemons.values()):
+            assert self.clock.now < until, "the nodes do not find each other"
+            self.clock.run(0.05)
+
+    def new_pid(self) -> int:
+        """A number that nothing else has."""
+        self._pids += 1
+        return self._pids
+
+    def new_token(self) -> bytes:
+        self._tokens += 1
+        return self._tokens.to_bytes(16, "big")
+
+    def new_worker(self, daemon: Daemon, worker_id: bytes) -> Worker:
+        return Worker(self, daemon, worker_id, self.new_pid())
+
+    def connect(self, submitter: Process, worker: Process) -> Connection:
+        assert isinstance(worker, Worker)
+        return Connection(self, submitter, worker)
+
+    def note(self, text: str) -> None:
+        """For the report of a failure."""
+        self.history.append(f"{self.clock.now:.4f} {text}")
+
+    # --- what tasks tell ---
+
+    def planned(self, plan: Plan) -> None:
+        self.plans[plan.number] = plan
+        for child in plan.children:
+            self.planned(child)
+
+    def started(self, worker: Worker, run: Run) -> None:
+        self.runs += 1
+
+    def ran(self, worker: Worker, run: Run) -> None:
+        """A run has ended at its worker."""
+
+    def ended(self, plan: Plan, entry: Entry) -> None:
+        """A task has ended, as its submitter sees it."""
+        assert not plan.outcome, f"{plan} ended twice"
+        plan.outcome = (
+            "finished" if entry.state != FAILED else entry.value.split(b":")[0].decode(errors="replace")
+        )
+        assert plan.outcome, f"{plan} failed without a reason"
+        self.outcomes[plan.outcome] = self.outcomes.get(plan.outcome, 0) + 1
+        plan.made_on = place_of(entry)
+        if plan.outcome == "finished":
+            self.least_bytes += bytes_to_move(plan)
+        plan.arguments = ()
+        if self.steady:
+            del self.plans[plan.number]  # otherwise it may run once more
+
+    # --- ends ---
+
+    def kill(self, process: Process) -> None:
+        """A process dies; what it had sent arrives."""
+        if not process.alive:
+            return
+        process.alive = False
+        process.exit_code = 1
+        process.up.send(None)
+        process.down.close()
+        if isinstance(process, Worker):
+            for connection in list(process.connections):
+                connection.back.send(None)
+            process.connections.clear()
+        for lease in list(process.dispatch.leases.values()):
+            lease.connection.close_soon()
+
+    def kill_node(self, daemon: Daemon) -> None:
+        """A machine is gone, with all its processes."""
+        if not daemon.alive:
+            return
+        daemon.alive = False
+        self.network.kill(daemon.node_id)
+        for process in [*daemon.clients.values(), *(each for each in daemon.forks.values() if each)]:
+            process.alive = False
+
+    # --- running ---
+
+    def add_driver(self, daemon: Daemon, tasks: int, mix: Mix, window: int) -> Driver:
+        driver = Driver(self, daemon, Workload(self.random, mix, self.new_pid), tasks, window)
+        self.drivers.append(driver)
+        return driver
+
+    def run(self, limit_s: float, step_s: float = 1.0) -> float:
+        """Run until all drivers are done; the virtual seconds that took. AssertionError after ``limit_s``."""
+        begun = self.clock.now
+        for driver in self.drivers:
+            driver.go_on()
+        while not all(driver.done for driver in self.drivers if driver.alive):
+            assert self.clock.now < begun + limit_s, self.describe_hang()
+            self.clock.run(step_s)
+        return self.clock.now - begun
+
+    def describe_hang(self) -> str:
+        """What is not finished, for people."""
+        lines = [f"nothing ends any more (seed {self.seed}):"]
+        for driver in self.drivers:
+            if driver.alive and not driver.done:
+                lines += [
+                    f"  {driver}: {row}"
+                    for row in driver.dispatch.describe()[:20]
+                    if row["state"] != "FINISHED"
+                ]
+        for daemon in self.daemons.values():
+            if daemon.alive:
+                lines += [f"  {daemon}: {row}" for row in daemon.scheduler.pending(self.clock.now)[:5]]
+        return "\n".join(lines)
+
+    def validate(self) -> None:
+        """Every core of the cluster is sound."""
+        self.head.core.validate()
+        for daemon in self.daemons.values():
+            if daemon.alive:
+                daemon.validate()
+                for process in daemon.clients.values():
+                    process.dispatch.validate()
+                    process.table.validate()
+
+    def processes(self) -> list[Process]:
+        """All that live."""
+        return [
+            process
+            for daemon in self.daemons.values()
+            if daemon.alive
+            for process in daemon.clients.values()
+            if process.alive
+        ]
+
+    def checked(self) -> None:
+        """After an event: safety every so often, and more rarely every core."""
+        self._events += 1
+        if self._events % self.checked_every == 0:
+            checks.check(self)
+        if self._events % (self.checked_every * VALIDATED_EVERY) == 0:
+            self.validate()
+
+    def moved_bytes(self) -> int:
+        return sum(daemon.traffic.moved_bytes for daemon in self.daemons.values())
