@@ -111,13 +111,23 @@ class ActorCluster:
         core = self._core
         if self.alone or actor_id in core.actors or actor_id in core.dead:
             return False
-        message = [m.P_ACTOR_KILL, actor_id, no_restart]
-        self._find({"actor_id": actor_id}, lambda actor: self._send_to_host(actor, message))
+        self._kill_there(actor_id, no_restart, self.patience())
         return True
 
-    def _send_to_host(self, actor: dict[str, Any] | None, message: list[Any]) -> None:
-        if actor is not None and actor["node_id"]:
-            self._daemon.peers.send(actor["node_id"], message)
+    def _kill_there(self, actor_id: bytes, no_restart: bool, until: float) -> None:
+        """Kill an actor that is not here: where the head says it is, which it may not have heard yet."""
+        daemon = self._daemon
+
+        def found(actor: dict[str, Any] | None) -> None:
+            if actor_id in self._core.actors:  # it has come here meanwhile
+                self._core.kill(actor_id, no_restart, daemon.loop.now())
+            elif actor is None or actor["node_id"] in ("", daemon.node_id):
+                if actor is None or actor["state"] != DEAD:
+                    self.again(until, partial(self._kill_there, actor_id, no_restart, until))
+            else:
+                daemon.peers.send(actor["node_id"], [m.P_ACTOR_KILL, actor_id, no_restart])
+
+        self._find({"actor_id": actor_id}, found)
 
     def client_left(self, proc: bytes) -> None:
         """A process of this node is gone, as a caller."""
@@ -211,7 +221,10 @@ class ActorCluster:
         return True
 
     def _kill_here(self, _node_id: str, actor_id: bytes, no_restart: bool) -> None:
-        self._core.kill(actor_id, bool(no_restart), self._daemon.loop.now())
+        if actor_id in self._core.actors or actor_id in self._core.dead:
+            self._core.kill(actor_id, bool(no_restart), self._daemon.loop.now())
+        else:  # it has left, or is on its way here
+            self._kill_there(actor_id, bool(no_restart), self.patience())
 
     # --- who hosts it ---
 

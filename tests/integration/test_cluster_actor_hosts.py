@@ -1,0 +1,68 @@
+"""Actors whose hosts are slow, or die: each test has nodes of its own."""
+
+import os
+import signal
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+import pytest
+
+import shoal
+from clusteractors import Counter, at, node_named, three_nodes
+from shoal.exceptions import ActorDiedError, ActorUnavailableError
+
+# Where no node dies these would be wrong: one that only is slow would be taken for dead.
+FAST_DEATHS = {"heartbeat_ms": 200, "node_suspect_ms": 600, "node_dead_ms": 1500}
+
+
+@pytest.fixture
+def cluster(request, no_leaks):
+    """Three nodes of the test's own; its parameter: the system_config."""
+    with three_nodes(request.param) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("cluster", [{"query_ms_max": 50}], indirect=True, ids=["impatient with people"])
+def test_the_host_of_a_named_actor_may_be_slow(cluster):
+    """A handle takes as long as its host needs to give it: it does not mean that there is no such actor."""
+    counter = Counter.options(name="slow", **at("one")).remote(1)
+    shoal.get(counter.add.remote())
+    host = cluster.nodes[1].process  # "one"; to ask all nodes for their names takes patience
+    with ThreadPoolExecutor(2) as pool:
+        os.kill(host.pid, signal.SIGSTOP)
+        try:
+            finding = pool.submit(shoal.get_actor, "slow")
+            making = pool.submit(Counter.options(name="slow", get_if_exists=True).remote, 100)
+            assert not wait([finding, making], timeout=0.5, return_when=FIRST_COMPLETED).done
+        finally:
+            os.kill(host.pid, signal.SIGCONT)
+        assert shoal.get(finding.result().add.remote()) == 3
+        assert shoal.get(making.result().add.remote()) == 4
+
+
+def kill_node(cluster, name):
+    """A machine is gone: the daemon and its workers, without a word."""
+    node = node_named(cluster, name)
+    os.kill(node.process.pid, signal.SIGKILL)
+    node.process.wait()
+    cluster.forget(node)
+    return node
+
+
+@pytest.mark.parametrize("cluster", [FAST_DEATHS], indirect=True, ids=["fast deaths"])
+def test_when_its_node_dies_it_goes_to_another_one_if_it_may(cluster):
+    moves = Counter.options(max_restarts=1, max_task_retries=-1, resources={"either": 0.1})
+    for name in ("three", "four"):
+        cluster.add_node(num_cpus=1, resources={"either": 1}, name=name, system_config=FAST_DEATHS)
+    mover = moves.remote(7)
+    stays = Counter.options(max_restarts=0, resources={"either": 0.1}).remote()
+    node, _ = shoal.get(mover.where.remote())
+    shoal.get(stays.where.remote())
+    there = shoal.get(stays.where.remote())[0]
+    name = next(row["NodeName"] for row in shoal.nodes() if row["NodeID"] == node)
+    kill_node(cluster, name)
+    other, _ = shoal.get(mover.where.remote(), timeout=60)
+    assert other != node
+    assert shoal.get(mover.add.remote()) == 8
+    if there == node:
+        with pytest.raises((ActorDiedError, ActorUnavailableError), match="node"):
+            shoal.get(stays.add.remote(), timeout=60)
