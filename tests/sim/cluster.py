@@ -16,6 +16,7 @@ from tests.sim.workers import Connection, Process, Run, Worker, place_of
 from tests.sim.workload import SMALL, Mix, Plan, Workload, bytes_to_move
 
 from shoal.config import Config
+from shoal.ids import node_tag, tag_of
 from shoal.owner.objects import FAILED, Entry
 
 STEADY_S = (0.0002,)
@@ -54,6 +55,7 @@ class Driver(Process):
 
     def ready(self, plan: Plan, entry: Entry) -> None:
         """A task has ended."""
+        assert not plan.outcome, f"{plan} ended twice"
         self.pending -= 1
         self.cluster.ended(plan, entry)
         if plan.size <= SMALL:
@@ -178,8 +180,7 @@ class Cluster:
         """A run has ended at its worker."""
 
     def ended(self, plan: Plan, entry: Entry) -> None:
-        """A task has ended, as its submitter sees it."""
-        assert not plan.outcome, f"{plan} ended twice"
+        """A task has ended, as its submitter sees it; those of a task that runs once more end again."""
         plan.outcome = (
             "finished" if entry.state != FAILED else entry.value.split(b":")[0].decode(errors="replace")
         )
@@ -213,10 +214,19 @@ class Cluster:
         """A machine is gone, with all its processes."""
         if not daemon.alive:
             return
+        self.note(f"{daemon} dies")
         daemon.alive = False
         self.network.kill(daemon.node_id)
         for process in [*daemon.clients.values(), *(each for each in daemon.forks.values() if each)]:
             process.alive = False
+        alive = [each for each in self.daemons.values() if each.alive]
+        there = set().union(*(each.store._ledger.objects for each in alive))
+        self.lost |= self.sealed - there
+
+    def seals(self, object_id: bytes) -> None:
+        """A store takes an object in."""
+        self.sealed.add(object_id)
+        self.lost.discard(object_id)
 
     # --- running ---
 
@@ -259,6 +269,11 @@ class Cluster:
                 for process in daemon.clients.values():
                     process.dispatch.validate()
                     process.table.validate()
+
+    def processed(self, proc: bytes) -> int:
+        """How far the stream of a process has been processed by its daemon; -1 if that is dead."""
+        daemons = [each for each in self.daemons.values() if node_tag(each.node_id) == tag_of(proc)]
+        return daemons[0].numbers.get(proc, -1) if daemons[0].alive else -1
 
     def processes(self) -> list[Process]:
         """All that live."""

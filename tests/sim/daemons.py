@@ -249,7 +249,7 @@ class Daemon:
             else:
                 self.store.handle(proc, message, now)
                 if tag == m.SEAL:
-                    self.cluster.sealed.add(message[1])
+                    self.cluster.seals(message[1])
         self.numbers[proc] += len(batch)
         self.store.advanced(proc, self.numbers[proc], now)
         self.turn()
@@ -313,24 +313,22 @@ class Daemon:
         self._in_turn = True
         now = self.now
         scheduler = self.scheduler
-        due: list[float | None]
-        for _ in range(100):
-            due = [scheduler.schedule(now)]
-            while scheduler.outbox:
-                effects, scheduler.outbox = scheduler.outbox, []
-                for effect in effects:
-                    self._carry_out(effect)
-            self.store.relieve(now)
-            if self.objects is not None:
-                self._turn_objects(now)
-                due.append(self.objects.next_deadline())
-                due.append(self.away.turn(now))
-            self._turn_refs()
-            due.append(self.store.next_deadline())
-            self._tell_clients()
-            self._flush_leases()
-            if not (scheduler.outbox or self.store.outbox or self.refs.outbox):
-                break
+        due = [scheduler.schedule(now)]
+        while scheduler.outbox:
+            effects, scheduler.outbox = scheduler.outbox, []
+            for effect in effects:
+                self._carry_out(effect)
+        self.store.relieve(now)
+        if self.objects is not None:
+            self._turn_objects(now)
+            due.append(self.objects.next_deadline())
+        self._turn_refs()
+        due.append(self.store.next_deadline())
+        self._tell_clients()
+        due.append(self.away.turn(now))
+        self._flush_leases()
+        if scheduler.outbox or self.store.outbox or self.refs.outbox:
+            due.append(now)
         if self._outgoing:
             self._send_all()
         self._in_turn = False

@@ -117,6 +117,7 @@ class Process:
         self.worker_id = b""
         self.status = _NO_TASK
         self.table = ObjectTable(proc)
+        self.table.node_sequence = 1  # HELLO
         self.dispatch = Dispatcher(self.table, cluster.config, _make_error)
         self.dispatch.flush_now = self.flush
         network = cluster.network
@@ -274,8 +275,10 @@ class Process:
             table.freed.clear()
             if table.has_node_messages():
                 self.up.send(table.take_node_messages())
-            while dispatch.dirty:
-                self._flush_lease(dispatch.dirty.pop())
+            dirty = sorted(dispatch.dirty, key=lambda lease: lease.lease_id)
+            dispatch.dirty.clear()
+            for lease in dirty:
+                self._flush_lease(lease)
         if dispatch.leases and self._idle_due == float("inf"):
             self._look_for_idle(self.config.lease_idle_ms / 1000)
 

@@ -160,10 +160,10 @@ class NodeTable:
         """(nodes to suspect, nodes to declare dead) because of their silence."""
         suspects, deaths = [], []
         for record in self._live.values():
-            silence = now - record.last_seen
-            if silence >= self._dead_s:
+            # The sums of `next_deadline`: rounding would make a difference fall short of what it said.
+            if now >= record.last_seen + self._dead_s:
                 deaths.append(record)
-            elif record.state == ALIVE and silence >= self._suspect_s:
+            elif record.state == ALIVE and now >= record.last_seen + self._suspect_s:
                 suspects.append(record)
         return suspects, deaths
 

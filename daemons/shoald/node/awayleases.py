@@ -132,7 +132,7 @@ class AwayLeases:
         shares = self._scheduler.shares
         if shares is not self._shares:
             self._shares = shares
-            for key in self.told.keys() - shares.keys():
+            for key in sorted(self.told.keys() - shares.keys()):
                 self._tell(key, {})
             for key, share in shares.items():
                 if share != self.told.get(key):
@@ -166,7 +166,7 @@ class AwayLeases:
         if client.kind == "actor":
             self.outbox += [("move", proc, node_id) for node_id, backlog in share.items() if backlog]
             return
-        for node_id in before.keys() | share.keys():
+        for node_id in sorted(before.keys() | share.keys()):
             backlog = share.get(node_id, 0)
             if backlog != before.get(node_id, 0):
                 asked = [proc, client.kind, job, shape_id, demand.resources, backlog, demand.options]

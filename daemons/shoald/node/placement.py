@@ -144,6 +144,8 @@ class Placement:
         self.due = None
         own = _Candidate(self.node_id, dict(ledger.free), ledger.total, self.labels)
         before, self._standing = self._standing, {}
+        if any(until <= now for until, _ in before.values()):
+            before = {}  # all are decided together, or they would take turns for ever, each with a deadline of its own
         undecided: list[Demand] = []
         decided: list[tuple[Demand, dict[str, int]]] = []
         for demand in waiting:

@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from shoal.config import load
 from shoald.head import events as ev
 from shoald.head.core import Durable, HeadCore
-from shoald.head.nodes import ImpossibleTransition, NodeRecord
+from shoald.head.nodes import ImpossibleTransition, NodeRecord, NodeTable
 
 VERSIONS = ev.Versions(1, 3, 11)
 CONFIG = load({"node_suspect_ms": 3000, "node_dead_ms": 10000, "dead_nodes_max": 3, "report_parts_max": 4})
@@ -417,3 +417,11 @@ def test_validate_catches_a_broken_index():
     core.directory.get(oid(1)).holders.add("nobody")
     with pytest.raises(AssertionError, match="unknown nodes"):
         core.validate()
+
+
+def test_a_deadline_that_rounding_put_a_little_too_early_is_one_all_the_same():
+    # The sum of the two is less than what is between them by the last bit: the head woke up for nothing, again and again.
+    table = NodeTable(5.0, 10.0)
+    table.add(NodeRecord("n", "1", ev.NodeInfo(), 6.60936562477981))
+    suspects, _ = table.silent(table.next_deadline())
+    assert [record.node_id for record in suspects] == ["n"]

@@ -341,6 +341,21 @@ def test_in_a_large_cluster_a_decision_stands_for_a_moment():
     assert cluster.shares(demand) == [{B: 1, C: 1}]
 
 
+def test_demands_that_wait_do_not_take_turns_for_ever():
+    # Each was decided at another moment, and the deadline of one was always there when the other was decided.
+    cluster = Cluster(Node(B, 1), cpus=1, free=0, place_us=1000.0)
+    first, second = cluster.demand(2), cluster.demand(3)
+    cluster.shares(first)
+    cluster.now += 0.0005
+    cluster.shares(first, second)
+    rounds = 0
+    while cluster.placement.due is not None:
+        cluster.now = cluster.placement.due
+        cluster.shares(first, second)
+        rounds += 1
+        assert rounds < 5, "nothing has happened, and all is decided anew without end"
+
+
 def test_what_was_granted_is_no_longer_asked_for_though_the_decision_stands():
     cluster = Cluster(Node(B, 3), cpus=1, free=0, place_us=1000.0)
     demand = cluster.demand(3)
