@@ -53,8 +53,13 @@ def _is_checked(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module", autouse=True)
 def module_leaves_nothing(request):
-    """After the last test of a module (and its shared cluster), nothing of it is left."""
+    """After the last test of a module (and its shared cluster), nothing of it is left.
+
+    What is alive then (libraries that its tests imported, pytest's reports) stays, and collections need not look at it either.
+    """
     yield from _check(request)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
