@@ -53,6 +53,8 @@ def check_objects(cluster: Cluster) -> None:
     """Nothing that is referred to is gone."""
     alive = [daemon for daemon in cluster.daemons.values() if daemon.alive]
     for process in cluster.processes():
+        if process.daemon.node_id in cluster.fenced:
+            continue
         for entry in process.table.entries.values():
             if entry.state != STORED or not entry.holds or entry.id in cluster.lost or entry.stamp is None:
                 continue

@@ -102,6 +102,7 @@ class Cluster:
         plans: what tasks do, by number.
         runs: how often a task was started.
         sealed: objects that a store has taken in; the reply of a task may be faster.
+        fenced: nodes that the head has declared dead, though they may not know it yet.
         lost: objects of which only dead nodes had copies.
         checked_every: events between two checks.
         least_bytes: that had to move for what has run, at the least.
@@ -119,6 +120,8 @@ class Cluster:
             self.clock, self.random, STEADY_S if steady else LATENCIES_S, (1,) if steady else JITTER
         )
         self.head = ClusterHead(self.network, self.config)
+        self.fenced: set[str] = set()
+        self.head.on_dead = self.fenced.add
         self.daemons: dict[str, Daemon] = {}
         self.drivers: list[Driver] = []
         self.plans: dict[int, Plan] = {}

@@ -55,7 +55,7 @@ class Faults:
                 victim = source.choice(connections)
                 cluster.note(f"{victim.submitter} and {victim.worker} lose their connection")
                 victim.broken()
-        elif kind == "parted":
+        elif kind == "parted" and len(alive) > 1:
             one, other = source.sample(alive, 2)
             cluster.note(f"{one} and {other} are parted")
             cluster.network.part(one.node_id, other.node_id)
