@@ -270,10 +270,13 @@ class StoreCore:
     def relieve(self, now: float) -> None:
         """Make room for who waits, and refuse who has waited for too long. Once a turn, and when it is due.
 
-        Cheap when nobody waits and the region is not nearly full.
+        Also sends what a read from disk asked back: it ends between the calls of the core. Cheap when nobody waits
+        and the region is not nearly full.
         """
         if self._relief.wanted:
             self._relief.work(now)
+        ledger = self._ledger
+        if ledger.recalls or ledger.forsaken or self._extents.waiting:
             self.settle()
 
     @property

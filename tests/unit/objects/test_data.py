@@ -43,7 +43,14 @@ class Source:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.accepted = 0
-        threading.Thread(target=self.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        if self.thread.is_alive():
+            self.listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+            self.thread.join(WAIT_S)
+        self.listener.close()
 
     def run(self):
         while True:
@@ -111,7 +118,7 @@ class Rig:
     def close(self):
         self.lane.close()
         self.server.close()
-        self.source.listener.close()
+        self.source.close()
 
 
 @pytest.fixture
@@ -203,8 +210,7 @@ def test_a_source_that_goes_away_fails_what_is_under_way_and_the_next_request_di
 
 def test_nobody_listens(rig):
     it = rig()
-    it.source.listener.shutdown(socket.SHUT_RDWR)
-    it.source.listener.close()
+    it.source.close()
     outcomes, reason = it.get(1, it.pieces(0))
     assert outcomes == [UNREACHED]
     assert it.source.address in reason
@@ -233,7 +239,7 @@ def test_a_source_that_stands_still_is_given_up(rig):
     outcomes, reason = it.get(1, it.pieces(0))
     assert outcomes == [UNREACHED]
     assert "nothing for 0.05 s" in reason
-    silent.listener.close()
+    silent.close()
 
 
 def test_a_chunk_of_another_size_is_refused(rig):
@@ -288,7 +294,7 @@ def test_close_ends_the_thread_and_what_is_under_way(rig):
     assert it.landed.get(timeout=WAIT_S)[1] == [UNREACHED]
     lane._thread.join(WAIT_S)
     assert not lane._thread.is_alive()
-    silent.listener.close()
+    silent.close()
 
 
 def test_requests_read_back():

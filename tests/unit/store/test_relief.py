@@ -185,6 +185,25 @@ def test_groups_gather_one_after_the_other() -> None:
     assert len(answered) == 4
 
 
+def test_a_read_that_completes_a_group_asks_back_what_nobody_holds_any_more() -> None:
+    bench = bench_of(64 * KIB)
+    bench.seal(A, X, size=32 * KIB)
+    bench.now = 1.0
+    bench.seal(A, Y, size=32 * KIB)
+    bench.send(B, m.ALLOC, 1, 32 * KIB, 0)
+    written(bench)
+    assert (state(bench, X), state(bench, Y)) == ("spilled", "sealed")
+    bench.send(B, m.EXTENT_RETURN, 0, 32 * KIB)
+    assert bench.send(C, m.PIN_TOGETHER, [X, bytes(8), 0, Y, bytes(8), 0], m.PRIORITY_ARGUMENT) == []
+    (effect,) = take(bench)
+    assert isinstance(effect, Read)
+    bench.send(A, m.RELEASE, Y)
+    bench.core.spills.read_done(effect.transfer, 1.0)
+    said = later(bench, 0.0)
+    assert sorted(message[2] for _, message in said if message[0] == m.PINNED) == [X, Y]
+    assert (C, [m.UNPIN_RECALL, Y]) in said
+
+
 def test_progress_extends_the_wait_up_to_a_bound() -> None:
     bench = bench_of(64 * KIB, store_relief_wait_ms=2500)
     bench.seal(A, X, size=32 * KIB)
