@@ -11,6 +11,7 @@ default depends on the function). Ray's other names are accepted: some mean the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
@@ -68,7 +69,7 @@ _ALIASES = {
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Options(ABC):
     """What tasks and actors have in common. Amounts: CPUs and GPUs as numbers, `memory` in bytes.
 
     `scheduling_strategy` None: "DEFAULT", or the placement group of the task that submits, if that captures its children.
@@ -206,8 +207,9 @@ class _Options:
             found["labels"] = labels.parse(self.label_selector)
         return found
 
+    @abstractmethod
     def _cpus_to_run(self) -> float:
-        raise NotImplementedError
+        """The CPUs that a lease for it takes."""
 
     def _units_with_cpus(self, cpus: float) -> dict[str, int]:
         amounts = {"CPU": cpus, "GPU": self.num_gpus, "memory": self.memory, **self.resources}

@@ -15,14 +15,13 @@ from shoal.actors.handle import ActorHandle
 from shoal.client.awaits import ignored
 from shoal.client.connection import Connection
 from shoal.client.packing import NOTHING_PACKED, Packed
+from shoal.client.submitting import enter, refs_of
 from shoal.client.values import callsite
 from shoal.client.withdrawing import withdraw
 from shoal.context import current_task
 from shoal.exceptions import PendingCallsLimitExceeded
-from shoal.generator import ObjectRefGenerator
 from shoal.ids import split_ids
 from shoal.owner.leases import Lease
-from shoal.owner.objects import PENDING, Entry
 from shoal.owner.tasks import TaskRecord
 from shoal.refs import ObjectRef, released
 from shoal.serialization import serialize
@@ -225,16 +224,7 @@ class Actors:
                     calls = self.attach(handle)
                 task = TaskRecord(task_id, function, options, packed[0], calls)  # type: ignore[arg-type]  # another kind
                 task.careful = False
-                if packed is not NOTHING_PACKED:
-                    _, task.lifted, task.places, task.nested = packed
-                if context is not None:
-                    task.parent = context.task_id
-                    task.depth = context.depth + 1
-                entry = table.entries[task_id] = Entry(task_id, PENDING, 1, task)
-                if count == 1:
-                    task.returns = (entry,)
-                else:
-                    task.set_returns(table, entry, count)
+                entry = enter(table, task, packed, context, count)
                 returns = task.returns
                 calls.submit(task)
                 if dispatch.urgent or len(table.node_out) >= 8:
@@ -242,9 +232,7 @@ class Actors:
             runtime.reactor.nudge()
             if count == 1:
                 return ObjectRef(task_id, entry)
-            if task.stream is not None:
-                return ObjectRefGenerator(runtime, task, ObjectRef(task_id, entry))
-            return [ObjectRef(each.id, each) for each in returns] or None
+            return refs_of(runtime, task, entry, returns)
         except BaseException:
             withdraw(runtime, task_id, task, packed)
             raise

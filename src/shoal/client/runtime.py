@@ -14,7 +14,6 @@ import pickle
 import socket
 import sys
 import threading
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.client import Actors
@@ -34,16 +33,17 @@ from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
 from shoal.client.packing import NOTHING_PACKED, Packed, Packer
 from shoal.client.reactor import Reactor
+from shoal.client.submitting import enter, refs_of
 from shoal.client.values import Values, callsite
 from shoal.client.waiting import drop_abandoned_waits
 from shoal.client.waits import Waits
 from shoal.client.withdrawing import withdraw
 from shoal.context import Identity, current_task
 from shoal.exceptions import NodeDiedError
-from shoal.generator import ObjectRefGenerator, abandoned, drop_abandoned
+from shoal.generator import abandoned, drop_abandoned
 from shoal.ids import IdSource, node_tag, split_ids
 from shoal.owner.dispatch import Dispatcher
-from shoal.owner.objects import FAILED, PENDING, REFUSED, Entry
+from shoal.owner.objects import FAILED, REFUSED
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, TaskRecord, forgotten
 from shoal.refs import ObjectRef, released
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
 # Refs, entries and tasks are many, long-lived, and in no cycles: looking for cycles among them at every 700th new object
 # cost a fifth of the time of submitting.
 GC_THRESHOLD = (50_000, 20, 20)
-entry_id = attrgetter("id")
 # Refs that die while a process is idle are noticed this soon; after a while without any, and without a message, that soon.
 _IDLE_TICK_S = 0.2
 _QUIET_TICK_S = 1.0
@@ -528,16 +527,7 @@ class Runtime:
                         {"name": function.name, **options.constraints()},
                     )
                 task = TaskRecord(task_id, function, options, packed[0], queue)
-                if packed is not NOTHING_PACKED:
-                    _, task.lifted, task.places, task.nested = packed
-                if context is not None:
-                    task.parent = context.task_id
-                    task.depth = context.depth + 1
-                entry = table.entries[task_id] = Entry(task_id, PENDING, 1, task)
-                if count == 1:
-                    task.returns = (entry,)
-                else:
-                    task.set_returns(table, entry, count)
+                entry = enter(table, task, packed, context, count)
                 returns = task.returns
                 dispatch.submit(task)
                 if dispatch.urgent or len(table.node_out) >= 8:
@@ -545,9 +535,7 @@ class Runtime:
             self.reactor.nudge()
             if count == 1:
                 return ObjectRef(task_id, entry)
-            if task.stream is not None:
-                return ObjectRefGenerator(self, task, ObjectRef(task_id, entry))
-            return [*map(ObjectRef, map(entry_id, returns), returns)] or None
+            return refs_of(self, task, entry, returns)
         except BaseException:
             withdraw(self, task_id, task, packed)
             raise
