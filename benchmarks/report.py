@@ -35,9 +35,9 @@ README_SCENARIOS = (
 TABLE_HEAD = "| scenario | Ray | shoal | ratio | target | met |\n|---|--:|--:|--:|---|:-:|\n"
 PAGE_HEAD = """# Figures
 
-Medians over rounds of fresh processes, Ray and shoal in turn on the same machine; `make bench` makes
-this file. A ratio says how many times better shoal is. What each scenario does is in its file in
-`scenarios/`.
+Medians over rounds of fresh processes, Ray and shoal in turn on the same machine; the last table says how many
+rounds, and when: one round on a shared machine is a hint. `make bench` makes this file. A ratio says how many times
+better shoal is. What each scenario does is in its file in `scenarios/`.
 
 """
 OTHERS_HEAD = """
@@ -49,8 +49,8 @@ OTHERS_HEAD = """
 ORIGINS_HEAD = """
 ## Where they come from
 
-| scenarios | system | commit | date | machine | versions |
-|---|---|---|---|---|---|
+| scenarios | system | rounds | commit | date | machine | versions |
+|---|---|--:|---|---|---|---|
 """
 # The order of the tables: start, tasks, actors, objects, costs. What is not named here follows.
 ORDER = (
@@ -211,7 +211,7 @@ def _others(results: Results, names: list[str]) -> str:
 
 
 def _origins(results: Results, names: list[str]) -> list[str]:
-    """One line per system and run, with the scenarios whose figures are from there."""
+    """One line per system and run, with how many rounds it had, and the scenarios whose figures are from there."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         for systems in results[name].values():
@@ -220,9 +220,9 @@ def _origins(results: Results, names: list[str]) -> list[str]:
                 versions = f"Python {where['python']}"
                 if system in {"ray", "dask"}:
                     versions += f", {system} {where[system]}"
-                group = groups.setdefault(
-                    (system, where["commit"], where["date"], where["machine"], versions), []
-                )
+                rounds = str(len(entry["rounds"]))
+                run = (system, rounds, where["commit"], where["date"], where["machine"], versions)
+                group = groups.setdefault(run, [])
                 if name not in group:
                     group.append(name)
     return [f"| {', '.join(group)} | {' | '.join(key)} |\n" for key, group in groups.items()]
