@@ -163,7 +163,9 @@ class Daemon:
         self.refs.died(node_id, now)
 
     def send(self, node_id: str, message: list[Any]) -> None:
-        """To another node, with the other messages of this turn."""
+        """To another node, with the other messages of this turn, and after the holds of what was handed over (RefSide)."""
+        self.refs.hand_over()
+        self._send_refs()
         if node_id in self.view.live:
             self._outgoing.setdefault(node_id, []).append(message)
 
@@ -349,9 +351,12 @@ class Daemon:
         if changes:
             number = self.refs.reported
             self.link.report({"changes": changes}, lambda: self._confirmed(number))
-        for node_id, message in self.refs.outbox:
+        self._send_refs()
+
+    def _send_refs(self) -> None:
+        outbox, self.refs.outbox = self.refs.outbox, []
+        for node_id, message in outbox:
             self.send(node_id, message)
-        self.refs.outbox.clear()
 
     def _confirmed(self, number: int) -> None:
         self.refs.confirmed(number)

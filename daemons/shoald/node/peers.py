@@ -81,6 +81,7 @@ class Peers:
     Attributes:
         secret: of the cluster; set before the first node is known.
         dirty: those that something is to be sent to; `flush` before that.
+        before_send: called before anything is sent to anybody; what it sends goes first.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Peers:
         self._to_flush = to_flush
         self.dirty: dict[_Peer, None] = {}
         self._pings: dict[int, Callable[[str], None]] = {}
+        self.before_send: Callable[[], None] = _nothing
         self._number = itertools.count(1).__next__
         self.on(m.P_PING, lambda node_id, message: self.send(node_id, [m.P_PONG, *checked(message[1:], int)]))
         self.on(m.P_PONG, self._ponged)
@@ -119,6 +121,7 @@ class Peers:
 
     def send(self, node_id: str, message: list[Any]) -> None:
         """Send to a node; nothing happens if it is dead or unknown. Raises ValueError for a message that is too long."""
+        self.before_send()
         peer = self._peers.get(node_id) or self._meet(node_id)
         if peer is None:
             return
@@ -389,3 +392,7 @@ class Peers:
             peer.ack_timer = None
         if peer.into is not None and peer.inbound.told < peer.inbound.handled:
             peer.into.send([m.P_ACK, peer.inbound.acknowledge()])
+
+
+def _nothing() -> None:
+    pass

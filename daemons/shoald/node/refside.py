@@ -22,6 +22,7 @@ class RefSide:
         self._core = ClusterRefs(daemon.store)
         for tag in (m.P_HOLD, m.P_SEALED, m.P_HELD):
             daemon.peers.on(tag, self._from_node)
+        daemon.peers.before_send = self._hand_over
         daemon.on_node_dead.append(self._node_dead)
 
     def joined(self, node: Node) -> None:
@@ -48,10 +49,19 @@ class RefSide:
         if changes:
             number = core.reported
             daemon.head.report({"changes": changes}, lambda: core.confirmed(number))
-        if core.outbox:
-            for node_id, message in core.outbox:
-                daemon.peers.send(node_id, message)
-            core.outbox.clear()
+        self._send()
+
+    def _hand_over(self) -> None:
+        """No message overtakes the holds of what was handed over before it: not the answer that it is there, nor a death."""
+        self._core.hand_over()
+        self._send()
+
+    def _send(self) -> None:
+        outbox = self._core.outbox
+        if outbox:
+            self._core.outbox = []
+            for node_id, message in outbox:
+                self._daemon.peers.send(node_id, message)
 
     def when_known(self, then: Callable[[], None]) -> None:
         """See `ClusterRefs.when_known`."""

@@ -113,8 +113,7 @@ class ClusterRefs:
 
         If that is not empty, `confirmed` is due with `reported` when the head has it.
         """
-        if self._sharing.handed:
-            self._send_handed()
+        self.hand_over()
         changes = self._sharing.take_changes()
         if changes:
             self._reported += 1
@@ -139,7 +138,10 @@ class ClusterRefs:
         """
         self._new.append(then)
 
-    def _send_handed(self) -> None:
+    def hand_over(self) -> None:
+        """Queue what was handed over and is not queued yet; before anything else is sent to a node."""
+        if not self._sharing.handed:
+            return
         handed, self._sharing.handed = self._sharing.handed, []
         batches: dict[str, list[Handed]] = {}
         for node_id, holder, object_id, sealed in handed:

@@ -49,6 +49,7 @@ class FrameSocket:
         "_batch",
         "_batch_fds",
         "_config",
+        "_deaf",
         "_decoder",
         "_in_fds",
         "_loop",
@@ -86,6 +87,7 @@ class FrameSocket:
         self.out_bytes = 0
         self._in_fds: deque[int] = deque()
         self._writing = False
+        self._deaf = False
         self.closed = False
         loop.add_reader(self.fd, self._readable)
 
@@ -93,7 +95,7 @@ class FrameSocket:
 
     def send(self, message: list[Any], *fds: int) -> None:
         """Queue ``message`` for the frame of this turn, and ``fds`` (taken over, few) with it."""
-        if self.closed:
+        if self.closed or self._deaf:
             for fd in fds:
                 os.close(fd)
             return
@@ -105,7 +107,7 @@ class FrameSocket:
 
     def send_frame(self, data: bytes) -> None:
         """Queue a frame that was encoded before; only for sockets that carry no messages beside such."""
-        if not self.closed:
+        if not self.closed and not self._deaf:
             self._out.append((memoryview(data), []))
             self.out_bytes += len(data)
             self._to_flush.add(self)
@@ -146,12 +148,29 @@ class FrameSocket:
             if not self._writing:
                 self._writing = True
                 self._loop.add_writer(self.fd, self._write)
-        except OSError as error:
-            self.close(f"cannot be written: {error}")
+        except OSError:
+            self._hears_nothing()
         else:
-            if self._writing:
-                self._writing = False
-                self._loop.remove_writer(self.fd)
+            self._stop_writing()
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self.fd)
+
+    def _hears_nothing(self) -> None:
+        """The peer has ended, and is sent nothing more; but what it had sent before counts: reading ends with its stream."""
+        self._deaf = True
+        self._stop_writing()
+        self._drop_unsent()
+
+    def _drop_unsent(self) -> None:
+        _close_all(self._batch_fds)
+        for _, fds in self._out:
+            _close_all(fds)
+        self._out.clear()
+        self._batch = []
+        self.out_bytes = 0
 
     # --- in ---
 
@@ -218,16 +237,10 @@ class FrameSocket:
             return
         self.closed = True
         self._loop.remove_reader(self.fd)
-        if self._writing:
-            self._loop.remove_writer(self.fd)
+        self._stop_writing()
         self.sock.close()
-        _close_all(self._batch_fds)
-        for _, fds in self._out:
-            _close_all(fds)
+        self._drop_unsent()
         _close_all(self._in_fds)
-        self._in_fds.clear()
-        self._out.clear()
-        self._batch = []
         self._to_flush.discard(self)
         self.on_closed(reason)
 

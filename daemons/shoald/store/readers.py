@@ -14,9 +14,6 @@ above is left to wait for; the object manager hears of it through `Ledger.wants`
 `fetch_failed`. Other nodes' readers do not have it fetched to here: they are told where to ask (kind "elsewhere").
 
 Before a reader is told that an object is lost, the process that owns it is asked (RECOVER): it has the object made again, and
-says so (EXPECT), or says why not (UNRECOVERABLE). A hold alone promises nothing any more when a copy was lost (`Ledger.lost`).
-
-Before a reader is told that an object is lost, the process that owns it is asked (RECOVER): it has the object made again, and
 says so (EXPECT), or says why not (UNRECOVERABLE). Of what has no copy any more (`Ledger.unbacked`) a hold promises nothing.
 
 Bounds: requests parked and ids announced per client (config.parked_reads_max); beyond, the connection closes.

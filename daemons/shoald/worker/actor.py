@@ -311,7 +311,7 @@ class ActorExecutor:
             self._send_replies_locked()
 
     def _send_replies_locked(self) -> None:
-        self.runtime.flush()  # seals and holds that the replies speak of go first
+        self.runtime.flush_seals()
         self._unsent = False
         bytes_max = self.runtime.config.batch_bytes_max
         for caller in self._callers:

@@ -332,7 +332,7 @@ class Executor:
             self._send_replies_locked()
 
     def _send_replies_locked(self) -> None:
-        self.runtime.flush()  # seals and holds that the replies speak of go first
+        self.runtime.flush_seals()
         for peer in self._peers:
             replies = peer.replies
             if replies and peer.connection is not None:

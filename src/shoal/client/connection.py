@@ -184,6 +184,26 @@ class Connection:
                 self.descriptors.extend(fds)
         return data
 
+    @property
+    def readable(self) -> bool:
+        """Whether there is something to read now: messages, or the end."""
+        if self.closed:
+            return False
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def write_out(self) -> None:
+        """Send all that is queued, waiting for the kernel to take it; for the daemon, which reads whatever happens."""
+        if not self._out:
+            return
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        while self._out and not self.closed:
+            if any(mask & ~select.POLLOUT for _, mask in poll.poll(1000)):
+                return  # it is gone; the reader will notice
+            self.writable()
+
     def close_soon(self) -> None:
         """Close after what is queued has been sent."""
         if self._out:

@@ -7,7 +7,6 @@ different ways: there the death is held back until the connection has ended too,
 from __future__ import annotations
 
 import os
-import select
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +79,7 @@ class Deaths:
     def _last_replies(self, lease: Lease) -> bool:
         """Take what a dead worker had sent, so that it does not count as lost; whether that was all there can be."""
         connection = lease.connection
-        poll = select.poll()
-        if not connection.closed:
-            poll.register(connection.fd, select.POLLIN)
-        while not connection.closed and poll.poll(0):
+        while connection.readable:
             try:
                 bodies = connection.receive()
                 if bodies is None:

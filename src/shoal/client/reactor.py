@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _EVENTS_MAX = 32
 _QUIET_TICKS = 5  # ticks without activity before the backup thread parks
 _PARK_S = 5.0
+_LAST_READS_MAX = 1000  # of a peer that has ended: more than its socket holds
 _LEAVE_S = 5.0  # how long `stop` waits for whoever leads
 _AFTER_ERROR_S = 1.0
 # A yield that took so long gave the processor to other work than a peer that answers: the machine is crowded, and sleeping, whose
@@ -291,11 +292,20 @@ class Reactor:
                     connection.writable()
                 if mask & ~select.EPOLLOUT:
                     self._read(connection)
-            while self._lost:
-                self._drop(self._lost.pop())
+            self._handle_lost()
             self._flush()
         if self._followers:
             self._wake_followers()
+
+    def _handle_lost(self) -> None:
+        """Peers that take nothing more have ended; what they had sent before counts."""
+        while self._lost:
+            connection = self._lost.pop()
+            for _ in range(_LAST_READS_MAX):
+                if not connection.readable:
+                    break
+                self._read(connection)
+            self._drop(connection)
 
     def _read(self, connection: Connection) -> None:
         try:

@@ -378,6 +378,11 @@ class Runtime:
             with Interruptible(nothing):
                 self._flush()
 
+    def flush_seals(self) -> None:
+        """Before replies that speak of them go: seals and holds are with the kernel, and do not end with this process."""
+        self.flush()
+        self.node.connection.write_out()
+
     def _flush(self) -> None:
         """Write out what is queued. Where a finalizer has interrupted just that, the interrupted one does it, in order."""
         if not (released or self.dispatch.dirty or self.table.has_output()):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from shoal.client.connection import Connection
+from shoal.client.connection import _RECEIVE_BYTES, Connection
 from shoal.client.reactor import _PARK_S, _QUIET_TICKS, Reactor
 from shoal.wire.frames import frame
 
@@ -338,6 +338,60 @@ def test_a_send_to_a_dead_peer_is_noticed_without_a_reader(bench):
     with bench.lock:
         bench.connection.send(b"x")
     until(lambda: bench.closed == [bench.connection])
+
+
+def test_all_that_a_dead_peer_had_sent_is_read_though_a_send_failed_first(bench):
+    count = 15
+    for number in range(count):
+        bench.expect(number)
+    bench.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    words = b"".join(frame(str(number).encode().rjust(20_000)) for number in range(count))
+    assert len(words) > _RECEIVE_BYTES
+    bench.peer.sendall(words)
+    bench.peer.close()
+    with bench.lock:
+        bench.connection.send(b"x")
+        assert bench.reactor._lost
+        bench.reactor._handle_lost()
+    assert all(bench.awaited[number].ready for number in range(count))
+    assert bench.closed == [bench.connection]
+
+
+def test_writing_out_waits_for_the_kernel_and_ends_with_the_peer(bench):
+    data = os.urandom(1 << 22)
+    with bench.lock:
+        bench.connection.send(data)
+        assert bench.connection.out_bytes
+    heard = []
+    reader = threading.Thread(
+        target=lambda: [heard.append(bench.peer.recv(1 << 16)) for _ in range(20)] and bench.peer.close()
+    )
+    reader.start()
+    with bench.lock:
+        bench.connection.write_out()
+    reader.join(PATIENCE_S)
+    assert not reader.is_alive()
+    assert data.startswith(b"".join(heard))
+    until(lambda: bench.connection.readable)
+
+
+def test_writing_out_writes_all_of_it(bench):
+    data = os.urandom(1 << 22)
+    with bench.lock:
+        bench.connection.send(data)
+    heard = bytearray()
+
+    def read():
+        while len(heard) < len(data):
+            heard.extend(bench.peer.recv(1 << 16))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with bench.lock:
+        bench.connection.write_out()
+        assert not bench.connection.out_bytes
+    reader.join(PATIENCE_S)
+    assert bytes(heard) == data
 
 
 # --- stop ---

@@ -1,15 +1,20 @@
 """Links between two nodes, over real sockets in one loop: connections break, messages do not."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from shoal.config import Config
+from shoal.ids import node_tag
 from shoal.wire import auth
+from shoal.wire import messages as m
 from shoald.node.cluster import ClusterView
 from shoald.node.peers import Peers
+from shoald.node.refside import RefSide
 from shoald.shell.listener import TcpListener
 from shoald.shell.loop import Loop
+from shoald.store.core import StoreCore
 from shoald.store.errors import ProtocolError
 
 SECRET = bytes(range(32))
@@ -118,6 +123,24 @@ def test_messages_survive_connections(make):
     pair.until(lambda: len(a.heard) >= 200 and len(b.heard) >= 200)
     pair.until(lambda: not a.peers.waiting_bytes(b.node_id) and not b.peers.waiting_bytes(a.node_id))
     assert a.heard == b.heard == list(range(200))
+    assert not pair.faults
+
+
+def test_no_message_overtakes_what_was_handed_over_before_it(make):
+    pair = make()
+    a, b = pair.a, pair.b
+    a.meet(b)
+    b.meet(a)
+    store = StoreCore(1 << 20, Config(), bytes.fromhex(a.node_id))
+    giver = node_tag(a.node_id) + b"giver"
+    store.register(giver, {"pid": 1, "kind": "worker"})
+    refs = RefSide(SimpleNamespace(store=store, peers=a.peers, on_node_dead=[]))
+    refs.joined(SimpleNamespace(node_id=b.node_id))
+    b.peers.on(m.P_HOLD, lambda node_id, message: b.heard.append(message[3]))
+    store.handle(giver, [m.HOLD, node_tag(b.node_id) + b"taker", b"x" * 16], 0.0)
+    a.peers.send(b.node_id, [310, "the giver died"])
+    pair.until(lambda: len(b.heard) == 2)
+    assert b.heard == [b"x" * 16, "the giver died"]
     assert not pair.faults
 
 
