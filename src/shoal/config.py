@@ -202,6 +202,8 @@ class Config:
     relay_parts: int = 32
     # Rounds over all nodes that may have an object (pauses as for the head), until its readers are told that it is lost.
     pull_rounds_max: int = 12
+    # The same for an object of this node's own that only the head may know of: its table is a report (report_ms_min) behind.
+    locate_rounds_max: int = 5
     # Data connections that a node serves; one more is closed. An idle one is closed after this time.
     data_connections_max: int = 512
     data_idle_ms: float = 30000.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shoal.ids import tag_of
+from shoal.ids import node_tag, tag_of
 from shoald.objects.pulls import GONE, UNREACHED
 from shoald.store.objects import ORIGIN_SIZE
 
@@ -99,6 +99,10 @@ class Traffic:
             return "owner_died", f"{dead}, on which its owner ran, died"
         dead = view.died(tag_of(proc)) if proc else None
         return ("lost", f"{dead}, on which it was, died") if dead is not None else None
+
+    def is_here(self, object_id: bytes, proc: bytes) -> bool:
+        own = node_tag(self._daemon.node_id)
+        return tag_of(object_id) == own and (not proc or tag_of(proc) == own)
 
     def origin_lives(self, copy: bytes) -> bool:
         origin = copy[:ORIGIN_SIZE].hex()

@@ -148,6 +148,11 @@ class ObjectManager:
         dead = self._view.died(tag_of(proc)) if proc else None
         return ("lost", f"{dead}, on which it was, died: {dead.reason}") if dead is not None else None
 
+    def is_here(self, object_id: bytes, proc: bytes) -> bool:
+        """Whether owner and stamp are of this node (pulls.Cluster)."""
+        own = tag_of(self._target)
+        return tag_of(object_id) == own and (not proc or tag_of(proc) == own)
+
     def origin_lives(self, copy: bytes) -> bool:
         """Whether the node that made the first of these copies does (pulls.Cluster)."""
         origin = copy[:ORIGIN_SIZE].hex()

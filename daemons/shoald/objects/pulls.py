@@ -56,6 +56,9 @@ class Cluster(Protocol):
     def lives(self, node: str) -> bool | None:
         """Whether a node does, other than this one; None if this one's view of the cluster does not know it yet."""
 
+    def is_here(self, object_id: bytes, proc: bytes) -> bool:
+        """Whether its owner, and the process of its stamp, are of this node: then only the head may know of a copy elsewhere."""
+
     def origin_lives(self, copy: bytes) -> bool:
         """Whether the node that sealed the first of these copies (by their stamp) lives: it does not drop that one."""
 
@@ -184,7 +187,10 @@ class PullCore:
             unknown = unknown or not (pull.verdicts or death)
             troubled = pull.head_silent or unknown or TROUBLE in pull.verdicts.values()
             # Those who have parts may get the rest from each other.
-            if (troubled or pull.sources) and pull.round < self._config.pull_rounds_max:
+            config = self._config
+            here = cluster.is_here(pull.id, pull.proc)
+            rounds = config.locate_rounds_max if here else config.pull_rounds_max
+            if (troubled or pull.sources) and pull.round < rounds:
                 self._pause(pull, now)
             elif not self._ask_owner(pull):
                 self._fail(pull, *self._why_lost(pull, death))

@@ -161,7 +161,10 @@ class Readers:
             if ledger.clustered and read.id not in ledger.expected and self._elsewhere(read.id, b""):
                 self._want_for(read, b"", 0)
             elif not self._promised(read.id):
-                self._fail(read, "")
+                if self._perhaps_elsewhere(read.id, client.proc):
+                    self._want_for(read, client.proc, number)
+                else:
+                    self._fail(read, "")
 
     def forsaken(self, ids: list[bytes]) -> None:
         """The last holds of these ids went before they were sealed."""
@@ -252,6 +255,8 @@ class Readers:
         if not waiting or object_id in self._ledger.expected or object_id in self._asked:
             return
         if kind == "freed" or not self._ask_owner(object_id):
+            if kind == "lost" and object_id[:PROCESS_ID_SIZE] in self._ledger.dead:
+                kind, text = "owner_died", f"{text}; the process that owned it has ended"
             for read in waiting:
                 self._take_out(read)
                 self._refuse(read, kind, text)
@@ -311,6 +316,19 @@ class Readers:
             return True
         return tag_of(object_id) != ledger.node_tag
 
+    def _perhaps_elsewhere(self, object_id: bytes, proc: object) -> bool:
+        """Whether only the head knows if another node has it: its owner is of this node and has let go of it, or it came out of
+        a container, with whose stamp it is asked for.
+        """
+        ledger = self._ledger
+        told_of = type(proc) is bytes and bool(proc) and not object_id[PROCESS_ID_SIZE:].startswith(_NO_TASK)
+        return (
+            ledger.clustered
+            and told_of
+            and object_id not in ledger.unbacked
+            and object_id not in ledger.freed
+        )
+
     def _want_for(self, read: Read, proc: bytes, number: int) -> None:
         """Have it fetched for a reader; a reader that is another node is told where to ask."""
         ledger = self._ledger
@@ -349,6 +367,9 @@ class Readers:
             self._want_for(read, proc if type(proc) is bytes else b"", number)
             return
         if not waits and not self._promised(read.id):
+            if self._perhaps_elsewhere(read.id, proc):
+                self._want_for(read, proc if type(proc) is bytes else b"", number)
+                return
             dead = type(proc) is bytes and proc in ledger.dead
             self._answer_failed(read, "the process" if dead else "")
             return

@@ -503,3 +503,29 @@ def test_people_can_ask_how_far_it_has_come():
     assert "wait for room" in waits
     world.run()
     assert b.core.pulls.story("") == []
+
+
+def test_an_object_of_this_node_that_only_the_head_knows_of_is_found():
+    """Its owner has let go of it; a reader got it out of a container, and quotes that one's stamp."""
+    world = World()
+    a, b = world.nodes
+    x = own(b)
+    a.seal(x, b"elsewhere")
+    assert b.pin(x, b.proc, proc=b.process(7)) == []
+    world.run()
+    assert b.read(pinned(b.told(b.tag + (7).to_bytes(5, "big")))) == b"elsewhere"
+
+
+def test_an_object_of_this_node_that_is_nowhere_is_lost_after_few_rounds():
+    world = World()
+    b = world.nodes[1]
+    x = own(b)
+    b.pin(x, b.proc)
+    world.run()
+    while not (answers := b.told()):
+        assert world.now < 5.0
+        world.wait(0.1)
+        world.run()
+    kind, text = refused(answers)
+    assert kind == "lost"
+    assert "no lineage" in text

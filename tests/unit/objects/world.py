@@ -61,6 +61,9 @@ class Node:
             (node for node in self.world.nodes if node.tag == tag_of(named) and node is not self), None
         )
 
+    def is_here(self, object_id: bytes, proc: bytes) -> bool:
+        return tag_of(object_id) == self.tag and (not proc or tag_of(proc) == self.tag)
+
     def origin_lives(self, copy: bytes) -> bool:
         return any(bytes.fromhex(node.id).startswith(copy[:8]) and node.alive for node in self.world.nodes)
 
