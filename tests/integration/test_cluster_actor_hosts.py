@@ -8,7 +8,7 @@ import pytest
 
 import shoal
 from clusteractors import Counter, at, node_named, three_nodes
-from shoal.exceptions import ActorDiedError, ActorUnavailableError
+from shoal.exceptions import ActorDiedError, ActorUnavailableError, TaskError
 
 # Where no node dies these would be wrong: one that only is slow would be taken for dead.
 FAST_DEATHS = {"heartbeat_ms": 200, "node_suspect_ms": 600, "node_dead_ms": 1500}
@@ -37,6 +37,29 @@ def test_the_host_of_a_named_actor_may_be_slow(cluster):
             os.kill(host.pid, signal.SIGCONT)
         assert shoal.get(finding.result().add.remote()) == 3
         assert shoal.get(making.result().add.remote()) == 4
+
+
+@shoal.remote
+def find(name, head):
+    """What `get_actor` says while the head's process stands still."""
+    os.kill(head, signal.SIGSTOP)
+    try:
+        shoal.get_actor(name)
+    finally:
+        os.kill(head, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "cluster", [{"head_call_ms_max": 300}], indirect=True, ids=["impatient with the head"]
+)
+def test_that_the_head_does_not_answer_does_not_mean_that_there_is_no_such_actor(cluster):
+    head = cluster.nodes[0].process.pid
+    with pytest.raises(TaskError) as caught:
+        shoal.get(find.options(**at("one")).remote("anybody", head), timeout=30)
+    assert isinstance(caught.value, ActorUnavailableError)
+    assert "the head does not say" in str(caught.value)
+    with pytest.raises(ValueError, match="there is no actor named 'anybody'"):
+        shoal.get_actor("anybody")
 
 
 def kill_node(cluster, name):

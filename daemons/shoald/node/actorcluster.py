@@ -118,7 +118,7 @@ class ActorCluster:
         """Kill an actor that is not here: where the head says it is, which it may not have heard yet."""
         daemon = self._daemon
 
-        def found(actor: dict[str, Any] | None) -> None:
+        def found(actor: dict[str, Any] | None, _problem: str) -> None:
             if actor_id in self._core.actors:  # it has come here meanwhile
                 self._core.kill(actor_id, no_restart, daemon.loop.now())
             elif actor is None or actor["node_id"] in ("", daemon.node_id):
@@ -342,11 +342,11 @@ class ActorCluster:
             "details": msgpack.packb(record.details) if record.state == DEAD else b"",
         }
 
-    def _find(self, what: dict[str, Any], then: Callable[[dict[str, Any] | None], None]) -> None:
-        """Ask the head for an actor, by id or by name; ``then`` gets None if there is none, or no answer."""
+    def _find(self, what: dict[str, Any], then: Callable[[dict[str, Any] | None, str], None]) -> None:
+        """Ask the head for an actor, by id or by name; ``then`` gets None if there is none, or with why the head did not say."""
 
         def answered(ok: bool, answer: Any) -> None:
-            then(answer["actor"] if ok and answer["known"] else None)
+            then(answer["actor"] if ok and answer["known"] else None, "" if ok else str(answer))
             self._side.flush()
 
         self._daemon.head.call("FindActor", {**what, "node_id": self._daemon.node_id}, answered)
@@ -386,28 +386,28 @@ class ActorCluster:
         )
 
     def named(
-        self, namespace: str, name: str, proc: bytes, then: Callable[[bytes | None, bytes], None]
+        self, namespace: str, name: str, proc: bytes, then: Callable[[bytes | None, bytes, str], None]
     ) -> None:
         """Have ``proc`` given a hold on the actor of a name that another node hosts.
 
-        ``then`` gets its id, or None if there is none, and its table, b"" if no host of it answers.
+        ``then`` gets its id, or None if there is none, its table, and why it is not known if there is one, or how it is reached.
         """
         until = self.patience()
 
         def find() -> None:
             self._find({"namespace": namespace, "name": name}, found)
 
-        def found(actor: dict[str, Any] | None) -> None:
+        def found(actor: dict[str, Any] | None, problem: str) -> None:
             if actor is None:
-                then(None, b"")
+                then(None, b"", f"the head does not say: {problem}" if problem else "")
                 return
             actor_id, node_id = actor["actor_id"], actor["node_id"]
 
             def given(table: bytes | None) -> None:
                 if table is None:
-                    then(None, b"")
+                    then(None, b"", "")
                 elif table or not self.again(until, find):
-                    then(actor_id, table)
+                    then(actor_id, table, "" if table else "it is on a node that does not answer")
 
             if node_id:
                 self.get(node_id, actor_id, proc, given)

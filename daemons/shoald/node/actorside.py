@@ -304,19 +304,22 @@ class ActorSide:
         name, namespace = str(params.get("name")), str(params.get("namespace") or self.namespace_of(client))
         record = self.core.named(namespace, name)
 
-        def given(actor_id: bytes | None, table: bytes) -> None:
-            if actor_id is None:
+        def given(actor_id: bytes | None, table: bytes, problem: str) -> None:
+            if problem:
+                reply(
+                    True,
+                    {"unavailable": f"actor {name!r} of namespace {namespace!r} is not found: {problem}"},
+                )
+            elif actor_id is None:
                 reply(False, f"there is no actor named {name!r} in namespace {namespace!r}")
-            elif not table:
-                reply(False, f"the actor named {name!r} is on a node that does not answer; try again")
             else:
                 reply(True, {"actor": actor_id, "table": table})
 
         if record is not None:
             self.hold(client.proc, record.actor_id)
-            given(record.actor_id, record.info["table"])
+            given(record.actor_id, record.info["table"], "")
         elif self.cluster.alone:
-            given(None, b"")
+            given(None, b"", "")
         else:
             self.cluster.named(namespace, name, client.proc, given)
 

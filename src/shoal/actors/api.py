@@ -13,7 +13,10 @@ class ActorExit(BaseException):
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
-    """A handle to the living actor of that name, in ``namespace`` or this job's. Raises ValueError if there is none."""
+    """A handle to the living actor of that name, in ``namespace`` or this job's.
+
+    Raises ValueError if there is none, ActorUnavailableError if the head, or the actor's node, does not answer.
+    """
     if not name:
         raise ValueError(f"get_actor needs a name, not {name!r}")
     return session.runtime().actors.named(name, namespace)

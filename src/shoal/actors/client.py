@@ -19,7 +19,7 @@ from shoal.client.submitting import enter, refs_of
 from shoal.client.values import callsite
 from shoal.client.withdrawing import withdraw
 from shoal.context import current_task
-from shoal.exceptions import PendingCallsLimitExceeded
+from shoal.exceptions import ActorUnavailableError, PendingCallsLimitExceeded
 from shoal.ids import split_ids
 from shoal.owner.leases import Lease
 from shoal.owner.tasks import TaskRecord
@@ -136,17 +136,16 @@ class Actors:
         return ActorHandle(ObjectRef(entry.id, entry), pickle.loads(data["table"]))
 
     def named(self, name: str, namespace: str | None) -> ActorHandle:
-        """The living actor of that name; raises ValueError if there is none."""
-        return self._received(
-            self._ask(
-                lambda number: [
-                    m.REQUEST,
-                    number,
-                    "named_actor",
-                    {"name": name, "namespace": namespace or ""},
-                ]
+        """The living actor of that name; raises ValueError if there is none, ActorUnavailableError if nobody can say."""
+        what = {"name": name, "namespace": namespace or ""}
+        data = self._ask(lambda number: [m.REQUEST, number, "named_actor", what])
+        if "unavailable" in data:
+            raise ActorUnavailableError(
+                data["unavailable"],
+                actor_name=name,
+                next_step="try again; `shoal status` shows the head and the nodes",
             )
-        )
+        return self._received(data)
 
     def _seal(
         self, actor_class: ActorClass[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -302,10 +301,10 @@ class Actors:
     def _read_last_replies(self, calls: ActorCalls) -> None:
         """What the actor had answered before it died counts: it may still lie in the socket."""
         connection: Connection | None = calls.lease.connection if calls.lease is not None else None
-        while connection is not None and not connection.closed:
+        while connection is not None and connection.readable:
             bodies = connection.receive()
-            if not bodies:
-                return  # nothing more, or its end
+            if bodies is None:
+                return
             self._on_replies(connection, bodies)
 
     def _on_become(self, message: list[Any]) -> None:
