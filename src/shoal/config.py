@@ -82,6 +82,8 @@ class Config:
     finished_tasks_max: int = 1000
     # What is kept to make lost results again (arguments of tasks, not objects); beyond, the oldest is dropped.
     lineage_bytes_max: int = 256 * MIB
+    # Of these, objects to which this process refers no more, but others may.
+    lineage_orphans_max: int = 10_000
     # Unread items of a streaming generator before its producer waits.
     generator_backlog_max: int = 64
     # Client extents: smallest and largest slab leased ahead of need.
@@ -211,6 +213,8 @@ class Config:
     served_copies_max: int = 1024
     # Objects of which a node remembers where they are (a peer said so); beyond, the oldest are forgotten.
     location_hints_max: int = 100_000
+    # The same for objects that nobody on the node refers to any more.
+    last_seen_max: int = 20_000
     # An object of which the head knows a copy and never knew a holder is freed after this time.
     directory_grace_ms: float = 2000.0
     # A node's reports to the head are at least this far apart; what happens in between is merged.

@@ -70,6 +70,7 @@ class Pull:
         head_silent: it could not be asked.
         round: how often all nodes have been tried; see `pull_rounds_max`.
         problem: (kind, text) of the first node that said no.
+        pleas: how often the owner was asked to have it made again; final: its node's last word was no.
         copy: what is pulled, once a source has answered.
         missing: chunks that nobody has been asked for; flying: how many are in the hands of a connection.
         start: the chunk that is asked for first.
@@ -84,6 +85,7 @@ class Pull:
         "allocated",
         "copy",
         "facts",
+        "final",
         "flying",
         "head_silent",
         "id",
@@ -92,6 +94,7 @@ class Pull:
         "next",
         "number",
         "order",
+        "pleas",
         "priority",
         "problem",
         "proc",
@@ -120,6 +123,8 @@ class Pull:
         self.head_silent = False
         self.round = 0
         self.problem: tuple[str, str] | None = None
+        self.pleas = 0
+        self.final = False
         self.copy: Copy | None = None
         self.facts: Facts | None = None
         self.missing = 0

@@ -196,9 +196,13 @@ class PullCore:
                 self._fail(pull, *self._why_lost(pull, death))
 
     def _ask_owner(self, pull: Pull) -> bool:
-        """Nobody has it; its owner may have it made again: its node is asked once more, without the stamp of where it was."""
-        if not pull.proc:
-            return False  # so it was asked
+        """Nobody has it; its owner may have it made again: its node is asked, without the stamp of where it was.
+
+        And again, if the node dies on which it was made again.
+        """
+        if pull.final or pull.pleas >= self._config.pull_rounds_max:
+            return False
+        pull.pleas += 1
         pull.proc, pull.number = b"", m.NOWHERE
         for node in self._cluster.who(pull.id, b""):
             if node not in pull.sources and self._cluster.lives(node):
@@ -358,6 +362,7 @@ class PullCore:
         if pull is None or source is None or source.node != node:
             return
         pull.referred = [*dict.fromkeys([*pull.referred, *nodes])]
+        pull.final = pull.final or (kind != "elsewhere" and pull.pleas > 0)
         if kind != "elsewhere" and pull.problem is None and not source.relay:
             pull.problem = (kind, text)
         self._lose(pull, source, WITHOUT, now)

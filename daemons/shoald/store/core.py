@@ -241,7 +241,10 @@ class StoreCore:
 
     def hinted(self, object_id: bytes) -> list[str]:
         """Nodes that may have it, as peers said; the newest first."""
-        return list(self._ledger.hints.get(object_id, ()))[::-1]
+        ledger = self._ledger
+        last_seen = ledger.last_seen.get(object_id)
+        nodes = list(ledger.hints.get(object_id, ()))[::-1]
+        return nodes if last_seen is None or last_seen in nodes else [*nodes, last_seen]
 
     def described(self, object_id: bytes, copy: bytes = b"") -> StoredObject | None:
         """An object that is here, with a stamp that names its bytes: ``copy`` if it has none yet, else one of this node's."""

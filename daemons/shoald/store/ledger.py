@@ -53,7 +53,8 @@ class Ledger:
         unheld_watched: those of them that this happened to; the shell empties it.
         clustered: there were ever other nodes; only then is anything shared (see sharing) or looked for elsewhere.
         node_id: of this node, 16 bytes; node_tag: its first bytes, which ids of its processes begin with.
-        hints: id → nodes that have it, as peers said.
+        hints: id → nodes that have it, as peers said; of ids that nobody here refers to any more, `last_seen` has the newest:
+            a ref may come back in a container, of which this node is told nothing, and before the head knows of the copy.
         wants: (id, stamp proc, number, priority) for the object manager, in order; priority None: nobody waits any more.
         recalls: proc → ids whose pins are wanted back; becomes one message per call of the core.
         returned: objects whose pins were asked for and have all come back; see eviction.
@@ -82,6 +83,7 @@ class Ledger:
         "forsaken",
         "freed",
         "hints",
+        "last_seen",
         "node_id",
         "node_tag",
         "objects",
@@ -105,6 +107,7 @@ class Ledger:
         self.node_tag = tag_of(node_id)
         self.clustered = False
         self.hints: dict[bytes, dict[str, None]] = {}
+        self.last_seen: dict[bytes, str] = {}
         self.wants: list[tuple[bytes, bytes, int, int | None]] = []
         self.allocator = Allocator(capacity)
         self.config = config
@@ -203,14 +206,23 @@ class Ledger:
         self.unbacked[object_id] = None
         self.sealed_elsewhere.discard(object_id)
         self.hints.pop(object_id, None)
+        self.last_seen.pop(object_id, None)
         if len(self.unbacked) > self.config.store_freed_ids_max:
             del self.unbacked[next(iter(self.unbacked))]
 
     def unshare(self, object_id: bytes) -> None:
-        """No other node knows of this id any more."""
+        """No other node knows of this id any more, as far as this one knows."""
         self.shared.pop(object_id, None)
         self.sealed_elsewhere.discard(object_id)
-        self.hints.pop(object_id, None)
+        nodes = self.hints.pop(object_id, None)
+        if nodes:
+            self.last_seen[object_id] = next(reversed(nodes))
+            if len(self.last_seen) > self.config.last_seen_max:
+                del self.last_seen[next(iter(self.last_seen))]
+
+    def told_of(self, object_id: bytes) -> bool:
+        """Whether a peer has said where this is, or was."""
+        return object_id in self.hints or object_id in self.last_seen
 
     def unshare_if_gone(self, object_id: bytes) -> None:
         """Forget that an id is shared, unless something of it is here, or will be."""

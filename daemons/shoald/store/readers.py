@@ -120,7 +120,8 @@ class Readers:
         for start in range(0, len(ids), 16):
             object_id = ids[start : start + 16]
             self._asked.pop(object_id, None)
-            self._ledger.unbacked.pop(object_id, None)
+            if object_id in self._ledger.unbacked:
+                self._recovers(object_id)
             obj = self._ledger.objects.get(object_id)
             if obj is not None and obj.disk is not None and obj.disk.state == LOST:
                 self._ledger.abandon(obj)
@@ -129,6 +130,13 @@ class Readers:
                 client.expects.add(object_id)
         if len(client.expects) > self._ledger.config.parked_reads_max:
             raise ProtocolError(f"{len(client.expects)} objects expected of one client")
+
+    def _recovers(self, object_id: bytes) -> None:
+        """What was lost is being made again; on a cluster it is others who may hold it, though this node forgot about that."""
+        ledger = self._ledger
+        del ledger.unbacked[object_id]
+        if ledger.clustered and object_id not in ledger.objects:
+            ledger.shared.setdefault(object_id)
 
     def sealed(self, obj: StoredObject) -> None:
         """Answer everybody who waits for this object."""
@@ -212,7 +220,7 @@ class Readers:
         """Fail the readers of an id that have nothing left to wait for."""
         if not self._promised(object_id):
             for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
-                if object_id in self._ledger.hints:
+                if self._ledger.told_of(object_id):
                     self._want_for(read, b"", 0)
                 else:
                     self._fail(read, dead)
@@ -310,7 +318,7 @@ class Readers:
         ledger = self._ledger
         if object_id in ledger.unbacked and object_id[:PROCESS_ID_SIZE] in ledger.clients:
             return False  # its owner will know
-        if object_id in ledger.hints or object_id in ledger.shared:
+        if object_id in ledger.shared or ledger.told_of(object_id):
             return True
         if type(proc) is bytes and proc and proc not in ledger.clients and tag_of(proc) != ledger.node_tag:
             return True

@@ -54,7 +54,7 @@ class Dispatcher:
         self.is_retriable: Callable[[TaskRecord, bytes], bool] = lambda task, error: bool(
             task.options.retry_exceptions
         )
-        self.lineage = LineageKeeper(table, self, config.lineage_bytes_max)
+        self.lineage = LineageKeeper(table, self, config.lineage_bytes_max, config.lineage_orphans_max)
         self.queues: dict[Any, ShapeQueue] = {}
         self.by_shape_id: dict[int, ShapeQueue] = {}
         self.leases: dict[int, Lease] = {}

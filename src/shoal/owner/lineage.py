@@ -4,6 +4,9 @@ When a task that may run again has stored results, what it was called with is ke
 or by the lineage of a task that used it. Memory is not kept: of an argument that is stored, only its own lineage. So a chain of
 tasks can be run again from its beginning, though everything in between was freed long ago.
 
+An object that this process refers to no more may still be referenced elsewhere, in a container of somebody else. If its id ever
+left this process, its lineage stays as that of an *orphan*: the last `lineage_orphans_max` of them.
+
 Events: a task is done (`keep`), an object is lost (`recover`), an entry is forgotten (`ObjectTable.lineages`).
 Effects: tasks submitted anew, under their old ids and for the results that are missing alone; EXPECT for these.
 
@@ -48,15 +51,16 @@ class Lineage:
     """How the results of one task can be made again.
 
     Attributes:
-        inputs: entries of its top-level and nested ref arguments, each with its own lineage if it has one. Inline ones are
-            counted here; of others only the record is kept, not the object.
+        inputs: entries of its top-level and nested ref arguments, each with its own lineage if it has one. Only the records
+            are kept, not the objects.
+        values: small plain arguments, by id. counted: those with refs inside, which are counted here.
         left: how often it may still run; -1: any number.
         missing: return indexes that were lost while it ran for others; it runs for these next.
     """
 
     __slots__ = (
         "__weakref__", "counted", "count", "depth", "function", "inputs", "keeper", "left", "missing", "nested_at",
-        "options", "payload", "places", "queue", "size", "task_id",
+        "options", "payload", "places", "queue", "size", "task_id", "values",
     )  # fmt: skip
 
     def __init__(self, task: TaskRecord, keeper: LineageKeeper) -> None:
@@ -70,16 +74,17 @@ class Lineage:
         self.depth = task.depth
         self.left = task.retries
         self.missing: set[int] = set()
-        lineages = keeper.lineages
         entries = [*task.lifted, *(task.nested or ())]
         self.nested_at = len(task.lifted)
         self.inputs: list[tuple[Entry, Lineage | None]] = [
-            (entry, lineages.get(entry.id)) for entry in entries
+            (entry, keeper.find(entry.id)) for entry in entries
         ]
-        self.counted = [entry for entry in entries if entry.state == INLINE]
+        inline = [entry for entry in entries if entry.state == INLINE]
+        self.values = {entry.id: entry.value for entry in inline if entry.contained is None}
+        self.counted = [entry for entry in inline if entry.contained is not None]
         for entry in self.counted:
             entry.count += 1
-        self.size = len(self.payload) + sum(len(entry.value) for entry in self.counted) + _RECORD_BYTES
+        self.size = len(self.payload) + sum(len(entry.value) for entry in inline) + _RECORD_BYTES
         self.keeper = keeper
 
     def __del__(self) -> None:
@@ -93,23 +98,29 @@ class LineageKeeper:
     """The lineage of one process's objects.
 
     Attributes:
-        lineages: by object id; the table's, which forgets one with its entry.
+        lineages: by object id; the table's, which forgets one with its entry. orphans: of ids without an entry, the oldest first.
         gone: sizes of what was forgotten and not accounted for yet.
         size: bytes kept, about.
         recovered: how many objects were made again.
     """
 
-    def __init__(self, table: ObjectTable, dispatch: Dispatcher, bytes_max: int) -> None:
+    def __init__(self, table: ObjectTable, dispatch: Dispatcher, bytes_max: int, orphans_max: int) -> None:
         self._table = table
         self._dispatch = dispatch
         self._bytes_max = bytes_max
+        self._orphans_max = orphans_max
         self.lineages = table.lineages
+        self.orphans = table.orphans
         self.gone: deque[int] = deque()
         self.size = 0
         self.recovered = 0
         self._order: OrderedDict[bytes, ReferenceType[Lineage]] = OrderedDict()
         self._running: dict[bytes, Lineage] = {}
         self._deferred: dict[bytes, Lineage] = {}
+
+    def find(self, object_id: bytes) -> Lineage | None:
+        """The lineage of an object, if it has one."""
+        return self.lineages.get(object_id) or self.orphans.get(object_id)
 
     def keep(self, task: TaskRecord) -> None:
         """Remember how the stored results of ``task``, which is done, were made; its arguments are still counted for it."""
@@ -134,13 +145,16 @@ class LineageKeeper:
         if lineage is not None:
             for index in range(lineage.count):
                 self.lineages.pop(return_id(task.id, index), None)
+                self.orphans.pop(return_id(task.id, index), None)
 
     def _account(self, lineage: Lineage) -> None:
         self.size += lineage.size
         self._order[lineage.task_id] = weak(lineage)
+        while len(self.orphans) > self._orphans_max:
+            del self.orphans[next(iter(self.orphans))]
         while self.gone:
             self.size -= self.gone.popleft()
-        if len(self._order) > 2 * len(self.lineages) + 64:
+        if len(self._order) > 2 * (len(self.lineages) + len(self.orphans)) + 64:
             self._order = OrderedDict((key, each) for key, each in self._order.items() if each() is not None)
         while self.size > self._bytes_max and self._order:
             oldest = self._order.popitem(last=False)[1]()
@@ -150,7 +164,7 @@ class LineageKeeper:
     def _drop(self, lineage: Lineage) -> None:
         self.size -= lineage.size
         released.extend(lineage.counted)
-        lineage.size, lineage.counted, lineage.inputs = 0, [], []
+        lineage.size, lineage.counted, lineage.inputs, lineage.values = 0, [], [], {}
         lineage.payload = b""
         lineage.left = _IS_DROPPED
 
@@ -173,7 +187,7 @@ class LineageKeeper:
             self._table.to_node([m.EXPECT, object_id])  # it is on its way, which the asker does not know
             return None
         plan: dict[Lineage, set[int]] = {}
-        todo = [(object_id, self.lineages.get(object_id))]
+        todo = [(object_id, self.find(object_id))]
         while todo:
             wanted, lineage = todo.pop()
             entry = self._table.entries.get(wanted)
@@ -187,7 +201,12 @@ class LineageKeeper:
             index = int.from_bytes(wanted[12:], "big")
             if lineage not in plan:
                 plan[lineage] = {index}
-                todo += [(each.id, own) for each, own in lineage.inputs if not self._is_known(each)]
+                values = lineage.values
+                todo += [
+                    (each.id, own)
+                    for each, own in lineage.inputs
+                    if each.id not in values and not self._is_known(each)
+                ]
             else:
                 plan[lineage].add(index)
         for lineage, indexes in plan.items():
@@ -215,7 +234,8 @@ class LineageKeeper:
             entry = table.entries.get(object_id)
             if entry is None:
                 entry = table.add(object_id, PENDING, 0)
-                self.lineages[object_id] = lineage
+            self.orphans.pop(object_id, None)
+            self.lineages[object_id] = lineage
             entry.state = PENDING
             entry.stamp = None
             entry.flags = entry.flags & ~WATCHED | ESCAPED
@@ -234,9 +254,10 @@ class LineageKeeper:
         task.careful = True
         task.depth = lineage.depth
         task.places = lineage.places
-        inputs = [table.borrow(entry.id) for entry, _ in lineage.inputs]
+        inputs = [self._input(entry.id, lineage) for entry, _ in lineage.inputs]
+        for entry in inputs[lineage.nested_at :]:
+            table.escape(entry)  # one that was made anew is not known to anybody
         for entry in inputs:
-            entry.count += 1
             if entry.state == STORED and entry.id[:8] == table.proc:
                 entry.state = BORROWED  # looked for before the task is sent: a worker should not wait for it
                 entry.flags &= ~WATCHED
@@ -251,6 +272,16 @@ class LineageKeeper:
         self._running[task.id] = lineage
         self._dispatch.submit(task)
 
+    def _input(self, object_id: bytes, lineage: Lineage) -> Entry:
+        """An argument of a task that runs again, with one use more."""
+        table = self._table
+        value = lineage.values.get(object_id)
+        if value is not None and object_id not in table.entries:
+            return table.add_inline(object_id, value)
+        entry = table.borrow(object_id)
+        entry.count += 1
+        return entry
+
     def finished(self, task_id: bytes) -> None:
         """No run of the task is under way any more: if more of its results were lost meanwhile, it runs for these."""
         lineage = self._deferred.pop(task_id, None)
@@ -264,4 +295,9 @@ class LineageKeeper:
         """Figures for `status` and tests."""
         while self.gone:
             self.size -= self.gone.popleft()
-        return {"objects": len(self.lineages), "bytes": self.size, "recovered": self.recovered}
+        return {
+            "objects": len(self.lineages),
+            "orphans": len(self.orphans),
+            "bytes": self.size,
+            "recovered": self.recovered,
+        }

@@ -52,7 +52,8 @@ class ObjectTable:
         promotions: INLINE or FAILED entries to be written to the store by the shell.
         freed: ids whose cached pins may go.
         on_far: called once, when the first stored object of another node is seen.
-        lineages: how stored results can be made again, by id (see `shoal.owner.lineage`); they go with their entries.
+        lineages: how stored results can be made again, by id (see `shoal.owner.lineage`); when an entry goes whose id others
+            were sent, they become `orphans`.
     """
 
     def __init__(self, proc: bytes) -> None:
@@ -69,6 +70,7 @@ class ObjectTable:
         self._barriers_made = 0
         self._fetching: dict[bytes, list[EntryWaiter]] = {}
         self.lineages: dict[bytes, Lineage] = {}
+        self.orphans: dict[bytes, Lineage] = {}
 
     # --- messages to the daemon ---
 
@@ -501,7 +503,9 @@ class ObjectTable:
             self._keep_riders(entry)
         del self.entries[entry.id]
         if self.lineages:
-            self.lineages.pop(entry.id, None)
+            lineage = self.lineages.pop(entry.id, None)
+            if lineage is not None and entry.flags & ESCAPED:
+                self.orphans[entry.id] = lineage
         if entry.holds > 0:
             self._release_ids.extend([entry.id] * entry.holds)
             entry.holds = 0

@@ -529,3 +529,26 @@ def test_an_object_of_this_node_that_is_nowhere_is_lost_after_few_rounds():
     kind, text = refused(answers)
     assert kind == "lost"
     assert "no lineage" in text
+
+
+def test_an_owner_is_asked_again_if_the_node_dies_that_made_it_again():
+    world = World(4)
+    a, b, *makers = world.nodes
+    a.recovers = True
+    x = own(a)
+    b.pin(x, a.proc)
+    for maker in makers:
+        world.run()
+        assert a.recovering == [x]
+        a.recovering.clear()
+        maker.seal(x, b"again")
+        a.store.sharing.receive_sealed(a.proc, x)  # P_SEALED
+        a.store.located(x, maker.id, 5, 0)
+        if maker is not makers[-1]:
+            world.kill(maker)
+            a.turn()
+            world.run()
+            world.declare_dead(maker)
+    a.turn()
+    world.run()
+    assert b.read(pinned(b.told())) == b"again"

@@ -40,6 +40,8 @@ class Node:
             tuple[bytes, list[Any]]
         ] = []  # what the store said to processes, kept until a test looks
         self.notes: list[str] = []
+        self.recovers = False  # whether processes here can have lost objects made again
+        self.recovering: list[bytes] = []
         self.req = 0
 
     def process(self, number: int) -> bytes:
@@ -131,8 +133,12 @@ class Node:
             assert not proc.startswith(INTERNAL), message
             if message[0] != m.RECOVER:
                 self.sent.append((proc, message))
-        for proc, object_id in asked:  # these processes cannot make anything again
-            self.store.handle(proc, [m.UNRECOVERABLE, object_id, "lost", "no lineage"], self.world.now)
+        for proc, object_id in asked:
+            if self.recovers:
+                self.store.handle(proc, [m.EXPECT, object_id], self.world.now)
+                self.recovering.append(object_id)
+            else:
+                self.store.handle(proc, [m.UNRECOVERABLE, object_id, "lost", "no lineage"], self.world.now)
         if asked:
             self.turn()
 

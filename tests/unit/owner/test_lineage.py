@@ -210,7 +210,7 @@ def test_small_arguments_are_kept_with_the_lineage(node):
     entry = node.submit(small)
     node.run_all()
     node.drop(small)
-    assert small.id in node.table.entries
+    assert small.id not in node.table.entries, "its value is kept, and not the object"
     node.lose(entry)
     node.look_for(entry.id)
     node.run_all()
@@ -220,7 +220,7 @@ def test_small_arguments_are_kept_with_the_lineage(node):
     node.table.drain_released()
     assert not node.table.entries
     assert not node.table.lineages
-    assert node.dispatch.lineage.describe()["bytes"] == 0
+    assert list(node.table.orphans) == [entry.id], "its id was announced: others may have it"
 
 
 def test_an_inline_value_whose_stored_copy_is_lost_is_written_again(node):
@@ -272,3 +272,43 @@ def test_an_argument_that_is_lost_too_is_looked_for_before_the_task_is_sent(node
     assert argument.state == BORROWED
     node.run_all()
     assert node.ran == [argument.id, entry.id] * 2
+
+
+def test_what_only_others_refer_to_is_made_again_too(node):
+    """Its ref went into a container of somebody else, and the last one here has gone."""
+    small = node.submit()
+    node.small.add(small.id)
+    node.run_all()
+    entry = node.submit(small)
+    node.run_all()
+    node.table.escape(entry)
+    node.drop(small)
+    node.table.drop_uses((entry,))
+    assert not node.table.entries
+    node.lose(entry)
+    node.look_for(entry.id)
+    assert entry.id in node.table.entries
+    node.run_all()
+    assert node.ran == [small.id, entry.id, entry.id]
+    assert entry.id in node.stored
+    assert not node.table.entries, "nobody here refers to it"
+    node.lose(entry)
+    node.look_for(entry.id)
+    node.run_all()
+    assert node.ran[-1] == entry.id
+    assert len(node.ran) == 4
+
+
+def test_orphans_are_bounded():
+    node = Node(lineage_orphans_max=3)
+    entries = [node.submit() for _ in range(8)]
+    node.run_all()
+    for entry in entries:
+        node.table.escape(entry)
+        node.table.drop_uses((entry,))
+    node.submit()
+    node.run_all()
+    assert list(node.table.orphans) == [entry.id for entry in entries[-3:]]
+    gc.collect()
+    assert node.dispatch.lineage.recover(entries[0].id)[0] == "lost"
+    assert node.dispatch.lineage.recover(entries[-1].id) is None

@@ -160,6 +160,19 @@ def test_a_read_that_waited_for_a_stream_is_fetched_from_where_it_was_sealed(ben
     assert [want[0] for want in bench.core.take_wants()] == [own]
 
 
+def test_where_an_object_was_is_known_when_a_ref_comes_back_of_which_nobody_told(bench):
+    """Its owner let go of it, and reads it again out of a container elsewhere: the head may not have heard of the copy yet."""
+    own = A + bytes(3) + b"\x01" + bytes(4)
+    bench.refs.handle(NODE, [m.P_SEALED, 1, A, [own, 100, 0]])
+    bench.core.located(own, NODE, 100, 0)
+    bench.send(A, m.RELEASE, own)
+    assert not bench.pin(A, own, B, 0)
+    assert [want[0] for want in bench.core.take_wants()] == [own]
+    assert bench.core.hinted(own) == [NODE]
+    bench.core.lost([own])
+    assert bench.core.hinted(own) == []
+
+
 def test_a_reader_of_what_was_lost_is_told(bench):
     bench.send(A, m.EXPECT, X)
     bench.pin(B, X)
