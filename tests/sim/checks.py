@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoal.owner.objects import STORED
+from shoald.store.objects import LOST
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
@@ -24,6 +25,7 @@ def check(cluster: Cluster) -> None:
         if daemon.alive:
             check_resources(daemon)
             check_pulls(daemon)
+            check_bytes(daemon)
     check_objects(cluster)
 
 
@@ -49,6 +51,20 @@ def check_pulls(daemon: Daemon) -> None:
         assert obj is None or obj.pins or not pull.sources, f"{daemon} pulls {pull.id.hex()}, which it has"
 
 
+def check_bytes(daemon: Daemon) -> None:
+    """Every byte of the region and of the files has one user; nothing is read from disk more often than somebody wants it."""
+    store, disk = daemon.store, daemon.disk
+    if not store.spills.enabled and daemon.region is None:
+        return
+    store._ledger.check_accounts(store.spills.extents())
+    assert disk.files.keys() >= {file.number for file in store.spills.files.values() if file.ready}
+    for object_id, count in disk.restored.items():
+        assert count <= daemon.asked[object_id], f"{daemon} restored {object_id.hex()} {count} times"
+    for obj in store._ledger.objects.values():
+        lost = obj.disk is not None and obj.disk.state == LOST
+        assert not lost or obj.id in daemon.cluster.damaged, f"{daemon} has lost {obj}"
+
+
 def check_objects(cluster: Cluster) -> None:
     """Nothing that is referred to is gone."""
     alive = [daemon for daemon in cluster.daemons.values() if daemon.alive]
@@ -56,7 +72,9 @@ def check_objects(cluster: Cluster) -> None:
         if process.daemon.node_id in cluster.fenced:
             continue
         for entry in process.table.entries.values():
-            if entry.state != STORED or not entry.holds or entry.id in cluster.lost or entry.stamp is None:
+            if entry.state != STORED or not entry.holds or entry.stamp is None:
+                continue
+            if entry.id in cluster.lost or entry.id in cluster.damaged:
                 continue
             # The reply may be faster than the seal; and a hold that a dead machine was to register may never have come.
             proc, number = entry.stamp
@@ -100,4 +118,7 @@ def check_empty(cluster: Cluster) -> None:
             assert not daemon.away.leases, f"{daemon} has {daemon.away.leases}"
             assert daemon.objects is None or not len(daemon.objects.pulls), f"{daemon} pulls something"
             assert not daemon.traffic.requests
+            assert not daemon.disk.files, f"{daemon} keeps files: {daemon.disk.files}"
+            stats = daemon.store.stats()
+            assert stats["used"] == stats["leased"], f"{daemon}: {stats}"
     assert not len(cluster.head.core.directory), "the head remembers objects"

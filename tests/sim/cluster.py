@@ -10,10 +10,11 @@ import random
 
 from tests.sim import checks
 from tests.sim.daemons import Daemon
+from tests.sim.drivers import Driver
 from tests.sim.headlink import ClusterHead
 from tests.sim.network import JITTER, LATENCIES_S, Clock, Network
 from tests.sim.workers import Connection, Process, Run, Worker, place_of
-from tests.sim.workload import SMALL, Mix, Plan, Workload, bytes_to_move
+from tests.sim.workload import Mix, Plan, Workload, bytes_to_move
 
 from shoal.config import Config
 from shoal.ids import node_tag, tag_of
@@ -25,78 +26,14 @@ UNITS = 10_000
 VALIDATED_EVERY = 20  # checks
 
 
-class Driver(Process):
-    """Submits the plans of a workload, ``window`` at a time, and forgets results that nobody reads."""
-
-    def __init__(self, cluster: Cluster, daemon: Daemon, workload: Workload, tasks: int, window: int) -> None:
-        super().__init__(cluster, daemon, cluster.new_pid())
-        self.job_id = f"job{self.pid}"
-        self.workload = workload
-        self.left = tasks
-        self.window = window
-        self.pending = 0
-        self._entries: dict[Plan, Entry] = {}
-        daemon.job_began(self, self.job_id)
-
-    def go_on(self) -> None:
-        """Submit as much as may be under way."""
-        while self.alive and self.left and self.pending < self.window:
-            self.left -= 1
-            plan = self.workload.draw()
-            self.cluster.planned(plan)
-            self.pending += 1
-            arguments = tuple(self._entries.pop(each) for each in plan.arguments)
-            entry = self.submit(plan, arguments, _Result(self, plan))
-            if arguments:
-                self.table.drop_uses(arguments)
-            if plan.size > SMALL:
-                self._entries[plan] = entry
-        self.flush()
-
-    def ready(self, plan: Plan, entry: Entry) -> None:
-        """A task has ended."""
-        assert not plan.outcome, f"{plan} ended twice"
-        self.pending -= 1
-        self.cluster.ended(plan, entry)
-        if plan.size <= SMALL:
-            self.cluster.clock.at(0.0, lambda: self._forget(entry))
-        if self.left and self.pending <= self.window * 3 // 4:
-            self.cluster.clock.at(0.0, self.go_on)
-
-    def _forget(self, entry: Entry) -> None:
-        if self.alive:
-            self.table.drop_uses((entry,))
-            self.flush()
-
-    def forget_all(self) -> None:
-        """User code refers to nothing any more."""
-        entries, self._entries = self._entries, {}
-        self.table.drop_uses(entries.values())
-        self.flush()
-
-    @property
-    def done(self) -> bool:
-        return not self.left and not self.pending
-
-
-class _Result:
-    """Waits for the result of a driver's task."""
-
-    __slots__ = ("_driver", "_plan")
-
-    def __init__(self, driver: Driver, plan: Plan) -> None:
-        self._driver = driver
-        self._plan = plan
-
-    def entry_ready(self, entry: Entry) -> None:
-        self._driver.ready(self._plan, entry)
-
-
 class Cluster:
     """The simulated cluster.
 
     Args:
         steady: every message takes the same short time; otherwise the network is as bad as the seed wants.
+        store_bytes: what a node's store has.
+        directories: that a node spills to; 0: spilling is off.
+        watches_bytes: it is known what lies where in every region, and each read sees whether that is what was wanted.
 
     Attributes:
         plans: what tasks do, by number.
@@ -104,12 +41,22 @@ class Cluster:
         sealed: objects that a store has taken in; the reply of a task may be faster.
         fenced: nodes that the head has declared dead, though they may not know it yet.
         lost: objects of which only dead nodes had copies.
+        damaged: objects whose copy on a disk was damaged, or could not be read.
         checked_every: events between two checks.
         least_bytes: that had to move for what has run, at the least.
     """
 
     def __init__(
-        self, seed: int, nodes: int, cpus: int = 4, *, config: Config | None = None, steady: bool = True
+        self,
+        seed: int,
+        nodes: int,
+        cpus: int = 4,
+        *,
+        config: Config | None = None,
+        steady: bool = True,
+        store_bytes: int = STORE_BYTES,
+        directories: int = 0,
+        watches_bytes: bool = False,
     ) -> None:
         self.seed = seed
         self.steady = steady
@@ -130,7 +77,9 @@ class Cluster:
         self.least_bytes = 0
         self.history: list[str] = []
         self.lost: set[bytes] = set()
+        self.damaged: set[bytes] = set()
         self.sealed: set[bytes] = set()
+        self.watches_bytes = watches_bytes
         self.checked_every = 5
         self._events = 0
         self._pids = 0
@@ -138,7 +87,7 @@ class Cluster:
         resources = {"CPU": cpus * UNITS}
         for number in range(nodes):
             # The first byte of a node's id is the first of its processes' ids.
-            daemon = Daemon(self, (number % 255 + 1) * 65536 + number, resources, STORE_BYTES)
+            daemon = Daemon(self, (number % 255 + 1) * 65536 + number, resources, store_bytes, directories)
             self.daemons[daemon.node_id] = daemon
 
     def join(self, limit_s: float = 60.0) -> None:
@@ -188,13 +137,26 @@ class Cluster:
             "finished" if entry.state != FAILED else entry.value.split(b":")[0].decode(errors="replace")
         )
         assert plan.outcome, f"{plan} failed without a reason"
-        self.outcomes[plan.outcome] = self.outcomes.get(plan.outcome, 0) + 1
+        self.counted(plan.outcome)
         plan.made_on = place_of(entry)
         if plan.outcome == "finished":
             self.least_bytes += bytes_to_move(plan)
         plan.arguments = ()
         if self.steady:
             del self.plans[plan.number]  # otherwise it may run once more
+
+    def counted(self, outcome: str) -> None:
+        """Something has ended that way."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def cannot_be_read(self, object_id: bytes, kind: str, text: str) -> None:
+        """A reader was refused: what is lost must have been lost by something, and every refusal says what happened."""
+        assert text, f"{object_id.hex()} cannot be read, and nobody says why"
+        if kind in ("lost", "unrecoverable", "freed"):
+            known = object_id in self.damaged or object_id in self.lost or bool(self.fenced)
+            assert known, f"{object_id.hex()} cannot be read ({kind}: {text})"
+            told = "lost" in text or "no node has it" in text
+            assert (kind != "freed" and told) or self.fenced, (kind, text)
 
     # --- ends ---
 

@@ -6,9 +6,11 @@ over a link of limited bandwidth. What a node sends to another in one turn trave
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.disks import Disk
 from tests.sim.headlink import HeadLink
 from tests.sim.traffic import Traffic
 
@@ -26,6 +28,7 @@ from shoald.objects.cluster_refs import ClusterRefs
 from shoald.objects.core import ObjectCore
 from shoald.objects.effects import Locate, Receive, Tell
 from shoald.store.core import StoreCore
+from unit.store.fakedisk import FakeRegion
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
@@ -44,9 +47,18 @@ class Daemon:
         clients: processes connected here, by id.
         numbers: messages processed of each one's stream.
         resumed: leases whose task has waited, and went on.
+        region: what lies where, if anybody wants to know.
+        asked: id → how often somebody wanted to read it here.
     """
 
-    def __init__(self, cluster: Cluster, number: int, resources: dict[str, int], capacity: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        number: int,
+        resources: dict[str, int],
+        capacity: int,
+        directories: int,
+    ) -> None:
         self.node_id = node_id = f"{number:06x}" + "00" * 13
         self.cluster = cluster
         self.config = config = cluster.config
@@ -57,7 +69,10 @@ class Daemon:
         self.numbers: dict[bytes, int] = {}
         self.forks: dict[bytes, Worker | None] = {}
         self.view = ClusterView(node_id, config.dead_nodes_max)
-        self.store = StoreCore(capacity, config, bytes.fromhex(node_id))
+        self.store = StoreCore(capacity, config, bytes.fromhex(node_id), directories)
+        self.region = FakeRegion() if cluster.watches_bytes else None
+        self.disk = Disk(self)
+        self.asked: Counter[bytes] = Counter()
         self.refs = ClusterRefs(self.store)
         self.objects: ObjectCore | None = None
         pool = Pool(bytes.fromhex(node_id)[:8], config.workers_max)
@@ -195,6 +210,8 @@ class Daemon:
         for message in batch:
             tag = message[0]
             whole = m.P_HOLD <= tag < m.P_ACTOR_HOST
+            if tag == m.P_FETCH:
+                self.asked[message[2]] += 1
             self.handlers[tag](node_id, message if whole else message[1:], now)
 
     def snapshot(self) -> dict[str, Any]:
@@ -252,6 +269,12 @@ class Daemon:
                 self.store.handle(proc, message, now)
                 if tag == m.SEAL:
                     self.cluster.seals(message[1])
+                elif tag == m.SEAL_IN_FILE:
+                    self.cluster.seals(message[3])
+                elif tag == m.PIN:
+                    self.asked[message[2]] += 1
+                elif tag == m.PIN_TOGETHER:
+                    self.asked.update(message[1][::3])
         self.numbers[proc] += len(batch)
         self.store.advanced(proc, self.numbers[proc], now)
         self.turn()
@@ -324,6 +347,7 @@ class Daemon:
         if self.objects is not None:
             self._turn_objects(now)
             due.append(self.objects.next_deadline())
+        self.disk.turn()
         self._turn_refs()
         due.append(self.store.next_deadline())
         self._tell_clients()

@@ -9,8 +9,14 @@ from tests.sim.workers import Worker
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
+    from tests.sim.disks import Disk
 
-_KINDS = {"worker": 4, "connection": 4, "parted": 2, "cut off": 2, "heal": 4, "head": 1, "node": 1}
+KINDS = {"worker": 4, "connection": 4, "parted": 2, "cut off": 2, "heal": 4, "head": 1, "node": 1}
+DISK_KINDS = {
+    "slow": 3, "full": 3, "failing": 2, "unreadable": 0.5, "hanging": 3, "damage": 3, "disks healed": 4, "worker": 2,
+    "connection": 1,
+}  # fmt: skip
+_HANGS_S = (0.2, 2.0, 8.0)
 
 
 class Faults:
@@ -18,18 +24,20 @@ class Faults:
 
     Args:
         survivors: how many machines do not die, the first ones.
+        kinds: how often each happens.
     """
 
-    def __init__(self, cluster: Cluster, survivors: int) -> None:
+    def __init__(self, cluster: Cluster, survivors: int, kinds: dict[str, float] = KINDS) -> None:
         self._cluster = cluster
         self._random = cluster.random
         self._survivors = survivors
+        self._kinds = kinds
         self.over = False
 
     def plan(self, count: int, within_s: float) -> None:
         """Schedule faults; when the last one is over, the network is healed."""
         clock, source = self._cluster.clock, self._random
-        kinds, weights = zip(*_KINDS.items(), strict=True)
+        kinds, weights = zip(*self._kinds.items(), strict=True)
         for _ in range(count):
             kind = source.choices(kinds, weights)[0]
             clock.at(source.uniform(0.0, within_s), lambda kind=kind: self._strike(kind))
@@ -73,8 +81,32 @@ class Faults:
             mortal = [each for each in alive if each not in list(cluster.daemons.values())[: self._survivors]]
             if mortal:
                 cluster.kill_node(source.choice(mortal))
+        elif kind in DISK_KINDS:
+            self._strike_disk(kind, source.choice(alive).disk)
+
+    def _strike_disk(self, kind: str, disk: Disk) -> None:
+        source = self._random
+        self._cluster.note(f"{disk}: {kind}")
+        disk.troubled = True
+        if kind == "slow":
+            disk.slowness = source.choice((10.0, 100.0))
+        elif kind == "full":
+            disk.room_bytes = sum(disk.sizes.values())
+        elif kind == "failing":
+            disk.fails_writes = True
+        elif kind == "unreadable":
+            disk.fails_reads = True
+        elif kind == "hanging":
+            disk.hangs_until = self._cluster.clock.now + source.choice(_HANGS_S)
+        elif kind == "damage":
+            if disk.files:
+                disk.damage(source.choice(sorted(disk.files)))
+        else:
+            disk.heal()
 
     def _heal(self) -> None:
         self._cluster.note("the network is whole")
         self._cluster.network.heal()
+        for daemon in self._cluster.daemons.values():
+            daemon.disk.heal()
         self.over = True

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from shoal.ids import node_tag, tag_of
 from shoald.objects.pulls import GONE, UNREACHED
 from shoald.store.objects import ORIGIN_SIZE
+from unit.store.fakedisk import checksum_of
 
 if TYPE_CHECKING:
     from tests.sim.daemons import Daemon
     from tests.sim.network import Network
 
+    from shoald.objects.copies import Copy
     from shoald.objects.effects import Receive
 
 BYTES_PER_S = 1.25e9
@@ -59,12 +61,29 @@ class Traffic:
         assert source.objects is not None
         tickets = source.objects.serving.tickets
         outcomes = []
-        for req, chunk, _, size in effect.pieces:
+        for req, chunk, offset, size in effect.pieces:
             ticket = tickets.get((self._daemon.node_id, req))
-            there = ticket is not None and ticket.copy is not None and ticket.copy.have >> chunk & 1
+            copy = ticket.copy if ticket is not None else None
+            there = copy is not None and copy.have >> chunk & 1 and self._take(source, copy, chunk, offset)
             self.moved_bytes += size if there else 0
             outcomes.append(1 if there else GONE)
         self._landed(effect.number, outcomes, "it has gone")
+
+    def _take(self, source: Daemon, copy: Copy, chunk: int, offset: int) -> bool:
+        """A chunk lands at ``offset``, if it is there. Of larger objects, only the first chunk says what it is of."""
+        region = self._daemon.region
+        if region is None or source.region is None:
+            return True
+        begin, size = copy.place(chunk)
+        if copy.file is None:
+            region.put(offset, size, source.region.get(begin))
+            return True
+        path, at, checksum = copy.file
+        token = source.disk.files.get(int(path), {}).get(at)
+        if checksum_of(token) != checksum:
+            return False
+        region.put(offset, size, token if not chunk else None)
+        return True
 
     def _landed(self, number: int, outcomes: list[int], reason: str) -> None:
         daemon = self._daemon

@@ -10,10 +10,12 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.storage import Reading, Storage
+
 from shoal.options import TaskOptions
 from shoal.owner.dispatch import Dispatcher
 from shoal.owner.leases import Lease
-from shoal.owner.objects import PENDING, STORED, Entry
+from shoal.owner.objects import FAILED, PENDING, STORED, Entry
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, TaskRecord
 from shoal.refs import released
@@ -128,6 +130,7 @@ class Process:
         self._counter = 0
         self._idle_due = float("inf")
         self._held: dict[Lease, list[Any]] = {}
+        self.storage = Storage(self)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.proc.hex()}>"
@@ -195,7 +198,7 @@ class Process:
 
     def hears(self, message: list[Any]) -> None:
         """A message that is not for the owner core."""
-        if message[0] not in (m.UNPIN_RECALL, m.EXTENT_RECALL):
+        if not self.storage.hears(message):
             raise AssertionError(f"{self} got {message}")
 
     def _granted(self, message: list[Any]) -> None:
@@ -271,8 +274,11 @@ class Process:
         while released or dispatch.dirty or table.has_output():
             if released:
                 table.drain_released()
-            assert not table.promotions, "no plan has values with refs"
-            table.freed.clear()
+            if table.promotions:
+                self._promote()
+            if table.freed:
+                freed, table.freed = table.freed, []
+                self.storage.unpin(self.storage.pins.recall(freed))
             if table.has_node_messages():
                 self.up.send(table.take_node_messages())
             dirty = sorted(dispatch.dirty, key=lambda lease: lease.lease_id)
@@ -281,6 +287,17 @@ class Process:
                 self._flush_lease(lease)
         if dispatch.leases and self._idle_due == float("inf"):
             self._look_for_idle(self.config.lease_idle_ms / 1000)
+
+    def _promote(self) -> None:
+        """Errors of results that others wait for are written to the store."""
+        promotions, self.table.promotions = self.table.promotions, []
+        for entry in promotions:
+            flags = m.SEAL_PRIMARY | (m.SEAL_ERROR if entry.state == FAILED else 0)
+            self.storage.write(entry.id, len(entry.value), flags, self.proc, partial(self._promoted, entry))
+
+    def _promoted(self, entry: Entry, error: str) -> None:
+        assert not error or self.daemon.disk.troubled or not self.daemon.store.spills.enabled, error
+        self.table.promoted(entry)
 
     @staticmethod
     def _flush_lease(lease: Lease) -> None:
@@ -306,7 +323,7 @@ class Run:
     """A task at its worker.
 
     Attributes:
-        missing: stored arguments that are not pinned yet; pinned: those that are.
+        stored: stored arguments, with their stamps; reading: of these, until they are not needed any more.
         children: how many tasks of its own are not ready.
     """
 
@@ -314,17 +331,17 @@ class Run:
         self.connection = connection
         self.task_id: bytes = message[1]
         self.plan = plan
-        self.missing: dict[bytes, tuple[bytes, int]] = {}
-        self.pinned: list[bytes] = []
+        self.stored: dict[bytes, tuple[bytes, int]] = {}
+        self.reading: Reading | None = None
         self.children = 0
         self.results: list[Entry] = []
-        self.blocked = False
+        self.blocked = self.is_long = False
         self.began = 0.0
         self.error = b""
         if message[4]:
             for value in message[4][1]:
                 if type(value) is tuple and type(value[1]) is tuple:
-                    self.missing[value[0]] = value[1]
+                    self.stored[value[0]] = value[1]
 
 
 class Worker(Process):
@@ -342,29 +359,13 @@ class Worker(Process):
         self.connections: dict[Connection, None] = {}
         self.current: Run | None = None
         self._inbox: deque[tuple[Connection, tuple[Any, ...]]] = deque()
-        self._allocating: tuple[Run, int] | None = None
-        self._requests = 0
 
     def hears(self, message: list[Any]) -> None:
-        tag, run = message[0], self.current
+        tag = message[0]
         if tag == m.PEER:
             connection = message[2]
             self.connections[connection] = None
             connection.accept()
-        elif tag == m.PINNED:
-            self._pinned(message[2])
-        elif tag == m.PIN_FAILED:
-            if run is not None and message[2] in run.missing:
-                del run.missing[message[2]]
-                run.error = f"{message[3]}: {message[4]}".encode()
-                self._loaded(run)
-        elif tag == m.EXTENT:
-            self._seal(message)
-        elif tag == m.ALLOC_FAILED:
-            assert self._allocating is not None
-            (run, _), self._allocating = self._allocating, None
-            run.error = message[3].encode()
-            self._reply(run)
         elif tag == m.EXIT:
             self.cluster.kill(self)
         else:
@@ -382,6 +383,9 @@ class Worker(Process):
                 self._inbox.append((connection, message))
             elif message[0] == m.TAKE_BACK:
                 self._take_back(connection, message[1])
+        run = self.current
+        if run is not None and (run.is_long or run.blocked):
+            self._give_back_all()
         self._next()
         self.flush()
 
@@ -408,37 +412,30 @@ class Worker(Process):
             run = self.current = Run(connection, message, plan)
             self.status = run.task_id
             self.cluster.started(self, run)
-            if run.missing:
-                asked: list[Any] = []
-                for object_id, stamp in run.missing.items():
-                    asked += [object_id, *stamp]
-                self.table.to_node([m.PIN_TOGETHER, asked, m.PRIORITY_ARGUMENT])
-                lend_s = self.config.arguments_lend_ms / 1000
-                self.cluster.clock.at(lend_s, partial(self._lend, run))
+            if run.stored:
+                run.reading = self.storage.read(
+                    run.stored.items(), m.PRIORITY_ARGUMENT, partial(self._loaded, run)
+                )
+                if run.reading.missing:
+                    self.cluster.clock.at(self.config.tick_ms / 1000, partial(self._runs_long, run))
+                    lend_s = self.config.arguments_lend_ms / 1000
+                    self.cluster.clock.at(lend_s, partial(self._lend, run))
             else:
                 self._begin(run)
 
-    def _pinned(self, object_id: bytes) -> None:
-        run = self.current
-        if run is None or object_id not in run.missing:
-            self.table.to_node([m.UNPIN, object_id])
-            return
-        del run.missing[object_id]
-        run.pinned.append(object_id)
-        self._loaded(run)
-
-    def _loaded(self, run: Run) -> None:
-        if run.missing:
-            return
+    def _loaded(self, run: Run, reading: Reading) -> None:
+        """The stored arguments are there, or not to be had."""
+        run.reading = reading
         if run.blocked:
             self._block(run, False)
-        if run.error:
+        if reading.error:
+            run.error = reading.error.encode()
             self._reply(run)
         else:
             self._begin(run)
 
     def _lend(self, run: Run) -> None:
-        if self.alive and self.current is run and run.missing and not run.blocked:
+        if self.alive and self.current is run and run.reading and run.reading.missing and not run.blocked:
             self._block(run, True)
             self.flush()
 
@@ -461,7 +458,8 @@ class Worker(Process):
             clock.at(run_s, lambda: self._ran(run))
 
     def _runs_long(self, run: Run) -> None:
-        if self.alive and self.current is run:
+        if self.alive and self.current is run and not run.is_long:
+            run.is_long = True
             self._give_back_all()
             run.connection.back.send([(m.RUNNING, run.task_id)])
 
@@ -494,24 +492,21 @@ class Worker(Process):
         if run.error or plan.size <= self.config.inline_bytes_max:
             self._reply(run)
         else:
-            self._requests += 1
-            self._allocating = (run, self._requests)
-            self.table.to_node([m.ALLOC, self._requests, plan.size, plan.size])
+            holder = run.connection.submitter.proc
+            self.storage.write(run.task_id, plan.size, m.SEAL_PRIMARY, holder, partial(self._sealed, run))
         self.flush()
 
-    def _seal(self, message: list[Any]) -> None:
-        assert self._allocating is not None
-        (run, request), self._allocating = self._allocating, None
-        assert request == message[1]
-        holder = run.connection.submitter.proc
-        size = run.plan.size
-        place = [run.task_id, message[2], size]
-        self.table.to_node([m.SEAL, *place, b"", m.SEAL_PRIMARY, holder, "sim", b""])
-        self._reply(run, (m.RESULT_STORED, size, self.table.stamp_now()))
+    def _sealed(self, run: Run, error: str) -> None:
+        """The result is in the store, or could not be written."""
+        if error:
+            run.error = error.encode()
+            self._reply(run)
+        else:
+            self._reply(run, (m.RESULT_STORED, run.plan.size, self.table.stamp_now()))
 
     def _reply(self, run: Run, result: Any = _VALUE) -> None:
-        if run.pinned:
-            self.table.to_node([m.UNPIN, b"".join(run.pinned)])
+        if run.reading is not None:
+            self.storage.close(run.reading)
         run_us = (self.now - run.began) * 1e6
         if run.error:
             reply: tuple[Any, ...] = (m.FAILED, run.task_id, run.error, (), b"", False)

@@ -17,6 +17,8 @@ from shoal.options import TaskOptions
 PLAIN = TaskOptions()
 TWO_CPUS = PLAIN.merged(num_cpus=2)
 SPREAD = PLAIN.merged(scheduling_strategy="SPREAD")
+ONCE = PLAIN.merged(max_retries=0)
+PUT = "put"  # the function of a plan that is no task: its driver writes a value
 MEANS_S = {"short": 0.001, "medium": 0.2, "long": 1.0}
 SIZES = (200_000, 1_000_000, 5_000_000, 20_000_000)
 SMALL = 100
@@ -65,13 +67,21 @@ class Plan:
 
 @dataclass
 class Mix:
-    """How often things are drawn; `sizes` of stored results in bytes."""
+    """How often things are drawn; `sizes` of stored results in bytes.
+
+    Attributes:
+        puts: values that drivers write themselves; gets: how many results drivers look at, for each task.
+        once: tasks that may not run again.
+    """
 
     stored: float = 0.25
     readers: float = 0.2
     parents: float = 0.0
     failing: float = 0.0
     odd: float = 0.0
+    puts: float = 0.0
+    gets: float = 0.0
+    once: float = 0.0
     sizes: tuple[int, ...] = SIZES
 
 
@@ -84,7 +94,7 @@ class Workload:
 
     def __init__(self, source: random.Random, mix: Mix, next_number: Callable[[], int]) -> None:
         self._random = source
-        self._mix = mix
+        self.mix = mix
         self._unread: list[Plan] = []
         self._next_number = next_number
         self.work_s = 0.0
@@ -92,7 +102,9 @@ class Workload:
 
     def draw(self) -> Plan:
         """The next task of a driver."""
-        mix, source = self._mix, self._random
+        mix, source = self.mix, self._random
+        if mix.puts and source.random() < mix.puts:
+            return self._put()
         plan = self._plain()
         if self._unread and source.random() < mix.readers:
             count = min(len(self._unread), source.randint(1, ARGUMENTS_MAX))
@@ -110,8 +122,19 @@ class Workload:
         plan.fails = source.random() < mix.failing
         if source.random() < mix.odd:
             plan.options = source.choice((TWO_CPUS, SPREAD))
+        elif mix.once and source.random() < mix.once:
+            plan.options = ONCE
         self.longest_s = max(self.longest_s, plan.chain_s)
         return plan
+
+    def _put(self) -> Plan:
+        plan = Plan(self._next_number(), PUT, 0.0, self._random.choice(self.mix.sizes))
+        self._unread.append(plan)
+        return plan
+
+    def forget(self, plan: Plan) -> None:
+        """Its value could not be written: nobody can read it."""
+        self._unread.remove(plan)
 
     def _plain(self) -> Plan:
         source = self._random

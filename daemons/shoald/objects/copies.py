@@ -7,6 +7,11 @@ between, the checksum tells: it is made (or came) before the bytes are sent.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal.store.filecopies import FileCopy
+
 
 class Copy:
     """Bytes that do not change.
@@ -17,6 +22,8 @@ class Copy:
         size, chunk: bytes, in all and of each chunk but the last.
         chunks: how many there are, one at least; all: every chunk's bit.
         offset: where it lies in this node's region; -1 while there is no room for it.
+        file: (path, offset, checksum) if it is read where it was spilled, for lack of room; `offset` is 0 then.
+        mapped: that file, by the thread that read it first.
         have: the chunks that are here, a bit each.
         sums: chunk → checksum, of those that were served or received.
         readers: nodes that read it from here: node id → their number for it.
@@ -28,10 +35,12 @@ class Copy:
         "all",
         "chunk",
         "chunks",
+        "file",
         "grants",
         "have",
         "holders",
         "id",
+        "mapped",
         "offset",
         "readers",
         "size",
@@ -47,6 +56,8 @@ class Copy:
         self.chunks = -(-size // chunk) or 1
         self.all = (1 << self.chunks) - 1
         self.offset = offset
+        self.file: tuple[str, int, int] | None = None
+        self.mapped: FileCopy | None = None
         self.have = 0
         self.sums: dict[int, int] = {}
         self.readers: dict[str, int] = {}

@@ -11,6 +11,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from shoal.store.filecopies import FileCopy
 from shoal.wire import pieces
 from shoald.objects.sockets import receive_exactly, send_all, set_blocking
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from shoal.config import Config
+    from shoald.objects.copies import Copy
     from shoald.objects.serving import Ticket
 
 
@@ -112,6 +114,11 @@ class DataServer:
         if copy is None or not copy.have >> chunk & 1:
             return None
         offset, size = copy.place(chunk)
+        if copy.file is not None:
+            mapped = _map(copy)
+            if mapped is None:
+                return None
+            memory = mapped
         window = memory[offset : offset + size]
         checksum = copy.sums.get(chunk)
         if checksum is None:
@@ -128,3 +135,19 @@ class DataServer:
                     sock.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass  # the reader was faster
+
+
+def _map(copy: Copy) -> memoryview | None:
+    """The bytes of a copy that lies in a spill file, compared with their checksum once; None if they are not there any more."""
+    assert copy.file is not None
+    found = copy.mapped
+    if found is None:
+        path, start, checksum = copy.file
+        found = FileCopy(path, start, copy.size, 0, checksum)
+        try:
+            found.open()
+        except (OSError, ValueError):
+            return None  # it was rewritten or is damaged: the store knows, or finds out
+        copy.mapped = found
+    assert found.mapping is not None
+    return memoryview(found.mapping)[found.offset : found.offset + found.size]

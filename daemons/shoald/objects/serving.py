@@ -5,6 +5,7 @@ that a question waits while the object is pending. What is asked for by the stam
 here, or a part that is on its way here; a part serves the chunks that it has announced.
 
     P_FETCH → PIN … PINNED → P_FETCHED … P_FETCH_DONE → UNPIN
+                    PINNED_IN_FILE → P_FETCHED … P_FETCH_DONE
 
 Threads that serve chunks look into `tickets`: (node, its number) → the copy it may read. A ticket goes when the reader
 says so or is dead; a thread that is still sending then sends to a reader that does not listen any more. A part that is
@@ -168,6 +169,8 @@ class ServeCore:
             return
         if message[0] == m.PINNED:
             self._pinned(node, message)
+        elif message[0] == m.PINNED_IN_FILE:
+            self._in_file(node, message)
         elif message[0] == m.PIN_FAILED:
             _, req, _, kind, text = message
             ticket = self.tickets.get((node, req))
@@ -192,6 +195,20 @@ class ServeCore:
             copy = Copy(object_id, obj.copy, size, self._config.pull_chunk_bytes)
             self._remember(copy)
         copy.offset = offset
+        copy.have = copy.all
+        self._grant(ticket, copy, obj)
+
+    def _in_file(self, node: str, message: list[Any]) -> None:
+        """No room can be made for it: this reader gets it out of the file. Nothing is pinned; a file that is rewritten before
+        it was opened is not there, and the reader asks again.
+        """
+        _, req, object_id, path, offset, size, _, checksum = message
+        ticket = self.tickets.get((node, req))
+        obj = self._stored(object_id)
+        if ticket is None or ticket.copy is not None or obj is None:
+            return
+        copy = Copy(object_id, obj.copy, size, self._config.pull_chunk_bytes, 0)
+        copy.file = path, offset, checksum
         copy.have = copy.all
         self._grant(ticket, copy, obj)
 

@@ -229,7 +229,8 @@ class StoreCore:
             client.expects.discard(object_id)
         ledger.unshare_if_gone(object_id)
         self._readers.told(object_id, size, flags)
-        if object_id in ledger.shared:
+        # The process may have let go of it already; others may wait here all the same.
+        if object_id in ledger.shared or self._readers.is_waited_for(object_id):
             self.hint(object_id, node_id)
 
     def lost(self, object_ids: list[bytes]) -> None:

@@ -24,6 +24,7 @@ from shoald.store.spills import Spills
 _SECONDS_PER_OBJECT = 2e-6  # sorting costs a quarter of this: a list is made anew no sooner
 _LIST_PAUSE_S = 0.001
 _LEISURE = 100  # times as long when nobody waits
+_VAIN_MAX = 4  # lists without a victim in a row, after each of which the next one takes twice as long
 
 
 class Eviction:
@@ -45,6 +46,7 @@ class Eviction:
         "again_at",
         "asked_bytes",
         "_urgent",
+        "_vain",
         "ready_bytes",
     )
 
@@ -58,6 +60,7 @@ class Eviction:
         self.asked_bytes = 0
         self.ready_bytes = 0
         self._urgent = True
+        self._vain = 0
         self.again_at: float | None = None
 
     def begin(self, urgent: bool, now: float) -> None:
@@ -92,6 +95,7 @@ class Eviction:
                     return None
                 else:
                     self._take(source)
+                    self._vain = 0
                     return obj
             self._take(source)
 
@@ -186,12 +190,13 @@ class Eviction:
     def _list(self, now: float) -> bool:
         """Sort what there is; False if that was done a moment ago, or there is nothing."""
         objects = self._ledger.objects
-        pause = _LIST_PAUSE_S + _SECONDS_PER_OBJECT * len(objects)
+        pause = (_LIST_PAUSE_S + _SECONDS_PER_OBJECT * len(objects)) * 2 ** min(self._vain, _VAIN_MAX)
         due = self._listed_at + (pause if self._urgent else _LEISURE * pause)
         if now < due:
             self.again_at = due if self.again_at is None else min(due, self.again_at)
             return False
         self._listed_at = now
+        self._vain += 1
         found = [obj for obj in objects.values() if obj.offset >= 0 and not obj.recalled]
         found.sort(key=lambda obj: (self.expendable(obj), -obj.used_at))
         if not self._spills.usable(now):

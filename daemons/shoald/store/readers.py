@@ -142,6 +142,8 @@ class Readers:
         """Answer everybody who waits for this object."""
         if self._asked:
             self._asked.pop(obj.id, None)
+        if self._ledger.unbacked:
+            self._ledger.unbacked.pop(obj.id, None)
         if self._ledger.expected:
             for client in self._ledger.expected.pop(obj.id, ()):
                 client.expects.discard(obj.id)
@@ -227,6 +229,10 @@ class Readers:
 
     # --- what is on other nodes ---
 
+    def is_waited_for(self, object_id: bytes) -> bool:
+        """Whether somebody waits for this id, which is not here."""
+        return object_id in self._parked
+
     def hint(self, object_id: bytes) -> None:
         """`Ledger.hints` says now that another node has this: it is fetched for those who wait, unless it is announced here."""
         if object_id in self._ledger.expected:
@@ -258,11 +264,14 @@ class Readers:
             self._missed(object_id, "lost", f"object {object_id.hex()} is lost: the nodes that had it died")
 
     def _missed(self, object_id: bytes, kind: str, text: str) -> None:
-        """No other node has it: unless it is announced, or its owner can help, those who wait for it are told so."""
+        """No other node has it: unless it is announced, or its owner can help, those who wait for it are told so.
+
+        Of kind "full" it is not lost: there is no room for it here, whoever makes it.
+        """
         waiting = [read for read in self._parked.get(object_id, ()) if not read.stamped]
         if not waiting or object_id in self._ledger.expected or object_id in self._asked:
             return
-        if kind == "freed" or not self._ask_owner(object_id):
+        if kind in ("freed", "full") or not self._ask_owner(object_id):
             if kind == "lost" and object_id[:PROCESS_ID_SIZE] in self._ledger.dead:
                 kind, text = "owner_died", f"{text}; the process that owned it has ended"
             for read in waiting:
@@ -284,9 +293,13 @@ class Readers:
         return True
 
     def _lost_here(self, client: Client, req: int | None, obj: StoredObject) -> bool:
-        """Park a read of an object whose copy here is damaged, if another node or its owner may help; False if not."""
+        """Park a read of an object whose copy here is damaged or gone, if another node or its owner may help; False if not."""
         ledger = self._ledger
         read = Read(client, req, obj.id, m.PRIORITY_GET)
+        again = ledger.objects.get(obj.id)
+        if again is not None and again is not obj and req is not None:
+            self._restores.request(client, [(req, again)], m.PRIORITY_GET, obj.used_at)
+            return True
         if ledger.objects.get(obj.id) is obj and obj.id in ledger.shared:
             ledger.abandon(obj)
         if ledger.objects.get(obj.id) is not obj:
@@ -316,11 +329,13 @@ class Readers:
     def _elsewhere(self, object_id: bytes, proc: object) -> bool:
         """Whether another node has it, or should know; ``proc`` is of the stamp."""
         ledger = self._ledger
+        # Where it was sealed is asked first, though it is said to be lost: that may have been said before the head had heard
+        # of the copy there.
+        if type(proc) is bytes and proc and proc not in ledger.clients and tag_of(proc) != ledger.node_tag:
+            return True
         if object_id in ledger.unbacked and object_id[:PROCESS_ID_SIZE] in ledger.clients:
             return False  # its owner will know
         if object_id in ledger.shared or ledger.told_of(object_id):
-            return True
-        if type(proc) is bytes and proc and proc not in ledger.clients and tag_of(proc) != ledger.node_tag:
             return True
         return tag_of(object_id) != ledger.node_tag
 

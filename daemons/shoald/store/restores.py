@@ -67,7 +67,8 @@ class Restores:
 
     Attributes:
         waiting: groups that are not gathered, oldest first: reads that somebody waits for, and arguments.
-        on_lost: told of a read (client, number, object) whose copy is damaged; whether it will be answered all the same.
+        on_lost: told of a read (client, number, object) whose copy is damaged, or was dropped; whether it will be answered
+            all the same.
     """
 
     __slots__ = ("_coming", "_ledger", "_pins", "_spills", "on_lost", "waiting")
@@ -233,7 +234,9 @@ class Restores:
     def _fail(self, group: Group, index: int, kind: str, why: str) -> None:
         group.failed.add(index)
         req, obj = group.reads[index]
-        if kind != "lost" or not self.on_lost(group.client, req, obj):
+        # A copy that another node has too may have been dropped to make room for the rest of the group.
+        is_gone = kind == "lost" or (kind == "freed" and obj.id not in self._ledger.freed)
+        if not is_gone or not self.on_lost(group.client, req, obj):
             self._pins.refuse(group.client, req, obj, kind, why)
 
     @staticmethod

@@ -327,9 +327,11 @@ class Spills:
         copy = obj.disk
         assert copy is not None, obj
         assert copy.file is not None, obj
-        self._take_out(copy.file, obj)
+        file = copy.file
+        self._take_out(file, obj)
         copy.state, copy.file, copy.reason = LOST, None, why
         self._ledger.counters["lost"] += 1
+        self._tidy(file)  # it may be another one than was read: that was rewritten meanwhile
 
     def path(self, obj: StoredObject) -> str:
         """Of the file that has a whole copy of the object; "" if clients cannot map it."""

@@ -339,3 +339,28 @@ def test_no_thread_left_is_a_failure_like_others(rig, monkeypatch):
     ours.close()
     monkeypatch.undo()
     assert it.get(2, it.pieces(0))[0][0] >= 0
+
+
+def test_an_object_that_there_is_no_room_for_is_served_out_of_its_spill_file(rig, tmp_path):
+    it = rig()
+    path = tmp_path / "5.spill"
+    path.write_bytes(b"other" + bytes(59) + it.data)
+    it.copy.offset = 0
+    it.copy.file = str(path), 64, xxhash.xxh3_64_intdigest(it.data)
+    wanted = it.pieces(0, 1, 2, 3)
+    it.there[:] = bytes(len(it.there))
+    assert min(it.get(1, wanted)[0]) >= 0
+    assert it.here[64 : 64 + len(it.data)] == it.data
+    path.unlink()
+    assert min(it.get(2, wanted)[0]) >= 0, "it stays mapped"
+
+
+@pytest.mark.parametrize("content", [None, b"something else" * 100_000])
+def test_a_spill_file_that_has_gone_or_was_damaged_is_not_there(rig, tmp_path, content):
+    it = rig()
+    path = tmp_path / "5.spill"
+    if content is not None:
+        path.write_bytes(content)
+    it.copy.offset = 0
+    it.copy.file = str(path), 64, xxhash.xxh3_64_intdigest(it.data)
+    assert it.get(1, it.pieces(0))[0] == [GONE]

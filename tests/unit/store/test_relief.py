@@ -7,6 +7,7 @@ from typing import Any
 
 from shoal.config import Config
 from shoal.wire import messages as m
+from shoald.objects.cluster_refs import ClusterRefs
 from shoald.store.core import StoreCore
 from shoald.store.spills import Lend, Read, Write
 from unit.store.fakedisk import FakeDisk, FakeRegion
@@ -363,3 +364,65 @@ def test_files_that_were_lent_go_with_their_client() -> None:
     bench.core.spills.made(unmade.file, unmade.directory)
     assert [effect.file for effect in take(bench)] == [unmade.file]
     assert bench.core.stats()["disk"] == 0
+
+
+def test_a_copy_that_had_to_go_for_the_others_of_its_group_is_fetched_again() -> None:
+    bench = bench_of(store_full_wait_ms=100_000)
+    refs = ClusterRefs(bench.core)
+    refs.joined("c0ffee" + "00" * 13)
+    bench.seal(A, X, size=32 * KIB)
+    bench.now = 1.0
+    bench.seal(A, Y, size=32 * KIB, flags=m.SEAL_PRIMARY)
+    bench.send(C, m.ALLOC, 1, 32 * KIB, 0)
+    written(bench)
+    assert state(bench, X) == "spilled"
+    bench.send(C, m.EXTENT_RETURN, 0, 32 * KIB)
+    bench.seal(B, Z, size=32 * KIB, flags=0)  # a copy of what another node has
+    wanted = [X, bytes(8), 0, Z, bytes(8), 0]
+    said = bench.send(C, m.PIN_TOGETHER, wanted, m.PRIORITY_ARGUMENT) + later(bench, 0.05)
+    assert m.PIN_FAILED not in kinds(said)
+    assert Z not in bench.ids, "it made room for the other"
+    for effect in take(bench):
+        if isinstance(effect, Read):
+            bench.core.spills.read_done(effect.transfer, 1.0)
+    assert kinds(later(bench, 0.0)) == [m.PINNED]
+    assert [want[0] for want in bench.core.take_wants()] == [Z]
+
+
+def test_what_was_rewritten_and_cannot_be_read_leaves_no_file() -> None:
+    bench = bench_of(spill_dead_share=0.4)
+    region = FakeRegion()
+    disk = FakeDisk(bench.core.spills, region)
+    for object_id in (X, Y):
+        bench.seal(A, object_id, size=32 * KIB)
+    bench.send(C, m.ALLOC, 1, 64 * KIB, 0)
+    disk.take()
+    while disk.pending:
+        disk.step(0, "", bench.now)
+        later(bench, 0.0)
+        disk.take()
+    bench.send(C, m.EXTENT_RETURN, 0, 64 * KIB)
+    bench.pin(B, X)
+    disk.take()
+    bench.send(A, m.RELEASE, Y)  # most of the file is dead, but it is being read
+    disk.take()
+    [read] = [each for each in disk.pending if isinstance(each, Read)]
+    file = bench.core.spills.files[read.file]
+    bench.core.spills._rewrite(file)
+    disk.take()
+    disk.step(next(at for at, each in enumerate(disk.pending) if not isinstance(each, Read)), "", bench.now)
+    disk.step(0, "error", bench.now)
+    later(bench, 0.0)
+    disk.take()
+    assert not bench.core.spills.files
+
+
+def test_who_waits_for_pins_is_not_looked_at_a_thousand_times_a_second() -> None:
+    bench = bench_of(recall_grace_ms=1, store_full_wait_ms=1000)
+    bench.seal(A, X, size=64 * KIB, flags=m.SEAL_PINNED | m.SEAL_PRIMARY)
+    bench.send(B, m.ALLOC, 1, 32 * KIB, 0)
+    looks = 0
+    while (due := bench.core.next_deadline()) is not None and bench.now < 0.9:
+        later(bench, max(0.0, due - bench.now))
+        looks += 1
+    assert 0 < looks < 150

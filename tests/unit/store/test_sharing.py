@@ -288,3 +288,41 @@ def test_messages_that_make_no_sense(bench, message):
         bench.refs.handle(NODE, message)
     bench.take()
     bench.refs.validate()
+
+
+# --- what is lost, and what only seems to be ---
+
+OWN = A + b"\0\0\0\1" + bytes(4)  # a result of a task of A
+
+
+def test_what_there_is_no_room_for_is_not_lost(bench):
+    bench.pin(B, OWN, FAR[:8], 3)
+    bench.core.take_wants()
+    bench.core.fetch_failed(OWN, "full", "there is no room")
+    [(reader, message)] = bench.take()
+    assert (reader, message[0], message[3]) == (B, m.PIN_FAILED, "full"), (
+        "its owner is not asked to make it again"
+    )
+
+
+def test_what_was_said_to_be_lost_is_looked_for_where_it_was_sealed(bench):
+    bench.hear(m.P_SEALED, 1, A, [OWN, 100, m.SEAL_PRIMARY])
+    bench.core.lost([OWN])  # the head had not heard of the copy there
+    assert not bench.pin(B, OWN, FAR[:8], 3)
+    assert [want[0] for want in bench.core.take_wants()] == [OWN]
+    bench.seal(C, OWN, 100, flags=0, holder=NOBODY)
+    bench.send(B, m.UNPIN, OWN)
+    bench.core.take_wants()
+    bench.core._ledger.evict(bench.core._ledger.objects[OWN])
+    assert not bench.pin(B, OWN), "it is not lost any more"
+    assert [want[0] for want in bench.core.take_wants()] == [OWN]
+
+
+def test_who_waits_for_an_announced_result_finds_it_though_its_owner_lets_go_before_it_is_told(bench):
+    bench.core.register(b"\0Nnode01", {"kind": "node"})
+    bench.send(A, m.EXPECT, X)
+    assert not bench.pin(b"\0Nnode01", X)
+    bench.send(A, m.RELEASE, X)
+    bench.hear(m.P_SEALED, 1, A, [X, 100, m.SEAL_PRIMARY])
+    bench.core.located(X, NODE, 100, m.SEAL_PRIMARY)
+    assert [message[3] for _, message in bench.take()] == ["elsewhere"]

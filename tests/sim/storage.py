@@ -1,0 +1,265 @@
+"""A simulated process's side of its node's store: `ClientStore` without threads and bytes.
+
+What is written takes leased room, or a file if there is none; what is read is pinned, together with what is read with it, or
+read where it was spilled. Pins stay cached until they are recalled. Whoever writes or reads is called when that is done, with
+an error if it failed. Readers see whether they were given the bytes that they wanted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.store.extents import ExtentLeases
+from shoal.store.pins import PinTable
+from shoal.wire import messages as m
+from unit.store.fakedisk import checksum_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tests.sim.workers import Process
+
+    from shoal.owner.objects import Stamp
+
+_AHEAD = 0
+_IDLE_S = 0.5
+
+
+class Writing:
+    """A value on its way into the store."""
+
+    __slots__ = ("flags", "full", "holder", "id", "size", "then")
+
+    def __init__(
+        self, object_id: bytes, size: int, flags: int, holder: bytes, then: Callable[[str], None]
+    ) -> None:
+        self.id = object_id
+        self.size = size
+        self.flags = flags
+        self.holder = holder
+        self.then = then
+        self.full = ""
+
+
+class Reading:
+    """Objects that are read together.
+
+    Attributes:
+        missing: how many are not there yet; guarded: those that are pinned for this.
+        error: why it failed, if it did.
+    """
+
+    __slots__ = ("error", "guarded", "missing", "then")
+
+    def __init__(self, then: Callable[[Reading], None]) -> None:
+        self.then = then
+        self.missing = 0
+        self.guarded: list[bytes] = []
+        self.error = ""
+
+
+class Storage:
+    """Reads and writes of one process."""
+
+    def __init__(self, process: Process) -> None:
+        config = process.config
+        self._process = process
+        self._table = process.table
+        self.pins = PinTable(config.cached_pins_max)
+        self.extents = ExtentLeases(config.slab_bytes_min, config.slab_bytes_max, config.slabs_max)
+        self._writings: dict[int, Writing] = {}
+        self._readings: dict[bytes, list[Reading]] = {}
+        self._again: set[bytes] = set()  # their file had gone when it was to be read
+        self._requests = 0
+        self._written_at = 0.0
+        self._idle_due = False
+
+    # --- writing ---
+
+    def write(
+        self, object_id: bytes, size: int, flags: int, holder: bytes, then: Callable[[str], None]
+    ) -> None:
+        """Seal an object for ``holder``; ``then`` is called with "" when the seal is queued, or else with what happened."""
+        self._write(Writing(object_id, size, flags, holder, then))
+
+    def _write(self, writing: Writing) -> None:
+        offset = self.extents.carve(writing.size)
+        if offset is None:
+            self._ask(writing, m.ALLOC, *self.extents.want(writing.size))
+            return
+        self._written_at = self._process.now
+        self._look_for_idle()
+        wanted = self.extents.want_ahead()
+        if wanted is not None:
+            self._table.to_node([m.ALLOC, _AHEAD, *wanted])
+        region = self._process.daemon.region
+        if region is not None:
+            region.put(offset, writing.size, writing.id)
+        place = [writing.id, offset, writing.size]
+        self._table.to_node([m.SEAL, *place, b"", writing.flags, writing.holder, "sim", b""])
+        writing.then("")
+
+    def _ask(self, writing: Writing, tag: int, *sizes: int) -> None:
+        self._requests += 1
+        self._writings[self._requests] = writing
+        self._table.to_node([tag, self._requests, *sizes])
+
+    def _look_for_idle(self) -> None:
+        if not self._idle_due:
+            self._idle_due = True
+            self._process.cluster.clock.at(_IDLE_S, self._idle)
+
+    def _idle(self) -> None:
+        self._idle_due = False
+        if self._process.alive:
+            if self._process.now - self._written_at < _IDLE_S * 0.99:
+                self._look_for_idle()
+            else:
+                self._return(self.extents.idle())
+                self._process.flush()
+
+    def _granted(self, message: list[Any]) -> None:
+        _, req, offset, size = message
+        if req == _AHEAD:
+            self._return(self.extents.add(offset, size, ahead=True))
+            return
+        writing = self._writings.pop(req)
+        self._return(self.extents.add(offset, size))
+        self._write(writing)
+
+    def _refused(self, message: list[Any]) -> None:
+        _, req, kind, text = message
+        if req == _AHEAD:
+            self.extents.refused(ahead=True)
+            return
+        writing = self._writings.pop(req)
+        if writing.full:
+            writing.then(f"{'disk' if kind == 'disk' else 'full'}: {writing.full} {text}")
+            return
+        self.extents.refused()
+        writing.full = text
+        self._ask(writing, m.ALLOC_FILE, writing.size)
+
+    def _lent(self, message: list[Any]) -> None:
+        _, req, number, _ = message
+        writing = self._writings.pop(req)
+        disk = self._process.daemon.disk
+        if disk.fails_writes or disk.is_full(0):
+            self._table.to_node([m.FILE_RETURN, number])
+            writing.then(f"disk: {writing.full}")
+            return
+        disk.files[number] = {0: writing.id}
+        rest = [writing.id, writing.size, b"", writing.flags, writing.holder, "sim", b""]
+        self._table.to_node([m.SEAL_IN_FILE, number, checksum_of(writing.id), *rest])
+        writing.then("")
+
+    def _return(self, ranges: list[tuple[int, int]]) -> None:
+        for offset, size in ranges:
+            self._table.to_node([m.EXTENT_RETURN, offset, size])
+
+    # --- reading ---
+
+    def read(
+        self, wanted: Iterable[tuple[bytes, Stamp]], priority: int, then: Callable[[Reading], None]
+    ) -> Reading:
+        """Pin these; what is returned is given to ``then`` when all are there, or failed, and must be closed."""
+        pins = self.pins
+        reading = Reading(then)
+        asked: list[Any] = []
+        for object_id, stamp in dict(wanted).items():
+            if pins.lookup(object_id) is not None:
+                pins.view_opened(object_id)
+                reading.guarded.append(object_id)
+                continue
+            reading.missing += 1
+            others = self._readings.setdefault(object_id, [])
+            others.append(reading)
+            if len(others) == 1:
+                asked += [object_id, *stamp]
+        if len(asked) == 3:
+            self._table.to_node([m.PIN, 0, *asked, priority])
+        elif asked:
+            self._table.to_node([m.PIN_TOGETHER, asked, priority])
+        if not reading.missing:
+            then(reading)
+        return reading
+
+    def close(self, reading: Reading) -> None:
+        """Nobody looks at these any more."""
+        self.unpin(self.pins.views_closed(reading.guarded))
+        reading.guarded = []
+
+    def unpin(self, ids: list[bytes]) -> None:
+        if ids:
+            self._table.to_node([m.UNPIN, b"".join(ids)])
+
+    def _pinned(self, message: list[Any]) -> None:
+        _, _, object_id, offset, size, flags = message
+        process = self._process
+        region = process.daemon.region
+        if region is not None:
+            found = region.get(offset)
+            assert found == object_id, f"{process} reads {found} instead of {object_id.hex()}"
+        waiting = self._readings.get(object_id, ())
+        self.unpin(self.pins.pinned(object_id, offset, size, flags, len(waiting)))
+        for reading in waiting:
+            reading.guarded.append(object_id)
+            if flags & m.SEAL_ERROR:
+                reading.error = "dependent: an argument has failed"
+        self._tell(object_id)
+
+    def _pinned_in_file(self, message: list[Any]) -> None:
+        _, _, object_id, path, offset, _, flags, checksum = message
+        content = self._process.daemon.disk.files.get(int(path))
+        if content is None and object_id not in self._again:
+            self._again.add(object_id)
+            self._table.to_node([m.PIN, 0, object_id, *self._table.stamp_now(), m.PRIORITY_GET])
+            return
+        self._again.discard(object_id)
+        error = ""
+        if content is None or checksum_of(content.get(offset)) != checksum:
+            error = f"lost: object {object_id.hex()} is lost: its only copy is on disk, and is damaged"
+            assert content is None or object_id in self._process.cluster.damaged, object_id.hex()
+        else:
+            assert content[offset] == object_id, "another object's bytes"
+        for reading in self._readings.get(object_id, ()):
+            if error or flags & m.SEAL_ERROR:
+                reading.error = error or "dependent: an argument has failed"
+        self._tell(object_id)
+
+    def _failed(self, message: list[Any]) -> None:
+        _, _, object_id, kind, text = message
+        self._process.cluster.cannot_be_read(object_id, kind, text)
+        for reading in self._readings.get(object_id, ()):
+            reading.error = f"{kind}: {text}"
+        self._tell(object_id)
+
+    def _tell(self, object_id: bytes) -> None:
+        for reading in self._readings.pop(object_id, ()):
+            reading.missing -= 1
+            if not reading.missing:
+                reading.then(reading)
+
+    def hears(self, message: list[Any]) -> bool:
+        """A message of the daemon; whether it was for this."""
+        tag = message[0]
+        if tag == m.EXTENT:
+            self._granted(message)
+        elif tag == m.ALLOC_FAILED:
+            self._refused(message)
+        elif tag == m.FILE_LENT:
+            self._lent(message)
+        elif tag == m.EXTENT_RECALL:
+            self._return(self.extents.unused())
+        elif tag == m.UNPIN_RECALL:
+            ids = message[1]
+            self.unpin(self.pins.recall([ids[at : at + 16] for at in range(0, len(ids), 16)]))
+        elif tag == m.PINNED:
+            self._pinned(message)
+        elif tag == m.PINNED_IN_FILE:
+            self._pinned_in_file(message)
+        elif tag == m.PIN_FAILED:
+            self._failed(message)
+        else:
+            return False
+        return True
