@@ -131,6 +131,23 @@ class Readers:
         if len(client.expects) > self._ledger.config.parked_reads_max:
             raise ProtocolError(f"{len(client.expects)} objects expected of one client")
 
+    def unexpect(self, client: Client, message: list[Any], _now: float) -> None:
+        """UNEXPECT: what the client announced died with a node; readers that waited for it look elsewhere, and ask its owner."""
+        ids = checked_ids(*fields(message, 1))
+        for start in range(0, len(ids), 16):
+            object_id = ids[start : start + 16]
+            if object_id not in client.expects:
+                continue  # it has come
+            client.expects.discard(object_id)
+            promisers = self._ledger.expected[object_id]
+            del promisers[client]
+            if promisers:
+                continue
+            del self._ledger.expected[object_id]
+            self._ledger.unshare_if_gone(object_id)
+            for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
+                self._want_for(read, b"", 0)
+
     def _recovers(self, object_id: bytes) -> None:
         """What was lost is being made again; on a cluster it is others who may hold it, though this node forgot about that."""
         ledger = self._ledger

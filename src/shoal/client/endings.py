@@ -20,8 +20,11 @@ START_AGAIN = "start again with shoal.shutdown() and shoal.init()"
 
 def node_died(runtime: Runtime, message: list[Any]) -> None:
     """NODE_DIED: what this process can refer to may still be on other nodes; the head waits a moment for who holds it."""
-    for entry in runtime.table.riding_on(node_tag(message[1])):
-        runtime.table.hold_contents(entry, split_ids(contained_ids(entry.value)))
+    tag = node_tag(message[1])
+    table = runtime.table
+    for entry in table.riding_on(tag):
+        table.hold_contents(entry, split_ids(contained_ids(entry.value)))
+    table.unexpect(tag)
 
 
 def fail_everything(runtime: Runtime, reason: str) -> None:

@@ -188,6 +188,19 @@ class ObjectTable:
             and tag_of(entry.stamp[0]) == tag
         ]
 
+    def unexpect(self, tag: bytes) -> None:
+        """Take back that these would be sealed: it was done on the node with this tag, which died before it said so."""
+        gone = [
+            entry.id
+            for entry in self.entries.values()
+            if entry.state == STORED
+            and entry.flags & ESCAPED
+            and entry.stamp
+            and tag_of(entry.stamp[0]) == tag
+        ]
+        for start in range(0, len(gone), MESSAGE_IDS_MAX):
+            self.to_node([m.UNEXPECT, b"".join(gone[start : start + MESSAGE_IDS_MAX])])
+
     def hold_contents(self, entry: Entry, object_ids: Iterable[bytes]) -> None:
         """The stored copy that the refs inside a small result rode on is lost: this process holds them itself."""
         missing = []

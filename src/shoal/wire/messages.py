@@ -40,6 +40,7 @@ PIN_TOGETHER = 22  # [[id, stamp proc, stamp number, id, …], priority]: PINNED
 ALLOC_FILE = 23  # [req, size]: after ALLOC_FAILED → FILE_LENT | ALLOC_FAILED. A file for one object, for lack of memory
 FILE_RETURN = 24  # [number]: a lent file that will not be used
 SEAL_IN_FILE = 25  # [number, checksum, id, size, contained ids, flags, holder proc, callsite, content hash]: as SEAL, of a lent file
+UNEXPECT = 26  # [ids]: announced by the sender (EXPECT), and sealed on a node that died: if it did not say so, it never will
 
 PRIORITY_GET = 0  # of a PIN whose object has to be fetched: somebody waits for it,
 PRIORITY_WAIT = 1  # somebody will,

@@ -173,6 +173,20 @@ def test_where_an_object_was_is_known_when_a_ref_comes_back_of_which_nobody_told
     assert bench.core.hinted(own) == []
 
 
+def test_what_was_announced_and_sealed_on_a_node_that_died_is_not_waited_for(bench):
+    """The submitter has the reply, and the seal's word never comes."""
+    own = A + bytes(3) + b"\x01" + bytes(4)
+    bench.send(A, m.EXPECT, own)
+    assert not bench.pin(B, own, FAR[:8], 3)
+    assert not bench.core.take_wants()
+    bench.send(A, m.UNEXPECT, own)
+    assert [want[0] for want in bench.core.take_wants()] == [own]
+    bench.core.fetch_failed(own, "lost", "nobody has it")
+    assert bench.take() == [(A, [m.RECOVER, own])]
+    bench.send(A, m.UNEXPECT, own)
+    bench.core.validate()
+
+
 def test_a_reader_of_what_was_lost_is_told(bench):
     bench.send(A, m.EXPECT, X)
     bench.pin(B, X)
