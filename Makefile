@@ -53,12 +53,15 @@ $(VENV)/.made:
 		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	@touch $@
 
+# Bytecode comes with the installation of a wheel, but not with an editable one: without it every process compiles its modules.
 $(VENV)/.demo: $(VENV)/.made pyproject.toml
 	$(PIP) install --quiet --editable '.[examples]'
+	$(BIN)/python -m compileall -q src daemons
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
 	$(PIP) install --quiet --editable '.[dev]'
+	$(BIN)/python -m compileall -q src daemons
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -7,11 +7,15 @@ def square(x):
     return x * x
 
 print(shoal.get([square.remote(i) for i in range(4)]))
+
+What loads numpy comes with the first session, or when it is first used: a session begins with a daemon's start, which takes
+longer than these imports and needs none of them.
 """
 
-import cloudpickle
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from shoal import actor, exceptions, util
+from shoal import actor, exceptions
 from shoal.actors.actor_class import ActorClass
 from shoal.actors.api import exit_actor, get_actor, kill
 from shoal.actors.handle import ActorHandle
@@ -36,12 +40,40 @@ from shoal.context import RuntimeContext
 from shoal.generator import ObjectRefGenerator
 from shoal.refs import ObjectRef
 from shoal.remote_function import RemoteFunction
-from shoal.serialization import (
-    deregister_serializer,
-    inspect_serializability,
-    register_custom_serializer,
-    register_serializer,
-)
+
+if TYPE_CHECKING:
+    import cloudpickle
+
+    from shoal import util
+    from shoal.serialization import (
+        deregister_serializer,
+        inspect_serializability,
+        register_custom_serializer,
+        register_serializer,
+    )
+else:
+    _MODULES = {"cloudpickle": "cloudpickle", "util": "shoal.util"}
+    _SERIALIZATION = (
+        "deregister_serializer",
+        "inspect_serializability",
+        "register_custom_serializer",
+        "register_serializer",
+    )
+
+    def __getattr__(name: str) -> Any:
+        """What is loaded when it is first used; it stays here from then on."""
+        if name in _MODULES:
+            found = importlib.import_module(_MODULES[name])
+        elif name in _SERIALIZATION:
+            found = getattr(importlib.import_module("shoal.serialization"), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import inspect
 import os
 import sys
@@ -27,9 +28,6 @@ from shoal.bootstrap import (
     start_daemon,
     stop_session,
 )
-from shoal.client.cancelling import cancel_ref
-from shoal.client.driver_output import DriverOutput
-from shoal.client.runtime import GC_THRESHOLD, Runtime
 from shoal.context import RuntimeContext, current_task
 from shoal.exceptions import ClusterNotFoundError, ClusterStartError
 from shoal.generator import ObjectRefGenerator
@@ -40,6 +38,8 @@ from shoal.remote_function import RemoteFunction
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from shoal.client.driver_output import DriverOutput
+    from shoal.client.runtime import Runtime
     from shoal.sessions import Session
 
 P = ParamSpec("P")
@@ -134,7 +134,7 @@ def _start_session(arguments: InitArguments) -> Runtime:
     settings = config.load(arguments.system_config)
     try:
         if arguments.address is None:
-            _owned_daemon = start_daemon(_local_cluster(arguments))
+            _owned_daemon = start_daemon(_local_cluster(arguments), meanwhile=_load)
             session_of = _owned_daemon.session
         else:
             session_of = _join(arguments.address, arguments)
@@ -144,6 +144,9 @@ def _start_session(arguments: InitArguments) -> Runtime:
             raise ClusterNotFoundError(what, next_step=step) from None
         step = "mend that, and call shoal.init() again" if error.refused else ""
         raise ClusterStartError(str(error), next_step=step) from None
+    from shoal.client.driver_output import DriverOutput
+    from shoal.client.runtime import GC_THRESHOLD, Runtime
+
     if gc.get_threshold() == _GC_DEFAULT:
         gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
@@ -177,8 +180,14 @@ def _join(address: str, arguments: InitArguments) -> Session:
         options = guest_options(address, arguments.temp_dir, arguments.system_config)
         if options is None:
             raise
-        _owned_daemon = start_daemon(options)
+        _owned_daemon = start_daemon(options, meanwhile=_load)
         return _owned_daemon.session
+
+
+def _load() -> None:
+    """Import what a session needs, numpy among it: a quarter of the time that the daemon takes to start."""
+    for module in ("shoal.client.runtime", "shoal.client.driver_output"):
+        importlib.import_module(module)
 
 
 def _local_cluster(arguments: InitArguments) -> DaemonOptions:
@@ -214,6 +223,8 @@ def shutdown() -> None:
         runtime = session.current()
         if runtime is None or runtime.kind == "worker":
             return
+        from shoal.client.runtime import GC_THRESHOLD
+
         session.adopt(None)
         if gc.get_threshold() == GC_THRESHOLD:
             gc.set_threshold(*_GC_DEFAULT)
@@ -355,6 +366,8 @@ def cancel(
         ref = ref.completed()
     if type(ref) is not ObjectRef:
         raise TypeError(f"cancel needs an ObjectRef, not {type(ref).__name__}")
+    from shoal.client.cancelling import cancel_ref
+
     cancel_ref(session.runtime(), ref, force, recursive)
 
 

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,8 +128,8 @@ class DaemonInfo:
         return self.session.pid
 
 
-def start_daemon(options: DaemonOptions) -> DaemonInfo:
-    """Start a daemon and wait until it is ready, at most config.start_ms_max.
+def start_daemon(options: DaemonOptions, *, meanwhile: Callable[[], object] = lambda: None) -> DaemonInfo:
+    """Start a daemon and wait until it is ready, at most config.start_ms_max; ``meanwhile`` is called while it starts.
 
     Raises:
         BootstrapError: it did not get ready; its process is gone and its directory removed.
@@ -158,6 +158,7 @@ def start_daemon(options: DaemonOptions) -> DaemonInfo:
         finally:
             os.close(write_end)
         session = session.with_process(process.pid).save()
+        meanwhile()
         ready = _wait_ready(read_end, process, session)
         session = _complete(session, options, ready).save()
         return DaemonInfo(session, process, session.secret)

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from shoal.serialization import set_ref_type
-
 if TYPE_CHECKING:
     import concurrent.futures
     from collections.abc import Callable, Generator
@@ -95,6 +93,3 @@ class ObjectRef(Generic[T]):
         import asyncio
 
         return asyncio.wrap_future(self.future()).__await__()
-
-
-set_ref_type(ObjectRef)

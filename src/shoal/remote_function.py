@@ -11,7 +11,6 @@ from weakref import WeakSet
 from shoal import session
 from shoal.owner.tasks import FunctionExport
 from shoal.refs import ObjectRef
-from shoal.serialization import custom, dumps_code, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +129,9 @@ class _Exports:
 
     def renew(self, runtime: Runtime) -> FunctionExport:
         """Export the function to the current session."""
+        from shoal.serialization import dumps_code  # loads numpy, which nobody needs before the first session
+
+        _follow_registrations()
         blob, refs = dumps_code(self.function)
         config = runtime.config
         if len(blob) > config.function_bytes_max:
@@ -153,6 +155,8 @@ class _Exports:
 
     def _too_large(self, blob: bytes) -> str:
         """What to say of a function that captured much."""
+        from shoal.serialization import serialize
+
         sizes = {name: serialize(value).size for name, value in _captured(self.function).items()}
         largest = max(sizes, key=sizes.__getitem__, default=None)
         culprit = f", most of it {largest!r} ({sizes[largest] / 1e6:.1f} MB)" if largest is not None else ""
@@ -172,10 +176,15 @@ def _captured(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if not inspect.ismodule(value)}
 
 
+@functools.cache
+def _follow_registrations() -> None:
+    """From now on, functions are exported again when a serializer was registered."""
+    from shoal.serialization import custom
+
+    custom.on_change(_export_again)
+
+
 def _export_again() -> None:
     """A serializer was registered: functions that are sent from now on take it along."""
     for exports in _Exports.living:
         exports.runtime = None
-
-
-custom.on_change(_export_again)

@@ -93,18 +93,27 @@ def test_every_core_exists():
 
 
 # What `import shoal` alone must not load: it would cost every start, and grpc the forks of workers.
-HEAVY = ("grpc", "pandas", "pyarrow", "rich", "click", "torch", "polars", "asyncio", "sqlite3", "shoald")
+HEAVY = (
+    *("grpc", "pandas", "pyarrow", "rich", "click", "torch", "polars", "asyncio", "sqlite3", "shoald"),
+    *("numpy", "cloudpickle", "logging"),
+)
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded after `statement`, beyond those of numpy."""
-    script = f"import sys, numpy; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    """The top-level modules that a fresh interpreter has loaded after `statement`, and had not before."""
+    script = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     return {name.partition(".")[0] for name in output.split()}
 
 
 def test_import_is_light():
     assert loaded_by("import shoal") & set(HEAVY) == set()
+
+
+def test_what_is_exported_and_loaded_late_is_there():
+    loaded = loaded_by("import shoal; [getattr(shoal, name) for name in shoal.__all__]; from shoal import *")
+    assert {"numpy", "cloudpickle"} <= loaded
+    assert loaded_by("import shoal; assert not hasattr(shoal, 'no_such_name') and 'util' in dir(shoal)")
 
 
 def test_import_canary():

@@ -21,14 +21,14 @@ def daemon(tmp_path, monkeypatch):
     monkeypatch.setenv("SHOAL_STOP_MS_MAX", "300")
     started = []
 
-    def start(script, **options):
+    def start(script, meanwhile=lambda: None, **options):
         prelude = "import json, os, signal, sys, time\nfd = int(sys.argv[1]); directory = sys.argv[2]\n"
 
         def command(session, _options, ready_fd):
             return [sys.executable, "-c", prelude + script, str(ready_fd), session.directory]
 
         monkeypatch.setattr(bootstrap, "_command", command)
-        started.append(start_daemon(DaemonOptions(**{"head": True, **options})))
+        started.append(start_daemon(DaemonOptions(**{"head": True, **options}), meanwhile=meanwhile))
         return started[-1]
 
     yield start
@@ -46,6 +46,18 @@ def test_a_daemon_that_gets_ready(daemon):
     assert stop_session(info.session) == "stopped"
     info.process.wait()
     assert stop_session(info.session) == "gone"
+
+
+def test_something_else_is_done_while_it_starts(daemon, tmp_path):
+    done = tmp_path / "done"
+    wait = f"while not os.path.exists({str(done)!r}): time.sleep(0.01)\n"
+    daemon(wait + READY + "; os.write(fd, b'\\n'); time.sleep(60)", meanwhile=done.touch)
+    done.unlink()
+
+
+def test_when_that_fails_nothing_is_left_of_the_daemon(daemon):
+    with pytest.raises(ZeroDivisionError):
+        daemon("time.sleep(60)", meanwhile=lambda: 1 // 0)
 
 
 def test_a_daemon_that_does_not_want_to_stop_is_killed(daemon):

@@ -63,6 +63,12 @@ def test_unknown_names_are_refused(monkeypatch):
     config.load()
 
 
+def test_a_name_that_does_not_exist_is_refused_when_one_is_made():
+    assert config.Config(poll_us=3).poll_us == 3
+    with pytest.raises(TypeError, match="pol_us"):
+        config.Config(pol_us=3)
+
+
 def test_limits_that_depend_on_each_other_fit():
     """What may ride in one message fits a frame, many times over."""
     defaults = config.Config()

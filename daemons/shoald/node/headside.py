@@ -83,7 +83,6 @@ class HeadSide:
 
     def _connect(self) -> str:
         from shoald.head.link import HeadLink
-        from shoald.head.server import HeadServer
 
         options = self._options
         address = options.head_address
@@ -91,6 +90,8 @@ class HeadSide:
             if self._stopped:
                 raise RuntimeError("the daemon stops")
             if options.head:
+                from shoald.head.server import HeadServer
+
                 host = options.host or LOOPBACK
                 self._server = HeadServer(host, options.port, self._secret, self._data_dir, options.config)
                 port = self._server.start()

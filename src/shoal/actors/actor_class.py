@@ -15,7 +15,6 @@ from shoal.actors.method import (
     options_of,
 )
 from shoal.options import ActorOptions
-from shoal.serialization import dumps_code
 
 if TYPE_CHECKING:
     from shoal.actors.handle import ActorHandle
@@ -146,6 +145,9 @@ class ClassExport:
     def code(self, runtime: Runtime) -> tuple[bytes, list[ObjectRef[Any]]]:
         """The pickled class, and the refs that it captured."""
         if self._runtime is not runtime:
+            # Not before: it loads numpy, which nobody needs until there is a session.
+            from shoal.serialization import dumps_code
+
             self._blob, refs = dumps_code(self.cls)
             self._refs = list(refs)
             self._runtime = runtime

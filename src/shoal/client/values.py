@@ -25,7 +25,7 @@ from shoal.exceptions import (
 from shoal.ids import split_ids
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STORED, WITHOUT_REFS, Entry, Waiter
 from shoal.refs import ObjectRef, released
-from shoal.serialization import Serialized, contained_ids, deserialize, dumps_small, serialize
+from shoal.serialization import Serialized, contained_ids, deserialize, dumps_small, serialize, set_ref_type
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _READ_ERRORS: dict[str, type[ShoalError]] = {
     "unrecoverable": ObjectReconstructionFailedError,
 }
 _PACKAGE = __name__.partition(".")[0]
+
+set_ref_type(ObjectRef)
 
 
 class Values:
