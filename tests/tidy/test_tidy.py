@@ -110,6 +110,17 @@ def test_import_is_light():
     assert loaded_by("import shoal") & set(HEAVY) == set()
 
 
+def test_a_daemon_loads_nothing_that_only_clients_need():
+    modules = (
+        "node.lifecycle node.daemon node.forkclient objects.manager store.populate head.link head.server"
+    )
+    statement = "; ".join(
+        ["from shoald.node.__main__ import skip_user_api; skip_user_api()"]
+        + [f"import shoald.{module}" for module in modules.split()]
+    )
+    assert loaded_by(statement) & {"numpy", "cloudpickle", "click", "rich"} == set()
+
+
 def test_what_is_exported_and_loaded_late_is_there():
     loaded = loaded_by("import shoal; [getattr(shoal, name) for name in shoal.__all__]; from shoal import *")
     assert {"numpy", "cloudpickle"} <= loaded

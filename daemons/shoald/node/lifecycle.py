@@ -285,7 +285,7 @@ class Lifecycle:
         leases = self._daemon.scheduler.leases
         config = self._options.config
         populator = Populator(
-            self._region.open(),
+            self._region.map(),
             config.populate_ahead_bytes_max,
             busy=lambda: bool(leases),
             # Huge pages are reserved: given back, they would be nobody else's.

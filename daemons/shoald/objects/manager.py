@@ -1,7 +1,7 @@
 """The object manager of a daemon: carries events to its core, and what that wants to links, threads and the head.
 
-Made when the first other node is known; a node that is alone has none. Threads read the region through one pair of
-mappings of the daemon's own, which are made when the first chunk moves.
+Made when the first other node is known; a node that is alone has none. Threads read and write the region through a
+mapping of the daemon's own, which is made when the first chunk moves.
 """
 
 from __future__ import annotations
@@ -123,8 +123,7 @@ class ObjectManager:
         if self._mapped is None:
             with self._mapping:
                 if self._mapped is None:
-                    region = self._daemon.region.open()
-                    self._mapped = region.window(0, region.capacity).data  # it keeps the mapping
+                    self._mapped = memoryview(self._daemon.region.map())
         return self._mapped
 
     # --- what the cluster looks like ---

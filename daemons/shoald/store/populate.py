@@ -19,11 +19,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import mmap
 import os
 import threading
 from collections.abc import Callable
 
-from shoal.store.region import Region
 from shoald.store.memory import memory_available
 
 _MADV_POPULATE_WRITE = 23
@@ -40,7 +40,7 @@ class Populator:
     """The thread; started by the first `wake`, parked whenever there is nothing to do.
 
     Args:
-        region: opened for writing; stays the caller's to close, after `close` here.
+        region: a mapping of all of it, for writing.
         ahead_max: bytes beyond the high-water mark that are populated, at most.
         available: says how much memory can still be taken, bytes.
         busy: says whether the processors have better things to do; asked on this thread.
@@ -52,7 +52,7 @@ class Populator:
 
     def __init__(
         self,
-        region: Region,
+        region: mmap.mmap,
         ahead_max: int,
         available: Callable[[], int] = memory_available,
         busy: Callable[[], bool] = lambda: False,
@@ -60,7 +60,9 @@ class Populator:
     ) -> None:
         self._busy = busy
         self._idle_s = idle_s
-        self._region = region
+        self._region = region  # kept in place
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(region))
+        self._capacity = len(region)
         self._ahead_max = ahead_max
         self._available = available
         self._changed = threading.Condition()
@@ -132,10 +134,7 @@ class Populator:
             first = -(-high_water // page) * page  # the page in which the mark lies stays
             start = max(first, (self.populated - _GIVE_BACK_STEP) // page * page)
             size = self.populated - start
-            if (
-                size > 0
-                and self._remove(self._region.window(start, size).ctypes.data, size, _MADV_REMOVE) != 0
-            ):
+            if size > 0 and self._remove(self._address + start, size, _MADV_REMOVE) != 0:
                 _log.info("idle pages of the store stay: madvise: %s", os.strerror(ctypes.get_errno()))
                 self._since = now
                 self._hurried = False
@@ -167,14 +166,14 @@ class Populator:
     def _step(self, high_water: int, madvise: Callable[[int, int, int], int]) -> bool:
         """Populate the next piece; False when there is none within the bounds."""
         start = max(self.populated, high_water)
-        size = min(_STEP, self._region.capacity - start, high_water + self._ahead_max - start)
+        size = min(_STEP, self._capacity - start, high_water + self._ahead_max - start)
         if self._refused or size <= 0:
             return False
         ahead = start - high_water
         if (ahead + self._available()) // _AVAILABLE_SHARE < ahead + size:
             return False
         # Down to a page: madvise wants a page's address, and the high-water mark is any multiple of 64.
-        address = self._region.window(start, size).ctypes.data
+        address = self._address + start
         below = address % os.sysconf("SC_PAGE_SIZE")
         if madvise(address - below, size + below, _MADV_POPULATE_WRITE) != 0:
             error = os.strerror(ctypes.get_errno())

@@ -7,15 +7,12 @@ first touched; capacity alone costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
-from typing import TYPE_CHECKING
 
 from shoald.store.memory import huge_page_pool
-
-if TYPE_CHECKING:
-    from shoal.store.region import Region
 
 _PAGE = 4096
 _HUGE_PAGE = 2 * 1024**2
@@ -58,11 +55,13 @@ class RegionFile:
         else:
             self.write_fd, self.read_fd = _unnamed_file(self.capacity, directory)
 
-    def open(self) -> Region:
-        """Both mappings, for the daemon's own use."""
-        from shoal.store.region import Region  # loads numpy, which the daemon needs for nothing else
-
-        return Region(self.read_fd, self.write_fd, self.capacity)
+    def map(self) -> mmap.mmap:
+        """All of it to read and write, for the daemon's own use: with numpy, that clients map it by, it would have 10 MB more."""
+        mapping = mmap.mmap(self.write_fd, self.capacity)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # as in `shoal.store.region`
+                mapping.madvise(mmap.MADV_HUGEPAGE)
+        return mapping
 
     def close(self) -> None:
         """Close both descriptors; mappings stay. May be repeated."""

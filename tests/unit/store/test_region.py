@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from regionparts import opened
 from shoal.store.region import Region
 from shoald.store.region import RegionFile
 
@@ -37,7 +38,7 @@ def in_child(function: object) -> int:
 
 
 def test_what_is_written_is_read(file: RegionFile) -> None:
-    region = file.open()
+    region = opened(file)
     region.window(4096, 5)[:] = [1, 2, 3, 4, 5]
     assert region.readable is not None
     assert region.readable[4094:4102].tolist() == [0, 0, 1, 2, 3, 4, 5, 0]
@@ -68,7 +69,7 @@ def test_readers_cannot_write_whatever_they_try(file: RegionFile) -> None:
 def test_mapping_a_large_region_costs_nothing() -> None:
     large = RegionFile(2**40)
     before = time.perf_counter()
-    region = large.open()
+    region = opened(large)
     assert time.perf_counter() - before < 0.5
     region.window(2**40 - 1, 1)[0] = 7
     assert os.fstat(large.read_fd).st_blocks * 512 <= 16 * MIB
@@ -79,7 +80,7 @@ def test_mapping_a_large_region_costs_nothing() -> None:
 @pytest.mark.parametrize(("offset", "size"), [(-1, 2), (0, -1), (8 * MIB, 1), (8 * MIB - 1, 2)])
 def test_windows_stay_within(file: RegionFile, offset: int, size: int) -> None:
     with pytest.raises(ValueError, match="within"):
-        file.open().window(offset, size)
+        opened(file).window(offset, size)
 
 
 def test_a_short_file_is_refused(file: RegionFile) -> None:
@@ -90,7 +91,7 @@ def test_a_short_file_is_refused(file: RegionFile) -> None:
 
 
 def test_views_outlive_the_region(file: RegionFile) -> None:
-    region = file.open()
+    region = opened(file)
     window = region.window(0, 100)
     assert region.readable is not None
     view = region.readable[:100]
@@ -104,7 +105,7 @@ def test_views_outlive_the_region(file: RegionFile) -> None:
 
 
 def test_closing_unmaps_when_nothing_lives(file: RegionFile) -> None:
-    region = file.open()
+    region = opened(file)
     view = region.readable
     assert view is not None
     name = f"{view.ctypes.data:x}-"
@@ -117,7 +118,7 @@ def test_closing_unmaps_when_nothing_lives(file: RegionFile) -> None:
 
 
 def test_a_child_reads_and_cannot_write(file: RegionFile) -> None:
-    region = file.open()
+    region = opened(file)
     window = region.window(0, 8)
     window[:] = 5
     address = window.ctypes.data
@@ -139,7 +140,7 @@ def test_a_child_reads_and_cannot_write(file: RegionFile) -> None:
 
 
 def test_nothing_of_the_child_is_unmapped_with_the_inherited_writer(file: RegionFile) -> None:
-    region = file.open()
+    region = opened(file)
 
     def child() -> bool:
         mine = [mmap.mmap(-1, file.capacity) for _ in range(4)]
@@ -153,7 +154,7 @@ def test_nothing_of_the_child_is_unmapped_with_the_inherited_writer(file: Region
 
 
 def test_a_child_may_open_a_writer_of_its_own(file: RegionFile) -> None:
-    region = file.open()
+    region = opened(file)
 
     def child() -> bool:
         region.open_writer(file.write_fd)
@@ -166,7 +167,7 @@ def test_a_child_may_open_a_writer_of_its_own(file: RegionFile) -> None:
 
 
 def test_arrays_over_the_region_are_aligned(file: RegionFile) -> None:
-    region = file.open()
+    region = opened(file)
     assert region.readable is not None
     assert region.readable.ctypes.data % 4096 == 0
     assert np.shares_memory(region.window(0, 64), region.window(0, 1))

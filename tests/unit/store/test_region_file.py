@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from marks import until
+from regionparts import opened
 from shoald.store import populate
 from shoald.store.memory import default_capacity, memory_available, memory_limit
 from shoald.store.populate import Populator
@@ -37,7 +38,7 @@ def test_a_region_leaves_nothing_behind() -> None:
 def test_a_file_where_there_is_no_memfd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     file = RegionFile(1 * MIB, str(tmp_path))
-    region = file.open()
+    region = opened(file)
     region.window(0, 4)[:] = 3
     assert region.readable is not None
     assert region.readable[:5].tolist() == [3, 3, 3, 3, 0]
@@ -112,8 +113,8 @@ def resident(file: RegionFile) -> int:
 
 def test_pages_are_made_ahead_within_the_bound() -> None:
     file = RegionFile(256 * MIB)
-    region = file.open()
-    populator = Populator(region, 40 * MIB, lambda: 2**40)
+    region = opened(file)
+    populator = Populator(file.map(), 40 * MIB, lambda: 2**40)
     assert populator.populated == 0
     populator.wake(0)
     assert populator.wait_parked(20)
@@ -135,9 +136,9 @@ def test_pages_are_made_ahead_within_the_bound() -> None:
 
 def test_populating_keeps_what_is_written() -> None:
     file = RegionFile(32 * MIB)
-    region = file.open()
+    region = opened(file)
     region.window(0, 20 * MIB)[:] = 7
-    populator = Populator(region, 32 * MIB, lambda: 2**40)
+    populator = Populator(file.map(), 32 * MIB, lambda: 2**40)
     populator.wake(0)
     assert populator.wait_parked(20)
     assert region.readable is not None
@@ -149,21 +150,18 @@ def test_populating_keeps_what_is_written() -> None:
 
 def test_a_quarter_of_what_is_available_at_most() -> None:
     file = RegionFile(256 * MIB)
-    region = file.open()
-    populator = Populator(region, 256 * MIB, lambda: 160 * MIB - resident(file))
+    populator = Populator(file.map(), 256 * MIB, lambda: 160 * MIB - resident(file))
     populator.wake(0)
     assert populator.wait_parked(20)
     assert populator.populated == 40 * MIB
     populator.close()
-    region.close()
     file.close()
 
 
 def test_the_thread_ends_and_nothing_starts_again() -> None:
     file = RegionFile(32 * MIB)
-    region = file.open()
     before = threading.active_count()
-    populator = Populator(region, 0, lambda: 2**40)
+    populator = Populator(file.map(), 0, lambda: 2**40)
     populator.wake(64)
     assert populator.wait_parked(20)
     assert threading.active_count() == before + 1
@@ -172,7 +170,6 @@ def test_the_thread_ends_and_nothing_starts_again() -> None:
     populator.wake(128)
     assert threading.active_count() == before
     assert populator.populated == 0
-    region.close()
     file.close()
 
 
@@ -185,23 +182,21 @@ def test_a_kernel_that_refuses_is_not_asked_again(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(populate, "_madvise", lambda: refuse)
     file = RegionFile(32 * MIB)
-    region = file.open()
-    populator = Populator(region, 32 * MIB, lambda: 2**40)
+    populator = Populator(file.map(), 32 * MIB, lambda: 2**40)
     populator.wake(0)
     assert populator.wait_parked(20)
     populator.wake(64)
     assert populator.wait_parked(20)
     populator.close()
     assert len(calls) == 1
-    region.close()
     file.close()
 
 
 def test_idle_pages_are_given_back_and_made_again_on_demand() -> None:
     file = RegionFile(256 * MIB)
-    region = file.open()
+    region = opened(file)
     region.window(0, 10 * MIB)[:] = 7
-    populator = Populator(region, 100 * MIB, lambda: 2**40, idle_s=5.0)
+    populator = Populator(file.map(), 100 * MIB, lambda: 2**40, idle_s=5.0)
     mark = 10 * MIB - 64  # in the middle of a page
     populator.wake(mark)
     assert populator.wait_parked(20)
@@ -229,24 +224,25 @@ def test_idle_pages_are_given_back_and_made_again_on_demand() -> None:
 
 def test_pages_stay_while_the_mark_moves() -> None:
     file = RegionFile(64 * MIB)
-    region = file.open()
-    populator = Populator(region, 16 * MIB, lambda: 2**40, idle_s=5.0)
+    populator = Populator(file.map(), 16 * MIB, lambda: 2**40, idle_s=5.0)
     for step in range(1, 20):
         populator.wake(step * MIB)
         assert populator.wait_parked(20)
         assert populator.give_back(step * MIB, float(step)) == step + 5.0
     assert populator.populated == 35 * MIB
     populator.close()
-    region.close()
     file.close()
 
 
 def test_a_paused_populator_gives_back_what_it_had_made() -> None:
     file = RegionFile(64 * MIB)
-    region = file.open()
     busy = [False, False, True]  # two steps, and then tasks run
     populator = Populator(
-        region, 32 * MIB, lambda: 2**40, busy=lambda: busy[0] if len(busy) == 1 else busy.pop(0), idle_s=5.0
+        file.map(),
+        32 * MIB,
+        lambda: 2**40,
+        busy=lambda: busy[0] if len(busy) == 1 else busy.pop(0),
+        idle_s=5.0,
     )
     populator.wake(0)
     until(lambda: populator.populated == 4 * MIB)
@@ -255,14 +251,12 @@ def test_a_paused_populator_gives_back_what_it_had_made() -> None:
     assert populator.populated == resident(file) == 0
     assert populator.wait_parked(20)
     populator.close()
-    region.close()
     file.close()
 
 
 def test_pages_go_at_once_when_memory_is_short() -> None:
     file = RegionFile(64 * MIB)
-    region = file.open()
-    populator = Populator(region, 16 * MIB, lambda: 2**40, idle_s=1000.0)
+    populator = Populator(file.map(), 16 * MIB, lambda: 2**40, idle_s=1000.0)
     populator.wake(MIB)
     assert populator.wait_parked(20)
     assert populator.give_back(MIB, 1.0) == 1001.0
@@ -275,5 +269,4 @@ def test_pages_go_at_once_when_memory_is_short() -> None:
     assert populator.wait_parked(20)
     assert populator.give_back(2 * MIB, 4.0) == 1004.0  # only once
     populator.close()
-    region.close()
     file.close()

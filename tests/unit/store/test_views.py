@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from regionparts import opened
 from shoal.store.region import Region
 from shoal.store.views import Exporter, make_view
 from shoald.store.region import RegionFile
@@ -22,7 +23,7 @@ from shoald.store.region import RegionFile
 @pytest.fixture
 def region() -> Iterator[Region]:
     file = RegionFile(1024**2)
-    mapped = file.open()
+    mapped = opened(file)
     mapped.window(0, 64 * 1024)[:] = np.arange(64 * 1024, dtype=np.int64).astype(np.uint8)
     yield mapped
     mapped.close()
@@ -193,7 +194,7 @@ def test_half_built_exporters_release_nothing(region: Region) -> None:
 
 def test_a_closed_region_has_no_views() -> None:
     file = RegionFile(4096)
-    region = file.open()
+    region = opened(file)
     region.close()
     with pytest.raises(ValueError, match="closed"):
         make_view(region, 0, 5, "key", deque())
@@ -221,9 +222,10 @@ def test_zero_bytes(region: Region) -> None:
 def test_views_that_live_at_exit_are_harmless() -> None:
     code = """
 import collections
+from regionparts import opened
 from shoald.store.region import RegionFile
 from shoal.store.views import make_view
-region = RegionFile(4096).open()
+region = opened(RegionFile(4096))
 released = collections.deque()
 kept = [make_view(region, 0, 10, 1, released)[2:]]
 kept.append(kept)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regionparts import opened
 from shoal.store.region import Region
 from shoald.store.region import RegionFile
 
@@ -50,7 +51,7 @@ ranges = st.tuples(st.integers(0, CAPACITY - 1), st.integers(1, 7 * MIB)).map(
 def test_any_copies_arrive_and_touch_nothing_else(steps: list[tuple[tuple[int, int], bool]]) -> None:
     file = RegionFile(CAPACITY)
     try:
-        region = file.open()
+        region = opened(file)
         expected = np.zeros(CAPACITY, np.uint8)
         random = np.random.default_rng(len(steps))
         for (offset, size), pages_go in steps:
@@ -69,7 +70,7 @@ def test_any_copies_arrive_and_touch_nothing_else(steps: list[tuple[tuple[int, i
 
 
 def test_pages_that_others_have_made_are_found(file: RegionFile) -> None:
-    other, region = file.open(), file.open()
+    other, region = opened(file), opened(file)
     other.window(3 * MIB + 5, 2 * MIB)[:] = 7
     source = np.full(8 * MIB, 9, np.uint8)
     copy(region, MIB + 3, source)
@@ -79,7 +80,7 @@ def test_pages_that_others_have_made_are_found(file: RegionFile) -> None:
 
 
 def test_threads_copy_side_by_side(file: RegionFile) -> None:
-    region = file.open()
+    region = opened(file)
     sources = [np.full(3 * MIB - 10, number + 1, np.uint8) for number in range(4)]
     threads = [
         threading.Thread(target=copy, args=(region, number * source.size, source))
@@ -98,7 +99,7 @@ def test_a_file_that_cannot_be_written_to_is_written_through_the_mapping(
     def refuse(*_: object) -> int:
         raise OSError(22, "Invalid argument")
 
-    region = file.open()
+    region = opened(file)
     monkeypatch.setattr(os, "pwrite", refuse)
     for _ in range(2):
         source = np.random.default_rng(0).integers(0, 255, 5 * MIB + 3, np.uint8)
@@ -108,7 +109,7 @@ def test_a_file_that_cannot_be_written_to_is_written_through_the_mapping(
 
 def test_no_descriptor_is_left(file: RegionFile) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
-    region = file.open()
+    region = opened(file)
     copy(region, 0, np.ones(2 * MIB, np.uint8))
     region.close()
     del region
