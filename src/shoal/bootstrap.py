@@ -26,6 +26,7 @@ from shoal.sessions import (
     Session,
     SessionError,
     clean_stale,
+    durable_secret,
     find_sessions,
     make_session,
     process_started,
@@ -62,6 +63,7 @@ class DaemonOptions:
 
     Attributes:
         head: run the head in it too, at ``host``:``port`` (0: any free port).
+        data_dir: where that head's state and secret outlive it; "": in its session, with which they go.
         host: where it listens for other nodes too; "": on loopback, or where the head reaches this machine.
         head_address: without `head`, the cluster to join; its secret is ``secret``, or in ``secret_file``, or, without
             these, that of the head on this machine.
@@ -75,6 +77,7 @@ class DaemonOptions:
     """
 
     head: bool = False
+    data_dir: str = ""
     host: str = ""
     port: int = 0
     head_address: str = ""
@@ -136,7 +139,7 @@ def start_daemon(options: DaemonOptions, *, meanwhile: Callable[[], object] = la
     """
     try:
         clean_stale(options.temp_dir)
-        secret = None if options.head else _secret_to_join(options)
+        secret = _secret_of_head(options) if options.head else _secret_to_join(options)
         session = Session(
             directory="",
             kind=options.kind,
@@ -262,6 +265,10 @@ def normal_address(address: str) -> str:
     return f"{'127.0.0.1' if host in _LOCAL_NAMES else host}:{int(port)}"
 
 
+def _secret_of_head(options: DaemonOptions) -> bytes | None:
+    return durable_secret(options.data_dir) if options.data_dir else None
+
+
 def _secret_to_join(options: DaemonOptions) -> bytes:
     if options.secret is not None:
         return options.secret
@@ -300,6 +307,8 @@ def _command(session: Session, options: DaemonOptions, ready_fd: int) -> list[st
     command = [sys.executable, "-P", "-m", "shoald.node", "--session-dir", session.directory]
     if options.head:
         command += ["--head", "--port", str(options.port)]
+        if options.data_dir:
+            command += ["--data-dir", os.path.abspath(options.data_dir)]
     else:
         command += ["--head-address", options.head_address]
         command += ["--secret-file", os.path.join(session.directory, SECRET_FILE)]

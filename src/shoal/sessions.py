@@ -215,6 +215,22 @@ def read_secret(path: str) -> bytes:
     return secret
 
 
+def durable_secret(directory: str) -> bytes:
+    """The secret of the cluster whose head keeps its state in ``directory``, which is made, with a new one, if it is not there.
+
+    Raises SessionError if the directory or the file cannot be trusted or used.
+    """
+    path = os.path.join(directory, SECRET_FILE)
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        check_private(directory)
+        with contextlib.suppress(FileExistsError):
+            _write_private(path, new_secret().hex().encode())
+    except OSError as error:
+        raise SessionError(f"cannot keep a cluster's state in {directory}: {error.strerror}") from error
+    return read_secret(path)
+
+
 def load_session(directory: str) -> Session | None:
     """The session in ``directory``; None if its file is not there or not readable as one."""
     content = _read_json(os.path.join(directory, SESSION_FILE))

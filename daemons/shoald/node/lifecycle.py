@@ -212,7 +212,7 @@ class Lifecycle:
             self._loop,
             self._options,
             self._secret,
-            self._session.head_dir,
+            self._options.data_dir or self._session.head_dir,
             self._head_settled,
             self._head_says,
         )

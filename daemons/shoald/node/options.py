@@ -24,6 +24,7 @@ class NodeOptions:
 
     Attributes:
         head: it hosts the head, listening on ``host``:``port`` (0: any).
+        data_dir: where that head's state lies; "": in the session directory.
         host: where other nodes reach this one too; "": the address of this machine that leads to the head.
         head_address: of the head to join; "" if it hosts the head or has none.
         resources: in units of 1/10,000, CPUs included.
@@ -37,6 +38,7 @@ class NodeOptions:
 
     session_dir: str
     head: bool = False
+    data_dir: str = ""
     host: str = ""
     port: int = 0
     head_address: str = ""
@@ -63,6 +65,7 @@ def parse(arguments: list[str]) -> NodeOptions:
     parser = _Parser(prog="python -m shoald.node", description=__doc__)
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--head", action="store_true")
+    parser.add_argument("--data-dir", default="")
     parser.add_argument("--host", default="")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--head-address", default="")

@@ -26,6 +26,7 @@ from shoal.cli.common import F, JsonObject, failures, json_option, print_json, t
 from shoal.cli.format import parse_bytes
 from shoal.sessions import Session, clean_stale, find_sessions
 
+_ID_DIGITS_MIN = 6  # tables show eight
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -91,8 +92,15 @@ def _node_options(command: F) -> F:
     show_default=True,
     help="Its port; 0 for any.",
 )
+@click.option(
+    "--data-dir",
+    default="",
+    type=click.Path(file_okay=False),
+    help="Keep the cluster's state and secret here. A head that is started again with it, at the same address, goes on with "
+    "the cluster, and its nodes come back by themselves (default: they go with this head).",
+)
 @_node_options
-def start_head_command(host: str, port: int, block: bool, as_json: bool, **given: Any) -> None:
+def start_head_command(host: str, port: int, data_dir: str, block: bool, as_json: bool, **given: Any) -> None:
     """Start a head and a node on this machine.
 
     They go on when this command returns; `shoal stop` ends them.
@@ -104,7 +112,7 @@ def start_head_command(host: str, port: int, block: bool, as_json: bool, **given
             click.echo(
                 f"warning: what {host} sends and receives is authenticated, but not encrypted", err=True
             )
-        _run(_options(given, head=True, host=host, port=port), as_json, block)
+        _run(_options(given, head=True, data_dir=data_dir, host=host, port=port), as_json, block)
 
 
 @click.command("start-node")
@@ -207,9 +215,11 @@ def stop_command(wanted: str | None, drain: bool, as_json: bool, temp_dir: str |
 
 
 def matches(session: Session, wanted: str) -> bool:
-    """Whether a user means ``session`` by ``wanted``."""
-    names = {session.directory, os.path.basename(session.directory), session.node_id, session.name}
-    return bool(wanted) and (wanted in names or os.path.abspath(wanted) == session.directory)
+    """Whether a user means ``session`` by ``wanted``: its directory, name, or node id, of which the first digits do."""
+    names = {session.directory, os.path.basename(session.directory), session.name}
+    if wanted in names or os.path.abspath(wanted) == session.directory:
+        return bool(wanted)
+    return len(wanted) >= _ID_DIGITS_MIN and session.node_id.startswith(wanted)
 
 
 def describe(session: Session) -> str:
