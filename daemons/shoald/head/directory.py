@@ -7,13 +7,16 @@ unreferenced in between.
 
 An object without holders is *free*: its copies may go (a proposal, since a node may just be taking a new
 reference). One that never had a holder is *young* for a while first: of two nodes' reports the one about a copy may
-be faster than the one about the hold. So is one whose last holder died with its node. An object with holders but
-without copies is *lost*, if a copy was ever known.
+be faster than the one about the hold. So is an *orphan*, one that a node held which died a moment ago: others may have
+referred to it by way of that node, and have this time to say so, whoever lets go of it meanwhile. An object with holders
+but without copies is *lost*, if a copy was ever known.
 
 Invariants: an entry has a holder or a copy; both indexes (by object, by node) say the same; a young entry has copies only.
 """
 
 from __future__ import annotations
+
+from itertools import takewhile
 
 from shoald.head.events import ObjectBatch
 
@@ -36,6 +39,7 @@ class Directory:
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._young: dict[bytes, float] = {}  # id → until when, the earliest first
+        self._orphans: dict[bytes, float] = {}  # the same, of what dead nodes held
         self._entries: dict[bytes, Entry] = {}
         self._by_node: dict[str, dict[bytes, None]] = {}
         self._unheld: set[bytes] = set()  # copies without a holder: proposed to be freed, or about to be
@@ -52,8 +56,9 @@ class Directory:
         return frozenset(self._unheld)
 
     def next_deadline(self) -> float | None:
-        """When `ripe` has something to say; None if there is nothing young."""
-        return next(iter(self._young.values()), None)
+        """When `ripe` has something to do; None if there is nothing young."""
+        first = [next(iter(table.values())) for table in (self._young, self._orphans) if table]
+        return min(first, default=None)
 
     def ripe(self, now: float) -> list[bytes]:
         """Objects that nobody has held in the time they had; told once."""
@@ -64,6 +69,9 @@ class Directory:
             ripe.append(object_id)
         for object_id in ripe:
             del self._young[object_id]
+        grown = list(takewhile(lambda orphan: orphan[1] <= now, self._orphans.items()))
+        for object_id, _ in grown:
+            del self._orphans[object_id]
         return ripe
 
     def apply(self, node_id: str, batch: ObjectBatch, now: float) -> tuple[list[bytes], list[bytes]]:
@@ -88,7 +96,7 @@ class Directory:
         for object_id in batch.release:
             if (known := self._entries.get(object_id)) is not None:
                 known.holders.discard(node_id)
-                known.held = True
+                known.held = object_id not in self._orphans
                 touched[object_id] = None
         for object_id in batch.freed:
             if (known := self._entries.get(object_id)) is not None and node_id in known.copies:
@@ -118,10 +126,11 @@ class Directory:
 
         What only a copy on that node held, a process elsewhere may still refer to: its node has time to say so.
         """
-        orphans, lost = self.replace(node_id, ObjectBatch(), now)
-        for object_id in orphans:
-            self._entries[object_id].held = False
-            self._young.setdefault(object_id, now + self._grace_s)
+        for object_id in self._by_node.get(node_id, ()):
+            if node_id in self._entries[object_id].holders:
+                self._orphans.pop(object_id, None)
+                self._orphans[object_id] = now + self._grace_s
+        _, lost = self.replace(node_id, ObjectBatch(), now)
         return [], lost
 
     def _entry(self, object_id: bytes, node_id: str) -> Entry:
@@ -172,6 +181,7 @@ class Directory:
             assert (object_id in self._unheld) == (not entry.holders)
             assert object_id not in self._young or not (entry.held or entry.holders), object_id.hex()
         assert self._young.keys() <= self._entries.keys()
+        assert list(self._orphans.values()) == sorted(self._orphans.values())
         for node_id, objects in self._by_node.items():
             assert objects, f"empty index of {node_id}"
             for object_id in objects:

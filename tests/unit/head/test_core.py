@@ -188,6 +188,21 @@ class TestObjects:
         effects = core.handle(ev.TimePasses(), 1.0 + CONFIG.directory_grace_ms / 1000)
         assert sent(effects, ev.FreeObjects) == [(1, ev.FreeObjects((oid(1),)))]
 
+    def test_what_a_dead_node_held_has_the_same_time_when_others_let_go_of_it(self):
+        """A process may have referred to it by way of a container on that node, and hears of the death a moment later."""
+        core = make_core()
+        register(core, 1, "a")
+        register(core, 2, "b")
+        report(core, 1, born=[(oid(1), 5), (oid(2), 5)], hold=[oid(1), oid(2)])
+        report(core, 2, hold=[oid(1), oid(2)])
+        core.handle(ev.NodeLeaves(2, "left"), 1.0)
+        assert not sent(report(core, 1, 1.1, release=[oid(1), oid(2)]), ev.FreeObjects)
+        report(core, 1, 1.2, hold=[oid(2)])
+        core.directory.validate({"a"})
+        effects = core.handle(ev.TimePasses(), 1.1 + CONFIG.directory_grace_ms / 1000)
+        assert sent(effects, ev.FreeObjects) == [(1, ev.FreeObjects((oid(1),)))]
+        assert sent(report(core, 1, 5.0, release=[oid(2)]), ev.FreeObjects), "the time is over"
+
     def test_a_hold_that_ended_before_it_was_told_is_one(self):
         core = make_core()
         register(core, 1, "a")
