@@ -14,12 +14,12 @@ from typing import Any
 
 from shoal import option_checks as checks
 from shoal.config import Config, load
+from shoal.sizes import bytes_text
 from shoal.suggest import UnknownNameError
 
 ADDRESS_VARIABLE = "SHOAL_ADDRESS"
 AUTO = "auto"
 _LOCAL = "local"  # a new cluster, whatever the environment says
-_MIB = 1024**2
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _object_store_memory(name: str, value: Any) -> int:
     least = Config.store_bytes_min
     if size < least:
         raise ValueError(
-            f"{name}={size} bytes is too small: at least {least} ({least // _MIB} MiB) are needed"
+            f"{name}={size} bytes is too small: at least {least} ({bytes_text(least)}) are needed"
         )
     return size
 

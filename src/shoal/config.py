@@ -123,6 +123,13 @@ class Config:
     spill_dead_share: float = 0.5
     # A directory that could not be written to is left alone for this time.
     spill_retry_ms: float = 10000.0
+    # A directory that has not written or read something for this long counts as hanging: others get what is to be written.
+    # A creator waits so long for the file that one makes for it; then for another one's, or OutOfDiskError says which hangs.
+    spill_stall_ms: float = 10000.0
+    spill_lend_ms_max: float = 5000.0
+    # Files without live objects that are kept to be written over: how long (0: none), and bytes; beyond, they go at once.
+    spill_spare_ms: float = 10000.0
+    spill_spare_bytes_max: int = 4 * GIB
     # Spilling stops while more than this share of a disk is in use.
     spill_disk_used_max: float = 0.95
     # Files that one client may have to write objects into, for lack of memory; beyond, its connection is closed.

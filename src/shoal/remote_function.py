@@ -11,6 +11,7 @@ from weakref import WeakSet
 from shoal import session
 from shoal.owner.tasks import FunctionExport
 from shoal.refs import ObjectRef
+from shoal.sizes import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,7 +136,7 @@ class _Exports:
         blob, refs = dumps_code(self.function)
         config = runtime.config
         if len(blob) > config.function_bytes_max:
-            limit = f"{config.function_bytes_max / 1e6:.0f} MB"
+            limit = bytes_text(config.function_bytes_max)
             raise ValueError(f"{self._too_large(blob)}; it may take {limit} at most")
         if len(blob) > config.function_warning_bytes:
             runtime.report(self._too_large(blob))
@@ -159,9 +160,9 @@ class _Exports:
 
         sizes = {name: serialize(value).size for name, value in _captured(self.function).items()}
         largest = max(sizes, key=sizes.__getitem__, default=None)
-        culprit = f", most of it {largest!r} ({sizes[largest] / 1e6:.1f} MB)" if largest is not None else ""
+        culprit = f", most of it {largest!r} ({bytes_text(sizes[largest])})" if largest is not None else ""
         return (
-            f"function {self.name} takes {len(blob) / 1e6:.1f} MB with what it captured{culprit}, and is sent to every worker: "
+            f"function {self.name} takes {bytes_text(len(blob))} with what it captured{culprit}, and is sent to every worker: "
             f"put large values with shoal.put(), and pass the refs as arguments"
         )
 

@@ -113,7 +113,7 @@ def test_a_function_that_captured_much_is_refused_or_warned_of(shoal_session, ca
 
     assert shoal.get(reads.remote(), timeout=60) == 150 * KIB
     assert "function test_a_function_that" in (warning := capfd.readouterr().err)
-    assert "most of it 'table' (0.2 MB)" in warning
+    assert "most of it 'table' (15" in warning
     table = bytes(250 * KIB)
 
     @shoal.remote

@@ -96,7 +96,7 @@ class Disk:
         elif self.is_full(_bytes_of(effect)):
             spills.write_failed(effect.file, True, "the disk is full", self._daemon.now)
         else:
-            over = getattr(effect, "over", 0)
+            over = effect.over if isinstance(effect, Write) else 0
             if over:
                 self.files.pop(over, None)
                 self.sizes.pop(over, None)
@@ -122,7 +122,7 @@ class Disk:
             content[at] = region.get(offset)
             at += _rounded(size)
         self.files[effect.file] = content
-        self._spills.wrote(effect.file, [checksum_of(token) for token in content.values()], 1.0)
+        self._spills.wrote(effect.file, [checksum_of(token) for token in content.values()], 1.0, True)
 
     def _read(self, effect: Read) -> None:
         region, obj = self._daemon.region, self._spills.reading[effect.transfer].obj

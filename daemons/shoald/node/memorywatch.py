@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shoal.sizes import bytes_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -113,12 +115,9 @@ class MemoryWatch:
 
 def _reason(reading: Reading, victim: Candidate, candidates: Sequence[Candidate]) -> str:
     largest = sorted(candidates, key=lambda each: -each.own_bytes)[:_NAMED_MAX]
-    listed = ", ".join(f"{each.name} (pid {each.pid}) {_gib(each.own_bytes)}" for each in largest)
+    listed = ", ".join(f"{each.name} (pid {each.pid}) {bytes_text(each.own_bytes)}" for each in largest)
     return (
-        f"ended to keep {reading.what} from running out of memory: {_gib(reading.used_bytes)} of "
-        f"{_gib(reading.limit_bytes)} were in use, {_gib(victim.own_bytes)} by this process; the largest were {listed}"
+        f"ended to keep {reading.what} from running out of memory: {bytes_text(reading.used_bytes)} of "
+        f"{bytes_text(reading.limit_bytes)} were in use, {bytes_text(victim.own_bytes)} by this process; "
+        f"the largest were {listed}"
     )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 1024**3:.2f} GiB"

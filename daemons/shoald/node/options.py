@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from shoal.config import Config, load
+from shoal.sizes import bytes_text
 from shoald.node.leases import CPU, UNITS, Amounts
 
 _RESOURCE_MAX = 2**62 // UNITS
@@ -108,7 +109,7 @@ def _check_capacity(size: int) -> None:
 
     if size and size > (limit := memory_limit()):
         raise BadOptions(
-            f"an object store of {size / 1024**3:.1f} GiB does not fit into the {limit / 1024**3:.1f} GiB of memory that "
+            f"an object store of {bytes_text(size)} does not fit into the {bytes_text(limit)} of memory that "
             "this machine, or this container, may use"
         )
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from shoal.sizes import bytes_text
 from shoal.wire.labels import describe, labels_of, matches
 from shoald.node.leases import BACKLOG_MAX
 from shoald.node.pressure import format_amounts
@@ -299,7 +300,7 @@ class Placement:
             return None
         moving_s = constraints.prefer_bytes / self._config.locality_bytes_per_s
         moving_s = max(moving_s, self._config.locality_wait_ms_min / 1000)
-        size = f"{constraints.prefer_bytes / 1e6:.0f} MB of its arguments are"
+        size = f"{bytes_text(constraints.prefer_bytes)} of its arguments are"
         room = _fits(demand.amounts, home.free)
         if not room:
             enough = demand.since + moving_s

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.sizes import bytes_text
 from shoal.wire import messages as m
 from shoald.node.effects import Send
 from shoald.node.fairness import first_recallable_at, victims_for
@@ -221,11 +222,11 @@ def _some(pids: Iterable[int]) -> str:
 
 
 def format_amounts(amounts: Amounts) -> str:
-    """Resources for people: "CPU 2, memory 1.5 GiB, licence 0.25"; "nothing" if there are none."""
+    """Resources for people: "CPU 2, memory 1.50 GB, licence 0.25"; "nothing" if there are none."""
     parts = []
     for name, amount in sorted(amounts.items()):
         if name in _BYTES:
-            parts.append(f"{name} {amount / UNITS / 1024**3:.3g} GiB")
+            parts.append(f"{name} {bytes_text(amount / UNITS)}")
         else:
             parts.append(f"{name} {amount / UNITS:g}")
     return ", ".join(parts) or "nothing"

@@ -270,7 +270,8 @@ class StoreCore:
 
     def next_deadline(self) -> float | None:
         """When `relieve` has something to do, whatever else happens; None if there is nothing."""
-        return self._relief.next_deadline()
+        deadlines = (self._relief.next_deadline(), self.spills.next_deadline())
+        return min((at for at in deadlines if at is not None), default=None)
 
     def relieve(self, now: float) -> None:
         """Make room for who waits, and refuse who has waited for too long. Once a turn, and when it is due.
@@ -278,6 +279,7 @@ class StoreCore:
         Also sends what a read from disk asked back: it ends between the calls of the core. Cheap when nobody waits
         and the region is not nearly full.
         """
+        self.spills.check_disks(now)
         if self._relief.wanted:
             self._relief.work(now)
         ledger = self._ledger
@@ -310,7 +312,8 @@ class StoreCore:
         """Bytes: capacity, used = sealed + leased + duplicates + restoring, free, largest_free, high_water.
 
         Of sealed: primary and secondary copies, pinned (by anybody), cached (kept by pins alone). On disk: disk
-        (in files), disk_live (of objects that live), disk_files. Also fragmentation (0 to 1), the number of
+        (in files), disk_live (of objects that live), disk_spare (in files kept to be
+        written over), disk_files. Also fragmentation (0 to 1), the number of
         objects, and counters since the start: allocs, seals, frees, pins, dedups, evictions, spilled and
         restored (bytes, and with _objects), lost; fetches (objects that came from other nodes), fetch_joins (reads
         that joined one), fetch_retries (sources replaced), fetched_bytes, fetched_from_relays (chunks),

@@ -1,9 +1,14 @@
 """Which object goes next when room is needed. Pure; chooses victims, and does nothing to them.
 
-The order: objects that were just written to disk ahead of need (they were the oldest); objects whose cached pins
-were asked for and have come back; then, from a list sorted when it was last empty, secondary copies and after
-them primary ones, least recently used first. What was used since the list was made is passed over: the next list
-has it. So a victim costs O(log n), and a pin costs a time stamp.
+The order: objects that were read back from disk for the first time, and asked for once (see below); objects that were
+just written to disk ahead of need (they were the oldest); objects whose cached pins were asked for and have come back; then,
+from a list sorted when it was last empty, secondary copies and after them primary ones, least recently used first. What was
+used since the list was made is passed over: the next list has it. So a victim costs O(log n), and a pin costs a time stamp.
+
+Least recently used is the worst order for who reads one object after the other: what comes next has always just gone. But
+what was read once is less likely to be read again than what was never read, and what has a copy on disk costs nothing to drop.
+So what comes back goes first, and what was not read yet stays. If that was wrong the object comes back once more, and is
+treated like the others from then on: so one restore too many is the worst.
 
 An object that is pinned is no victim. Its pins may be cached, without a view: it is asked for them, once, and
 is a victim when the last one has come back. How many bytes of pins are asked for at a time is bounded by
@@ -38,6 +43,7 @@ class Eviction:
 
     __slots__ = (
         "_asked_until",
+        "_guests",
         "_ledger",
         "_listed_at",
         "_queue",
@@ -53,6 +59,7 @@ class Eviction:
     def __init__(self, ledger: Ledger, spills: Spills) -> None:
         self._ledger = ledger
         self._spills = spills
+        self._guests: deque[tuple[float, StoredObject]] = deque()  # read back for the first time
         self._ready: deque[tuple[float, StoredObject]] = deque()
         self._queue: list[tuple[float, StoredObject]] = []  # the next victim is the last
         self._listed_at = -1e9
@@ -79,18 +86,21 @@ class Eviction:
             dirty: take objects that have to be written first, too; otherwise the first one of them ends it.
         """
         while True:
-            source = self._ready or self._queue
+            source = self._guests or self._ready or self._queue
             if not source:
                 if not self._list(now):
                     return None
                 continue
-            entry = source[0] if source is self._ready else source[-1]
+            entry = source[-1] if source is self._queue else source[0]
             used_at, obj = entry
             if self._is_candidate(obj) and obj.used_at == used_at:
                 if obj.pins is not None:
                     if not obj.asked and self.asked_bytes >= lacking:
                         return None  # enough was asked for; the others' turn is when these do not come
                     self._ask(obj, now)
+                    if source is self._guests and self.asked_bytes >= lacking:
+                        self._take(source)
+                        return None  # it is worth a moment's wait: the next one is wanted more
                 elif not dirty and obj.disk is None and not self.expendable(obj):
                     return None
                 else:
@@ -157,6 +167,8 @@ class Eviction:
     def _take(self, source: deque[tuple[float, StoredObject]] | list[tuple[float, StoredObject]]) -> None:
         if source is self._ready:
             self.ready_bytes -= self._ready.popleft()[1].allocated
+        elif source is self._guests:
+            self._guests.popleft()
         else:
             source.pop()
 
@@ -175,6 +187,9 @@ class Eviction:
             for obj in written:
                 self.keep(obj)
             written.clear()
+        if self._spills.restored:
+            self._guests += [(obj.used_at, obj) for obj in self._spills.restored]
+            self._spills.restored = []
 
     def _ask(self, obj: StoredObject, now: float) -> None:
         if obj.asked or obj.recalled:

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from shoal.sizes import bytes_text
 from shoal.wire import messages as m
 from shoald.store.allocator import round_up
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_size, fields
 from shoald.store.objects import Client
-from shoald.store.report import full_message, human
+from shoald.store.report import full_message
 
 _LOOK_MAX = 64  # requests that room is made for at a time
 
@@ -62,7 +63,7 @@ class Extents:
         capacity = ledger.allocator.capacity
         if least > capacity:
             why = (
-                f"{human(least)} can never be stored: the object store of this node has {human(capacity)}. "
+                f"{bytes_text(least)} can never be stored: the object store of this node has {bytes_text(capacity)}. "
                 "Start the node with a larger --object-store-memory, or store the value in parts."
             )
             ledger.send(client, [m.ALLOC_FAILED, req, "never", why])

@@ -99,9 +99,10 @@ class DiskCopy:
         offset: where in the file, bytes.
         checksum: of the object's bytes, once written.
         reason: why it is LOST, for people.
+        has_come_back: it was read back at least once.
     """
 
-    __slots__ = ("checksum", "file", "offset", "reason", "state")
+    __slots__ = ("checksum", "file", "has_come_back", "offset", "reason", "state")
 
     def __init__(self, file: SpillFile, offset: int) -> None:
         self.state = WRITING
@@ -109,6 +110,7 @@ class DiskCopy:
         self.offset = offset
         self.checksum = 0
         self.reason = ""
+        self.has_come_back = False
 
     def __repr__(self) -> str:
         return f"disk: {self.state}" + (f" in file {self.file.number}" if self.file is not None else "")
@@ -126,9 +128,24 @@ class SpillFile:
         ready: it was written, and is not being rewritten.
         reads: transfers out of it under way.
         shunned: rewriting it failed.
+        over: the number of the spare file that it is written over; 0: of none.
+        is_cached: it was written through this machine's page cache.
+        is_told: a client was told where it lies, and may look at it for as long as it likes.
     """
 
-    __slots__ = ("directory", "live", "live_bytes", "number", "reads", "ready", "shunned", "size")
+    __slots__ = (
+        "directory",
+        "is_cached",
+        "is_told",
+        "live",
+        "live_bytes",
+        "number",
+        "over",
+        "reads",
+        "ready",
+        "shunned",
+        "size",
+    )
 
     def __init__(self, number: int, directory: int) -> None:
         self.number = number
@@ -137,8 +154,8 @@ class SpillFile:
         self.live: dict[bytes, tuple[StoredObject, int]] = {}
         self.live_bytes = 0
         self.ready = False
-        self.reads = 0
-        self.shunned = False
+        self.reads = self.over = 0
+        self.shunned = self.is_cached = self.is_told = False
 
 
 class Client:

@@ -153,7 +153,7 @@ class Relief:
 
     def _spill(self, lacking: int, now: float) -> None:
         """Have the next victims written, as many as will be enough together with what is on its way."""
-        lacking -= self._spills.writing_bytes + self._eviction.asked_bytes
+        lacking -= self._spills.coming_bytes + self._eviction.asked_bytes
         self._write_victims(lacking, now)
 
     def _write_victims(self, lacking: int, now: float) -> None:
@@ -211,7 +211,7 @@ class Relief:
         low = (1 - ledger.config.spill_threshold) * ledger.allocator.capacity
         if free >= low or not self._spills.enabled:
             return 0
-        return int(low) - free - self._eviction.ready_bytes - self._spills.writing_bytes
+        return int(low) - free - self._eviction.ready_bytes - self._spills.coming_bytes
 
     def _write_ahead(self, now: float) -> None:
         behind = self._behind() - self._eviction.asked_bytes

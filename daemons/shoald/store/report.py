@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from shoal.sizes import bytes_text
 from shoal.wire import messages as m
 from shoald.store.ledger import Ledger
 from shoald.store.objects import LOST, ON_DISK, READING, Client, StoredObject
 
 _NAMED_MAX = 3  # processes named in an error message
 _AWAY = {ON_DISK: "spilled", READING: "restoring", LOST: "lost"}  # states of what is not in the region
-
-
-def human(size: int) -> str:
-    """Bytes with a unit: "1.5 GiB"."""
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
 
 
 def rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
@@ -77,14 +68,14 @@ def full_message(ledger: Ledger, size: int, trouble: str = "") -> str:
             tally[column + 1] = sum(stored)
     largest = sorted(by_client.items(), key=lambda item: max(item[1][1], item[1][3]), reverse=True)
     named = [
-        f"{client.name} holds {held} objects ({human(held_bytes)}) and pins {pinned} ({human(pinned_bytes)})"
+        f"{client.name} holds {held} objects ({bytes_text(held_bytes)}) and pins {pinned} ({bytes_text(pinned_bytes)})"
         for client, (pinned, pinned_bytes, held, held_bytes) in largest[:_NAMED_MAX]
         if held or pinned
     ]
     return (
-        f"no room for {human(size)} in the object store: of {human(allocator.capacity)}, "
-        f"{human(ledger.sealed_bytes)} are objects, {human(ledger.leased_bytes())} leased to writers, "
-        f"{human(allocator.free_bytes)} free (longest piece {human(allocator.largest_free)}). "
+        f"no room for {bytes_text(size)} in the object store: of {bytes_text(allocator.capacity)}, "
+        f"{bytes_text(ledger.sealed_bytes)} are objects, {bytes_text(ledger.leased_bytes())} leased to writers, "
+        f"{bytes_text(allocator.free_bytes)} free (longest piece {bytes_text(allocator.largest_free)}). "
         + ("; ".join(named) + ". " if named else "")
         + trouble
         + "Drop references and arrays that are no longer needed (`shoal memory` lists them with their "

@@ -149,7 +149,7 @@ class Restores:
         if obj.offset >= 0 and self._ledger.objects.get(obj.id) is obj:
             self._pins.answer(group.client, req, obj)
         elif copy is not None and copy.state in {ON_DISK, READING}:
-            place = [self._spills.path(obj), copy.offset, obj.size, obj.flags, copy.checksum]
+            place = [self._spills.tell(obj), copy.offset, obj.size, obj.flags, copy.checksum]
             self._ledger.send(group.client, [m.PINNED_IN_FILE, req, obj.id, *place])
             self._ledger.counters["read_in_files"] += 1
         else:
@@ -187,7 +187,7 @@ class Restores:
                 self._pins.add(group.client, obj)
             elif obj.disk is None or obj.disk.state == LOST:
                 self._fail(group, group.gathered, *self._problem(obj))
-            elif not self._start(obj):
+            elif not self._start(obj, now):
                 if not group.is_short:
                     group.is_short = True
                     self._ledger.recall_extents()
@@ -198,7 +198,7 @@ class Restores:
             group.gathered += 1
         return True
 
-    def _start(self, obj: StoredObject) -> bool:
+    def _start(self, obj: StoredObject, now: float) -> bool:
         """Whether the object is on its way into the region now."""
         assert obj.disk is not None
         if obj.disk.state == READING:
@@ -208,7 +208,7 @@ class Restores:
         target = self._ledger.allocator.allocate(obj.allocated)
         if target is None:
             return False
-        self._spills.read(obj, target)
+        self._spills.read(obj, target, now)
         return True
 
     def _settled(self, obj: StoredObject) -> None:

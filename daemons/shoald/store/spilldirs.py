@@ -24,7 +24,11 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
+
+from shoal.sizes import bytes_text
+from shoald.store.summing import PIECE
 
 _PREFIX = "shoal-spill-"
 _OWNER = "owner"
@@ -39,6 +43,9 @@ _PROBE_EVERY = (
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
+Done = Callable[[int], None]
+
+
 class Damaged(Exception):
     """What is in a file is not what was written; the message says how that shows."""
 
@@ -51,14 +58,25 @@ class Directory(Protocol):
     def prepare(self) -> None:
         """Make it, and remove what dead daemons have left there. Raises OSError."""
 
-    def write(self, number: int, parts: list[memoryview], aligned: bool = False) -> None:
-        """A new file of these parts, one after the other. ``aligned``: there is one, and it starts on a page."""
+    def write(
+        self, number: int, parts: list[memoryview], done: Done, aligned: bool = False, over: int = 0
+    ) -> bool:
+        """A new file of these parts, one after the other; whether it went through this machine's page cache.
+
+        Args:
+            done: called with the next bytes that are written, as a count.
+            aligned: there is one part, and it starts on a page.
+            over: a file whose place it takes; 0: none.
+        """
 
     def make(self, number: int, size: int) -> None:
         """A new empty file, which a client will write ``size`` bytes into."""
 
-    def read(self, number: int, offset: int, into: memoryview, aligned: bool = False) -> None:
-        """Fill ``into`` from a file; ``aligned``: it starts on a page. Raises Damaged if the file is too short."""
+    def read(self, number: int, offset: int, into: memoryview, done: Done, aligned: bool = False) -> None:
+        """Fill ``into`` from a file; ``aligned``: it starts on a page. ``done``: called with the next bytes that are there.
+
+        Raises Damaged if the file is too short.
+        """
 
     def locate(self, number: int) -> str:
         """The path of a file, for processes of this machine; "" if it has none."""
@@ -128,32 +146,57 @@ class LocalDirectory:
             if entry.name.startswith(_PREFIX) and _is_abandoned(entry.path):
                 shutil.rmtree(entry.path, ignore_errors=True)
 
-    def write(self, number: int, parts: list[memoryview], aligned: bool = False) -> None:
+    def write(
+        self, number: int, parts: list[memoryview], done: Done, aligned: bool = False, over: int = 0
+    ) -> bool:
         size = sum(map(len, parts))
-        self._check_room(size)
-        direct = aligned and size >= _DIRECT_BYTES_MIN and self._pace.prefers_direct()
+        have = self._take_over(over, number) if over else 0
+        self._check_room(size - have)
+        direct = not have and aligned and size >= _DIRECT_BYTES_MIN and self._pace.prefers_direct()
         started = time.monotonic()
         if direct and self._write_direct(number, parts[0]):
             self._direct.add(number)
         else:
-            self._write_cached(number, parts)
             direct = False
-        if size >= _DIRECT_BYTES_MIN:
+            self._write_cached(number, parts, done, kept=have)
+        if size >= _DIRECT_BYTES_MIN and not have:
             self._pace.measured(direct, size / max(time.monotonic() - started, 1e-9))
+        if direct:
+            done(size)
+        return not direct
+
+    def _take_over(self, old: int, number: int) -> int:
+        """Give a file another name; its bytes, 0 if somebody has removed it."""
+        try:
+            os.rename(self._file(old), self._file(number))
+            return os.stat(self._file(number)).st_size
+        except FileNotFoundError:
+            return 0
 
     def make(self, number: int, size: int) -> None:
         self._check_room(size)
         os.close(os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
-    def _write_cached(self, number: int, parts: list[memoryview], start: int = 0) -> None:
-        """Write ``parts`` to a file from ``start`` on, through the page cache."""
-        buffers = [part[at : at + _STEP] for part in parts for at in range(0, len(part), _STEP)]
-        kept = 0 if start else os.O_TRUNC
-        fd = os.open(self._file(number), os.O_WRONLY | os.O_CREAT | kept | os.O_CLOEXEC, 0o600)
+    def _write_cached(
+        self,
+        number: int,
+        parts: list[memoryview],
+        done: Done,
+        start: int = 0,
+        kept: int = 0,
+    ) -> None:
+        """Write ``parts`` to a file from ``start`` on, through the page cache, over ``kept`` bytes that it has."""
+        buffers = [part[at : at + PIECE] for part in parts for at in range(0, len(part), PIECE)]
+        emptied = 0 if start or kept else os.O_TRUNC
+        fd = os.open(self._file(number), os.O_WRONLY | os.O_CREAT | emptied | os.O_CLOEXEC, 0o600)
         try:
             offset = start
             while buffers:
-                offset += _write_some(fd, buffers, offset)
+                count = _write_some(fd, buffers, offset)
+                offset += count
+                done(count)
+            if kept > offset:
+                os.ftruncate(fd, offset)
         finally:
             os.close(fd)
 
@@ -175,35 +218,37 @@ class LocalDirectory:
             self._pace.no_direct()
             return False
         if whole < len(part):
-            self._write_cached(number, [part[whole:]], whole)
+            self._write_cached(number, [part[whole:]], _nothing, whole)
         return True
 
     def _check_room(self, size: int) -> None:
         disk = os.statvfs(self._parent)
         total, available = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
         if available - size < (1 - self._used_max) * total:
-            left = f"{available / 1e9:.2f} GB of {total / 1e9:.2f} GB are left"
+            left = f"{bytes_text(available)} of {bytes_text(total)} are left"
             raise OSError(errno.ENOSPC, f"{left}, and more than {1 - self._used_max:.0%} is to stay free")
 
-    def read(self, number: int, offset: int, into: memoryview, aligned: bool = False) -> None:
-        done = 0
+    def read(self, number: int, offset: int, into: memoryview, done: Done, aligned: bool = False) -> None:
+        had = 0
         if aligned and number in self._direct and offset % _PAGE == 0:
-            done = self._fill(number, offset, into[: len(into) // _PAGE * _PAGE], _DIRECT)
-        if done < len(into):
-            self._fill(number, offset + done, into[done:], 0)
+            had = self._fill(number, offset, into[: len(into) // _PAGE * _PAGE], done, _DIRECT)
+        if had < len(into):
+            self._fill(number, offset + had, into[had:], done)
 
-    def _fill(self, number: int, offset: int, into: memoryview, flag: int) -> int:
+    def _fill(self, number: int, offset: int, into: memoryview, done: Done, flag: int = 0) -> int:
+        step = _STEP if flag else PIECE
         fd = os.open(self._file(number), os.O_RDONLY | os.O_CLOEXEC | flag)
         try:
-            done = 0
-            while done < len(into):
-                count = os.preadv(fd, [into[done : done + _STEP]], offset + done)
+            had = 0
+            while had < len(into):
+                count = os.preadv(fd, [into[had : had + step]], offset + had)
                 if not count:
                     raise Damaged(f"{self._file(number)} is shorter than it was")
-                done += count
+                had += count
+                done(count)
         finally:
             os.close(fd)
-        return done
+        return had
 
     def remove(self, number: int) -> None:
         self._direct.discard(number)
@@ -249,9 +294,17 @@ class _Pace:
         return direct is None or (direct > 2 * cached and self._files % _PROBE_EVERY != 0)
 
 
+def _nothing(_count: int) -> None:
+    """Nobody wants to know how far it is."""
+
+
 def _write_some(fd: int, buffers: list[memoryview], offset: int) -> int:
-    """Write what one call takes of ``buffers``, and cut that off; how many bytes it were."""
-    written = left = os.pwritev(fd, buffers[:_PARTS_MAX], offset)
+    """Write what one call takes of ``buffers``, about a piece, and cut that off; how many bytes it were."""
+    count = size = 0
+    while count < min(len(buffers), _PARTS_MAX) and size < PIECE:
+        size += len(buffers[count])
+        count += 1
+    written = left = os.pwritev(fd, buffers[:count], offset)
     whole = 0
     while whole < len(buffers) and left >= len(buffers[whole]):
         left -= len(buffers[whole])
@@ -299,19 +352,24 @@ class RemoteDirectory:
                 self._fs.rm(path.rpartition("/")[0], recursive=True)
         self._fs.pipe_file(f"{self._root}/{_OWNER}", json.dumps(_this_process()).encode())
 
-    def write(self, number: int, parts: list[memoryview], aligned: bool = False) -> None:
+    def write(
+        self, number: int, parts: list[memoryview], done: Done, aligned: bool = False, over: int = 0
+    ) -> bool:
         with self._fs.open(self._file(number), "wb") as file:
             for part in parts:
                 file.write(part)
+                done(len(part))
+        return False
 
     def make(self, number: int, size: int) -> None:
         raise OSError(errno.EOPNOTSUPP, f"{self._file(number)} cannot be written by others ({size} bytes)")
 
-    def read(self, number: int, offset: int, into: memoryview, aligned: bool = False) -> None:
+    def read(self, number: int, offset: int, into: memoryview, done: Done, aligned: bool = False) -> None:
         content = self._fs.cat_file(self._file(number), start=offset, end=offset + len(into))
         if len(content) != len(into):
             raise Damaged(f"{self._file(number)} is shorter than it was")
         into[:] = content
+        done(len(into))
 
     def remove(self, number: int) -> None:
         with contextlib.suppress(FileNotFoundError):

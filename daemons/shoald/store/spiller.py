@@ -1,8 +1,9 @@
 """The threads that carry objects between the region and spill files: the shell of `spills`. Decides nothing.
 
 Writers copy straight out of the mapped region and readers straight into it, with calls that release the GIL; so
-the daemon's loop does not notice. Reads have threads of their own: whoever waits for one does not wait for
-writes too. A result goes back to the core in the loop's thread, as one event per effect.
+the daemon's loop does not notice. Each directory has threads of its own, so that one that hangs stops no other; and reads
+have others than writes: whoever waits for one does not wait for writes too. A result goes back to the core in the loop's
+thread, as one event per effect.
 
 Nothing is started or mapped before the first effect. What a thread raises is an event as well; what is no OSError is
 logged with its traceback first.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from shoald.store.allocator import PAGE, round_up
 from shoald.store.spilldirs import Damaged, Directory, directory
 from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Write
+from shoald.store.summing import Summing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,11 +70,13 @@ class Spiller:
         self._directories = directories
         self._config = config
         self._on_error = on_error
-        self._prepared: dict[int, OSError | None] = {}
-        self._preparing = threading.Lock()
+        self._prepared: set[int] = set()
+        self._preparing = [threading.Lock() for _ in directories]
         self._bytes: memoryview | None = None
         spills.locate = lambda number, file: directories[number].locate(file)
-        self._lanes = (_Lane("write", config.spill_writes_max), _Lane("read", config.spill_reads_max))
+        spills.disks.names = [each.path for each in directories]
+        self._writers = [_Lane("write", config.spill_writes_max) for _ in directories]
+        self._readers = [_Lane("read", config.spill_reads_max) for _ in directories]
 
     def turn(self) -> None:
         """Hand the core's effects to the threads; at the end of each turn."""
@@ -83,21 +87,34 @@ class Spiller:
         if self._bytes is None:
             self._bytes = memoryview(mmap.mmap(self._region.write_fd, self._region.capacity))
         for effect in effects:
-            lane = self._lanes[isinstance(effect, Read)]
-            lane.put(lambda effect=effect: self._carry_out(effect))  # type: ignore[misc]
+            lanes = self._readers if isinstance(effect, Read) else self._writers
+            lanes[effect.directory].put(lambda effect=effect: self._carry_out(effect))  # type: ignore[misc]
 
     def prepare(self) -> None:
         """Make the directories and clean up there, in a thread."""
         for number in range(len(self._directories)):
-            self._lanes[0].put(lambda number=number: self._prepare(number))  # type: ignore[misc]
+            self._writers[number].put(lambda number=number: self._prepare(number))  # type: ignore[misc]
 
     def close(self) -> None:
-        """End the threads after what they do now, and remove all files; waits for that some seconds at most."""
+        """End the threads after what they do now, and remove all files; waits for that some seconds at most.
+
+        What hangs stays as it is: the next daemon there removes it.
+        """
         deadline = time.monotonic() + _JOIN_S
-        for lane in self._lanes:
-            lane.close(deadline)
-        for each in self._directories:
-            each.close()
+        idle = [
+            [lane.close(deadline) for lane in (self._writers[number], self._readers[number])]
+            for number in range(len(self._directories))
+        ]
+        closing = [
+            threading.Thread(target=each.close, name="shoal-spill-close", daemon=True)
+            for each, ended in zip(self._directories, idle, strict=True)
+            if all(ended)
+        ]
+        deadline = time.monotonic() + _JOIN_S
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     # --- in threads ---
 
@@ -118,9 +135,9 @@ class Spiller:
                 raise problem
             started = time.monotonic()
             if isinstance(effect, Write):
-                checksums = self._write(effect)
+                checksums, cached = self._write(effect)
                 seconds = time.monotonic() - started
-                return lambda: self._spills.wrote(effect.file, checksums, seconds)
+                return lambda: self._spills.wrote(effect.file, checksums, seconds, cached)
             if isinstance(effect, Read):
                 self._read(effect)
                 seconds = time.monotonic() - started
@@ -147,66 +164,70 @@ class Spiller:
         return lambda: self._spills.write_failed(effect.file, full, why, self._loop.now())
 
     def _prepare(self, number: int) -> OSError | None:
-        with self._preparing:
+        with self._preparing[number]:
             if number not in self._prepared:
                 try:
                     self._directories[number].prepare()
-                    self._prepared[number] = None
+                    self._prepared.add(number)
                 except OSError as error:
                     return error  # tried again with the next effect
-            return self._prepared[number]
+            return None
 
-    def _write(self, effect: Write) -> list[int]:
-        from xxhash import xxh3_64_intdigest
-
+    def _write(self, effect: Write) -> tuple[list[int], bool]:
         region = self._bytes
         assert region is not None
         # An object's extent is its alone to the next multiple of 64, and so is its part of the file.
-        parts = [region[offset : offset + round_up(size)] for offset, size in effect.parts]
+        sizes = [round_up(size) for _, size in effect.parts]
+        parts = [region[at : at + size] for (at, _), size in zip(effect.parts, sizes, strict=True)]
+        summing = Summing([region[at : at + size] for at, size in effect.parts], sizes)
         aligned = len(parts) == 1 and effect.parts[0][0] % PAGE == 0
-        self._directories[effect.directory].write(effect.file, parts, aligned)
-        return [xxh3_64_intdigest(region[offset : offset + size]) for offset, size in effect.parts]
+        where = self._directories[effect.directory]
+        cached = where.write(effect.file, parts, summing.add, aligned, effect.over)
+        return summing.sums, cached
 
     def _read(self, effect: Read) -> None:
-        from xxhash import xxh3_64_intdigest
-
         region = self._bytes
         assert region is not None
         into = region[effect.target : effect.target + effect.size]
-        self._read_into(effect.directory, effect.file, effect.offset, into, effect.target % PAGE == 0)
-        if xxh3_64_intdigest(into) != effect.checksum:
+        checksum = self._read_into(
+            effect.directory, effect.file, effect.offset, into, effect.target % PAGE == 0
+        )
+        if checksum != effect.checksum:
             where = self._directories[effect.directory].path
             raise Damaged(f"file {effect.file} in {where} is damaged (its checksum is not what it was)")
 
     def _read_into(
         self, directory: int, file: int, offset: int, into: memoryview, aligned: bool = False
-    ) -> None:
+    ) -> int:
+        """Fill ``into``; the checksum of what was read."""
         for attempt in range(_READ_ATTEMPTS):
+            summing = Summing([into], [round_up(len(into))])
             try:
-                self._directories[directory].read(file, offset, into, aligned)
-                return
+                self._directories[directory].read(file, offset, into, summing.add, aligned)
+                summing.add(round_up(len(into)) - len(into))
+                break
             except FileNotFoundError:
                 raise
             except OSError:
                 if attempt == _READ_ATTEMPTS - 1:
                     raise
                 time.sleep(_READ_PAUSE_S)
+        return summing.sums[0]
 
     def _rewrite(self, effect: Rewrite) -> list[bool]:
-        from xxhash import xxh3_64_intdigest
-
         parts = []
-        for offset, size, _ in effect.parts:
-            parts.append(memoryview(bytearray(round_up(size))))
+        intact = []
+        for offset, size, checksum in effect.parts:
+            padded = memoryview(bytearray(round_up(size)))
+            parts.append(padded)
             try:
-                self._read_into(effect.directory, effect.source, offset, parts[-1])
+                found = self._read_into(effect.directory, effect.source, offset, padded[:size])
             except (OSError, Damaged):
-                continue  # the wrong checksum tells
-        self._directories[effect.directory].write(effect.file, parts)
-        return [
-            xxh3_64_intdigest(part[:size]) == checksum
-            for part, (_, size, checksum) in zip(parts, effect.parts, strict=True)
-        ]
+                intact.append(False)
+            else:
+                intact.append(found == checksum)
+        self._directories[effect.directory].write(effect.file, parts, lambda _count: None)
+        return intact
 
 
 class _Lane:
@@ -235,7 +256,8 @@ class _Lane:
             with self._lock:
                 self._busy -= 1
 
-    def close(self, deadline: float) -> None:
+    def close(self, deadline: float) -> bool:
+        """Whether its threads have ended by the deadline."""
         try:
             while True:
                 self._jobs.get_nowait()
@@ -245,4 +267,4 @@ class _Lane:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._threads.clear()
+        return not any(thread.is_alive() for thread in self._threads)

@@ -16,8 +16,10 @@ An object that no room can be made for is written to a file by its creator: the 
 an object's with its seal (SEAL_IN_FILE), or removed with the client.
 
 Small objects share a file, up to config.spill_file_bytes_max; a larger one has a file of its own. A file
-goes when nothing in it is alive, and is rewritten without its dead parts when config.spill_dead_share of it
-is dead. Directories take turns; one whose disk failed or is full is left alone for config.spill_retry_ms.
+is of no use when nothing in it is alive, and is rewritten without its dead parts when config.spill_dead_share of it
+is dead. What is of no use is removed, or kept for a moment to be written over (spares). Which directory a file goes to, and
+which of them hang: see disks. A file to lend that its directory does not make in config.spill_lend_ms_max is looked for in
+another one; if there is none the creator is refused, with the name of the directory.
 """
 
 from __future__ import annotations
@@ -28,18 +30,26 @@ from typing import Any
 
 from shoal.wire import messages as m
 from shoald.store.allocator import round_up
+from shoald.store.disks import Disks
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger
 from shoald.store.objects import LOST, ON_DISK, READING, WRITING, Client, DiskCopy, SpillFile, StoredObject
+from shoald.store.spares import Spares
+
+_SPARES_GO_MS = 50.0  # until then the files that were to go are gone, and a full disk is tried again
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write these (offset, size) of the region into a new file, sizes rounded up to 64; then `wrote`."""
+    """Write these (offset, size) of the region into a new file, sizes rounded up to 64; then `wrote`.
+
+    ``over``: the number of a file of which nothing is needed, whose place and name the new one takes; 0: none.
+    """
 
     file: int
     directory: int
     parts: tuple[tuple[int, int], ...]
+    over: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +116,9 @@ class Spills:
     Attributes:
         outbox: effects for the shell, which empties it.
         written: objects that have a copy on disk since a moment ago; see eviction.
+        restored: objects that were read back for the first time a moment ago; see eviction.
         writing_bytes: of the region, that will be on disk soon.
-        writes: files being written.
+        disks: the directories.
         trouble: why the last write failed; "" after one that did not.
         full: it failed because a disk is full.
         on_settled: called with an object whose read has ended, well or not.
@@ -116,8 +127,8 @@ class Spills:
 
     def __init__(self, ledger: Ledger, directories: int) -> None:
         self._ledger = ledger
-        self._retry_at = [0.0] * directories
-        self._turn = -1
+        self.disks = Disks(directories, ledger.config)
+        self._spares = Spares(ledger.config)
         self._numbers = 0
         self._transfers = 0
         self._lent: dict[int, tuple[Client, int]] = {}  # file → to whom, and the number of the request
@@ -128,6 +139,7 @@ class Spills:
         self.reading: dict[int, Reading] = {}
         self.outbox: list[Effect] = []
         self.written: list[StoredObject] = []
+        self.restored: list[StoredObject] = []
         self.writing_bytes = 0
         self.trouble = ""
         self.full = False
@@ -140,38 +152,43 @@ class Spills:
     @property
     def enabled(self) -> bool:
         """Whether there is a directory at all."""
-        return bool(self._retry_at)
+        return len(self.disks) > 0
 
     @property
     def writes(self) -> int:
-        """Files that are being written."""
-        return len(self._writing)
+        """Files that are being written, without those of directories that hang."""
+        return sum(not self.disks.is_late(number) for number in self._writing)
+
+    @property
+    def coming_bytes(self) -> int:
+        """Bytes of the region that will be on disk soon."""
+        late = [objects for number, objects in self._writing.items() if self.disks.is_late(number)]
+        return self.writing_bytes - sum(obj.allocated for objects in late for obj in objects)
 
     def usable(self, now: float) -> bool:
         """Whether some directory can be written to."""
-        return any(retry_at <= now for retry_at in self._retry_at)
+        return self.disks.usable(now)
 
     def write(self, objects: list[StoredObject], now: float) -> None:
         """Give these, which are in the region only, a copy on disk. Some directory must be usable."""
-        file = self._new_file(self._next_directory(now))
+        config = self._ledger.config
+        file = self._new_file(self.disks.next(now))
         for obj in objects:
             assert obj.disk is None, obj
             obj.disk = DiskCopy(file, file.size)
             self._put(file, obj)
+        spare = self._spares.take(file.directory, file.size)
+        file.over = spare.number if spare is not None else 0
         self._writing[file.number] = list(objects)
         self.writing_bytes += sum(obj.allocated for obj in objects)
+        self.disks.begin(file.number, file.directory, now, config.spill_stall_ms)
         parts = tuple((obj.offset, obj.size) for obj in objects)
-        self.outbox.append(Write(file.number, file.directory, parts))
+        self.outbox.append(Write(file.number, file.directory, parts, file.over))
 
-    def _next_directory(self, now: float) -> int:
-        count = len(self._retry_at)
-        turns = [(self._turn + 1 + step) % count for step in range(count)]
-        self._turn = next(turn for turn in turns if self._retry_at[turn] <= now)
-        return self._turn
-
-    def wrote(self, number: int, checksums: list[int], seconds: float) -> None:
-        """A file was written; one checksum for each part."""
+    def wrote(self, number: int, checksums: list[int], seconds: float, cached: bool = False) -> None:
+        """A file was written, through the page cache if ``cached``; one checksum for each part."""
         objects = self._writing.pop(number)
+        self.disks.end(number)
         file = self.files[number]
         counters = self._ledger.counters
         for obj, checksum in zip(objects, checksums, strict=True):
@@ -185,12 +202,14 @@ class Spills:
             counters["spilled_objects"] += 1
             self.written.append(obj)
         file.ready = True
+        file.is_cached = cached
         self.trouble, self.full = "", False
         self._seconds["spill"] += seconds
         self._tidy(file)
 
     def write_failed(self, number: int, full: bool, why: str, now: float) -> None:
         """A file could not be written: its objects stay where they are."""
+        self.disks.end(number)
         file = self.files.get(number)
         if file is None:  # it was lent, and its client has gone
             return
@@ -200,7 +219,11 @@ class Spills:
             self.take_back(client, number)
             self._refuse(client, req, "disk" if full else "full", why)
             return
-        self._retry_at[file.directory] = now + self._ledger.config.spill_retry_ms / 1000
+        pause_ms = self._ledger.config.spill_retry_ms
+        if full and len(self._spares):
+            self._remove_all(self._spares.clear())
+            pause_ms = _SPARES_GO_MS
+        self.disks.failed(file.directory, now, pause_ms)
         if number in self._rewriting:
             source = self._rewriting.pop(number)[0]
             source.ready = source.shunned = True
@@ -212,26 +235,33 @@ class Spills:
             if obj.disk is not None and obj.disk.file is file:
                 obj.disk = None
         self._remove(file)
+        if file.over:
+            self.outbox.append(Remove(file.over, file.directory))  # if it came to that, it has the new name
 
     # --- files for clients ---
 
     def lend(self, client: Client, req: int, size: int, now: float) -> None:
         """A client asks for a file to write an object of ``size`` bytes into."""
         if not self.usable(now):
-            self._refuse(client, req, "disk" if self.full else "full", self.trouble)
+            complaints = self.disks.complaints(now)
+            kind = "disk" if self.full or complaints else "full"
+            self._refuse(client, req, kind, "; ".join(complaints) or self.trouble)
             return
-        file = self._new_file(self._next_directory(now))
+        file = self._new_file(self.disks.next(now))
         if not self.locate(file.directory, file.number):
             del self.files[file.number]
             self._refuse(client, req, "full", "")
             return
         file.size = round_up(size)
+        file.is_told = True
         self._lent[file.number] = client, req
         client.files.add(file.number)
+        self.disks.begin(file.number, file.directory, now, self._ledger.config.spill_lend_ms_max)
         self.outbox.append(Lend(file.number, file.directory, file.size))
 
     def made(self, number: int, directory: int) -> None:
         """A file to lend is there."""
+        self.disks.end(number)
         entry = self._lent.get(number)
         if entry is None:  # its client has gone, and it may have been removed before it was made
             self.outbox.append(Remove(number, directory))
@@ -240,6 +270,23 @@ class Spills:
         self._ledger.send(
             client, [m.FILE_LENT, req, number, self.locate(self.files[number].directory, number)]
         )
+
+    def check_disks(self, now: float) -> None:
+        """Notice directories that hang, find who waits for them another one, and remove spare files. Once a turn."""
+        for number in self.disks.late(now):
+            entry = self._lent.get(number)
+            if entry is not None:  # its directory will answer some day, or never: the file goes then
+                client, req = entry
+                size = self.files[number].size
+                client.files.discard(number)
+                del self._lent[number], self.files[number]
+                self.lend(client, req, size, now)
+        self._remove_all(self._spares.expired(now))
+
+    def next_deadline(self) -> float | None:
+        """When `check_disks` has something to do."""
+        deadlines = (self.disks.next_deadline(), self._spares.next_deadline())
+        return min((at for at in deadlines if at is not None), default=None)
 
     def take_back(self, client: Client, number: int) -> None:
         """A client does not use a file that it was lent. Raises ProtocolError if it was not."""
@@ -275,7 +322,7 @@ class Spills:
 
     # --- back ---
 
-    def read(self, obj: StoredObject, target: int) -> None:
+    def read(self, obj: StoredObject, target: int, now: float) -> None:
         """Read an object that is only on disk into the extent at ``target``, which is allocated."""
         copy = obj.disk
         assert copy is not None, obj
@@ -287,6 +334,7 @@ class Spills:
         self._transfers += 1
         self.reading[self._transfers] = Reading(obj, file, target)
         self._ledger.restoring_bytes += obj.allocated
+        self.disks.begin(-self._transfers, file.directory, now, self._ledger.config.spill_stall_ms)
         effect = Read(
             self._transfers, file.number, file.directory, copy.offset, obj.size, copy.checksum, target
         )
@@ -302,6 +350,9 @@ class Spills:
         else:
             assert obj.disk is not None
             obj.disk.state = ON_DISK
+            if not obj.disk.has_come_back:
+                obj.disk.has_come_back = True
+                self.restored.append(obj)
             self._ledger.back_in_memory(obj, reading.target)
             self._ledger.counters["restored"] += obj.size
             self._ledger.counters["restored_objects"] += 1
@@ -319,6 +370,7 @@ class Spills:
 
     def _end_reading(self, transfer: int) -> Reading:
         reading = self.reading.pop(transfer)
+        self.disks.end(-transfer)
         reading.file.reads -= 1
         self._ledger.restoring_bytes -= reading.allocated
         return reading
@@ -339,6 +391,15 @@ class Spills:
         if copy is None or copy.file is None or copy.state == WRITING:
             return ""
         return self.locate(copy.file.directory, copy.file.number)
+
+    def tell(self, obj: StoredObject) -> str:
+        """The same for a client, which may map the file from now on."""
+        path = self.path(obj)
+        if path:
+            assert obj.disk is not None
+            assert obj.disk.file is not None
+            obj.disk.file.is_told = True
+        return path
 
     # --- files ---
 
@@ -418,18 +479,23 @@ class Spills:
 
     def _remove(self, file: SpillFile) -> None:
         del self.files[file.number]
-        self.outbox.append(Remove(file.number, file.directory))
+        if not self._spares.keep(file):
+            self._remove_all([file])
+
+    def _remove_all(self, files: list[SpillFile]) -> None:
+        self.outbox += [Remove(file.number, file.directory) for file in files]
 
     # --- what there is ---
 
     def totals(self) -> dict[str, Any]:
-        """Bytes in files, and of those alive; how many files; bytes a second while there was something to do."""
+        """Bytes in files, of those alive, and in spare files; how many files; bytes a second while there was something to do."""
         counters = self._ledger.counters
         return {
             "disk": sum(file.size for file in self.files.values()),
             # What is being copied from file to file counts once.
             "disk_live": sum(f.live_bytes for f in self.files.values() if f.number not in self._rewriting),
             "disk_files": len(self.files),
+            "disk_spare": self._spares.size,
             "spill_rate": _rate(counters["spilled"], self._seconds["spill"]),
             "restore_rate": _rate(counters["restored"], self._seconds["restore"]),
         }

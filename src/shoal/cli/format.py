@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+from shoal.sizes import UNITS, bytes_text
+
 _BINARY = {"KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -31,14 +32,6 @@ class Table:
     notes: Sequence[str] = field(default=())
     details: Sequence[str] = field(default=())
     empty: str = "none"
-
-
-def bytes_text(size: float, units: str = "auto") -> str:
-    """``size`` bytes in "B", "KB", "MB", "GB" (powers of 1000) or what fits best."""
-    if units == "auto":
-        units = next((name for name, scale in reversed(UNITS.items()) if abs(size) >= scale), "B")
-    scale = UNITS[units]
-    return f"{int(size)} B" if scale == 1 else f"{size / scale:.{2 if scale > 1000 else 1}f} {units}"
 
 
 def parse_bytes(text: str) -> int:

@@ -8,9 +8,10 @@ import click
 
 from shoal.cli import memory_report as report
 from shoal.cli.common import ask_all, asking_options, print_json
-from shoal.cli.format import UNITS, Table
+from shoal.cli.format import Table
 from shoal.cli.output import show
 from shoal.cli.status_report import silent_notes
+from shoal.sizes import UNITS
 
 
 @click.command("memory")

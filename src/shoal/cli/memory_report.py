@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from shoal.cli.format import Table, age_text, bytes_text, shorten
+from shoal.cli.format import Table, age_text, shorten
+from shoal.sizes import bytes_text
 
 Row = Mapping[str, Any]
 Node = Mapping[str, Any]  # what one daemon answers: node_id, stats, rows, left_out
@@ -35,6 +36,7 @@ _BYTES = (
     ("cached", "  and referred to by nobody"),
     ("disk", "on disk, in spill files"),
     ("disk_live", "  of objects that are alive"),
+    ("disk_spare", "and in files that are kept a moment to be written over"),
     ("fetched_bytes", "came from other nodes, in all"),
     ("served_bytes", "went to other nodes, in all"),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from shoal.cli.format import Table, age_text, bytes_text, resources_text, shorten, usage_text
+from shoal.cli.format import Table, age_text, resources_text, shorten, usage_text
 from shoal.cli.memory_report import holders_text
+from shoal.sizes import bytes_text
 
 Row = Mapping[str, Any]
 _ID_LENGTH = 8

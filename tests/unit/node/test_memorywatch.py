@@ -75,8 +75,8 @@ def test_nobody_to_end(watch):
 def test_the_reason_has_the_figures_and_the_largest(watch):
     candidates = [candidate(f"task {n}", float(n), gib=n / 2) for n in range(1, 6)]
     victim = watch.choose(reading(9.5), candidates, short(watch))
-    assert "9.50 GiB of 10.00 GiB" in victim.reason
-    assert "2.50 GiB by this process" in victim.reason
-    assert "task 5 (pid 1006) 2.50 GiB, task 4" in victim.reason
+    assert "10.20 GB of 10.74 GB" in victim.reason
+    assert "2.68 GB by this process" in victim.reason
+    assert "task 5 (pid 1006) 2.68 GB, task 4" in victim.reason
     assert "task 2" not in victim.reason
     assert (victim.used_bytes, victim.limit_bytes) == (int(9.5 * GIB), 10 * GIB)

@@ -295,7 +295,7 @@ TAG_B, MB = bytes.fromhex(B)[:3], 1_000_000
 def test_a_task_goes_where_its_arguments_are():
     shares, demand = Cluster(Node(B, 2)).place(backlog=2, prefer=TAG_B, prefer_bytes=500 * MB)
     assert (shares, demand.here) == ({B: 2}, 0)
-    assert demand.away == f"500 MB of its arguments are on node {B[:8]}"
+    assert demand.away == f"500.00 MB of its arguments are on node {B[:8]}"
 
 
 def test_it_waits_there_no_longer_than_moving_would_take():

@@ -58,6 +58,8 @@ class FakeDisk:
             self.files[effect.file] = {}
             self._spills.made(effect.file, effect.directory)
         elif fault:
+            if isinstance(effect, Write) and effect.over:  # it has come to have the new name
+                self.files[effect.file] = self.files.pop(effect.over)
             self._spills.write_failed(effect.file, fault == "full", "the disk is broken", now)
         elif isinstance(effect, Write):
             self._write(effect)
@@ -70,13 +72,15 @@ class FakeDisk:
         self.files[file] = dict.fromkeys(self.files[file], "damaged")
 
     def _write(self, effect: Write) -> None:
+        if effect.over:
+            del self.files[effect.over]
         content: dict[int, Any] = {}
         at = 0
         for offset, size in effect.parts:
             content[at] = self._region.get(offset)
             at += -(-size // 64) * 64 or 64
         self.files[effect.file] = content
-        self._spills.wrote(effect.file, [checksum_of(token) for token in content.values()], 1.0)
+        self._spills.wrote(effect.file, [checksum_of(token) for token in content.values()], 1.0, True)
 
     def _read(self, effect: Read, fault: str) -> None:
         token = self.files[effect.file].get(effect.offset)

@@ -122,6 +122,69 @@ def test_what_was_written_once_is_never_written_again() -> None:
     assert not writes(bench)
 
 
+def test_what_was_read_back_goes_first_and_what_was_never_read_stays() -> None:
+    """Objects are read one after the other, as they were made: the last ones are still there when their turn comes."""
+    bench = bench_of(96 * KIB)
+    ids = [bytes([number]) * 16 for number in range(9)]
+    for object_id in ids:
+        bench.now += 0.01
+        bench.send(A, m.ALLOC, 77, 32 * KIB, 0)
+        written(bench)
+        offset = next(each[0] for each in bench.core._ledger.clients[A].leased.ranges())
+        bench.send(A, m.SEAL, object_id, offset, 32 * KIB, b"", m.SEAL_PRIMARY, A, "", b"")
+    cached: list[bytes] = []
+    for object_id in ids:
+        bench.now += 0.01
+        said = bench.pin(B, object_id)
+        for _ in range(5):
+            recalled = [message[1] for _, message in said if message[0] == m.UNPIN_RECALL]
+            for each in [each for each in cached if each in recalled]:
+                cached.remove(each)
+                bench.send(B, m.UNPIN, each)
+            for effect in take(bench):
+                if isinstance(effect, Write):
+                    bench.core.spills.wrote(effect.file, [1] * len(effect.parts), 1.0)
+                elif isinstance(effect, Read):
+                    bench.core.spills.read_done(effect.transfer, 1.0)
+            said += later(bench, 0.001)
+            if m.PINNED in kinds(said):
+                break
+        assert m.PINNED in kinds(said)
+        cached.append(object_id)
+    # All but the newest three had to be written; the first that is read back takes the place of one more.
+    stats = bench.core.stats()
+    assert (stats["spilled_objects"], stats["restored_objects"]) == (7, 7)
+
+
+def test_what_comes_back_again_is_one_like_the_others() -> None:
+    bench = bench_of(64 * KIB)
+    bench.seal(A, X, size=32 * KIB)
+    bench.now = 0.1
+    bench.seal(A, Y, size=32 * KIB)
+    bench.send(C, m.ALLOC, 1, 32 * KIB, 0)
+    written(bench)
+    bench.send(C, m.EXTENT_RETURN, 0, 32 * KIB)
+    dropped = []
+    for _ in range(3):
+        bench.now += 0.1
+        away = X if state(bench, X) == "spilled" else Y
+        bench.pin(B, away)
+        for effect in take(bench):
+            assert isinstance(effect, Read)
+            bench.core.spills.read_done(effect.transfer, 1.0)
+        later(bench, 0.0)
+        bench.send(B, m.UNPIN, away)
+        bench.now += 0.1
+        bench.send(C, m.ALLOC, 2, 32 * KIB, 0)
+        said = written(bench)
+        dropped.append(X if state(bench, X) == "spilled" else Y)
+        (offset,) = [offset for offset, _ in bench.core._ledger.clients[C].leased.ranges()]
+        bench.send(C, m.EXTENT_RETURN, offset, 32 * KIB)
+        del said
+    # X came back and went first; when it came back again, Y was the least recently used.
+    assert dropped[:2] == [X, Y]
+
+
 def test_a_spilled_object_is_read_once_for_all_its_readers() -> None:
     bench = bench_of()
     bench.seal(A, X, size=32 * KIB)
@@ -324,6 +387,8 @@ def test_the_region_is_never_in_pieces_for_long() -> None:
         core.handle(A, [m.UNPIN, object_id], now)
         core.handle(A, [m.RELEASE, object_id], now)
     core.drop(A, now)
+    turn()
+    now += 10.0  # spare files go
     turn()
     core.validate()
     stats = core.stats()

@@ -80,7 +80,7 @@ def test_waiting_ends_with_who_fills_the_store() -> None:
     ((to, answer),) = bench.take()
     assert to == C
     assert answer[:3] == [m.ALLOC_FAILED, 9, "full"]
-    for part in ("32.0 KiB", "worker 100 holds 1 objects (60.0 KiB)", "worker 101", "shoal memory"):
+    for part in ("32.8 KB", "worker 100 holds 1 objects (61.4 KB)", "worker 101", "shoal memory"):
         assert part in answer[3]
     assert bench.core.next_deadline() is None
 

@@ -31,6 +31,9 @@ class SpillMachine(RuleBasedStateMachine):
             spill_batch_bytes_min=1024,
             spill_file_bytes_max=4096,
             spill_retry_ms=500,
+            spill_lend_ms_max=700,
+            spill_stall_ms=900,
+            spill_spare_ms=300,
         )
         self.core = StoreCore(CAPACITY, config, directories=2)
         self.core.spills.locate = lambda _directory, file: str(file)
@@ -327,8 +330,11 @@ class SpillMachine(RuleBasedStateMachine):
         while self.disk.pending:
             self.disk.step(0, "", self.now)
             self.turn()
+        self.now += 1.0
+        self.turn()
         self.core.validate()
         stats = self.core.stats()
+        assert stats["disk_spare"] == 0
         assert stats["used"] == stats["objects"] == stats["disk"] == stats["disk_files"] == 0
         assert stats["largest_free"] == CAPACITY
         assert not self.disk.files

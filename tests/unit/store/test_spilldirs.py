@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from shoald.store.spilldirs import Damaged, check_url, directory, is_remote
+from shoald.store.summing import Summing
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -25,52 +27,56 @@ def place(request, tmp_path):
     made.close()
 
 
+def nothing(_count: int) -> None:
+    """Nobody wants to know how far a write or read is."""
+
+
 def views(*parts: bytes) -> list[memoryview]:
     return [memoryview(part) for part in parts]
 
 
 def test_what_was_written_is_read(place) -> None:
-    place.write(1, views(b"a" * 64, b"", b"b" * 128))
+    place.write(1, views(b"a" * 64, b"", b"b" * 128), nothing)
     for offset, size, content in ((0, 64, b"a" * 64), (64, 128, b"b" * 128), (60, 8, b"aaaabbbb")):
         into = bytearray(size)
-        place.read(1, offset, memoryview(into))
+        place.read(1, offset, memoryview(into), nothing)
         assert into == content
 
 
 def test_many_parts_are_one_file(place) -> None:
     parts = [bytes([number % 256]) * 64 for number in range(3000)]
-    place.write(7, views(*parts))
+    place.write(7, views(*parts), nothing)
     into = bytearray(64 * 3000)
-    place.read(7, 0, memoryview(into))
+    place.read(7, 0, memoryview(into), nothing)
     assert into == b"".join(parts)
 
 
 def test_a_file_that_is_too_short_is_damaged(place) -> None:
-    place.write(1, views(b"a" * 64))
+    place.write(1, views(b"a" * 64), nothing)
     with pytest.raises(Damaged, match="shorter"):
-        place.read(1, 0, memoryview(bytearray(65)))
+        place.read(1, 0, memoryview(bytearray(65)), nothing)
 
 
 def test_what_was_removed_cannot_be_read_and_can_be_removed_again(place) -> None:
-    place.write(1, views(b"a" * 64))
+    place.write(1, views(b"a" * 64), nothing)
     place.remove(1)
     place.remove(1)
     with pytest.raises(FileNotFoundError):
-        place.read(1, 0, memoryview(bytearray(1)))
+        place.read(1, 0, memoryview(bytearray(1)), nothing)
 
 
 def test_a_number_is_written_anew(place) -> None:
-    place.write(1, views(b"a" * 640))
-    place.write(1, views(b"b" * 64))
+    place.write(1, views(b"a" * 640), nothing)
+    place.write(1, views(b"b" * 64), nothing)
     into = bytearray(64)
-    place.read(1, 0, memoryview(into))
+    place.read(1, 0, memoryview(into), nothing)
     assert into == b"b" * 64
 
 
 def test_closing_leaves_nothing(tmp_path: Path) -> None:
     made = directory(str(tmp_path / "spill"), "me", 1.0)
     made.prepare()
-    made.write(1, views(b"a" * 64))
+    made.write(1, views(b"a" * 64), nothing)
     made.close()
     made.close()
     assert list((tmp_path / "spill").iterdir()) == []
@@ -80,7 +86,7 @@ def test_a_full_disk_is_said_before_it_is_full(tmp_path: Path) -> None:
     made = directory(str(tmp_path / "spill"), "me", 0.0)
     made.prepare()
     with pytest.raises(OSError, match="is to stay free") as caught:
-        made.write(1, views(b"a" * 64))
+        made.write(1, views(b"a" * 64), nothing)
     assert caught.value.errno == errno.ENOSPC
     made.close()
 
@@ -90,7 +96,7 @@ import os, sys
 from shoald.store.spilldirs import directory
 made = directory(sys.argv[1], "other", 1.0)
 made.prepare()
-made.write(1, [memoryview(b"x" * 64)])
+made.write(1, [memoryview(b"x" * 64)], lambda count: None)
 print("ready", flush=True)
 sys.stdin.read()
 os._exit(1)
@@ -153,13 +159,41 @@ def test_large_files_are_written_past_a_slow_page_cache(tmp_path: Path) -> None:
     made.prepare()
     for number in range(40):
         made._pace.measured(False, 1e6)
-        made.write(number, [region], aligned=True)
+        made.write(number, [region], nothing, aligned=True)
         into = memoryview(mmap.mmap(-1, size))
-        made.read(number, 0, into, aligned=number % 2 == 0)
+        made.read(number, 0, into, nothing, aligned=number % 2 == 0)
         assert into == region
         into = memoryview(bytearray(100))
-        made.read(number, size - 100, into)
+        made.read(number, size - 100, into, nothing)
         assert into == region[-100:]
         if number % 3:
             made.remove(number)
     made.close()
+
+
+def test_a_file_is_written_over_another_one(tmp_path: Path) -> None:
+    made = directory(str(tmp_path), "me", 1.0)
+    made.prepare()
+    folder = Path(made.path)
+    assert made.write(1, views(b"a" * 640), nothing)
+    inode = (folder / "1.spill").stat().st_ino
+    for number, (content, over) in enumerate(((b"b" * 128, 1), (b"c" * 1280, 2), (b"d" * 64, 99)), 2):
+        assert made.write(number, views(content), nothing, over=over)
+        assert [path.name for path in folder.glob("*.spill")][-1:] != ["1.spill"]
+        assert (folder / f"{number}.spill").read_bytes() == content
+    assert (folder / "3.spill").stat().st_ino == inode
+    assert sorted(path.name for path in folder.glob("*.spill")) == ["3.spill", "4.spill"]
+    made.close()
+
+
+def test_checksums_are_taken_as_parts_are_written(place) -> None:
+    parts = [os.urandom(size) for size in (1, 64, 100, 5 * 1024 * 1024 + 7, 0, 3000, 2 * 1024 * 1024)]
+    padded = [part + bytes(-len(part) % 64 or (64 if not part else 0)) for part in parts]
+    summing = Summing(views(*parts), [len(part) for part in padded])
+    place.write(1, views(*padded), summing.add)
+    assert summing.sums == [xxh3_64_intdigest(part) for part in parts]
+    for step in (1, 63, 64, 1000, 10**9):
+        summing = Summing(views(*parts[:3]), [len(part) for part in padded[:3]])
+        for _ in range(0, 4 * 64, step):
+            summing.add(step)
+        assert summing.sums == [xxh3_64_intdigest(part) for part in parts[:3]], step

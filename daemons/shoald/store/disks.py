@@ -1,0 +1,120 @@
+"""Which spill directory gets the next file, and which of them hang. Pure.
+
+Directories take turns; of those that can take a file, one with the least under way is next. So a directory that hangs
+(a network file system whose server is gone) keeps what it was given first, and the others go on.
+
+One that fails is left alone for config.spill_retry_ms. One that has not ended something for config.spill_stall_ms
+(config.spill_lend_ms_max where a creator waits for a file) *stalls*: it gets nothing more until that has ended, and what
+it was given does not count as on its way any more. Nothing is taken back: its thread may be in the middle of it.
+"""
+
+from __future__ import annotations
+
+from shoal.config import Config
+
+
+class _Job:
+    """Something that a directory was given to do.
+
+    Attributes:
+        until: when it is late.
+        is_late: that was noticed.
+    """
+
+    __slots__ = ("directory", "is_late", "since", "until")
+
+    def __init__(self, directory: int, since: float, until: float) -> None:
+        self.directory = directory
+        self.since = since
+        self.until = until
+        self.is_late = False
+
+
+class Disks:
+    """The spill directories of one node.
+
+    Args:
+        count: how many there are; 0: spilling is off.
+
+    Attributes:
+        names: of each, for people; set by the shell.
+    """
+
+    __slots__ = ("_config", "_jobs", "_retry_at", "_turn", "names")
+
+    def __init__(self, count: int, config: Config) -> None:
+        self._config = config
+        self._retry_at = [0.0] * count
+        self._turn = -1
+        self._jobs: dict[int, _Job] = {}
+        self.names = [f"spill directory {number}" for number in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._retry_at)
+
+    def usable(self, now: float) -> bool:
+        """Whether some directory can be written to."""
+        return bool(self._taking(now))
+
+    def next(self, now: float) -> int:
+        """The directory for the next file; some directory must be usable."""
+        taking = self._taking(now)
+        busy = [0] * len(self)
+        for job in self._jobs.values():
+            busy[job.directory] += 1
+        least = min(busy[directory] for directory in taking)
+        turns = [(self._turn + 1 + step) % len(self) for step in range(len(self))]
+        self._turn = next(turn for turn in turns if turn in taking and busy[turn] == least)
+        return self._turn
+
+    def _taking(self, now: float) -> set[int]:
+        stalled = self._stalled()
+        return {
+            directory
+            for directory, retry_at in enumerate(self._retry_at)
+            if retry_at <= now and directory not in stalled
+        }
+
+    def _stalled(self) -> set[int]:
+        return {job.directory for job in self._jobs.values() if job.is_late}
+
+    def failed(self, directory: int, now: float, pause_ms: float) -> None:
+        """It could not be written to: it is left alone for a while."""
+        self._retry_at[directory] = now + pause_ms / 1000
+
+    # --- what is under way ---
+
+    def begin(self, job: int, directory: int, now: float, patience_ms: float) -> None:
+        """A directory was given something to do; ``job`` names it."""
+        self._jobs[job] = _Job(directory, now, now + patience_ms / 1000)
+
+    def end(self, job: int) -> None:
+        """That has ended, well or not; unknown ones are ignored."""
+        self._jobs.pop(job, None)
+
+    def is_late(self, job: int) -> bool:
+        """Whether something takes so long that nobody counts on it."""
+        found = self._jobs.get(job)
+        return found is not None and found.is_late
+
+    def late(self, now: float) -> list[int]:
+        """What has become late since the last call."""
+        found = [name for name, job in self._jobs.items() if job.until <= now and not job.is_late]
+        for name in found:
+            self._jobs[name].is_late = True
+        return found
+
+    def next_deadline(self) -> float | None:
+        """When `late` has something new to say."""
+        return min((job.until for job in self._jobs.values() if not job.is_late), default=None)
+
+    def complaints(self, now: float) -> list[str]:
+        """What there is to say of directories that hang."""
+        since: dict[int, float] = {}
+        for job in self._jobs.values():
+            if job.is_late:
+                since[job.directory] = min(job.since, since.get(job.directory, job.since))
+        return [
+            f"{self.names[directory]} has not answered for {now - began:.0f} s (does its file system hang?)"
+            for directory, began in sorted(since.items())
+        ]

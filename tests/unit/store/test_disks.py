@@ -1,0 +1,215 @@
+"""Which directory takes the next file, which hang, and what becomes of files that are of no use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.config import Config
+from shoal.wire import messages as m
+from shoald.store.core import StoreCore
+from shoald.store.disks import Disks
+from shoald.store.spills import Lend, Read, Remove, Write
+from unit.store.storebench import A, B, Bench, C, X, Y
+
+KIB = 1024
+SETTINGS = {
+    "spill_batch_bytes_min": 1,
+    "spill_threshold": 1.0,
+    "store_full_wait_ms": 60_000,
+    "spill_lend_ms_max": 500,
+    "spill_stall_ms": 1000,
+    "spill_spare_ms": 2000,
+    "spill_spare_bytes_max": 128 * KIB,
+}
+
+
+def bench_of(capacity: int = 64 * KIB, directories: int = 2) -> Bench:
+    bench = Bench(capacity, **SETTINGS)
+    bench.core = StoreCore(capacity, Config(**SETTINGS), directories=directories)
+    bench.core.spills.locate = lambda directory, file: f"/{directory}/{file}"
+    bench.core.spills.disks.names = [f"/{number}" for number in range(directories)]
+    for number, proc in enumerate((A, B, C)):
+        bench.core.register(proc, {"pid": 100 + number, "kind": "worker", "job_id": "j1"})
+    return bench
+
+
+def effects(bench: Bench) -> list[Any]:
+    found = list(bench.core.spills.outbox)
+    bench.core.spills.outbox.clear()
+    return found
+
+
+def later(bench: Bench, seconds: float) -> list[tuple[bytes, list[Any]]]:
+    bench.now += seconds
+    bench.core.relieve(bench.now)
+    return bench.take()
+
+
+def spilled(bench: Bench, object_id: bytes, cached: bool = True) -> Write:
+    """Seal an object that fills the store, and have it written and dropped."""
+    bench.now += 0.01  # victims are listed anew not more often than that
+    bench.seal(A, object_id, size=64 * KIB)
+    assert bench.send(B, m.ALLOC, 1, 64 * KIB, 0) == []
+    (effect,) = [each for each in effects(bench) if isinstance(each, Write)]
+    bench.core.spills.wrote(effect.file, [1], 1.0, cached)
+    assert later(bench, 0.0) == [(B, [m.EXTENT, 1, 0, 64 * KIB])]
+    bench.send(B, m.EXTENT_RETURN, 0, 64 * KIB)
+    assert isinstance(effect, Write)
+    return effect
+
+
+def test_directories_take_turns_and_one_that_is_busy_waits_for_the_others() -> None:
+    disks = Disks(3, Config())
+    assert [disks.next(0.0) for _ in range(4)] == [0, 1, 2, 0]
+    disks.begin(1, 1, 0.0, 1000)
+    assert [disks.next(0.0) for _ in range(4)] == [2, 0, 2, 0]
+    disks.failed(0, 0.0, 500)
+    assert [disks.next(0.4), disks.next(0.4), disks.next(0.5)] == [2, 2, 0]
+    disks.begin(2, 2, 0.6, 1000)
+    disks.begin(3, 0, 0.6, 1000)
+    assert [disks.next(0.6) for _ in range(3)] == [1, 2, 0]
+    disks.end(1)
+    assert [disks.next(0.6) for _ in range(2)] == [1, 1]
+
+
+def test_a_directory_that_hangs_gets_nothing_more_until_it_answers() -> None:
+    disks = Disks(2, Config())
+    disks.names = ["/a", "/b"]
+    disks.begin(7, 0, 1.0, 500)
+    assert disks.next_deadline() == 1.5
+    assert disks.late(1.4) == []
+    assert disks.late(1.5) == [7]
+    assert disks.late(1.6) == []
+    assert disks.next_deadline() is None
+    assert [disks.next(2.0), disks.next(2.0)] == [1, 1]
+    assert disks.complaints(4.0) == ["/a has not answered for 3 s (does its file system hang?)"]
+    disks.begin(8, 1, 2.0, 500)
+    disks.late(3.0)
+    assert not disks.usable(3.0)
+    disks.end(7)
+    assert disks.usable(3.0)
+    assert disks.complaints(3.0) == ["/b has not answered for 1 s (does its file system hang?)"]
+
+
+def test_a_write_that_hangs_is_not_counted_on_and_the_other_directory_goes_on() -> None:
+    bench = bench_of()
+    bench.seal(A, X, size=32 * KIB)
+    bench.now = 0.1
+    bench.seal(A, Y, size=32 * KIB)
+    assert bench.send(B, m.ALLOC, 1, 32 * KIB, 0) == []
+    (first,) = effects(bench)
+    assert later(bench, 0.9) == []
+    assert effects(bench) == []
+    assert later(bench, 0.1) == []
+    (second,) = effects(bench)
+    assert isinstance(second, Write)
+    assert second.directory != first.directory
+    bench.core.spills.wrote(second.file, [1], 1.0)
+    assert later(bench, 0.0) == [(B, [m.EXTENT, 1, 32 * KIB, 32 * KIB])]
+    # When it comes after all, it counts.
+    bench.core.spills.wrote(first.file, [1], 1.0)
+    later(bench, 0.0)
+    assert bench.core.stats()["spilled_objects"] == 2
+
+
+def test_a_file_that_is_not_made_in_time_is_made_in_another_directory() -> None:
+    bench = bench_of()
+    assert bench.send(A, m.ALLOC_FILE, 5, KIB) == []
+    (first,) = effects(bench)
+    assert isinstance(first, Lend)
+    assert bench.core.next_deadline() == 0.5
+    assert later(bench, 0.5) == []
+    (second,) = effects(bench)
+    assert isinstance(second, Lend)
+    assert second.directory != first.directory
+    bench.core.spills.made(second.file, second.directory)
+    assert later(bench, 0.0) == [(A, [m.FILE_LENT, 5, second.file, f"/{second.directory}/{second.file}"])]
+    # The first answers late: nobody wants its file any more.
+    bench.core.spills.made(first.file, first.directory)
+    assert effects(bench) == [Remove(first.file, first.directory)]
+    assert bench.send(A, m.FILE_RETURN, second.file) == []
+    assert bench.core.stats()["disk_files"] == 0
+
+
+def test_a_creator_is_told_of_the_directory_that_hangs() -> None:
+    bench = bench_of(directories=1)
+    bench.send(A, m.ALLOC_FILE, 5, KIB)
+    (effect,) = effects(bench)
+    ((to, message),) = later(bench, 0.5)
+    assert (to, message[:3]) == (A, [m.ALLOC_FAILED, 5, "disk"])
+    assert message[3] == "/0 has not answered for 0 s (does its file system hang?)"
+    ((_, message),) = bench.send(B, m.ALLOC_FILE, 6, KIB)
+    assert message[2] == "disk"
+    assert effects(bench) == []
+    bench.core.spills.write_failed(effect.file, False, "/0: stale handle", bench.now)
+    assert effects(bench) == []
+    assert bench.send(B, m.ALLOC_FILE, 7, KIB) == []
+    assert isinstance(effects(bench)[0], Lend)
+
+
+def test_a_file_without_live_objects_is_written_over() -> None:
+    bench = bench_of(directories=1)
+    first = spilled(bench, X)
+    bench.send(A, m.RELEASE, X)
+    assert effects(bench) == []
+    assert (bench.core.stats()["disk"], bench.core.stats()["disk_spare"]) == (0, 64 * KIB)
+    second = spilled(bench, Y)
+    assert (first.over, second.over) == (0, first.file)
+    assert (bench.core.stats()["disk"], bench.core.stats()["disk_spare"]) == (64 * KIB, 0)
+    bench.send(A, m.RELEASE, Y)
+    assert later(bench, 1.9) == []
+    assert effects(bench) == []
+    later(bench, 0.1)
+    assert effects(bench) == [Remove(second.file, 0)]
+    assert bench.core.stats()["disk_spare"] == 0
+    assert bench.core.next_deadline() is None
+
+
+def test_what_somebody_may_look_at_or_is_not_in_the_page_cache_is_no_spare() -> None:
+    bench = bench_of(directories=1)
+    effect = spilled(bench, X, cached=False)
+    bench.send(A, m.RELEASE, X)
+    assert effects(bench) == [Remove(effect.file, 0)]
+    effect = spilled(bench, Y)
+    bench.lease(B, 64 * KIB)
+    bench.pin(C, Y)
+    said = later(bench, 0.2)
+    assert [message[0] for _, message in said] == [m.PINNED_IN_FILE]
+    bench.send(A, m.RELEASE, Y)
+    assert effects(bench) == [Remove(effect.file, 0)]
+
+
+def test_spares_are_bounded_and_go_when_the_disk_is_full() -> None:
+    bench = bench_of(directories=1)
+    numbers = [bytes([number]) * 16 for number in range(3)]
+    writes = [spilled(bench, object_id) for object_id in numbers]
+    for object_id in numbers:
+        bench.send(A, m.RELEASE, object_id)
+    assert effects(bench) == [Remove(writes[2].file, 0)]
+    bench.now += 0.01
+    bench.seal(A, X, size=64 * KIB)
+    bench.send(B, m.ALLOC, 1, 64 * KIB, 0)
+    (write,) = effects(bench)
+    assert write.over == writes[1].file or write.over == writes[0].file
+    left = ({each.file for each in writes[:2]} - {write.over}).pop()
+    bench.core.spills.write_failed(write.file, True, "/0: no space left on device", bench.now)
+    gone = {effect.file for effect in effects(bench) if isinstance(effect, Remove)}
+    assert gone == {write.file, write.over, left}
+    later(bench, 0.1)  # and the disk is tried again soon
+    (again,) = effects(bench)
+    assert isinstance(again, Write)
+    assert again.over == 0
+
+
+def test_a_read_that_hangs_is_said() -> None:
+    bench = bench_of(directories=2)
+    write = spilled(bench, X)
+    bench.pin(C, X)
+    (effect,) = effects(bench)
+    assert isinstance(effect, Read)
+    later(bench, 3.0)
+    assert bench.core.spills.disks.complaints(bench.now) == [
+        f"/{write.directory} has not answered for 3 s (does its file system hang?)"
+    ]
+    bench.core.spills.read_done(effect.transfer, 3.0)
+    assert bench.core.spills.disks.complaints(bench.now) == []
