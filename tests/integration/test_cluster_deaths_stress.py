@@ -46,6 +46,12 @@ def children(count):
     return sum(shoal.get([leaf.remote(number) for number in range(count)]))
 
 
+@shoal.remote(max_retries=-1, num_returns="streaming")
+def items(numbers):
+    for number in numbers:
+        yield np.full(LARGE, number)
+
+
 @shoal.remote(max_retries=-1)
 def leaf(number):
     return number
@@ -82,13 +88,14 @@ class Run:
                 self.add,
                 self.total,
                 self.children,
+                self.items,
                 self.wrap,
                 self.call,
                 self.put,
                 self.check,
                 self.drop,
             ],
-            [25, 20, 10, 5, 10, 4, 4, 12, 8],
+            [25, 20, 10, 5, 3, 10, 4, 4, 12, 8],
         )[0]
         action(arrays)
         if len(self.pool) > POOL_MAX:
@@ -116,6 +123,10 @@ class Run:
         self.pool.append(
             (wrap.remote([each[0] for each in chosen]), tuple(each[1] for each in chosen), False)
         )
+
+    def items(self, _arrays):
+        numbers = [float(self.random.randint(0, 99)) for _ in range(3)]
+        self.pool += [(ref, number, True) for ref, number in zip(items.remote(numbers), numbers, strict=True)]
 
     def call(self, _arrays):
         number = self.random.randint(0, 99)

@@ -113,3 +113,30 @@ def test_a_task_that_may_not_run_again_does_not(cluster, tmp_path):
         shoal.get(array, timeout=60)
     assert ran(marks) == ["5"]
     assert issubclass(ObjectReconstructionFailedError, ObjectLostError)
+
+
+@shoal.remote(num_returns="streaming", resources={"work": 0.1}, num_cpus=0)
+def items(marks):
+    """The node, then arrays without an end."""
+    with open(marks, "a") as file:
+        print("run", file=file)
+    yield shoal.get_runtime_context().get_node_id()
+    number = 0
+    while True:
+        yield np.full(SIZE, float(number))
+        number += 1
+
+
+def test_items_of_a_generator_whose_node_died_are_made_again(cluster, tmp_path):
+    marks = tmp_path / "marks"
+    generator = items.remote(str(marks))
+    refs = [next(generator) for _ in range(4)]
+    generator.close()
+    node = shoal.get(refs[0])
+    shoal.wait(refs, num_returns=len(refs), fetch_local=False)
+    del refs[2]
+    kill_node(cluster, node)
+    assert shoal.get(refs[2], timeout=60)[0] == 2.0
+    assert shoal.get(refs[1], timeout=60)[0] == 0.0
+    assert shoal.get(refs[0]) == node, "it was small, and is here"
+    assert set(ran(marks)) == {"run"}

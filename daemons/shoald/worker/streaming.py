@@ -26,6 +26,7 @@ class Producer:
         backlog: how many items may be unread.
         taken: items that the reader has taken from an earlier attempt; they are made again, and not waited for.
         received: items that an earlier attempt has sent; they are made again, and not sent.
+        only: send these alone (counted from 1), and end after the last of them.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Producer:
         backlog: int,
         taken: int,
         received: int,
+        only: tuple[int, ...] | None,
     ) -> None:
         self._executor = executor
         self._context = context
@@ -43,6 +45,8 @@ class Producer:
         self._backlog = backlog
         self._taken = taken
         self._received = received
+        self._only = frozenset(only) if only is not None else None
+        self._last = max(only) if only else None
         self._sent = 0
         self.ready = True
         self.wake: object = None
@@ -69,20 +73,28 @@ class Producer:
                 if not self.ready:
                     self._executor.runtime.wait_for_objects(self, [], None)
         except BaseException:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                call(self._context, close, (), {}, stopping=True)
+            self._close(iterator, call)
             raise
+        if self._last is not None:
+            self._close(iterator, call)
         total = serialize(self._sent).to_bytes()
         return [(m.RESULT_INLINE, total, (), None, self._sent)]
+
+    def _close(self, iterator: Any, call: Callable[..., Any]) -> None:
+        """End a generator where it is."""
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            call(self._context, close, (), {}, stopping=True)
 
     def _produce(self, step: Callable[[], Any], call: Callable[..., Any]) -> bool:
         """One item; False at the end."""
         executor, context = self._executor, self._context
+        if self._last is not None and self._sent >= self._last:
+            return False
         value = call(context, next_or_end, (step,), {})
         if value is _END:
             return False
-        if self._sent < self._received:
+        if self._sent < self._received or (self._only is not None and self._sent + 1 not in self._only):
             self._sent += 1
             return True
         object_id = return_id(context.task_id, self._sent + 1)

@@ -62,7 +62,9 @@ class UserCode:
         """Send every item of a generator; the results field of its DONE."""
         runner, producers = self._runner, self.producers
         backlog = details["backlog"] or runner.runtime.config.generator_backlog_max
-        producer = Producer(runner, context, submitter, backlog, details["taken"], details["received"])
+        producer = Producer(
+            runner, context, submitter, backlog, details["taken"], details["received"], details["only"]
+        )
         producers[context.task_id] = producer
         cancels = self._cancels
         outer, cancels.in_user_code = cancels.in_user_code, True  # also while it waits for its reader

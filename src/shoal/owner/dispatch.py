@@ -259,8 +259,6 @@ class Dispatcher:
         if others and task.options.max_retries and type(task.queue) is ShapeQueue:
             self.lineage.keep(task)
         self._finish(task, "FINISHED")
-        if task.only is not None:
-            self.lineage.finished(task.id)
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
         """(FAILED, task id, error, container, kept ids, cancelled) from a worker."""
@@ -332,15 +330,15 @@ class Dispatcher:
         table = self.table
         for entry in task.returns:
             table.fail(entry, error, container)
+        if task.stream is not None and task.only is not None:
+            streams.fail_missing(table, task, error, container)
         if task.unheard is not None:
             reruns.reclaim(table, task)
         if task.stream is not None:
             streams.ended_early(task)
-        if task.only is not None or task.attempt:
+        if task.only is not None or task.attempt or task.stream is not None:
             self.lineage.failed(task)
         self._finish(task, "FAILED")
-        if task.only is not None:
-            self.lineage.finished(task.id)
 
     def _finish(self, task: TaskRecord, outcome: str) -> None:
         if task.state == DONE:
@@ -361,6 +359,8 @@ class Dispatcher:
             table.drop_uses(task.lifted)
         if task.nested:
             table.drop_uses(task.nested)
+        if task.only is not None or task.stream is not None:
+            self.lineage.finished(task.id)
 
     # --- streaming generators ---
 
@@ -369,7 +369,9 @@ class Dispatcher:
         task = self.tasks.get(task_id)
         if task is None or task.stream is None:
             return
-        streams.item_arrived(self.table, task, task.stream, index, result)
+        entry = streams.item_arrived(self.table, task, task.stream, index, result)
+        if entry is not None and task.options.max_retries and type(task.queue) is ShapeQueue:
+            self.lineage.keep_item(task, entry)
 
     # --- leases ---
 

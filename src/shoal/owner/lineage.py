@@ -12,7 +12,10 @@ Effects: tasks submitted anew, under their old ids and for the results that are 
 
 Invariants: an object that is being made again is PENDING, and no two runs of one task are under way. Runs count against
 `max_retries` of the task. The bytes of all lineage are bounded (`lineage_bytes_max`): beyond, the oldest is dropped, and
-who needs it is told so. Values that were put, items of generators and results of actors have no lineage.
+who needs it is told so. Values that were put and results of actors have no lineage.
+
+Items of a generator have one from the first of them on. It runs again up to the last one that is missing, and sends those alone;
+while it still runs for its reader, they wait for that run's end.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from weakref import ref as weak
 
 from shoal.ids import return_id
 from shoal.owner.objects import BORROWED, ESCAPED, FAILED, INLINE, PENDING, PROMOTED, STORED, WATCHED, Entry
-from shoal.owner.tasks import TaskRecord
+from shoal.owner.tasks import Stream, TaskRecord
 from shoal.refs import released
 from shoal.wire import messages as m
 
@@ -38,7 +41,7 @@ _IS_DROPPED = -2  # instead of the number of runs that are left
 _RECORD_BYTES = 400  # of a Lineage without its payload and inline arguments, about
 
 UNKNOWN = (
-    "it cannot be made again: values that were put, items of generators, results of actors and of tasks with max_retries=0 have "
+    "it cannot be made again: values that were put, results of actors and of tasks with max_retries=0 have "
     "no lineage. Have a task make it that may run again, or keep a copy elsewhere"
 )
 USED_UP = "its task has run as often as it may (max_retries)"
@@ -56,11 +59,12 @@ class Lineage:
         values: small plain arguments, by id. counted: those with refs inside, which are counted here.
         left: how often it may still run; -1: any number.
         missing: return indexes that were lost while it ran for others; it runs for these next.
+        streams: it is a generator's; index 0 is its completion, and items follow.
     """
 
     __slots__ = (
         "__weakref__", "counted", "count", "depth", "function", "inputs", "keeper", "left", "missing", "nested_at",
-        "options", "payload", "places", "queue", "size", "task_id", "values",
+        "options", "payload", "places", "queue", "size", "streams", "task_id", "values",
     )  # fmt: skip
 
     def __init__(self, task: TaskRecord, keeper: LineageKeeper) -> None:
@@ -71,6 +75,7 @@ class Lineage:
         self.queue = task.queue
         self.places = task.places
         self.count = len(task.returns)
+        self.streams = task.stream is not None
         self.depth = task.depth
         self.left = task.retries
         self.missing: set[int] = set()
@@ -117,6 +122,7 @@ class LineageKeeper:
         self._order: OrderedDict[bytes, ReferenceType[Lineage]] = OrderedDict()
         self._running: dict[bytes, Lineage] = {}
         self._deferred: dict[bytes, Lineage] = {}
+        self._producing: dict[bytes, Lineage] = {}  # generators that run for their reader
 
     def find(self, object_id: bytes) -> Lineage | None:
         """The lineage of an object, if it has one."""
@@ -128,8 +134,14 @@ class LineageKeeper:
             entry.id for entry in task.returns if entry.state == STORED and entry.id in self._table.entries
         ]
         lineage = self._running.pop(task.id, None)
+        if lineage is not None and lineage.streams and task.only is not None:
+            stored = self._made(task, task.only[1])
         if lineage is None:
-            if not stored or task.stream is not None:
+            if task.stream is not None:
+                if (own := self._producing.pop(task.id, None)) is not None:
+                    own.left = task.retries
+                return
+            if not stored:
                 return
             lineage = Lineage(task, self)
             self._account(lineage)
@@ -139,11 +151,33 @@ class LineageKeeper:
         for object_id in stored:
             self.lineages[object_id] = lineage
 
+    def _made(self, task: TaskRecord, wanted: Iterable[int]) -> list[bytes]:
+        """What of the missing items a generator has made again; the others it will not make, and their readers are told so."""
+        made = []
+        for index in wanted:
+            entry = self._table.entries.get(return_id(task.id, index))
+            if entry is not None and entry.state == STORED:
+                made.append(entry.id)
+            elif entry is not None and entry.state == PENDING:
+                self._table.fail(
+                    entry, self._dispatch.make_error("unmade", task, f"it made fewer than {index} items")
+                )
+        return made
+
+    def keep_item(self, task: TaskRecord, entry: Entry) -> None:
+        """A generator has made an item, which may be made again if it is lost."""
+        lineage = self._running.get(task.id) or self._producing.get(task.id)
+        if lineage is None:
+            lineage = self._producing[task.id] = Lineage(task, self)
+            self._account(lineage)
+        self.lineages[entry.id] = lineage
+
     def failed(self, task: TaskRecord) -> None:
         """``task`` has failed: if it was run again, nothing more will come of it."""
+        self._producing.pop(task.id, None)
         lineage = self._running.pop(task.id, None)
         if lineage is not None:
-            for index in range(lineage.count):
+            for index in task.only[1] if lineage.streams and task.only else range(lineage.count):
                 self.lineages.pop(return_id(task.id, index), None)
                 self.orphans.pop(return_id(task.id, index), None)
 
@@ -264,6 +298,15 @@ class LineageKeeper:
         task.lifted = tuple(inputs[: lineage.nested_at])
         task.nested = inputs[lineage.nested_at :] or None
         wanted = sorted(indexes)
+        if lineage.streams:
+            task.stream = Stream()
+            task.stream.closed = True  # no reader takes items from it: they are in the table
+            completion = table.entries.get(task.id) or table.add(task.id, PENDING, 0)
+            task.returns = (completion,)
+            task.only = (0, tuple(wanted))
+            self._running[task.id] = lineage
+            self._dispatch.submit(task)
+            return
         task.returns = tuple(table.entries[return_id(lineage.task_id, index)] for index in wanted)
         for entry in task.returns:
             entry.task = task

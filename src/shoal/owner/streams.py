@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import return_id
-from shoal.owner.objects import GENERATED, PENDING, RUN_ENDED
+from shoal.owner.objects import GENERATED, PENDING, RUN_ENDED, STORED
 
 if TYPE_CHECKING:
+    from shoal.owner.objects import Entry
     from shoal.owner.table import ObjectTable
     from shoal.owner.tasks import Stream, TaskRecord
 
@@ -22,13 +23,15 @@ NO_BACKPRESSURE = 2**62
 
 def backlog_of(task: TaskRecord) -> int | None:
     """How many items of a generator may be unread; None: as configured where it runs."""
-    if task.options.num_returns == "dynamic":
-        return NO_BACKPRESSURE  # its reader comes when it has ended
+    if task.options.num_returns == "dynamic" or task.only is not None:
+        return NO_BACKPRESSURE  # its reader comes when it has ended; or its items are waited for by others
     return task.options.generator_backpressure_num_objects
 
 
-def item_arrived(table: ObjectTable, task: TaskRecord, stream: Stream, index: int, result: Any) -> None:
-    """The generator yielded; repeated items of a second attempt are dropped."""
+def item_arrived(
+    table: ObjectTable, task: TaskRecord, stream: Stream, index: int, result: Any
+) -> Entry | None:
+    """The generator yielded; repeated items of a second attempt are dropped. Returns the item's entry if it is stored."""
     object_id = return_id(task.id, index + 1)
     entry = table.entries.get(object_id)
     if entry is None:
@@ -43,6 +46,15 @@ def item_arrived(table: ObjectTable, task: TaskRecord, stream: Stream, index: in
     else:
         table.fulfil(entry, result)
     _wake(stream)
+    return entry if entry.state == STORED and table.entries.get(object_id) is entry else None
+
+
+def fail_missing(table: ObjectTable, task: TaskRecord, error: bytes, container: Entry | None) -> None:
+    """A generator that ran again for items that were lost has failed, and so have they."""
+    for index in task.only[1] if task.only is not None else ():
+        entry = table.entries.get(return_id(task.id, index))
+        if entry is not None and entry.state == PENDING:
+            table.fail(entry, error, container)
 
 
 def ended(stream: Stream, total: int) -> None:

@@ -312,3 +312,88 @@ def test_orphans_are_bounded():
     gc.collect()
     assert node.dispatch.lineage.recover(entries[0].id)[0] == "lost"
     assert node.dispatch.lineage.recover(entries[-1].id) is None
+
+
+STORED_ITEM = (m.RESULT_STORED, 10, (b"worker01", 1))
+
+
+def produce(node, task, indexes):
+    """The worker sends items of a generator."""
+    for index in indexes:
+        node.stored.add(return_id(task.id, index + 1))
+        node.dispatch.item(task.lease, task.id, index, STORED_ITEM)
+
+
+def end(node, task, total):
+    results = [(m.RESULT_INLINE, b"total", (), None, total)]
+    node.dispatch.done(task.lease, (m.DONE, task.id, results, b"", 10.0))
+
+
+def start_generator(node):
+    node.submit(num_returns="streaming")
+    (task,) = node.worker().inflight.values()
+    return task
+
+
+def running(node):
+    (task,) = node.worker().inflight.values()
+    return task
+
+
+def test_lost_items_of_a_generator_are_made_again_alone(node):
+    task = start_generator(node)
+    produce(node, task, range(4))
+    end(node, task, 4)
+    second, fourth = (node.table.entries[return_id(task.id, index)] for index in (2, 4))
+    node.lose(second, fourth)
+    node.look_for(second.id)
+    again = running(node)
+    details = node.dispatch.encode(again)[5]
+    assert (details["stream"], details["only"], details["received"]) == (True, (2,), 0)
+    node.look_for(fourth.id)
+    assert (second.state, fourth.state) == (PENDING, PENDING)
+    produce(node, again, [1])
+    end(node, again, 2)
+    assert second.state == STORED
+    last = running(node)
+    assert last.only == (0, (4,)), "what was lost meanwhile is next"
+    produce(node, last, [3])
+    end(node, last, 4)
+    assert fourth.state == STORED
+    assert node.dispatch.lineage.describe()["recovered"] == 2
+    node.table.validate()
+
+
+def test_an_item_that_is_lost_while_its_generator_runs_waits_for_its_end(node):
+    task = start_generator(node)
+    produce(node, task, [0])
+    first = node.table.entries[return_id(task.id, 1)]
+    node.lose(first)
+    node.look_for(first.id)
+    assert first.state == PENDING
+    assert running(node) is task
+    produce(node, task, [1])
+    end(node, task, 2)
+    again = running(node)
+    assert again.only == (0, (1,))
+    produce(node, again, [0])
+    end(node, again, 1)
+    assert first.state == STORED
+
+
+def test_items_that_a_generator_does_not_make_again_are_lost(node):
+    task = start_generator(node)
+    produce(node, task, range(2))
+    end(node, task, 2)
+    second = node.table.entries[return_id(task.id, 2)]
+    node.lose(second)
+    node.look_for(second.id)
+    end(node, running(node), 1)
+    assert second.state == FAILED
+    first = node.table.entries[return_id(task.id, 1)]
+    node.lose(first)
+    node.look_for(first.id)
+    again = running(node)
+    node.dispatch.failed(again.lease, (m.FAILED, again.id, b"error", (), b"", False))
+    assert first.state == FAILED
+    node.table.validate()
