@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+TLS_MODES = ("auto", "on", "off")
 
 
 # With a constructor of its own: one with so many arguments takes 4 ms to generate, in every process that starts.
@@ -326,6 +327,8 @@ class Config:
     store_bytes_min: int = 8 * MIB
     # A stored copy of a large by-value argument is kept this long after its last use, in case it is passed again.
     shared_copy_ms: float = 1000.0
+    # Encrypt what goes to other machines: "auto" is on, but for nodes that listen on loopback; one for the whole cluster.
+    tls: str = "auto"
     # Unmap writer windows at the seal (costs half of the put bandwidth).
     strict_seal: bool = False
 
@@ -357,7 +360,11 @@ def load(overrides: dict[str, Any] | None = None) -> Config:
 
 
 def _convert(name: str, kind: type, value: object) -> object:
-    """``value`` as an int, float or bool; nothing is rounded, and no limit is negative or not a number."""
+    """``value`` as an int, float, bool or word; nothing is rounded, and no limit is negative or not a number."""
+    if kind is str:
+        if value not in _WORDS[name]:
+            raise ValueError(f"setting {name!r} needs one of {', '.join(_WORDS[name])}, not {value!r}")
+        return value
     try:
         if kind is bool:
             return _FLAGS[str(value).lower()]
@@ -370,6 +377,8 @@ def _convert(name: str, kind: type, value: object) -> object:
         raise ValueError(f"setting {name!r} must not be negative, but is {value!r}")
     return number
 
+
+_WORDS = {"tls": TLS_MODES}
 
 _FLAGS = {
     "1": True,

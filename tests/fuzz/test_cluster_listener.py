@@ -19,6 +19,7 @@ from shoal.wire import auth
 from shoal.wire import messages as m
 from shoal.wire.frames import FrameDecoder, decode_batch, encode_batch
 from shoald.head.link import HeadLink
+from shoald.shell.identity import Identity
 
 ROUNDS = 15
 OTHER = os.urandom(16).hex()
@@ -32,7 +33,9 @@ def shared(module_leaves_nothing):
         running.data_address = _own_row(running)["address"]
         node = {"node_id": OTHER, "incarnation": "1", "resources": {}}
         heard = queue.Queue()
-        link = HeadLink(running.ready["address"], running.secret, node, heard.put, Config())
+        link = HeadLink(
+            running.ready["address"], Identity(running.secret, "off", ""), node, heard.put, Config()
+        )
         link.start()
         link.wait_registered(20)
         yield running

@@ -19,8 +19,10 @@ SERVE = """
 import sys
 from shoal.config import load
 from shoald.head.server import HeadServer
+from shoald.shell.identity import Identity
 
-head = HeadServer("127.0.0.1", 0, bytes.fromhex(sys.argv[1]), sys.argv[2], load({"handshake_ms_max": 1000}))
+identity = Identity(bytes.fromhex(sys.argv[1]), "off", "")
+head = HeadServer("127.0.0.1", 0, identity, sys.argv[2], load({"handshake_ms_max": 1000}))
 print(head.start(), flush=True)
 sys.stdin.read()
 head.stop()

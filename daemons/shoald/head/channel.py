@@ -1,8 +1,6 @@
 """How gRPC is set up on both sides: credentials, bounds, names of methods. The only place that knows.
 
-TLS for addresses beyond loopback belongs into `server_credentials` and `channel_credentials`, and nowhere
-else: both sides ask here. Until they return some, a head refuses to listen beyond loopback unless it was
-told so by name (`--host`), and says in its log that the network can read along.
+Where TLS is on both sides show a certificate of the cluster's authority; names are not compared (`certificates`).
 """
 
 from __future__ import annotations
@@ -18,12 +16,15 @@ from typing import Any
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
+import grpc.aio
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from shoal.config import Config
+from shoal.wire.tls import NAME
 from shoald.head.events import Versions
 from shoald.head.pb import head_pb2
+from shoald.shell.identity import Identity
 
 PROTOCOL_VERSION = 1
 
@@ -60,14 +61,21 @@ def own_versions(python: tuple[int, int]) -> Versions:
     return Versions(PROTOCOL_VERSION, *python)
 
 
-def server_credentials() -> grpc.ServerCredentials | None:
-    """What the head's port is opened with; None is plain TCP."""
-    return None
+def server_credentials(identity: Identity) -> grpc.ServerCredentials:
+    """What the head's port is opened with, where it has TLS. Raises TlsUnavailable, or OSError."""
+    made = identity.certificates()
+    return grpc.ssl_server_credentials([(made.key, made.leaf)], made.root, require_client_auth=True)
 
 
-def channel_credentials() -> grpc.ChannelCredentials | None:
-    """What a channel to a head is made with; None is plain TCP."""
-    return None
+def open_channel(address: str, identity: Identity, tls: bool, config: Config) -> grpc.aio.Channel:
+    """A channel to a head. Raises TlsUnavailable, or OSError."""
+    options = channel_options(config)
+    if not tls:
+        return grpc.aio.insecure_channel(address, options=options)
+    made = identity.certificates()
+    credentials = grpc.ssl_channel_credentials(made.root, made.key, made.leaf)
+    options.append(("grpc.ssl_target_name_override", NAME))
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 def server_options(config: Config) -> list[tuple[str, int]]:
@@ -80,7 +88,7 @@ def server_options(config: Config) -> list[tuple[str, int]]:
     ]
 
 
-def channel_options(config: Config) -> list[tuple[str, int]]:
+def channel_options(config: Config) -> list[tuple[str, int | str]]:
     return [
         # A proxy from the environment is for the web; the head is on this machine or network.
         ("grpc.enable_http_proxy", 0),

@@ -23,21 +23,24 @@ from typing import Any
 
 from shoal.config import Config, load
 from shoal.ids import split_ids
+from shoal.wire.tls import TlsUnavailable
 from shoald.head import codec, tickets
 from shoald.head.channel import (
     METHODS,
-    channel_credentials,
-    channel_options,
     metadata_value,
+    open_channel,
     own_versions,
     quiet_poller,
 )
 from shoald.head.pb import head_pb2 as pb
 from shoald.head.reports import ActorBuffer, Confirmations, ReportBuffer
+from shoald.shell.identity import Identity
+from shoald.shell.tcp import split_address
 
 import grpc.aio  # isort: skip  (after channel.py, which silences it)
 
 log = logging.getLogger(__name__)
+_NOT_OURS = "CERTIFICATE_VERIFY_FAILED"  # in what gRPC says of a peer with another root
 OnMessage = Callable[[dict[str, Any]], None]
 
 
@@ -54,7 +57,7 @@ class HeadLink:
 
     Args:
         address: the head's "host:port".
-        secret: of the cluster.
+        identity: the cluster's secret, and whether TLS is on at ``address``.
         node: what to register; see codec.NODE_KEYS.
         on_message: called in the link's thread with {"kind": …}, and must not block:
             "registered" {"cluster_id", "epoch", "nodes"}: answer with a report that is a snapshot (for a node
@@ -69,13 +72,14 @@ class HeadLink:
     def __init__(
         self,
         address: str,
-        secret: bytes,
+        identity: Identity,
         node: Mapping[str, Any],
         on_message: OnMessage,
         config: Config | None = None,
     ) -> None:
         self._address = address
-        self._secret = secret
+        self._identity = identity
+        self._tls = self._tls_wanted = identity.wants_tls(split_address(address)[0])
         self._config = config or load()
         self._register = codec.register_message(node, own_versions(sys.version_info[:2]))
         self._on_message = on_message
@@ -122,8 +126,8 @@ class HeadLink:
             raise HeadRefusedError(self._refused)
         if not settled:
             raise HeadUnreachableError(
-                f"no head answers at {self._address} ({self._trouble}): check the address, or start one there with "
-                "`shoal start-head`"
+                f"no head answers at {self._address}{' with TLS' if self._tls else ''} ({self._trouble}): check the address, or "
+                "start one there with `shoal start-head`"
             )
 
     def report(self, report: Mapping[str, Any], then: Callable[[], None] | None = None) -> None:
@@ -236,9 +240,11 @@ class HeadLink:
     def _judge(self, attempt: asyncio.Future[None]) -> None:
         """Take in how a session ended; raises what is no trouble of the network but a fault of ours."""
         error = None if attempt.cancelled() else attempt.exception()
-        if isinstance(error, HeadRefusedError):
+        if isinstance(error, HeadRefusedError) or (isinstance(error, TlsUnavailable) and self._tls_wanted):
             self._refuse(str(error))
-        elif isinstance(error, grpc.RpcError | TimeoutError | tickets.HeadNotProven | ConnectionError):
+        elif isinstance(
+            error, TlsUnavailable | grpc.RpcError | TimeoutError | tickets.HeadNotProven | ConnectionError
+        ):
             self._lose(error)
         elif error is not None:
             raise error
@@ -257,12 +263,7 @@ class HeadLink:
             await _wait(self._wake, left)
 
     async def _session(self) -> None:
-        credentials, options = channel_credentials(), channel_options(self._config)
-        if credentials is None:
-            channel = grpc.aio.insecure_channel(self._address, options=options)
-        else:
-            channel = grpc.aio.secure_channel(self._address, credentials, options=options)
-        self._channel = channel
+        channel = self._channel = open_channel(self._address, self._identity, self._tls, self._config)
         try:
             stream = await self._open(channel)
             with self._lock:
@@ -294,7 +295,7 @@ class HeadLink:
             proof = metadata_value(metadata, tickets.PROOF_KEY)
             if proof is None:
                 await self._explain(stream, timeout_s)
-            tickets.check_proof(self._secret, method.path, ticket, proof)
+            tickets.check_proof(self._identity.secret, method.path, ticket, proof)
         except BaseException:
             stream.cancel()
             raise
@@ -440,20 +441,28 @@ class HeadLink:
         call = caller(request, metadata=((tickets.TICKET_KEY, ticket),), timeout=timeout_s)
         answer = await call
         proof = metadata_value(await call.initial_metadata(), tickets.PROOF_KEY)
-        tickets.check_proof(self._secret, path, ticket, proof)
+        tickets.check_proof(self._identity.secret, path, ticket, proof)
         return codec.plain_dict(answer)
 
     def _ticket(self, path: str) -> bytes:
         return tickets.make_ticket(
-            self._secret, path, int(time.time() * 1000), os.urandom(tickets.NONCE_SIZE)
+            self._identity.secret, path, int(time.time() * 1000), os.urandom(tickets.NONCE_SIZE)
         )
 
     def _lose(self, error: BaseException) -> None:
         if self._stopping:
             return
+        if not self._once_proven and self._identity.mode == "auto" and not self._tls_wanted:
+            # Loopback may lead to a head that listens beyond it. (The other way round nobody gives TLS up.)
+            self._tls = not self._tls
         trouble, self._trouble = self._trouble, _one_line(error)
         if isinstance(error, tickets.HeadNotProven) and not self._once_proven:
             self._refuse(f"{self._address}: {self._trouble}")
+            return
+        if _NOT_OURS in self._trouble and not self._once_proven:
+            self._refuse(
+                f"{self._address}: what answers there has no certificate of this cluster (wrong secret?)"
+            )
             return
         if self._trouble != trouble:  # a head that stays down is told of once, not at every attempt
             log.warning("no connection to the head at %s: %s", self._address, self._trouble)

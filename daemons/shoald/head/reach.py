@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 
 from shoal.wire import auth
+from shoald.shell.identity import Identity
 from shoald.shell.tcp import split_address
 
 
-async def obstacle(address: str, secret: bytes, timeout_s: float) -> str:
+async def obstacle(address: str, identity: Identity, timeout_s: float) -> str:
     """Why nothing of this cluster answers at ``address`` ("host:port"); "" if it does."""
     try:
         async with asyncio.timeout(timeout_s):
-            await _greet(address, secret)
+            await _greet(address, identity)
     except TimeoutError:
         return f"no answer within {timeout_s:g} s"
     except asyncio.IncompleteReadError:
-        return "what answers there closes the connection"
+        return "what answers there closes the connection (is --tls the same there as at the head?)"
     except auth.HandshakeFailed as error:
         return str(error)
     except (OSError, ValueError) as error:
@@ -28,11 +29,12 @@ async def obstacle(address: str, secret: bytes, timeout_s: float) -> str:
     return ""
 
 
-async def _greet(address: str, secret: bytes) -> None:
-    reader, writer = await asyncio.open_connection(*split_address(address))
+async def _greet(address: str, identity: Identity) -> None:
+    host, port = split_address(address)
+    reader, writer = await asyncio.open_connection(host, port)
     try:
-        preamble = auth.make_preamble(auth.KIND_PEER)
+        preamble = auth.make_preamble(auth.KIND_PEER, tls=identity.wants_tls(host))
         writer.write(preamble)
-        auth.answer_challenge(secret, preamble, await reader.readexactly(auth.CHALLENGE_SIZE))
+        auth.answer_challenge(identity.secret, preamble, await reader.readexactly(auth.CHALLENGE_SIZE))
     finally:
         writer.close()

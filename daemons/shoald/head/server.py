@@ -20,6 +20,7 @@ from shoald.head.core import HeadCore
 from shoald.head.service import HeadService
 from shoald.head.storage import HeadStorage
 from shoald.head.tickets import TicketGate
+from shoald.shell.identity import Identity
 
 import grpc.aio  # isort: skip  (after channel.py, which silences it)
 
@@ -35,14 +36,14 @@ class HeadServer:
     """A head on ``host``:``port`` (0: any free one), with its durable state in ``data_dir``.
 
     Args:
-        secret: of the cluster; every call must prove that it knows it.
+        identity: the cluster's secret, which every call must prove to know; and whether calls to ``host`` are encrypted.
         config: bounds and periods.
     """
 
-    def __init__(self, host: str, port: int, secret: bytes, data_dir: str, config: Config) -> None:
+    def __init__(self, host: str, port: int, identity: Identity, data_dir: str, config: Config) -> None:
         self._host = host
         self._port = port
-        self._secret = secret
+        self._identity = identity
         self._data_dir = data_dir
         self._config = config
         self._thread: threading.Thread | None = None
@@ -55,7 +56,7 @@ class HeadServer:
         """Start, and return the port once calls are answered.
 
         Raises:
-            HeadStartError: the port is in use, the host is not this machine's, or the storage cannot be used.
+            HeadStartError: the port is in use, the host is not this machine's, or the storage, or TLS, cannot be used.
                 Nothing is left running.
         """
         assert self._thread is None, "started twice"
@@ -101,7 +102,7 @@ class HeadServer:
                 now,
                 time.time() - now,
             )
-            gate = TicketGate(self._secret, self._config.ticket_ms_max, self._config.tickets_max)
+            gate = TicketGate(self._identity.secret, self._config.ticket_ms_max, self._config.tickets_max)
             service = HeadService(core, storage, gate, self._config, os.urandom(8).hex(), self._obstacle)
             server = grpc.aio.server(options=server_options(self._config))
             server.add_generic_rpc_handlers((service.handlers(),))
@@ -116,11 +117,11 @@ class HeadServer:
 
     async def _obstacle(self, address: str) -> str:
         # Half the time that a node gives its registration: it is to hear why.
-        return await reach.obstacle(address, self._secret, self._config.handshake_ms_max / 2000)
+        return await reach.obstacle(address, self._identity, self._config.handshake_ms_max / 2000)
 
     def _bind(self, server: grpc.aio.Server) -> int:
         address = f"{self._host}:{self._port}"
-        credentials = server_credentials()
+        credentials = server_credentials(self._identity) if self._identity.wants_tls(self._host) else None
         try:
             if credentials is None:
                 return server.add_insecure_port(address)

@@ -158,14 +158,14 @@ class ActorCluster:
             if client is None:
                 sock.close()
             else:
-                client.sock.send([m.ACTOR_PEER, actor_id, incarnation, worker, pid], sock.detach())
+                client.sock.send([m.ACTOR_PEER, actor_id, incarnation, worker, pid, dial.tls], sock.detach())
 
         def failed(reason: str) -> None:
             daemon.log.line(f"no connection to actor {actor_id.hex()} at node {node_id[:8]}: {reason}")
             self.away.not_there(node_id, actor_id, daemon.loop.now())
 
-        secret, config = daemon.peers.secret, daemon.config
-        Dial(daemon.loop, node.address, secret, auth.KIND_TASKS, token, config, opened, failed)
+        identity, config = daemon.peers.identity, daemon.config
+        dial = Dial(daemon.loop, node.address, identity, auth.KIND_TASKS, token, config, opened, failed)
 
     # --- callers elsewhere ---
 
@@ -215,9 +215,8 @@ class ActorCluster:
             sock.close()  # the process has ended meanwhile, and its callers are told
             return True
         resources = record.info["resources"]
-        client.sock.send(
-            [m.PEER, 0, proc, record.owner_job, resources, f"remote {caller.kind}", None], sock.detach()
-        )
+        kind, tls = f"remote {caller.kind}", self._daemon.side.encrypts
+        client.sock.send([m.PEER, 0, proc, record.owner_job, resources, kind, None, tls], sock.detach())
         return True
 
     def _kill_here(self, _node_id: str, actor_id: bytes, no_restart: bool) -> None:

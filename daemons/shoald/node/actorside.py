@@ -292,10 +292,11 @@ class ActorSide:
             details = {"reason": f"no socket for the connection: {error.strerror}"}
             caller.sock.send([m.ACTOR_STATE, record.actor_id, "dead", details])
             return
-        peer = [m.ACTOR_PEER, record.actor_id, record.incarnation, client.proc, client.pid]
+        peer = [m.ACTOR_PEER, record.actor_id, record.incarnation, client.proc, client.pid, False]
         caller.sock.send(peer, ours.detach())
         resources = record.info["resources"]
-        client.sock.send([m.PEER, 0, proc, record.owner_job, resources, caller.kind, None], theirs.detach())
+        peer = [m.PEER, 0, proc, record.owner_job, resources, caller.kind, None, False]
+        client.sock.send(peer, theirs.detach())
 
     # --- for people ---
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from shoald.node.daemon import NodeDaemon
     from shoald.node.refside import RefSide
+    from shoald.shell.identity import Identity
 
     TakeConnection = Callable[[bytes, socket.socket], None]
 
@@ -32,6 +33,7 @@ class ClusterSide:
 
     Attributes:
         address: "host:port" where other nodes reach this one; "" before `listen`.
+        encrypts: whether its connections are encrypted, those of tasks by the workers that get them.
         takers: who takes connections, by kind: called with (target, socket), which is non-blocking and theirs.
     """
 
@@ -53,20 +55,31 @@ class ClusterSide:
         }
         self._listener: TcpListener | None = None
 
-    def listen(self, secret: bytes) -> None:
-        """Open the data listener; raises OSError if the host is not this machine's. Again changes nothing."""
+    def listen(self, identity: Identity) -> None:
+        """Open the data listener; again changes nothing.
+
+        Raises OSError if the host is not this machine's, TlsUnavailable if it needs TLS that cannot be.
+        """
         if self._listener is not None:
             return
         daemon = self._daemon
-        self.peers.secret = secret
+        self.peers.identity = identity
         towards = daemon.options.head_address or _OUTWARD
         host = daemon.options.host or (outward_host(towards) if daemon.options.head_address else LOOPBACK)
-        listener = TcpListener(daemon.loop, host, secret, daemon.config, self._on_connection, daemon.log.line)
+        secret, config = identity.secret, daemon.config
+        listener = TcpListener(daemon.loop, host, secret, config, self._on_connection, daemon.log.line)
         host = listener.host
         if host in ANY_HOSTS:
             host = outward_host(towards)
         self._listener = listener
+        if identity.wants_tls(host):
+            identity.certificates()
+            listener.encrypts = identity
         self.address = join_address(host, listener.port)
+
+    @property
+    def encrypts(self) -> bool:
+        return self._listener is not None and self._listener.encrypts is not None
 
     def _on_connection(self, kind: int, target: bytes, sock: socket.socket, _pid: int) -> None:
         taker = self.takers.get(kind)

@@ -513,10 +513,11 @@ class NodeDaemon:
             self.scheduler.end_worker(worker, "its lease got no socket", self.loop.now())
             return
         message = [m.GRANT, grant.shape_id, grant.lease_id, worker.proc, worker.pid, grant.resources]
-        message.append(self.node_id)
+        message += [self.node_id, False]
         submitter.sock.send(message, ours.detach())
         group = self.scheduler.leases[grant.lease_id].demand.member_of
         peer = [m.PEER, grant.lease_id, grant.proc, worker.job, grant.resources, submitter.kind, group]
+        peer.append(False)
         client.sock.send(peer, theirs.detach())
         client.job_id = worker.job
         self.memory.watch()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from shoald.node.options import NodeOptions
+    from shoald.shell.identity import Identity
     from shoald.shell.loop import Loop
 
 
@@ -37,14 +38,14 @@ class HeadSide:
         self,
         loop: Loop,
         options: NodeOptions,
-        secret: bytes,
+        identity: Identity,
         data_dir: str,
         on_settled: Callable[[str, str], None],
         on_message: Callable[[dict[str, Any]], None],
     ) -> None:
         self._loop = loop
         self._options = options
-        self._secret = secret
+        self._identity = identity
         self._data_dir = data_dir
         self._facts: dict[str, Any] = {}
         self._on_settled = on_settled
@@ -93,12 +94,12 @@ class HeadSide:
                 from shoald.head.server import HeadServer
 
                 host = options.host or LOOPBACK
-                self._server = HeadServer(host, options.port, self._secret, self._data_dir, options.config)
+                self._server = HeadServer(host, options.port, self._identity, self._data_dir, options.config)
                 port = self._server.start()
                 if host in ANY_HOSTS:  # which leads nobody here: its data listener has found out what does
                     host, _ = split_address(self._facts["address"])
                 address = join_address(host, port)
-            self._link = HeadLink(address, self._secret, self._facts, self._hand_over, options.config)
+            self._link = HeadLink(address, self._identity, self._facts, self._hand_over, options.config)
             self._link.start()
         self._link.wait_registered(options.config.handshake_ms_max / 1000)
         return address

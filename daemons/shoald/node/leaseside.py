@@ -223,7 +223,7 @@ class LeaseSide:
         self._dials[lease] = Dial(
             daemon.loop,
             daemon.cluster.live[lease.node_id].address,
-            daemon.peers.secret,
+            daemon.peers.identity,
             auth.KIND_TASKS,
             lease.token,
             daemon.config,
@@ -232,7 +232,7 @@ class LeaseSide:
         )
 
     def _dialed(self, lease: AwayLease, sock: socket.socket) -> None:
-        del self._dials[lease]
+        dial = self._dials.pop(lease)
         client = self._daemon.clients.get(lease.proc)
         if client is None:
             sock.close()
@@ -246,6 +246,7 @@ class LeaseSide:
             lease.pid,
             lease.resources,
             lease.node_id,
+            dial.tls,
         ]
         client.sock.send(grant, sock.detach())
 
@@ -276,6 +277,7 @@ class LeaseSide:
             token.resources,
             token.guest.kind,
             group,
+            daemon.side.encrypts,
         ]
         client.sock.send(peer, sock.detach())
 

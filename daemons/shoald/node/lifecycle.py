@@ -26,10 +26,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.ids import new_node_id
+from shoal.wire.tls import TlsUnavailable
 from shoald.node.leases import UNITS
 from shoald.node.options import BadOptions, NodeOptions, parse
 from shoald.node.session import Session, SessionError
 from shoald.shell.daemonlog import DaemonLog
+from shoald.shell.identity import Identity
 from shoald.shell.listener import UnixListener
 from shoald.shell.loop import Loop
 from shoald.worker import forkserver
@@ -134,6 +136,7 @@ class Lifecycle:
         gc.set_threshold(*_GC_THRESHOLD)
         _raise_descriptor_limit()
         self._secret = self._session.secret(options.secret_file, make=not options.head_address)
+        self._identity = Identity(self._secret, options.config.tls, self._session.path)
         self._log.open()
         self._log.line(f"node daemon {os.getpid()} starts in {self._session.path}")
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -198,6 +201,11 @@ class Lifecycle:
             "slots": options.config.workers_max,
             "config": vars(options.config),
             "worker_main": options.worker_main,
+            "tls": any(
+                self._identity.wants_tls(host)
+                for host in (options.host, options.head_address.rpartition(":")[0])
+                if host
+            ),
         }
         # Standard error is the log by now; a copy, because rotation replaces it here.
         fds = [self._region.read_fd, daemon.board.fd, os.dup(2)]
@@ -211,7 +219,7 @@ class Lifecycle:
         self._head: HeadSide = HeadSide(
             self._loop,
             self._options,
-            self._secret,
+            self._identity,
             self._options.data_dir or self._session.head_dir,
             self._head_settled,
             self._head_says,
@@ -271,7 +279,10 @@ class Lifecycle:
         daemon = self._daemon
         if self._head.wanted:
             try:
-                daemon.side.listen(self._secret)
+                daemon.side.listen(self._identity)
+            except TlsUnavailable as error:
+                self._head_settled("", str(error))
+                return
             except OSError as error:
                 self._head_settled("", f"cannot listen on {self._options.host}: {error.strerror}")
                 return

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shoal.config import Config
     from shoald.node.cluster import ClusterView, Node
     from shoald.shell.daemonlog import DaemonLog
+    from shoald.shell.identity import Identity
     from shoald.shell.loop import Loop, Timer
 
     Handler = Callable[[str, list[Any]], None]
@@ -79,7 +80,7 @@ class Peers:
         on_given_up: called with a node that is dead to this one, and why.
 
     Attributes:
-        secret: of the cluster; set before the first node is known.
+        identity: of this node; set before the first other is known.
         dirty: those that something is to be sent to; `flush` before that.
         before_send: called before anything is sent to anybody; what it sends goes first.
     """
@@ -100,7 +101,7 @@ class Peers:
         self._config = config
         self._log = log
         self._on_given_up = on_given_up
-        self.secret = b""
+        self.identity: Identity
         self._peers: dict[str, _Peer] = {}
         self._handlers: dict[int, Handler] = {}
         self._strangers: dict[FrameSocket, list[Any]] = {}  # and their P_HELLO, until the head tells of them
@@ -227,7 +228,7 @@ class Peers:
         peer.dial = Dial(
             self._loop,
             peer.node.address,
-            self.secret,
+            self.identity,
             auth.KIND_PEER,
             bytes(auth.TARGET_SIZE),
             self._config,

@@ -100,7 +100,7 @@ class Session:
                 except OSError:
                     return  # others have sessions in it
             return
-        for name in ("node.sock", "secret", "node.json"):
+        for name in ("node.sock", "secret", "tls.pem", "node.json"):
             try:
                 os.unlink(os.path.join(self.path, name))
             except FileNotFoundError:

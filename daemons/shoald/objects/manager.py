@@ -100,7 +100,7 @@ class ObjectManager:
                 return
             lane = self._lanes[effect.node, effect.lane] = Lane(
                 node.address,
-                self._daemon.peers.secret,
+                self._daemon.peers.identity,
                 self._target,
                 self._daemon.config,
                 self._memory,

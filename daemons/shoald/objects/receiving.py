@@ -17,6 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.wire import auth, pieces
+from shoal.wire.tls import TlsUnavailable
 from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
 from shoald.objects.sockets import dial, receive_exactly, receive_into
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.config import Config
+    from shoald.shell.identity import Identity
 
     Landed = Callable[[int, list[int], str], None]
 
@@ -48,14 +50,14 @@ class Lane:
     def __init__(
         self,
         address: str,
-        secret: bytes,
+        identity: Identity,
         target: bytes,
         config: Config,
         memory: Callable[[], memoryview],
         on_landed: Landed,
     ) -> None:
         self._address = address
-        self._secret = secret
+        self._identity = identity
         self._target = target
         self._config = config
         self._memory = memory
@@ -114,7 +116,7 @@ class Lane:
                 self._on_landed(under_way.popleft().number, outcomes, reason)
         except BlockingIOError:
             self._fail(under_way, f"it sent nothing for {self._config.pull_stall_ms / 1000:g} s")
-        except (OSError, auth.HandshakeFailed, pieces.BrokenRequest) as error:
+        except (OSError, auth.HandshakeFailed, TlsUnavailable, pieces.BrokenRequest) as error:
             self._fail(under_way, str(error) or type(error).__name__)
         except Exception as error:  # noqa: BLE001 - a boundary that goes on: who waits must hear of it
             traceback.print_exc()  # standard error is the daemon's log
@@ -127,7 +129,7 @@ class Lane:
 
     def _connected(self) -> socket.socket:
         if self._sock is None:
-            sock = dial(self._address, self._secret, self._target, self._config)
+            sock = dial(self._address, self._identity, self._target, self._config)
             with self._lock:
                 if self._closed:
                     sock.close()

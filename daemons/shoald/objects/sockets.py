@@ -2,6 +2,8 @@
 
 The timeouts are the kernel's (SO_RCVTIMEO, SO_SNDTIMEO), not Python's, since those would make the sockets non-blocking, and
 a whole chunk could not be waited for in one call. A call that brings nothing for that long raises BlockingIOError.
+
+Where TLS is on, the same calls are those of a `TlsSocket`, which moves 16 KiB in one call to the kernel, and waits itself.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from shoal.wire import auth
 from shoald.shell.tcp import set_tcp_options, split_address
+from shoald.shell.tlssocket import TlsSocket
 
 if TYPE_CHECKING:
     from shoal.config import Config
+    from shoald.shell.identity import Identity
 
 _timeval = struct.Struct("ll")
 _BUFFERS_MAX = 512  # of one call; the kernel takes 1,024
@@ -22,21 +26,31 @@ _BUFFERS_MAX = 512  # of one call; the kernel takes 1,024
 
 def set_blocking(sock: socket.socket, receive_s: float, send_s: float) -> None:
     """Block, for these times at most; 0 is for ever."""
+    if isinstance(sock, TlsSocket):
+        sock.set_patience(receive_s, send_s)
+        return
     sock.setblocking(True)
     for option, seconds in ((socket.SO_RCVTIMEO, receive_s), (socket.SO_SNDTIMEO, send_s)):
         whole = int(seconds)
         sock.setsockopt(socket.SOL_SOCKET, option, _timeval.pack(whole, int((seconds - whole) * 1e6)))
 
 
-def dial(address: str, secret: bytes, target: bytes, config: Config) -> socket.socket:
-    """A proven data connection to the node that listens at ``address``. Raises OSError or HandshakeFailed."""
-    sock = socket.create_connection(split_address(address), config.handshake_ms_max / 1000)
+def dial(address: str, identity: Identity, target: bytes, config: Config) -> socket.socket:
+    """A proven data connection to the node that listens at ``address``. Raises OSError, HandshakeFailed or TlsUnavailable."""
+    host, port = split_address(address)
+    tls = identity.wants_tls(host)
+    timeout_s = config.handshake_ms_max / 1000
+    sock = socket.create_connection((host, port), timeout_s)
     try:
         set_tcp_options(sock, config.node_dead_ms)
-        preamble = auth.make_preamble(auth.KIND_DATA, target)
+        preamble = auth.make_preamble(auth.KIND_DATA, target, tls=tls)
         sock.sendall(preamble)
         challenge = receive_exactly(sock, auth.CHALLENGE_SIZE)
-        sock.sendall(auth.answer_challenge(secret, preamble, challenge))
+        sock.sendall(auth.answer_challenge(identity.secret, preamble, challenge))
+        if tls:
+            sock.setblocking(False)
+            sock = encrypted = identity.wrap(sock, server_side=False)
+            encrypted.greet_within(timeout_s)
         set_blocking(sock, config.pull_stall_ms / 1000, config.pull_stall_ms / 1000)
     except BaseException:
         sock.close()

@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.config import Config
+    from shoald.shell.identity import Identity
     from shoald.shell.loop import Loop, Timer
+    from shoald.shell.tlssocket import TlsSocket
 
 ACCEPTS_PER_TURN = 64
 BACKLOG = 512
+_TLS_DIFFERS = (
+    "it wants TLS, which is off here (--tls)",
+    "it wants no TLS, which is on here (--tls)",
+)
 OVERFLOW_UID = 65534  # how a user namespace shows a uid that it cannot name
 _credentials = struct.Struct("3i")
 
@@ -63,6 +69,8 @@ class Listener:
             callee's.
         on_refused: gets one line for the log.
     """
+
+    encrypts: Identity | None = None
 
     def __init__(
         self,
@@ -141,6 +149,8 @@ class Listener:
         if not handshake.preamble:
             handshake.kind, handshake.target = auth.read_preamble(handshake.data)
             handshake.preamble = handshake.data
+            if auth.wants_tls(handshake.preamble) is not (self.encrypts is not None):
+                raise auth.HandshakeFailed(_TLS_DIFFERS[self.encrypts is not None])
             handshake.challenge = auth.make_challenge(self._secret, handshake.preamble)
             handshake.sock.sendall(
                 handshake.challenge
@@ -148,6 +158,21 @@ class Listener:
             handshake.data, handshake.needed = b"", auth.PROOF_SIZE
             return
         auth.check_proof(self._secret, handshake.preamble, handshake.challenge, handshake.data)
+        if self.encrypts is None or handshake.kind == auth.KIND_TASKS:  # which is handed on, to who does TLS
+            self._proven(handshake)
+            return
+        handshake.sock = tls = self.encrypts.wrap(handshake.sock, server_side=True)
+        self._loop.remove_reader(tls.fileno())
+        self._loop.add_reader(tls.fileno(), lambda: self._greet(handshake, tls))
+
+    def _greet(self, handshake: _Handshake, sock: TlsSocket) -> None:
+        try:
+            if sock.greet():
+                self._proven(handshake)
+        except OSError as error:  # also: what it sends would not fit into an empty socket buffer
+            self._refuse(handshake, f"no TLS: {error}")
+
+    def _proven(self, handshake: _Handshake) -> None:
         self._forget(handshake)
         self._on_connection(handshake.kind, handshake.target, handshake.sock, handshake.pid)
 
@@ -209,6 +234,7 @@ class TcpListener(Listener):
 
     Attributes:
         host, port: where, the host as a number.
+        encrypts: with what; connections are `TlsSocket`s then, but for those of tasks. To be set before the first comes.
 
     Raises OSError if the host is not this machine's.
     """

@@ -11,12 +11,15 @@ import socket
 from typing import TYPE_CHECKING
 
 from shoal.wire import auth
+from shoal.wire.tls import TlsUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.config import Config
+    from shoald.shell.identity import Identity
     from shoald.shell.loop import Loop
+    from shoald.shell.tlssocket import TlsSocket
 
 _KEEPALIVE_PROBES = 3
 
@@ -64,15 +67,19 @@ class Dial:
 
     Args:
         address: of a node's data listener.
+        identity: which this one proves; it says whether TLS follows. (Not done here for tasks: whoever gets the connection does.)
         on_open: gets the socket, which is the callee's.
         on_failed: gets the reason. One of the two is called, once, and neither after `cancel`.
+
+    Attributes:
+        tls: whether the connection is to be encrypted.
     """
 
     def __init__(
         self,
         loop: Loop,
         address: str,
-        secret: bytes,
+        identity: Identity,
         kind: int,
         target: bytes,
         config: Config,
@@ -81,8 +88,10 @@ class Dial:
     ) -> None:
         self._loop = loop
         self._address = address
-        self._secret = secret
-        self._preamble = auth.make_preamble(kind, target)
+        self._identity = identity
+        self.tls = identity.wants_tls(address.rpartition(":")[0])
+        self._greets = self.tls and kind != auth.KIND_TASKS
+        self._preamble = auth.make_preamble(kind, target, tls=self.tls)
         self._on_open = on_open
         self._on_failed = on_failed
         self._data = b""
@@ -143,12 +152,40 @@ class Dial:
         sock = self._sock
         assert sock is not None
         try:
-            proof = auth.answer_challenge(self._secret, self._preamble, self._data)
+            proof = auth.answer_challenge(self._identity.secret, self._preamble, self._data)
         except auth.HandshakeFailed as error:
             self._fail(str(error))
             return
         self._send(proof)
+        if not self._greets:
+            self._open()
+        elif not self._done:
+            self._begin_tls(sock)
+
+    def _begin_tls(self, sock: socket.socket) -> None:
+        try:
+            tls = self._identity.wrap(sock, server_side=False)
+        except (OSError, TlsUnavailable) as error:
+            self._fail(f"no TLS: {error}")
+            return
+        self._sock = tls
+        self._loop.remove_reader(tls.fileno())
+        self._loop.add_reader(tls.fileno(), lambda: self._greet(tls))
+        self._greet(tls)
+
+    def _greet(self, sock: TlsSocket) -> None:
+        try:
+            complete = sock.greet()
+        except OSError as error:
+            self._fail(f"no TLS: {error}")
+        else:
+            if complete:
+                self._open()
+
+    def _open(self) -> None:
+        sock = self._sock
         if self._end():
+            assert sock is not None
             self._on_open(sock)
 
     def _end(self) -> bool:

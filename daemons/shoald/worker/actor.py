@@ -24,6 +24,7 @@ from shoal.actors.api import ActorExit
 from shoal.actors.handle import ActorHandle
 from shoal.client.awaits import Never
 from shoal.client.connection import Connection, pickled_frames
+from shoal.client.linking import link
 from shoal.context import ActorIdentity, TaskContext, current_task
 from shoal.exceptions import ActorDiedError, ShoalError, format_remote_traceback
 from shoal.refs import ObjectRef
@@ -392,9 +393,8 @@ class ActorExecutor:
     # --- connections of callers (lock held) ---
 
     def _on_peer(self, message: list[Any], sock: socket.socket) -> None:
-        runtime = self.runtime
-        connection = Connection(
-            sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_first_frames, self._on_peer_closed
+        connection = link(
+            self.runtime, sock, message[7], self._on_first_frames, self._on_peer_closed, server_side=True
         )
         connection.owner = message[2]  # the process, until it has said whether it goes on or begins anew
 

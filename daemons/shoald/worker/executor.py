@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.client.connection import Connection
+from shoal.client.linking import link
 from shoal.context import TaskContext, current_task
 from shoal.wire import messages as m
 from shoal.wire.frames import BrokenFrame
@@ -406,14 +407,12 @@ class Executor:
     # --- messages of submitters (lock held) ---
 
     def _on_peer(self, message: list[Any], sock: socket.socket) -> None:
-        _, lease_id, proc, job_id, resources, _, group = message
+        _, lease_id, proc, job_id, resources, _, group, tls = message
         runtime = self.runtime
         runtime.identity.job_id = job_id
         runtime.identity.group = group
         peer = Peer(lease_id, proc, resources)
-        peer.connection = Connection(
-            sock, runtime.reactor, runtime.config.frame_bytes_max, self._on_frames, self._on_peer_closed
-        )
+        peer.connection = link(runtime, sock, tls, self._on_frames, self._on_peer_closed, server_side=True)
         peer.connection.owner = peer
         self._peers.append(peer)
 

@@ -214,6 +214,8 @@ class ForkServer:
         self._info = info
         self._run_worker = importlib.import_module(info["worker_main"]).run_worker
         self._config = importlib.import_module("shoal.config").Config(**info["config"])
+        if info.get("tls"):  # 40 ms that the first connection to each worker would wait for
+            importlib.import_module("shoal.client.tlsconnection")
         # For reading only: a mapping to write through is not inherited by a fork, and each worker makes its
         # own.
         self._region = importlib.import_module("shoal.store.region").Region(

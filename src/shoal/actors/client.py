@@ -14,6 +14,7 @@ from shoal.actors.calls import ActorCalls
 from shoal.actors.handle import ActorHandle
 from shoal.client.awaits import ignored
 from shoal.client.connection import Connection
+from shoal.client.linking import link
 from shoal.client.packing import NOTHING_PACKED, Packed
 from shoal.client.submitting import enter, refs_of
 from shoal.client.values import callsite
@@ -263,19 +264,20 @@ class Actors:
     # --- messages of the daemon (lock held) ---
 
     def _on_peer(self, message: list[Any]) -> None:
-        _, actor_id, incarnation, proc, pid = message
+        _, actor_id, incarnation, proc, pid, tls = message
         sock = socket.socket(fileno=self._runtime.node.take_descriptor())
         calls = self.calls.get(actor_id)
         if calls is None:
             sock.close()
             return
         runtime = self._runtime
-        connection = Connection(
+        connection = link(
+            runtime,
             sock,
-            runtime.reactor,
-            runtime.config.frame_bytes_max,
+            tls,
             self._on_replies,
             self._on_closed,
+            server_side=False,
             on_drained=runtime.drained,
         )
         node = runtime.identity.node_id

@@ -24,6 +24,7 @@ from shoal.bootstrap import (
 )
 from shoal.cli.common import F, JsonObject, failures, json_option, print_json, temp_dir_option
 from shoal.cli.format import parse_bytes
+from shoal.config import TLS_MODES, load
 from shoal.sessions import Session, clean_stale, find_sessions
 
 _ID_DIGITS_MIN = 6  # tables show eight
@@ -70,6 +71,12 @@ def _node_options(command: F) -> F:
             help="Others, such as '{\"disk\": 2}' or disk=2.",
         ),
         click.option("--labels", type=JsonObject(str), default="", help="Labels, such as zone=a,kind=fast."),
+        click.option(
+            "--tls",
+            type=click.Choice(TLS_MODES),
+            help="Encrypt what goes to other nodes; the same for all nodes of a cluster (default: auto, which is on but for "
+            "loopback addresses).",
+        ),
         click.option("--name", default="", help="A name for this node in tables."),
         click.option("--block", is_flag=True, help="Stay in the foreground; Ctrl-C stops the daemon."),
         click.option(
@@ -108,11 +115,13 @@ def start_head_command(host: str, port: int, data_dir: str, block: bool, as_json
     with failures():
         if port:
             _refuse_second_head(f"{host}:{port}", given["temp_dir"])
-        if host not in _LOOPBACK:
+        options = _options(given, head=True, data_dir=data_dir, host=host, port=port)
+        if host not in _LOOPBACK and load(dict(options.config)).tls == "off":
             click.echo(
-                f"warning: what {host} sends and receives is authenticated, but not encrypted", err=True
+                f"warning: what {host} sends and receives is authenticated, but not encrypted (TLS is off)",
+                err=True,
             )
-        _run(_options(given, head=True, data_dir=data_dir, host=host, port=port), as_json, block)
+        _run(options, as_json, block)
 
 
 @click.command("start-node")
@@ -262,7 +271,9 @@ def _options(given: dict[str, Any], **more: Any) -> DaemonOptions:
                 given[name] = check_argument(argument, option, given[name])
             except (ValueError, TypeError) as error:
                 raise BootstrapError(str(error)) from None
-    config = given.pop("system_config")
+    config, tls = given.pop("system_config"), given.pop("tls")
+    if tls is not None:
+        config["tls"] = tls
     spilling = config.pop(SPILLING, ()) or split_directories(given.pop("object_spilling_directory") or "")
     given.pop("object_spilling_directory", None)
     return DaemonOptions(config=config, spilling_directories=spilling, **given, **more)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from shoal.client.reactor import Reactor
 
-_RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 256 * 1024
 _DESCRIPTORS_MAX = 64
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX)
 
@@ -164,7 +164,7 @@ class Connection:
         """
         try:
             if self.descriptors is None:
-                data = self.sock.recv(_RECEIVE_BYTES)
+                data = self.sock.recv(RECEIVE_BYTES)
             else:
                 data = self._receive_with_descriptors()
         except BlockingIOError:
@@ -176,7 +176,7 @@ class Connection:
         return self._decoder.feed(data)
 
     def _receive_with_descriptors(self) -> bytes:
-        data, ancillary, _, _ = self.sock.recvmsg(_RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = self.sock.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and self.descriptors is not None:
                 fds = array.array("i")

@@ -29,6 +29,7 @@ from shoal.client.futures import Resolver
 from shoal.client.groups import Groups
 from shoal.client.heap import IdleHeap, keep_freed_memory
 from shoal.client.interrupts import Interruptible, nothing
+from shoal.client.linking import link
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
 from shoal.client.packing import NOTHING_PACKED, Packed, Packer
@@ -51,6 +52,7 @@ from shoal.serialization import contained_ids
 from shoal.store.region import Region
 from shoal.wire import messages as m
 from shoal.wire.frames import BrokenFrame
+from shoal.wire.tls import Contexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +111,7 @@ class Runtime:
         self._no_room = b""
         self.garbage_suspected = False  # garbage in cycles may hold refs or views that matter to others
         self.identity = Identity(kind=kind)
+        self.tls = Contexts(os.path.dirname(socket_path))
         self.welcome: dict[str, Any] = {}
         self.job: dict[str, Any] = {}
         self.peer_handler: Callable[[list[Any], socket.socket], None] | None = None
@@ -276,14 +279,15 @@ class Runtime:
             self.table.to_node([m.UNRECOVERABLE, message[1], *refused])
 
     def _on_grant(self, message: list[Any]) -> None:
-        _, shape_id, lease_id, proc, pid, _, node = message
+        _, shape_id, lease_id, proc, pid, _, node, tls = message
         sock = socket.socket(fileno=self.node.take_descriptor())
-        connection = Connection(
+        connection = link(
+            self,
             sock,
-            self.reactor,
-            self.config.frame_bytes_max,
+            tls,
             self._on_replies,
             self._on_worker_gone,
+            server_side=False,
             on_drained=self.drained,
         )
         connection.send_pickled(

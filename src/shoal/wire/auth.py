@@ -1,11 +1,12 @@
 """The handshake that opens every connection: mutual HMAC proof of the cluster secret, fixed sizes.
 
-    client → PREAMBLE   magic 8 · kind 1 · zero 7 · target 16 · nonce 32
+    client → PREAMBLE   magic 8 · kind 1 · TLS 1 · zero 6 · target 16 · nonce 32
     server → CHALLENGE  magic 8 · nonce 32 · mac 32      mac = HMAC(secret, "server" · preamble · nonce)
     client → PROOF      mac 32                           mac = HMAC(secret, "client" · preamble · nonce)
 
 The secret itself is never sent, and the server proves itself first, so whoever binds the address of a
 dead daemon learns nothing. `target` names the worker that a data connection wants (zero: the daemon).
+`TLS` is 1 where TLS follows the proof (`tls`), else 0; both proofs cover it.
 No I/O here: the shells read exactly these sizes and call these functions.
 """
 
@@ -41,18 +42,25 @@ def new_secret() -> bytes:
     return os.urandom(SECRET_SIZE)
 
 
-def make_preamble(kind: int, target: bytes = bytes(TARGET_SIZE), nonce: bytes | None = None) -> bytes:
+def make_preamble(
+    kind: int, target: bytes = bytes(TARGET_SIZE), nonce: bytes | None = None, *, tls: bool = False
+) -> bytes:
     """The first bytes of a connection, from the side that opens it."""
-    return MAGIC + bytes([kind]) + bytes(7) + target + (nonce or os.urandom(NONCE_SIZE))
+    return MAGIC + bytes([kind, tls]) + bytes(6) + target + (nonce or os.urandom(NONCE_SIZE))
 
 
 def read_preamble(preamble: bytes) -> tuple[int, bytes]:
     """(kind, target) of a received preamble; raises HandshakeFailed for anything else."""
-    if len(preamble) != PREAMBLE_SIZE or preamble[:8] != MAGIC or any(preamble[9:16]):
+    if len(preamble) != PREAMBLE_SIZE or preamble[:8] != MAGIC or preamble[9] > 1 or any(preamble[10:16]):
         raise HandshakeFailed("not a shoal connection, or another protocol version")
     if preamble[8] not in _KINDS:
         raise HandshakeFailed(f"unknown kind of connection {preamble[8]}")
     return preamble[8], preamble[16 : 16 + TARGET_SIZE]
+
+
+def wants_tls(preamble: bytes) -> bool:
+    """Whether TLS is to follow the handshake; of a preamble that `read_preamble` has taken."""
+    return preamble[9] == 1
 
 
 def _mac(secret: bytes, side: bytes, preamble: bytes, nonce: bytes) -> bytes:

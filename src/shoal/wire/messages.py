@@ -107,12 +107,12 @@ DEDUP_FOUND = 120  # [req, id or b"", offset, size]
 NODE_DIED = 122  # [node_id]: another node is dead, and with it what small results from there were sealed in (see RESULT_INLINE)
 RECOVER = 121  # to an owner: [id]: somebody wants to read it, and no copy is left → EXPECT | UNRECOVERABLE
 
-GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources, node_id of the worker] + descriptor of the task connection
+GRANT = 130  # [shape_id, lease_id, worker proc, worker pid, resources, node_id of the worker, whether with TLS] + descriptor of the task connection
 RECALL_LEASE = 131  # [lease_id]: return it when its tasks are done, send no new ones
 WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message, facts]: confirmed; the lease is gone
 #   facts: {} or {"kind": "memory", "used_bytes", "limit_bytes"}: it was ended because memory was short
 DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible"|"limit"|"never", message]: the last two fail what waits
-PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind, group] + descriptor of the task connection
+PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind, group, whether with TLS] + descriptor of the task connection
 #   group: None, or [placement group, bundle or -1, capture children] that its tasks belong to
 EXIT = 135  # to a worker: finish nothing more, end
 CANCEL_ASKED = 136  # [object id, force, recursive]: a CANCEL_TASK for a task of this process
@@ -123,7 +123,7 @@ LOG = 142  # to a driver: [[task name, pid, node, stream "stdout"|"stderr", line
 GOODBYE_OK = 143
 JOB_ENDED = 144  # to a worker: its driver is gone
 
-ACTOR_PEER = 150  # to a caller: [actor, incarnation, worker proc, worker pid] + descriptor of the connection to its process
+ACTOR_PEER = 150  # to a caller: [actor, incarnation, worker proc, worker pid, whether with TLS] + descriptor of the connection to its process
 ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details: dict]
 #   details: {"reason", "name", "node", "pid", "exit_code", "signal", "current": id of the call started last,
 #   "unmade": its constructor had not returned, so no call ran, "error": bytes}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from shoal.client.connection import _RECEIVE_BYTES, Connection
+from shoal.client.connection import RECEIVE_BYTES, Connection
 from shoal.client.reactor import _PARK_S, _QUIET_TICKS, Reactor
 from shoal.wire.frames import frame
 
@@ -346,7 +346,7 @@ def test_all_that_a_dead_peer_had_sent_is_read_though_a_send_failed_first(bench)
         bench.expect(number)
     bench.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     words = b"".join(frame(str(number).encode().rjust(20_000)) for number in range(count))
-    assert len(words) > _RECEIVE_BYTES
+    assert len(words) > RECEIVE_BYTES
     bench.peer.sendall(words)
     bench.peer.close()
     with bench.lock:

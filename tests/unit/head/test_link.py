@@ -1,6 +1,7 @@
 """HeadServer and HeadLink over real gRPC on loopback: register, hear, lose and find each other again."""
 
 import dataclasses
+import functools
 import queue
 import socket
 import threading
@@ -11,6 +12,7 @@ import pytest
 from shoal.config import load
 from shoald.head.link import HeadLink, HeadRefusedError, HeadUnreachableError
 from shoald.head.server import HeadServer, HeadStartError
+from shoald.shell.identity import Identity
 
 SECRET = b"s" * 32
 CONFIG = load(
@@ -28,23 +30,36 @@ PATIENCE_S = 10.0
 ID = b"o" * 16
 
 
+@pytest.fixture(params=["off", "on"], ids=["clear", "tls"])
+def identity(request, tmp_path):
+    """Makes what head and nodes prove, without TLS and with it."""
+
+    @functools.cache
+    def made(secret=SECRET):
+        directory = tmp_path / secret.hex()
+        directory.mkdir()
+        return Identity(secret, request.param, str(directory))
+
+    return lambda secret=SECRET: made(secret)
+
+
 @pytest.fixture
-def head(tmp_path):
-    server = HeadServer("127.0.0.1", 0, SECRET, str(tmp_path / "data"), CONFIG)
+def head(tmp_path, identity):
+    server = HeadServer("127.0.0.1", 0, identity(), str(tmp_path / "data"), CONFIG)
     server.address = f"127.0.0.1:{server.start()}"
     yield server
     server.stop()
 
 
 @pytest.fixture
-def join():
+def join(identity):
     """Starts links; each has `heard`, a queue of its messages, and `hear(kind)`."""
     links = []
 
     def start(head_address, name="aa", secret=SECRET, incarnation="1", config=CONFIG, **more):
         heard = queue.Queue()
         node = {"node_id": name, "incarnation": incarnation, "pid": 1, "resources": {"CPU": 20000}, **more}
-        link = HeadLink(head_address, secret, node, heard.put, config)
+        link = HeadLink(head_address, identity(secret), node, heard.put, config)
 
         def hear(kind):
             while True:
@@ -137,18 +152,18 @@ def test_no_head(join):
         link.hear("disconnected")
 
 
-def test_the_port_in_use_is_one_clear_error(head, tmp_path):
+def test_the_port_in_use_is_one_clear_error(head, tmp_path, identity):
     port = int(head.address.rpartition(":")[2])
     with pytest.raises(HeadStartError, match="in use"):
-        HeadServer("127.0.0.1", port, SECRET, str(tmp_path / "other"), CONFIG).start()
+        HeadServer("127.0.0.1", port, identity(), str(tmp_path / "other"), CONFIG).start()
 
 
-def test_the_data_directory_in_use_is_one_clear_error(head, tmp_path):
+def test_the_data_directory_in_use_is_one_clear_error(head, tmp_path, identity):
     with pytest.raises(HeadStartError, match="another head"):
-        HeadServer("127.0.0.1", 0, SECRET, str(tmp_path / "data"), CONFIG).start()
+        HeadServer("127.0.0.1", 0, identity(), str(tmp_path / "data"), CONFIG).start()
 
 
-def test_a_head_that_comes_back_finds_its_nodes(head, join, tmp_path):
+def test_a_head_that_comes_back_finds_its_nodes(head, join, tmp_path, identity):
     link = join(head.address)
     before = link.hear("registered")
     link.call("StartJob", {"job": {"job_id": "j"}}).result(PATIENCE_S)
@@ -156,7 +171,7 @@ def test_a_head_that_comes_back_finds_its_nodes(head, join, tmp_path):
     link.hear("disconnected")
     question = link.call("ListJobs")  # waits for the head
     port = int(head.address.rpartition(":")[2])
-    again = HeadServer("127.0.0.1", port, SECRET, str(tmp_path / "data"), CONFIG)
+    again = HeadServer("127.0.0.1", port, identity(), str(tmp_path / "data"), CONFIG)
     again.start()
     try:
         after = link.hear("registered")
@@ -168,17 +183,19 @@ def test_a_head_that_comes_back_finds_its_nodes(head, join, tmp_path):
         again.stop()
 
 
-def test_an_impostor_on_the_port_of_a_dead_head_learns_nothing_and_ends_nothing(head, join, tmp_path):
+def test_an_impostor_on_the_port_of_a_dead_head_learns_nothing_and_ends_nothing(
+    head, join, tmp_path, identity
+):
     link = join(head.address)
     link.hear("registered")
     head.stop()
     link.hear("disconnected")
     port = int(head.address.rpartition(":")[2])
-    impostor = HeadServer("127.0.0.1", port, b"i" * 32, str(tmp_path / "impostor"), CONFIG)
+    impostor = HeadServer("127.0.0.1", port, identity(b"i" * 32), str(tmp_path / "impostor"), CONFIG)
     impostor.start()
     link.hear("disconnected")  # told again, as the reason is another one now
     impostor.stop()
-    again = HeadServer("127.0.0.1", port, SECRET, str(tmp_path / "data"), CONFIG)
+    again = HeadServer("127.0.0.1", port, identity(), str(tmp_path / "data"), CONFIG)
     again.start()
     try:
         link.hear("registered")
@@ -187,13 +204,13 @@ def test_an_impostor_on_the_port_of_a_dead_head_learns_nothing_and_ends_nothing(
         again.stop()
 
 
-def test_stopping_twice_and_before_the_start_is_harmless(tmp_path):
-    server = HeadServer("127.0.0.1", 0, SECRET, str(tmp_path), CONFIG)
+def test_stopping_twice_and_before_the_start_is_harmless(tmp_path, identity):
+    server = HeadServer("127.0.0.1", 0, identity(), str(tmp_path), CONFIG)
     server.stop()
     server.start()
     server.stop()
     server.stop()
-    link = HeadLink("127.0.0.1:1", SECRET, {"node_id": "a", "incarnation": "b"}, lambda _: None, CONFIG)
+    link = HeadLink("127.0.0.1:1", identity(), {"node_id": "a", "incarnation": "b"}, lambda _: None, CONFIG)
     link.stop()
     link.start()
     link.stop()
@@ -300,7 +317,7 @@ def test_names_are_claimed_and_changes_of_actors_are_heard(head, join):
     assert len(asker.call("ListActors").result(PATIENCE_S)["actors"]) == 1
 
 
-def test_an_actor_goes_to_another_node_and_names_survive_the_head(head, join, tmp_path):
+def test_an_actor_goes_to_another_node_and_names_survive_the_head(head, join, tmp_path, identity):
     host, other = join(head.address, "aa"), join(head.address, "bb")
     for link in (host, other):
         link.hear("registered")
@@ -320,7 +337,7 @@ def test_an_actor_goes_to_another_node_and_names_survive_the_head(head, join, tm
     assert (given["actor_id"], given["node_id"], given["restarts"]) == (ID, "bb", 1)
     other.stop()
     head.stop()
-    again = HeadServer("127.0.0.1", 0, SECRET, str(tmp_path / "data"), CONFIG)
+    again = HeadServer("127.0.0.1", 0, identity(), str(tmp_path / "data"), CONFIG)
     address = f"127.0.0.1:{again.start()}"
     try:
         third = join(address, "cc")

@@ -12,6 +12,7 @@ from shoal.wire import messages as m
 from shoald.node.cluster import ClusterView
 from shoald.node.peers import Peers
 from shoald.node.refside import RefSide
+from shoald.shell.identity import Identity
 from shoald.shell.listener import TcpListener
 from shoald.shell.loop import Loop
 from shoald.store.core import StoreCore
@@ -31,16 +32,18 @@ class Log:
 class Side:
     """One node: its links and its listener."""
 
-    def __init__(self, loop, config, faults):
+    def __init__(self, loop, config, identity):
         self.node_id = os.urandom(16).hex()
         self.view = ClusterView(self.node_id, 10)
         self.log = Log()
         self.given_up = []
         self.to_flush = set()
         self.peers = Peers(loop, self.view, "1", config, self.log, self.to_flush, self.give_up)
-        self.peers.secret = SECRET
+        self.peers.identity = identity
         self.socks = []
         self.listener = TcpListener(loop, "127.0.0.1", SECRET, config, self.connected, self.log.line)
+        if identity.mode == "on":
+            self.listener.encrypts = identity
         self.heard = []
         self.peers.on(310, lambda node_id, message: self.heard.append(message[1]))
 
@@ -64,12 +67,12 @@ class Side:
 
 
 class Pair:
-    def __init__(self, **config):
+    def __init__(self, identity, **config):
         self.faults = []
         self.loop = Loop(lambda text, error: self.faults.append(error))
         self.loop.on_turn_end = self.turn_end
         values = Config(reconnect_ms_min=1.0, reconnect_ms_max=4.0, peer_ack_ms=1.0, **config)
-        self.a, self.b = Side(self.loop, values, self.faults), Side(self.loop, values, self.faults)
+        self.a, self.b = Side(self.loop, values, identity), Side(self.loop, values, identity)
 
     def turn_end(self, now):
         for side in (self.a, self.b):
@@ -92,12 +95,12 @@ class Pair:
         self.loop.close()
 
 
-@pytest.fixture
-def make():
+@pytest.fixture(params=["off", "on"], ids=["clear", "tls"])
+def make(request, tmp_path):
     pairs = []
 
     def made(**config):
-        pairs.append(Pair(**config))
+        pairs.append(Pair(Identity(SECRET, request.param, str(tmp_path)), **config))
         return pairs[-1]
 
     yield made

@@ -17,6 +17,7 @@ from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
 from shoald.objects.serving import Ticket
+from shoald.shell.identity import Identity
 from unit.objects.world import body
 
 SECRET = b"s" * 32
@@ -38,8 +39,9 @@ def read(sock, size):
 class Source:
     """A listener that proves itself and hands connections to `take`."""
 
-    def __init__(self, take):
+    def __init__(self, take, identity):
         self.take = take
+        self.identity = identity
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.accepted = 0
@@ -69,13 +71,19 @@ class Source:
         challenge = auth.make_challenge(SECRET, preamble)
         sock.sendall(challenge)
         auth.check_proof(SECRET, preamble, challenge, read(sock, auth.PROOF_SIZE))
+        assert auth.wants_tls(preamble) is (self.identity.mode == "on")
+        if auth.wants_tls(preamble):
+            sock.setblocking(False)
+            sock = self.identity.wrap(sock, server_side=True)
+            sock.greet_within(WAIT_S)
         self.take(auth.read_preamble(preamble)[1], sock)
 
 
 class Rig:
     """A source with one object and a reader with one lane."""
 
-    def __init__(self, size=3 * CHUNK + 17, **settings):
+    def __init__(self, identity, size=3 * CHUNK + 17, **settings):
+        self.identity = identity
         self.config = Config(**settings)
         self.data = body(size)
         self.there = bytearray(b"-" * 64 + self.data)
@@ -87,14 +95,14 @@ class Rig:
         self.tickets = {(READER.hex(), 7): ticket}
         self.lines = []
         self.server = DataServer(self.tickets, lambda: memoryview(self.there), self.config, self.lines.append)
-        self.source = Source(self.server.take)
+        self.source = Source(self.server.take, identity)
         self.landed = queue.Queue()
         self.lane = self.lane_to(self.source)
 
     def lane_to(self, source):
         return Lane(
             source.address,
-            SECRET,
+            self.identity,
             READER,
             self.config,
             lambda: memoryview(self.here),
@@ -121,12 +129,13 @@ class Rig:
         self.source.close()
 
 
-@pytest.fixture
-def rig():
+@pytest.fixture(params=["off", "on"], ids=["clear", "tls"])
+def rig(request, tmp_path):
     made = []
+    identity = Identity(SECRET, request.param, str(tmp_path))
 
     def make(**settings):
-        made.append(Rig(**settings))
+        made.append(Rig(identity, **settings))
         return made[-1]
 
     yield make
@@ -216,11 +225,11 @@ def test_nobody_listens(rig):
     assert it.source.address in reason
 
 
-def test_a_wrong_secret_is_a_failure_like_others(rig):
+def test_a_wrong_secret_is_a_failure_like_others(rig, tmp_path):
     it = rig()
     it.lane = Lane(
         it.source.address,
-        b"w" * 32,
+        Identity(b"w" * 32, it.identity.mode, str(tmp_path)),
         READER,
         it.config,
         lambda: memoryview(it.here),
@@ -234,7 +243,7 @@ def test_a_wrong_secret_is_a_failure_like_others(rig):
 def test_a_source_that_stands_still_is_given_up(rig):
     it = rig(pull_stall_ms=50.0)
     held = []
-    silent = Source(lambda _target, sock: held.append(sock))
+    silent = Source(lambda _target, sock: held.append(sock), it.identity)
     it.lane = it.lane_to(silent)
     outcomes, reason = it.get(1, it.pieces(0))
     assert outcomes == [UNREACHED]
@@ -286,7 +295,7 @@ def test_an_idle_connection_is_closed_and_opened_again(rig):
 def test_close_ends_the_thread_and_what_is_under_way(rig):
     it = rig()
     held = []
-    silent = Source(lambda _target, sock: held.append(sock))
+    silent = Source(lambda _target, sock: held.append(sock), it.identity)
     lane = it.lane_to(silent)
     lane.receive(Request(1, it.pieces(0)))
     until(lambda: held, "the connection")
