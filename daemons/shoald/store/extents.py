@@ -15,21 +15,25 @@ from typing import Any
 
 from shoal.sizes import bytes_text
 from shoal.wire import messages as m
-from shoald.store.allocator import round_up
+from shoald.store.allocator import ALIGNMENT, LARGE_BYTES, PAGE, round_up
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_size, fields
-from shoald.store.objects import Client
+from shoald.store.objects import Client, StoredObject
 from shoald.store.report import full_message
 
+_FIELDS_MAX = 5  # tag, request, two sizes, and whether the client keeps what it has
 _LOOK_MAX = 64  # requests that room is made for at a time
 
 
 class Waiting:
-    """An ALLOC request that waits for room, since ``since``."""
+    """An ALLOC request that waits for room, since ``since``; ``keeps``: its client gives up no ref meanwhile."""
 
-    __slots__ = ("client", "least", "req", "since", "wanted")
+    __slots__ = ("client", "keeps", "least", "req", "since", "wanted")
 
-    def __init__(self, client: Client, req: int, least: int, wanted: int, since: float) -> None:
+    def __init__(
+        self, client: Client, req: int, least: int, wanted: int, since: float, keeps: bool = False
+    ) -> None:
+        self.keeps = keeps
         self.client = client
         self.req = req
         self.least = least
@@ -56,6 +60,7 @@ class Extents:
     def alloc(self, client: Client, message: list[Any], now: float) -> None:
         """ALLOC: EXTENT now or later, or ALLOC_FAILED."""
         ledger = self._ledger
+        keeps = len(message) == _FIELDS_MAX and message.pop() is True
         req, size_min, size_wanted = fields(message, 3)
         checked_size(req)
         least = round_up(checked_size(size_min))
@@ -70,7 +75,7 @@ class Extents:
             return
         if self._grant(client, req, least, least if self.waiting else wanted):
             return
-        request = Waiting(client, req, least, wanted, now)
+        request = Waiting(client, req, least, wanted, now, keeps)
         if len(self.waiting) >= ledger.config.store_waiters_max:
             self._refuse(request, "full", "")
             return
@@ -130,6 +135,42 @@ class Extents:
         """Refuse the requests that have waited long enough."""
         while self.waiting and is_over(self.waiting[0].since):
             self._refuse(self.waiting.popleft(), kind, trouble)
+
+    def refuse_hopeless(self, stays: Callable[[StoredObject], bool]) -> None:
+        """Refuse requests for which there is no room whatever else happens.
+
+        Args:
+            stays: whether an object stays in the region for as long as a client holds it.
+        """
+        keepers = {request.client for request in self.waiting if request.keeps}
+        gaps = self._gaps(keepers, stays) if keepers else []
+        hopeless = [
+            request for request in self.waiting if request.keeps and not self._fits(request.least, gaps)
+        ]
+        for request in hopeless:
+            self.waiting.remove(request)
+            self._refuse(request, "full", "")
+
+    @staticmethod
+    def _fits(size: int, gaps: list[tuple[int, int]]) -> bool:
+        unit = PAGE if size >= LARGE_BYTES else ALIGNMENT
+        return any(-(-start // unit) * unit + size <= end for start, end in gaps)
+
+    def _gaps(self, keepers: set[Client], stays: Callable[[StoredObject], bool]) -> list[tuple[int, int]]:
+        """(start, end) of the pieces of the region between what ``keepers`` keep in it."""
+        objects = self._ledger.objects
+        kept = {
+            obj.offset: obj.allocated
+            for client in keepers
+            for object_id, count in client.holds.items()
+            if count > 0 and (obj := objects.get(object_id)) is not None and stays(obj)
+        }
+        gaps = []
+        end = 0
+        for offset, size in sorted(kept.items()):
+            gaps.append((end, offset))
+            end = offset + size
+        return [*gaps, (end, self._ledger.allocator.capacity)]
 
     def _grant(self, client: Client, req: int, least: int, wanted: int) -> bool:
         ledger = self._ledger

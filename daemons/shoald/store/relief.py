@@ -12,6 +12,13 @@ written, and stay. So when room is wanted, victims are there that only have to b
 with the work of the job.
 
 Without a directory, or when the disk is full, only what has a copy elsewhere can go.
+
+With spilling off it can be certain that there will be no room: then the refusal comes at once. An object stays if it is a primary
+copy and a process holds it that waits for room itself, with its only thread and no task under way (it says so with its
+request): whoever else lets go, that hold remains. Everything else in the region may come free: what other processes hold
+(they may drop their refs), cached pins, secondary copies, leased extents. If no gap between the objects that stay is long enough,
+the request is hopeless; if only the rest is in its way, it waits as long as any other. That is looked at when somebody new
+waits, since only then there is more that stays.
 """
 
 from __future__ import annotations
@@ -71,7 +78,9 @@ class Relief:
     def work(self, now: float) -> None:
         """Serve who waits, and make room for who still does."""
         self._again_at = None
-        self._seen = self._ledger.arrivals
+        arrived, self._seen = self._seen != self._ledger.arrivals, self._ledger.arrivals
+        if arrived and not self._spills.enabled:
+            self._extents.refuse_hopeless(self._stays)
         self._eviction.begin(self._somebody_waits(), now)
         for _ in range(_ROUNDS_MAX):
             self._serve(now)
@@ -104,6 +113,9 @@ class Relief:
         total, piece = self._restores.lacking()
         wanted, least = self._extents.wanted()
         return total + wanted - self._ledger.allocator.free_bytes, piece or least
+
+    def _stays(self, obj: StoredObject) -> bool:
+        return obj.offset >= 0 and obj.disk is None and not self._eviction.expendable(obj)
 
     # --- victims ---
 

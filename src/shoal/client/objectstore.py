@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _AHEAD = 0
 _FOR_PROMOTION = 1
 _IDLE_S = 0.5
+_OWN_THREADS = frozenset({"shoal-backup", "shoal-output"})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
 
@@ -171,7 +173,7 @@ class ClientStore:
                 return offset
             self.give_back()
             number, answer = self._node.ask()
-            self._table.to_node([m.ALLOC, number, *self.extents.want(size)])
+            self._table.to_node([m.ALLOC, number, *self.extents.want(size), self._gives_up_nothing()])
         try:
             runtime.wait(answer, None)
         except BaseException:
@@ -192,6 +194,13 @@ class ClientStore:
         if offset is None:  # another thread was faster
             return self._room_at_once(size)
         return offset
+
+    def _gives_up_nothing(self) -> bool:
+        """Whether nothing of what this process refers to can go while the calling thread waits (lock held)."""
+        if self._runtime.dispatch.tasks:
+            return False  # its arguments go when it is done
+        mine = threading.current_thread()
+        return all(thread is mine or thread.name in _OWN_THREADS for thread in threading.enumerate())
 
     def return_idle(self, now: float) -> None:
         """Nothing was written for a while: room that was leased ahead for large values goes back (lock held)."""

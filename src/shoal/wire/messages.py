@@ -21,6 +21,7 @@ HELLO = 1  # [proc, kind "driver"|"worker"|"cli", pid, info: dict]   → WELCOME
 
 # Store
 ALLOC = 10  # [req, size_min, size_wanted] → EXTENT | ALLOC_FAILED. Leases an extent to the client.
+#   A fourth field, True: until the answer this client gives up no ref (one thread, which waits, and no task under way)
 EXTENT_RETURN = 11  # [offset, size]: a leased (part of an) extent that will not be used
 SEAL = 12  # [id, offset, size, contained ids, flags, holder proc, callsite: str, content hash: 16 B or b""]
 #   The object takes [offset, offset+size rounded up to 64) out of the sender's leased extent. One hold for `holder`.
