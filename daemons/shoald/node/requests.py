@@ -74,6 +74,9 @@ class Requests:
             "jobs": lambda _, reply: reply(True, {"rows": self._job_rows()}),
             "tasks": lambda params, reply: self._ask_all("tasks", params, reply),
             "objects": lambda params, reply: self._ask_all("objects", params, reply),
+            "shortage": lambda _, reply: reply(
+                True, {"lines": daemon.store.shortage_lines(daemon.loop.now())}
+            ),
             "why": Why(daemon, self.ask, self.questions).answer,
             "why here": Why(daemon, self.ask, None).answer,
             "node": lambda _, reply: reply(True, self._own_row()),

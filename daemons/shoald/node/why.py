@@ -125,6 +125,10 @@ class _Inquiry:
         for row in answer["rows"]:
             if "shape" in row:
                 self._add_reason(row)
+            if row.get("room") is True and isinstance(row.get("lines"), list):
+                daemon = self._daemon
+                shortage = daemon.store.shortage_lines(daemon.loop.now())
+                row["lines"] += [f"  node {daemon.node_id[:8]}: {line}" for line in shortage]
             task = row.get("running")
             if type(task) is str:
                 self._to_follow.append(task)

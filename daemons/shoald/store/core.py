@@ -186,6 +186,13 @@ class StoreCore:
         waiting = self._extents.waiting
         return waiting[0].least if waiting else 0
 
+    def shortage_lines(self, now: float) -> list[str]:
+        """For people: who waits for room here, and which directories hang."""
+        lines = [*self._extents.describe(now), *self.spills.describe(now)]
+        if self.spills.trouble:
+            lines.append(f"spilling failed: {self.spills.trouble}")
+        return lines
+
     def known_elsewhere(self) -> list[tuple[bytes, int]]:
         """(id, size) of the primary copies here that other nodes may know of."""
         objects = self._ledger.objects

@@ -92,6 +92,10 @@ class Disks:
         """That has ended, well or not; unknown ones are ignored."""
         self._jobs.pop(job, None)
 
+    def has(self, job: int) -> bool:
+        """Whether that is under way."""
+        return job in self._jobs
+
     def is_late(self, job: int) -> bool:
         """Whether something takes so long that nobody counts on it."""
         found = self._jobs.get(job)

@@ -131,6 +131,18 @@ class Extents:
         """Since when the oldest request waits, if there is one."""
         return [self.waiting[0].since] if self.waiting else []
 
+    def describe(self, now: float) -> list[str]:
+        """Who waits, for people; nothing if nobody does."""
+        if not self.waiting:
+            return []
+        count = len(self.waiting)
+        who = "a process waits" if count == 1 else f"{count} requests wait"
+        free = bytes_text(self._ledger.allocator.free_bytes)
+        oldest = self.waiting[0]
+        return [
+            f"{who} for room ({bytes_text(oldest.least)} for {now - oldest.since:.1f} s), {free} are free"
+        ]
+
     def refuse(self, is_over: Callable[[float], bool], kind: str, trouble: str) -> None:
         """Refuse the requests that have waited long enough."""
         while self.waiting and is_over(self.waiting[0].since):

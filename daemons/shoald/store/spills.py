@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.sizes import bytes_text
 from shoal.wire import messages as m
 from shoald.store.allocator import round_up
 from shoald.store.disks import Disks
@@ -287,6 +288,15 @@ class Spills:
         """When `check_disks` has something to do."""
         deadlines = (self.disks.next_deadline(), self._spares.next_deadline())
         return min((at for at in deadlines if at is not None), default=None)
+
+    def describe(self, now: float) -> list[str]:
+        """For people: files that are being made for creators, and directories that hang."""
+        making = [self.files[number] for number in self._lent if self.disks.has(number)]
+        names = self.disks.names
+        lines = [
+            f"a file for {bytes_text(file.size)} is being made in {names[file.directory]}" for file in making
+        ]
+        return lines + self.disks.complaints(now)
 
     def take_back(self, client: Client, number: int) -> None:
         """A client does not use a file that it was lent. Raises ProtocolError if it was not."""

@@ -35,6 +35,8 @@ class Explain:
         self._runtime = runtime
         # By token of the wait: who waits (None: no task), for what, and since when on the monotonic clock.
         self._waits: dict[object, tuple[TaskContext | None, list[Entry], float]] = {}
+        # The same of threads that wait for room to write a value.
+        self._room_waits: dict[object, tuple[TaskContext | None, str, float]] = {}
         # In an actor: its id, and what it says of itself (lock held).
         self.actor: tuple[str, Callable[[], str]] | None = None
 
@@ -76,6 +78,14 @@ class Explain:
     def wait_ends(self, token: object) -> None:
         """It goes on; nothing if it has never begun."""
         self._waits.pop(token, None)
+
+    def room_wait_begins(self, token: object, what: str) -> None:
+        """The calling thread blocks until it has room for a value."""
+        self._room_waits[token] = (current_task.get(), what, time.monotonic())
+
+    def room_wait_ends(self, token: object) -> None:
+        """It goes on."""
+        del self._room_waits[token]
 
     # --- chains (lock held) ---
 
@@ -205,7 +215,7 @@ class Explain:
 
     def _running(self, prefix: str) -> list[dict[str, Any]]:
         """A row for each wait of a task that runs here and that ``prefix`` names."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         now = time.monotonic()
         for context, entries, since in self._waits.values():
             if context is None or not context.task_id.hex().startswith(prefix):
@@ -217,6 +227,10 @@ class Explain:
             for entry in missing[:_SHOWN_MAX]:
                 row = self._row(entry, f"{head} for object {entry.id.hex()} ")
                 rows.append({**row, "waits": context.task_id.hex()})
+        for context, what, since in self._room_waits.values():
+            if context is not None and context.task_id.hex().startswith(prefix):
+                head = f"task {context.task_id.hex()} {context.name!r} has waited {now - since:.1f} s here for {what}"
+                rows.append({"lines": [head], "waits": context.task_id.hex(), "room": True})
         return rows
 
 

@@ -15,10 +15,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.node import Drained
+from shoal.client.roomwaits import waiting_for_room
 from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
 from shoal.owner.objects import Waiter
 from shoal.owner.table import MESSAGE_IDS_MAX
 from shoal.refs import released
+from shoal.sizes import bytes_text
 from shoal.store.extents import ExtentLeases
 from shoal.store.filecopies import FileCopy, write_copy
 from shoal.store.pins import PinTable
@@ -122,7 +124,8 @@ class ClientStore:
             number, answer = self._node.ask()
             self._table.to_node([m.ALLOC_FILE, number, value.size])
         try:
-            runtime.wait(answer, None)
+            with waiting_for_room(runtime, f"a spill file for {bytes_text(value.size)}") as wait:
+                wait(answer)
         except BaseException:
             with runtime.lock:
                 if not self._node.forget(number) and answer.message[:1] == [m.FILE_LENT]:
@@ -134,7 +137,8 @@ class ClientStore:
         if message[0] == m.ALLOC_FAILED:
             raise OutOfDiskError(f"{full.message} {message[3]}") if message[2] == "disk" else full
         try:
-            checksum = write_copy(message[3], value)
+            with waiting_for_room(runtime, f"{bytes_text(value.size)} to be written to {message[3]}"):
+                checksum = write_copy(message[3], value)
         except BaseException as error:
             with runtime.lock:
                 self._table.to_node([m.FILE_RETURN, message[2]])
@@ -175,7 +179,8 @@ class ClientStore:
             number, answer = self._node.ask()
             self._table.to_node([m.ALLOC, number, *self.extents.want(size), self._gives_up_nothing()])
         try:
-            runtime.wait(answer, None)
+            with waiting_for_room(runtime, f"room for {bytes_text(size)} in the object store") as wait:
+                wait(answer)
         except BaseException:
             with runtime.lock:
                 if not self._node.forget(number) and answer.message[:1] == [m.EXTENT]:

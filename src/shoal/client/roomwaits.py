@@ -1,0 +1,50 @@
+"""A thread that waits for room to write a value: `shoal why` of its task tells of it, and after a while the thread itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal.client.node import Answer
+    from shoal.client.runtime import Runtime
+
+_ASK_S = 1.0
+
+
+@contextmanager
+def waiting_for_room(runtime: Runtime, what: str) -> Iterator[Callable[[Answer], None]]:
+    """While the block runs, this thread is known to wait for ``what``; yields how to wait for an answer of the daemon.
+
+    That returns when the answer is there or the daemon is gone, and says once, after config.get_warning_s, what the
+    daemon knows of the reason.
+    """
+    token = object()
+    began = time.monotonic()
+    with runtime.lock:
+        runtime.explain.room_wait_begins(token, what)
+
+    def wait(answer: Answer) -> None:
+        left = max(0.0, began + runtime.config.get_warning_s - time.monotonic())
+        if not runtime.wait(answer, left) and not runtime.closed:
+            runtime.report(
+                f"put has waited {time.monotonic() - began:.0f} s for {what}: {_reasons(runtime)} "
+                "(`shoal memory` shows who keeps what)"
+            )
+            runtime.wait(answer, None)
+
+    try:
+        yield wait
+    finally:
+        with runtime.lock:
+            runtime.explain.room_wait_ends(token)
+
+
+def _reasons(runtime: Runtime) -> str:
+    try:
+        found = runtime.request("shortage", {}, _ASK_S)["lines"]
+    except (TimeoutError, RuntimeError) as error:
+        return str(error)
+    return "; ".join(found) or "it has just come free"
