@@ -126,8 +126,8 @@ class HeadLink:
             raise HeadRefusedError(self._refused)
         if not settled:
             raise HeadUnreachableError(
-                f"no head answers at {self._address}{' with TLS' if self._tls else ''} ({self._trouble}): check the address, or "
-                "start one there with `shoal start-head`"
+                f"no head answers at {self._address}{' with TLS' if self._tls else ''} ({self._trouble}): check the "
+                "address, and that --tls is the same there, or start one there with `shoal start-head`"
             )
 
     def report(self, report: Mapping[str, Any], then: Callable[[], None] | None = None) -> None:

@@ -239,15 +239,16 @@ def describe(session: Session) -> str:
     return f"{what} {session.node_id[:8]} (pid {session.pid}{owner}) of {cluster}"
 
 
-def started_lines(info: Session) -> list[str]:
+def started_lines(info: Session, tls: str = "auto") -> list[str]:
     """What start-head and start-node print."""
     address = info.head_address
+    same = "" if tls == "auto" else f" --tls {tls}"
     lines = [f"started {describe(info)}"]
     if info.head:
         lines += [
             f'  a script on this machine:   shoal.init("auto")  or  shoal.init("{address}")',
-            f"  another node here:          shoal start-node --address {address}",
-            "  on another machine:         shoal join-string | ssh MACHINE shoal start-node --join -",
+            f"  another node here:          shoal start-node --address {address}{same}",
+            f"  on another machine:         shoal join-string | ssh MACHINE shoal start-node --join -{same}",
         ]
     return [*lines, "  look at it, stop it:        shoal status, shoal stop"]
 
@@ -302,7 +303,7 @@ def _run(options: DaemonOptions, as_json: bool, block: bool) -> None:
         signal.signal(signal.SIGTERM, interrupt)
     try:
         daemon = start_daemon(options)
-        _announce(daemon.session, as_json)
+        _announce(daemon.session, as_json, load(dict(options.config)).tls)
         if not block:
             return
         daemon.process.wait()
@@ -316,8 +317,8 @@ def _run(options: DaemonOptions, as_json: bool, block: bool) -> None:
     raise BootstrapError(f"the daemon ended by itself (exit status {status}); see `shoal logs`")
 
 
-def _announce(session: Session, as_json: bool) -> None:
+def _announce(session: Session, as_json: bool, tls: str) -> None:
     if as_json:
         print_json(asdict(session))
     else:
-        click.echo("\n".join(started_lines(session)))
+        click.echo("\n".join(started_lines(session, tls)))

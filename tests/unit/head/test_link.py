@@ -143,6 +143,39 @@ def test_a_wrong_secret_is_final_and_told_once(head, join):
     link.stop()
 
 
+def test_loopback_may_lead_to_a_head_with_tls(tmp_path):
+    """It listens beyond loopback too; a node that begins in clear there finds out."""
+    for name in ("head", "node"):
+        (tmp_path / name).mkdir()
+    server = HeadServer(
+        "127.0.0.1", 0, Identity(SECRET, "on", str(tmp_path / "head")), str(tmp_path / "data"), CONFIG
+    )
+    identity = Identity(SECRET, "auto", str(tmp_path / "node"))
+    address = f"127.0.0.1:{server.start()}"
+    link = HeadLink(address, identity, {"node_id": "aa", "incarnation": "1"}, lambda _: None, CONFIG)
+    link.start()
+    try:
+        link.wait_registered(PATIENCE_S)
+    finally:
+        link.stop()
+        server.stop()
+
+
+def test_tls_is_not_given_up_for_a_head_without(tmp_path):
+    """Where it is wanted, nothing is ever said in clear."""
+    server = HeadServer("127.0.0.1", 0, Identity(SECRET, "off", ""), str(tmp_path / "data"), CONFIG)
+    identity = Identity(SECRET, "on", str(tmp_path))
+    address = f"127.0.0.1:{server.start()}"
+    link = HeadLink(address, identity, {"node_id": "aa", "incarnation": "1"}, lambda _: None, CONFIG)
+    link.start()
+    try:
+        with pytest.raises(HeadUnreachableError, match=r"with TLS.*--tls is the same there"):
+            link.wait_registered(1.0)
+    finally:
+        link.stop()
+        server.stop()
+
+
 def test_no_head(join):
     with socket.socket() as placeholder:
         placeholder.bind(("127.0.0.1", 0))

@@ -1,6 +1,7 @@
 """Connections with TLS in the daemon: as sockets, and what a listener that wants it says to everybody else."""
 
 import os
+import random
 import select
 import socket
 import threading
@@ -159,6 +160,27 @@ def test_garbage_after_the_proof_is_refused(bench):
         it.until(lambda: it.lines)
     assert "no TLS" in it.lines[0]
     assert not it.taken
+
+
+def test_no_bytes_after_the_proof_disturb_the_next_one(bench, identity):
+    it = bench()
+    dice = random.Random(7)
+    for number in range(60):
+        kind = dice.choice((auth.KIND_PEER, auth.KIND_DATA))
+        garbage = dice.randbytes(dice.randint(1, 3000))
+        if number % 2:  # what looks like a first record of TLS
+            size = len(garbage).to_bytes(2, "big")
+            garbage = b"\x16\x03\x01" + size + garbage
+        with socket.create_connection(("127.0.0.1", it.listener.port), WAIT_S) as sock:
+            it.prove(sock, auth.make_preamble(kind, tls=True))
+            sock.sendall(garbage)
+            sock.shutdown(socket.SHUT_WR)
+            it.until(lambda: len(it.lines) > number)  # noqa: B023 - called in this round
+    assert all("no TLS" in line for line in it.lines)
+    assert not it.taken
+    _, opened, _ = dialed(it, identity)
+    it.until(lambda: opened and it.taken)
+    opened[0].close()
 
 
 def test_who_goes_on_in_clear_is_refused_before_anything_is_proven_to_it(bench):
