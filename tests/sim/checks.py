@@ -66,8 +66,16 @@ def check_bytes(daemon: Daemon) -> None:
 
 
 def check_objects(cluster: Cluster) -> None:
-    """Nothing that is referred to is gone."""
+    """Nothing that is referred to is gone, nor what a copy that is kept refers to."""
     alive = [daemon for daemon in cluster.daemons.values() if daemon.alive]
+    for daemon in alive:
+        if daemon.region is None or cluster.fenced:
+            break
+        for obj in daemon.store._ledger.objects.values():
+            for inner in obj.contained if obj.holders and not obj.recalled else ():
+                there = any(inner in each.store._ledger.objects for each in alive)
+                known = inner in cluster.lost or inner in cluster.damaged
+                assert there or known, f"{inner.hex()} in {obj} of {daemon} was freed"
     for process in cluster.processes():
         if process.daemon.node_id in cluster.fenced:
             continue

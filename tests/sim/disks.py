@@ -157,7 +157,8 @@ class Disk:
         """What is in a file is something else now."""
         self.troubled = True
         content = self.files[file]
-        self._daemon.cluster.damaged.update(token for token in content.values() if type(token) is bytes)
+        for token in content.values():
+            self._daemon.cluster.damaged.add(token[0] if type(token) is tuple else token)
         self.files[file] = {at: ("damaged", token) for at, token in content.items()}
 
     def heal(self) -> None:

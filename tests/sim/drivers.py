@@ -29,7 +29,6 @@ class Driver(Process):
         self.left = tasks
         self.window = window
         self.pending = 0
-        self._puts = 0
         self._putting = False
         self._looks = 0
         self._entries: dict[Plan, Entry] = {}
@@ -84,8 +83,7 @@ class Driver(Process):
 
     def _put(self, plan: Plan) -> None:
         self._putting = True
-        self._puts += 1
-        object_id = self.proc + (1 << 31 | self._puts).to_bytes(4, "big") + bytes(4)
+        object_id = self.new_put_id()
         self.storage.write(
             object_id,
             plan.size,

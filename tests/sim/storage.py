@@ -28,17 +28,29 @@ _IDLE_S = 0.5
 class Writing:
     """A value on its way into the store."""
 
-    __slots__ = ("flags", "full", "holder", "id", "size", "then")
+    __slots__ = ("contained", "flags", "full", "holder", "id", "size", "then")
 
     def __init__(
-        self, object_id: bytes, size: int, flags: int, holder: bytes, then: Callable[[str], None]
+        self,
+        object_id: bytes,
+        size: int,
+        flags: int,
+        holder: bytes,
+        then: Callable[[str], None],
+        contained: tuple[bytes, ...],
     ) -> None:
         self.id = object_id
+        self.contained = contained
         self.size = size
         self.flags = flags
         self.holder = holder
         self.then = then
         self.full = ""
+
+    @property
+    def token(self) -> Any:
+        """What its bytes are in the simulated region: two runs of a task may have made values with different refs."""
+        return (self.id, *self.contained) if self.contained else self.id
 
 
 class Reading:
@@ -47,14 +59,16 @@ class Reading:
     Attributes:
         missing: how many are not there yet; guarded: those that are pinned for this.
         error: why it failed, if it did.
+        inner: what is contained in the copies that are read.
     """
 
-    __slots__ = ("error", "guarded", "missing", "then")
+    __slots__ = ("error", "guarded", "inner", "missing", "then")
 
     def __init__(self, then: Callable[[Reading], None]) -> None:
         self.then = then
         self.missing = 0
         self.guarded: list[bytes] = []
+        self.inner: list[bytes] = []
         self.error = ""
 
 
@@ -69,6 +83,7 @@ class Storage:
         self.extents = ExtentLeases(config.slab_bytes_min, config.slab_bytes_max, config.slabs_max)
         self._writings: dict[int, Writing] = {}
         self._readings: dict[bytes, list[Reading]] = {}
+        self._inner: dict[bytes, tuple[bytes, ...]] = {}  # of what is pinned
         self._again: set[bytes] = set()  # their file had gone when it was to be read
         self._requests = 0
         self._written_at = 0.0
@@ -77,10 +92,16 @@ class Storage:
     # --- writing ---
 
     def write(
-        self, object_id: bytes, size: int, flags: int, holder: bytes, then: Callable[[str], None]
+        self,
+        object_id: bytes,
+        size: int,
+        flags: int,
+        holder: bytes,
+        then: Callable[[str], None],
+        contained: tuple[bytes, ...] = (),
     ) -> None:
         """Seal an object for ``holder``; ``then`` is called with "" when the seal is queued, or else with what happened."""
-        self._write(Writing(object_id, size, flags, holder, then))
+        self._write(Writing(object_id, size, flags, holder, then, contained))
 
     def _write(self, writing: Writing) -> None:
         offset = self.extents.carve(writing.size)
@@ -94,9 +115,10 @@ class Storage:
             self._table.to_node([m.ALLOC, _AHEAD, *wanted])
         region = self._process.daemon.region
         if region is not None:
-            region.put(offset, writing.size, writing.id)
+            region.put(offset, writing.size, writing.token)
         place = [writing.id, offset, writing.size]
-        self._table.to_node([m.SEAL, *place, b"", writing.flags, writing.holder, "sim", b""])
+        inner = b"".join(writing.contained)
+        self._table.to_node([m.SEAL, *place, inner, writing.flags, writing.holder, "sim", b""])
         writing.then("")
 
     def _ask(self, writing: Writing, tag: int, *sizes: int) -> None:
@@ -148,9 +170,10 @@ class Storage:
             self._table.to_node([m.FILE_RETURN, number])
             writing.then(f"disk: {writing.full}")
             return
-        disk.files[number] = {0: writing.id}
-        rest = [writing.id, writing.size, b"", writing.flags, writing.holder, "sim", b""]
-        self._table.to_node([m.SEAL_IN_FILE, number, checksum_of(writing.id), *rest])
+        disk.files[number] = {0: writing.token}
+        inner = b"".join(writing.contained)
+        rest = [writing.id, writing.size, inner, writing.flags, writing.holder, "sim", b""]
+        self._table.to_node([m.SEAL_IN_FILE, number, checksum_of(writing.token), *rest])
         writing.then("")
 
     def _return(self, ranges: list[tuple[int, int]]) -> None:
@@ -170,6 +193,7 @@ class Storage:
             if pins.lookup(object_id) is not None:
                 pins.view_opened(object_id)
                 reading.guarded.append(object_id)
+                reading.inner += self._inner.get(object_id, ())
                 continue
             reading.missing += 1
             others = self._readings.setdefault(object_id, [])
@@ -198,12 +222,14 @@ class Storage:
         process = self._process
         region = process.daemon.region
         if region is not None:
-            found = region.get(offset)
+            found, *inner = _parts(region.get(offset))
             assert found == object_id, f"{process} reads {found} instead of {object_id.hex()}"
+            self._inner[object_id] = tuple(inner)
         waiting = self._readings.get(object_id, ())
         self.unpin(self.pins.pinned(object_id, offset, size, flags, len(waiting)))
         for reading in waiting:
             reading.guarded.append(object_id)
+            reading.inner += self._inner.get(object_id, ())
             if flags & m.SEAL_ERROR:
                 reading.error = "dependent: an argument has failed"
         self._tell(object_id)
@@ -221,7 +247,10 @@ class Storage:
             error = f"lost: object {object_id.hex()} is lost: its only copy is on disk, and is damaged"
             assert content is None or object_id in self._process.cluster.damaged, object_id.hex()
         else:
-            assert content[offset] == object_id, "another object's bytes"
+            found, *inner = _parts(content[offset])
+            assert found == object_id, "another object's bytes"
+            for reading in self._readings.get(object_id, ()):
+                reading.inner += inner
         for reading in self._readings.get(object_id, ()):
             if error or flags & m.SEAL_ERROR:
                 reading.error = error or "dependent: an argument has failed"
@@ -263,3 +292,8 @@ class Storage:
         else:
             return False
         return True
+
+
+def _parts(token: Any) -> tuple[Any, ...]:
+    """Of what a token says: the object, and what it contains."""
+    return token if type(token) is tuple else (token,)

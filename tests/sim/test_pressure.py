@@ -23,7 +23,7 @@ SEEDS = int(os.environ.get("SHOAL_SIM_SEEDS", "40"))
 KIB, MIB = 1024, 1024**2
 STORE_BYTES = 4 * MIB
 MIX = Mix(
-    stored=0.7, readers=0.4, failing=0.03, puts=0.15, gets=0.3, once=0.2,
+    stored=0.7, readers=0.4, failing=0.03, puts=0.15, gets=0.3, once=0.2, nested=0.3,
     sizes=(120 * KIB, 130_001, 300 * KIB, 700 * KIB, 1 * MIB, 2_500_000),
 )  # fmt: skip
 CONFIG = load(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _NO_TASK = bytes(16)
 _VALUE = b"value"
+_INNER_BYTES = 120_000
 
 
 class Connection:
@@ -127,7 +128,7 @@ class Process:
         self.up = network.channel(host + " ", host, lambda batch: daemon.from_client(self, batch))
         self.down = network.channel(host, host + " ", self._from_daemon)
         self._functions: dict[str, FunctionExport] = {}
-        self._counter = 0
+        self._counter = self._puts = 0
         self._idle_due = float("inf")
         self._held: dict[Lease, list[Any]] = {}
         self.storage = Storage(self)
@@ -138,6 +139,10 @@ class Process:
     @property
     def now(self) -> float:
         return self.cluster.clock.now
+
+    def new_put_id(self) -> bytes:
+        self._puts += 1
+        return self.proc + (1 << 31 | self._puts).to_bytes(4, "big") + bytes(4)
 
     # --- submitting ---
 
@@ -333,6 +338,7 @@ class Run:
         self.plan = plan
         self.stored: dict[bytes, tuple[bytes, int]] = {}
         self.reading: Reading | None = None
+        self.looks_inside: Reading | None = None
         self.children = 0
         self.results: list[Entry] = []
         self.blocked = self.is_long = False
@@ -431,6 +437,20 @@ class Worker(Process):
         if reading.error:
             run.error = reading.error.encode()
             self._reply(run)
+        elif reading.inner and not run.looks_inside:
+            run.looks_inside = reading
+            wanted = [(inner, self.table.stamp_now()) for inner in reading.inner]
+            self.storage.read(wanted, m.PRIORITY_GET, partial(self._looked_inside, run))
+            self.flush()
+        else:
+            self._begin(run)
+
+    def _looked_inside(self, run: Run, reading: Reading) -> None:
+        """What the arguments contain was there, or is lost."""
+        self.storage.close(reading)
+        if reading.error:
+            run.error = reading.error.encode()
+            self._reply(run)
         else:
             self._begin(run)
 
@@ -486,23 +506,49 @@ class Worker(Process):
             return
         if run.results:
             self.table.drop_uses(run.results)
+            run.results = []
         plan = run.plan
         if plan.fails:
             run.error = b"the function raised"
         if run.error or plan.size <= self.config.inline_bytes_max:
             self._reply(run)
         else:
-            holder = run.connection.submitter.proc
-            self.storage.write(run.task_id, plan.size, m.SEAL_PRIMARY, holder, partial(self._sealed, run))
+            self._write_inner(run)
         self.flush()
+
+    def _write_inner(self, run: Run) -> None:
+        """A run's own value, which its result has a ref to: another run of the task has another one."""
+        if not run.plan.nests:
+            self._write_result(run)
+            return
+        inner = self.new_put_id()
+        then = partial(self._has_written_inner, run, inner)
+        self.storage.write(inner, _INNER_BYTES, m.SEAL_PRIMARY, self.proc, then)
+
+    def _has_written_inner(self, run: Run, inner: bytes, error: str) -> None:
+        if error:
+            self._sealed(run, error)
+            return
+        entry = self.table.add_stored(inner, _INNER_BYTES)
+        self.table.escape(entry)
+        run.results.append(entry)
+        self._write_result(run, (inner,))
+
+    def _write_result(self, run: Run, contained: tuple[bytes, ...] = ()) -> None:
+        holder = run.connection.submitter.proc
+        then = partial(self._sealed, run)
+        self.storage.write(run.task_id, run.plan.size, m.SEAL_PRIMARY, holder, then, contained)
 
     def _sealed(self, run: Run, error: str) -> None:
         """The result is in the store, or could not be written."""
+        stamp = self.table.stamp_now()
+        if run.plan.nests:
+            self.table.drop_uses(run.results)
         if error:
             run.error = error.encode()
             self._reply(run)
         else:
-            self._reply(run, (m.RESULT_STORED, run.plan.size, self.table.stamp_now()))
+            self._reply(run, (m.RESULT_STORED, run.plan.size, stamp))
 
     def _reply(self, run: Run, result: Any = _VALUE) -> None:
         if run.reading is not None:

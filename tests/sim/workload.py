@@ -41,6 +41,7 @@ class Plan:
         "fails",
         "function",
         "made_on",
+        "nests",
         "number",
         "options",
         "outcome",
@@ -56,7 +57,7 @@ class Plan:
         self.options = PLAIN
         self.arguments: tuple[Plan, ...] = ()
         self.children: tuple[Plan, ...] = ()
-        self.fails = False
+        self.fails = self.nests = False
         self.made_on = b""
         self.outcome = ""
         self.chain_s = run_s
@@ -71,7 +72,7 @@ class Mix:
 
     Attributes:
         puts: values that drivers write themselves; gets: how many results drivers look at, for each task.
-        once: tasks that may not run again.
+        once: tasks that may not run again; nested: those of which a stored result contains a ref to what the run has put.
     """
 
     stored: float = 0.25
@@ -82,6 +83,7 @@ class Mix:
     puts: float = 0.0
     gets: float = 0.0
     once: float = 0.0
+    nested: float = 0.0
     sizes: tuple[int, ...] = SIZES
 
 
@@ -119,6 +121,7 @@ class Workload:
         elif source.random() < mix.stored:
             plan.size = source.choice(mix.sizes)
             self._unread.append(plan)
+            plan.nests = bool(mix.nested) and source.random() < mix.nested
         plan.fails = source.random() < mix.failing
         if source.random() < mix.odd:
             plan.options = source.choice((TWO_CPUS, SPREAD))

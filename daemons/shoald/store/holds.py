@@ -73,6 +73,8 @@ class Holds:
             object_id = ids[start : start + 16]
             count = holds.pop(object_id, 0) - 1
             if not count:
+                if ledger.given and ledger.given.get(object_id) == client.proc:
+                    del ledger.given[object_id]
                 obj = objects.get(object_id)
                 if obj is None:
                     ledger.early_less(object_id)
@@ -89,6 +91,10 @@ class Holds:
         """The client is gone, and its holds with it."""
         ledger = self._ledger
         holds, client.holds = client.holds, {}
+        if ledger.given:
+            ledger.given = {
+                object_id: proc for object_id, proc in ledger.given.items() if proc != client.proc
+            }
         for object_id, count in holds.items():
             if count < 0:
                 continue

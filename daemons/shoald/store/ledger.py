@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.config import Config
-from shoal.ids import OBJECT_ID_SIZE, tag_of
+from shoal.ids import OBJECT_ID_SIZE, PROCESS_ID_SIZE, tag_of
 from shoal.wire import messages as m
 from shoald.store.allocator import Allocator
 from shoald.store.errors import ProtocolError
@@ -42,7 +42,9 @@ class Ledger:
         expected: id → processes that announced that they will seal it.
         shared: ids that other nodes may know of, in a fixed order.
         changes: (what, id, size) of shared ids, for the head; the shell empties it.
-        sealed_elsewhere: shared ids that another node has sealed, with a hold for a process here.
+        sealed_elsewhere: shared ids that another node has sealed, with a hold for a process here; not those that are lost.
+        given: id → the process here that has the hold that came with a seal of it, though there may be no copy here (any more):
+            if its task runs again, the result is sealed again, and no second hold comes with that. Until it gives all back.
         forsaken: ids whose last early holder has gone; readers that relied on it are told (see readers).
         by_hash: content hash → id of an object with that content.
         freed: ids of objects that were freed recently.
@@ -82,6 +84,7 @@ class Ledger:
         "forks",
         "forsaken",
         "freed",
+        "given",
         "hints",
         "last_seen",
         "node_id",
@@ -119,6 +122,7 @@ class Ledger:
         self.shared: dict[bytes, None] = {}
         self.changes: list[tuple[str, bytes, int]] = []
         self.sealed_elsewhere: set[bytes] = set()
+        self.given: dict[bytes, bytes] = {}
         self.forsaken: list[bytes] = []
         self.by_hash: dict[bytes, bytes] = {}
         self.freed = Tombstones(config.store_freed_ids_max)
@@ -318,6 +322,9 @@ class Ledger:
     def abandon(self, obj: StoredObject) -> None:
         """The record of an object whose only copy was damaged goes: its holders wait for it like for one that never came."""
         assert obj.offset < 0, obj
+        owner = self.clients.get(obj.id[:PROCESS_ID_SIZE])
+        if owner is not None and owner.holds.get(obj.id, 0) > 0:
+            self.given[obj.id] = owner.proc
         self._forget_record(obj)
         if obj.contained:
             self.release_contained(obj)

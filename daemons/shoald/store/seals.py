@@ -61,13 +61,8 @@ class Seals:
         else:
             obj.holders = before = ledger.early.pop(object_id, 0) if ledger.early else 0
             holder = ledger.clients.get(holder_proc)
-            if (
-                ledger.sealed_elsewhere
-                and object_id in ledger.sealed_elsewhere
-                and holder is not None
-                and holder.holds.get(object_id, 0) > 0
-            ):
-                holder = None  # the hold came with the copy that another node has sealed
+            if ledger.given and ledger.given.get(object_id) == holder_proc:
+                holder = None  # the hold came with a copy that another node has sealed, or that was here and is lost
         if holder is not None:
             count = holder.holds.get(object_id, 0) + 1
             if count:

@@ -111,9 +111,11 @@ class Sharing:
         self.share(object_id)
         client = ledger.clients.get(holder)
         if client is not None:
-            again = object_id in ledger.objects or object_id in ledger.sealed_elsewhere
+            again = object_id in ledger.objects or ledger.given.get(object_id) == holder
             if not again or client.holds.get(object_id, 0) <= 0:
                 self._holds.add(client, object_id)
+            if client.holds.get(object_id, 0) > 0:
+                ledger.given[object_id] = holder
             if object_id in ledger.shared:
                 ledger.sealed_elsewhere.add(object_id)
         ledger.unshare_if_gone(object_id)
@@ -188,6 +190,8 @@ class Sharing:
                 there = ledger.objects.get(inner)
                 assert inner in ledger.shared or (there is not None and there.recalled), inner.hex()
         assert ledger.sealed_elsewhere <= ledger.shared.keys()
+        for object_id, holder in ledger.given.items():
+            assert ledger.clients[holder].holds[object_id] > 0, object_id.hex()
         for nodes in self._nodes.values():
             for node_id, client in nodes.items():
                 assert ledger.clients[transit_client_id(node_id)] is client

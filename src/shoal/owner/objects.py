@@ -25,6 +25,7 @@ WATCHED = 4  # the daemon was asked to tell when it is there
 GENERATED = 8  # made by a streaming generator
 REFUSED = 16  # there was no room to promote it: readers elsewhere get an error
 WITHOUT_REFS = 16  # stored, and was seen to contain none
+GIVEN = 32  # sealed for this process: the hold that comes with that is counted, and comes once
 
 Stamp = tuple[bytes, int]
 RUN_ENDED: Stamp = (
@@ -72,6 +73,12 @@ class Entry:
         self.stamp: Stamp | None = None
         self.riders: list[ObjectRef[object]] | None = None
         self.callsite: str | None = None
+
+    def is_given(self) -> None:
+        """Count the hold that came with a seal; if the task runs again and seals it again, no other one comes."""
+        if not self.flags & GIVEN:
+            self.flags |= GIVEN
+            self.holds += 1
 
     def __repr__(self) -> str:
         return f"<{STATE_NAMES[self.state]} {self.id.hex()} count={self.count} holds={self.holds} flags={self.flags}>"

@@ -272,7 +272,7 @@ class ObjectTable:
             return
         entry.value = value
         if stamp:
-            entry.holds += 1
+            entry.is_given()
             entry.stamp = stamp
             entry.flags |= ESCAPED | PROMOTED
             entry.contained = []
@@ -282,7 +282,7 @@ class ObjectTable:
     def fulfil_stored(self, entry: Entry, size: int, stamp: Stamp | None) -> None:
         """A result was sealed in the store, with a hold for this process."""
         if entry.state == PENDING:
-            entry.holds += 1
+            entry.is_given()
             entry.size = size
             entry.stamp = stamp
             if self.on_far is not None and self.is_away(entry):
@@ -443,7 +443,7 @@ class ObjectTable:
     def promote(self, entry: Entry) -> None:
         """Have the shell write an inline value (or an error) to the store, with a hold for this process."""
         entry.flags |= PROMOTED | ESCAPED
-        entry.holds += 1
+        entry.is_given()
         self._reclaiming.discard(entry.id)
         for inner in entry.contained or ():
             self.escape(inner)

@@ -162,7 +162,9 @@ def test_of_many_results_only_the_lost_ones_are_made(node):
     assert [entry.id for entry in again.returns] == [returns[3].id], "what was lost meanwhile comes next"
     node.run(lease, again)
     assert all(entry.state == STORED for entry in returns)
-    assert [entry.holds for entry in returns] == [1, 2, 1, 2]
+    assert [entry.holds for entry in returns] == [1] * 4, (
+        "the hold of a seal comes once, however often it is sealed"
+    )
 
 
 def test_runs_count_against_max_retries(node):
@@ -397,3 +399,17 @@ def test_items_that_a_generator_does_not_make_again_are_lost(node):
     node.dispatch.failed(again.lease, (m.FAILED, again.id, b"error", (), b"", False))
     assert first.state == FAILED
     node.table.validate()
+
+
+def test_an_error_of_a_run_for_a_lost_result_is_promoted_with_the_hold_that_there_is(node):
+    entry = node.submit()
+    node.run_all()
+    assert entry.holds == 1
+    node.lose(entry)
+    node.look_for(entry.id)
+    lease = node.worker()
+    (task,) = lease.inflight.values()
+    node.dispatch.failed(lease, (m.FAILED, task.id, b"it raised", (), b"", False))
+    assert entry.state == FAILED
+    assert node.table.promotions == [entry], "readers elsewhere wait for it"
+    assert entry.holds == 1

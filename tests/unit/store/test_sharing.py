@@ -340,3 +340,49 @@ def test_who_waits_for_an_announced_result_finds_it_though_its_owner_lets_go_bef
     bench.hear(m.P_SEALED, 1, A, [X, 100, m.SEAL_PRIMARY])
     bench.core.located(X, NODE, 100, m.SEAL_PRIMARY)
     assert [message[3] for _, message in bench.take()] == ["elsewhere"]
+
+
+# --- the hold of a seal comes once, however often a task runs ---
+
+
+def holds(bench, object_id):
+    return bench.core._ledger.clients[A].holds.get(object_id, 0)
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_a_run_that_died_untold_and_its_retry_give_one_hold_though_the_first_copy_is_lost(bench, here):
+    bench.hear(m.P_SEALED, 1, A, [OWN, 100, m.SEAL_PRIMARY])
+    bench.core.lost([OWN])  # its node died, before the run was heard of
+    if here:
+        bench.seal(B, OWN, holder=A)
+    else:
+        bench.hear(m.P_SEALED, 2, A, [OWN, 100, m.SEAL_PRIMARY])
+    assert holds(bench, OWN) == 1
+    bench.send(A, m.RELEASE, OWN)
+    assert not bench.core._ledger.given
+    bench.hear(m.P_SEALED, 3, A, [OWN, 100, m.SEAL_PRIMARY])
+    assert holds(bench, OWN) == 1, "what was given back comes again"
+    bench.drop(A)
+    assert not bench.core._ledger.given
+
+
+def test_what_is_lost_is_announced_again_though_its_hold_was_given(bench):
+    bench.hear(m.P_SEALED, 1, A, [OWN, 100, m.SEAL_PRIMARY])
+    bench.core.lost([OWN])
+    bench.send(A, m.EXPECT, OWN)
+    assert not bench.pin(B, OWN), "it is waited for"
+    assert not bench.core.take_wants()
+    bench.seal(C, OWN, holder=A)
+    assert holds(bench, OWN) == 1
+
+
+def test_a_damaged_copy_that_is_made_again_brings_no_second_hold(bench):
+    bench.seal(B, OWN, holder=A)
+    ledger = bench.core._ledger
+    obj = ledger.objects[OWN]
+    ledger.drop_memory(obj)
+    ledger.abandon(obj)  # its copy on disk was damaged
+    bench.seal(C, OWN, holder=A)
+    assert holds(bench, OWN) == 1
+    bench.send(A, m.RELEASE, OWN)
+    assert OWN not in bench.ids
