@@ -351,6 +351,19 @@ def test_any_change_to_an_array_that_is_passed_again_and_again_is_seen(shoal_ses
     assert shoal.get(look.remote(array)) == (0, (4, MIB), "|i1")
 
 
+def test_the_copy_of_an_array_goes_when_the_array_has_changed(shoal_session):
+    array = np.zeros(4 * MIB, dtype=np.uint8)
+
+    @shoal.remote
+    def last(array):
+        return int(array[-1])
+
+    for number in range(1, 5):
+        array[-1] = number
+        assert shoal.get([last.remote(array) for _ in range(3)]) == [number] * 3
+        until(lambda: len(rows()) == 1)
+
+
 def test_other_large_values_by_value_too(shoal_session):
     value = {"a": np.ones(LARGE), "text": "x" * 200_000}
 

@@ -171,7 +171,7 @@ class Actors:
         where = callsite()
         object_id = runtime.ids.next_id()
         runtime.values.escape_all(packed.refs)
-        runtime.store.seal(object_id, packed, m.SEAL_PRIMARY, runtime.table.proc, where, b"")
+        runtime.store.seal(object_id, packed, m.SEAL_PRIMARY, runtime.table.proc, where)
         with runtime.lock:
             entry = runtime.table.add_stored(object_id, packed.size)
             entry.callsite = where

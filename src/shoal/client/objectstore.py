@@ -26,6 +26,7 @@ from shoal.store.filecopies import FileCopy, write_copy
 from shoal.store.pins import PinTable
 from shoal.store.region import Region
 from shoal.store.views import make_view
+from shoal.store.writing import COPY_BYTES_MIN
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
@@ -87,9 +88,14 @@ class ClientStore:
         flags: int,
         holder: bytes,
         callsite: str,
-        content_hash: bytes = b"",
-    ) -> None:
+        hashed: bool = False,
+        again: bool = False,
+    ) -> tuple[bytes, bool]:
         """Write ``value`` and tell the daemon; without the lock. Contained refs must have escaped before.
+
+        ``hashed``: also make its content hash; ``again``: such values keep coming, so pages that take longer the first time
+        are worth it. Returns the hash, and whether it surely is the copy's: another thread may have changed the value while it
+        was hashed and copied, one after the other.
 
         Raises ObjectStoreFullError, or OutOfDiskError if spilling failed for that, when there is no room within the
         configured time; nothing is left behind then.
@@ -99,11 +105,12 @@ class ClientStore:
         try:
             offset = self._room_for(size)
         except ObjectStoreFullError as full:
+            content_hash = value.content_hash() if hashed else b""
             file = [contained, flags & ~m.SEAL_PINNED, holder, callsite, content_hash]
             self._seal_in_file(object_id, value, file, full)
-            return
+            return content_hash, False
         try:
-            value.write_into(self.region.window(offset, size), self.region.copy)
+            content_hash, exact = self._write(value, self.region.window(offset, size), hashed, again)
         except BaseException:
             with self._runtime.lock:
                 self._return(self.extents.give_back(offset, size))
@@ -114,6 +121,19 @@ class ClientStore:
             )
             if flags & m.SEAL_PINNED:
                 self._unpin(self.pins.pinned(object_id, offset, size, flags))
+        return content_hash, exact
+
+    def _write(
+        self, value: Serialized, window: np.ndarray[Any, Any], hashed: bool, again: bool
+    ) -> tuple[bytes, bool]:
+        region = self.region
+        if hashed and (again or region.is_mapped(window)):
+            region.prepare(window)
+            return value.write_hashed(window), True
+        if window.size >= COPY_BYTES_MIN and value.is_written_bit_by_bit:
+            region.prepare(window)
+        value.write_into(window, region.copy)
+        return value.content_hash() if hashed else b"", False
 
     def _seal_in_file(
         self, object_id: bytes, value: Serialized, rest: list[Any], full: ObjectStoreFullError

@@ -1,11 +1,13 @@
 """Arguments of a task on their way out: top-level refs lifted, large values stored once, the rest pickled small.
 
 The same large value passed to many tasks is stored once: a content hash finds the candidate, and comparing the bytes
-confirms it, so a change between two calls is seen. An array that is passed again and again is compared once; after that its
-hash (128 bits) says whether it has changed: reading it alone takes half of the time of reading it and the copy.
+confirms it, so a change between two calls is seen. An array that is passed again and again is hashed, and the hash (128 bits)
+says whether it has changed: reading it alone takes half of the time of reading it and the copy. That the copy has the hash is
+known when both were made in one pass; else they are compared, once, since another thread may have changed the array meanwhile.
+What differs at a glance from all that was stored is copied without being hashed first.
 
 The stored copy lives as long as a task (or a ref) uses it, and a little longer, since the first task is often done before the
-second is submitted: for `shared_copy_ms`, or until the store wants room.
+second is submitted: for `shared_copy_ms`, or until the array is passed with another content, or the store wants room.
 """
 
 from __future__ import annotations
@@ -39,11 +41,20 @@ _all_refs = frozenset({ObjectRef}).issuperset
 
 
 class _LastArray(NamedTuple):
-    """What was stored for an array at its last call; ``compared``: the copy is known to have this hash."""
+    """What was stored for an array at its last call; ``exact``: the copy is known to have this hash."""
 
     object_id: bytes
     content_hash: bytes
-    compared: bool
+    glance: bytes
+    exact: bool
+
+
+class _Shared(NamedTuple):
+    """A stored copy; ``exact``: it is known to have this hash."""
+
+    ref: ObjectRef[Any]
+    content_hash: bytes
+    exact: bool
 
 
 class Packer:
@@ -53,6 +64,7 @@ class Packer:
         self._runtime = runtime
         self._limit = runtime.config.inline_bytes_max
         self._known: dict[tuple[bytes, int], bytes] = {}
+        self._glances: set[bytes] = set()
         self._last_arrays: dict[tuple[int, int, int], _LastArray] = {}
         self._recent: deque[tuple[float, Entry]] = deque()
 
@@ -136,21 +148,25 @@ class Packer:
     def _store_array(self, array: np.ndarray[Any, Any], callsite: str) -> ObjectRef[Any]:
         """A ref to a stored copy of ``array``, perhaps that of its last call."""
         packed = serialize(array)
-        content_hash = packed.content_hash()
+        glance = packed.glance()
         key = (id(array), array.ctypes.data, array.nbytes)
         last = self._last_arrays.pop(key, None)
-        ref = None
-        compared = False
-        if last is not None and last.content_hash == content_hash:
-            # The first time the copy is compared: another thread may have changed the array while it was made.
-            ref = self._if_equal(last.object_id, None if last.compared else packed)
-            compared = ref is not None
-        if ref is None:
-            ref = self.store_shared(packed, callsite, content_hash)
+        content_hash = b""
+        if last is not None:
+            if last.glance == glance:
+                content_hash = packed.content_hash()
+            if last.content_hash == content_hash:
+                ref = self._if_equal(last.object_id, None if last.exact else packed)
+                if ref is not None:
+                    self._last_arrays[key] = last._replace(exact=True)
+                    return ref
+            else:
+                self._let_go(last.object_id)
+        shared = self._find_or_store(packed, callsite, glance, content_hash, last is not None)
         if len(self._last_arrays) >= _RECENT_MAX:
             self._last_arrays.pop(next(iter(self._last_arrays)))
-        self._last_arrays[key] = _LastArray(ref.id, content_hash, compared)
-        return ref
+        self._last_arrays[key] = _LastArray(shared.ref.id, shared.content_hash, glance, shared.exact)
+        return shared.ref
 
     def _if_equal(self, object_id: bytes, packed: Serialized | None) -> ObjectRef[Any] | None:
         """A ref to the stored object, if it is still there and holds just these bytes (None: whatever it holds)."""
@@ -167,22 +183,32 @@ class Packer:
         self._keep_a_while(ref)
         return ref
 
-    def store_shared(
-        self, packed: Serialized, callsite: str, content_hash: bytes | None = None
-    ) -> ObjectRef[Any]:
+    def store_shared(self, packed: Serialized, callsite: str) -> ObjectRef[Any]:
         """A ref to a stored copy of these bytes, made now or found."""
-        runtime = self._runtime
-        key = (content_hash or packed.content_hash(), packed.size)
-        known = self._known.get(key)
-        shared = self._if_equal(known, packed) if known is not None else None
-        if shared is not None:
-            return shared
-        ref = runtime.values.put_stored(packed, f"argument of {callsite}", key[0])
+        return self._find_or_store(packed, callsite, packed.glance()).ref
+
+    def _find_or_store(
+        self, packed: Serialized, callsite: str, glance: bytes, content_hash: bytes = b"", again: bool = False
+    ) -> _Shared:
+        """A stored copy. What was never glanced at needs no hash to be looked for.
+
+        ``content_hash``: if it was made already; ``again``: the array was passed before, with another content.
+        """
+        if not content_hash and glance in self._glances:
+            content_hash = packed.content_hash()
+        known = self._known.get((content_hash, packed.size)) if content_hash else None
+        found = self._if_equal(known, packed) if known is not None else None
+        if found is not None:
+            return _Shared(found, content_hash, True)
+        where = f"argument of {callsite}"
+        shared = _Shared(*self._runtime.values.put_hashed(packed, where, True, again))
         if len(self._known) >= _KNOWN_MAX:
             self._known.clear()
-        self._known[key] = ref.id
-        self._keep_a_while(ref)
-        return ref
+            self._glances.clear()
+        self._known[shared.content_hash, packed.size] = shared.ref.id
+        self._glances.add(glance)
+        self._keep_a_while(shared.ref)
+        return shared
 
     def _keep_a_while(self, ref: ObjectRef[Any]) -> None:
         runtime = self._runtime
@@ -194,6 +220,14 @@ class Packer:
             self._recent.append((monotonic(), entry))
             if len(self._recent) > _RECENT_MAX:
                 runtime.table.drop_uses([self._recent.popleft()[1]])
+
+    def _let_go(self, object_id: bytes) -> None:
+        """What it was a copy of has changed: nobody will pass that again, and its pages are warm."""
+        with self._runtime.lock:
+            gone = [use for use in self._recent if use[1].id == object_id]
+            for use in gone:
+                self._recent.remove(use)
+            self._runtime.table.drop_uses([entry for _, entry in gone])
 
     def drop_recent(self, now: float | None) -> None:
         """Let go of shared copies that were not used lately (None: of all). Lock held."""

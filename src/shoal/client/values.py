@@ -76,13 +76,20 @@ class Values:
                 table.escape(entry)
             return ObjectRef(object_id, table.add_inline(object_id, packed.to_bytes(), entries))
 
-    def put_stored(self, packed: Serialized, where: str, content_hash: bytes = b"") -> ObjectRef[Any]:
+    def put_stored(self, packed: Serialized, where: str) -> ObjectRef[Any]:
         """Write a value to the store, with a hold and a cached pin of this process."""
+        return self.put_hashed(packed, where, False)[0]
+
+    def put_hashed(
+        self, packed: Serialized, where: str, hashed: bool = True, again: bool = False
+    ) -> tuple[ObjectRef[Any], bytes, bool]:
+        """As `put_stored`; also the content hash, and whether it surely is the copy's (see `ClientStore.seal`)."""
         runtime = self._runtime
         object_id = runtime.ids.next_id()
         self.escape_all(packed.refs)
-        runtime.store.seal(
-            object_id, packed, m.SEAL_PINNED | m.SEAL_PRIMARY, runtime.table.proc, where, content_hash
+        flags = m.SEAL_PINNED | m.SEAL_PRIMARY
+        content_hash, exact = runtime.store.seal(
+            object_id, packed, flags, runtime.table.proc, where, hashed, again
         )
         with self._lock:
             entry = self._table.add_stored(object_id, packed.size)
@@ -90,7 +97,7 @@ class Values:
             if self._runtime.node_backlog():
                 self._runtime.flush()
         runtime.reactor.nudge()
-        return ObjectRef(object_id, entry)
+        return ObjectRef(object_id, entry), content_hash, exact
 
     def escape_all(self, refs: Sequence[ObjectRef[Any]]) -> None:
         """The ids of ``refs`` go into a stored value."""

@@ -5,7 +5,7 @@
     arrays      numpy arrays            ragged   many small arrays as one       raw   small arrays, inline
     frames      pandas, polars, Arrow   tensors  torch
     custom      serializers that users register
-    sources     copying, hashing and comparing of buffers
+    sources     copying and comparing of buffers          hashing   of what is in them
     serialized  the result of a dump    unpickler  the way back    small  the hot path
     culprit     what cannot be serialized, and where it is
 

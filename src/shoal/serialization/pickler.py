@@ -280,9 +280,7 @@ class Dump:
         return np.ndarray, arguments
 
     def _reduce_objects(self, array: Array) -> Reduced:
-        packed = (
-            pack(array.ravel().tolist()) if self._packing and array.dtype.kind == "O" and array.ndim else None
-        )
+        packed = pack(array.ravel()) if self._packing and array.dtype.kind == "O" and array.ndim else None
         if array.dtype.kind == "T":
             return reduce_own(array)
         if packed is None:

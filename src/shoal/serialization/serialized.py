@@ -19,9 +19,23 @@ from .culprit import can_serialize, explain
 from .format import SLOT, aligned, head_size, make_head
 from .pickler import Dump, RowsAliasedError, return_dump, take_dump
 from .ragged import replace_rows
-from .sources import BLOCK_BYTES, Array, Copy, Source, equal_bytes, source_blocks, source_bytes, write_source
+from .sources import (
+    BLOCK_BYTES,
+    Array,
+    Copy,
+    Source,
+    equal_bytes,
+    flat_view,
+    source_blocks,
+    source_bytes,
+    write_source,
+)
 
 INLINE_BYTES = 100 * 1024
+# What `Serialized.glance` looks at: so many pieces of each of the first buffers.
+_GLANCE_SOURCES = 8
+_GLANCE_PIECES = 16
+_GLANCE_BYTES = 1024
 
 
 class Serialized:
@@ -43,6 +57,11 @@ class Serialized:
         self.size = pickle_size
         if entries or refs:
             self._lay_out(pickle_size, entries, refs)
+
+    @property
+    def is_written_bit_by_bit(self) -> bool:
+        """Whether some buffers are not copied in one piece each."""
+        return not all(flat_view(source) is not None for _, source in self._placed)
 
     def to_bytes(self) -> bytes:
         """All of it as one bytes object: the inline form."""
@@ -67,23 +86,58 @@ class Serialized:
         Raises:
             ValueError: it does not fit. After any failure what ``target`` contains is undefined.
         """
-        if target.dtype != np.uint8 or target.ndim != 1 or target.size < self.size:
-            raise ValueError(f"need {self.size} bytes, got {target.size} items of {target.dtype}")
-        position = 0
-        for piece in (self._head, *self._pieces):
-            if piece:
-                write_source(np.frombuffer(piece, np.uint8), target[position : position + len(piece)])
-                position += len(piece)
+        self._write_front(target)
         for offset, source in self._placed:
             write_source(source, target[offset : offset + source.nbytes], copy)
 
+    def write_hashed(self, target: Array) -> bytes:
+        """As `write_into`, in one pass with the hash of what ``target`` has then: `content_hash`, unless the value was changed
+        meanwhile by another thread. For memory that is mapped: pages that must be made first are better written in large pieces.
+        """
+        from .hashing import ContentHash
+
+        content = ContentHash()
+        content.add(target[: self._write_front(target)])
+        for offset, source in self._placed:
+            part = target[offset : offset + source.nbytes]
+            flat = flat_view(source)
+            if flat is not None:
+                content.add_copying(flat, part)
+            else:
+                write_source(source, part)
+                content.add(part)
+        return content.digest()
+
     def content_hash(self) -> bytes:
         """16 bytes (xxh3-128) that are equal for equal content; 35 GB/s."""
+        from .hashing import ContentHash
+
+        content = ContentHash()
+        content.add_pieces(np.frombuffer(piece, np.uint8) for piece in (self._head, *self._pieces) if piece)
+        for _, source in self._placed:
+            flat = flat_view(source)
+            if flat is not None:
+                content.add(flat)
+            else:
+                content.add_pieces(source_blocks(source))
+        return content.digest()
+
+    def glance(self) -> bytes:
+        """16 bytes that are equal for equal content, and mostly not for another one: a hash of the pickle, and of some pieces
+        of what is next to it. Takes some 20 µs for an array, however large.
+        """
         import xxhash
 
-        digest = xxhash.xxh3_128()
-        for _, block in self._blocks():
-            digest.update(block.data)
+        digest = xxhash.xxh3_128(self._head)
+        for piece in self._pieces:
+            digest.update(piece)
+        for _, source in self._placed[:_GLANCE_SOURCES]:
+            flat = flat_view(source)
+            if flat is not None:
+                last = max(0, flat.size - _GLANCE_BYTES)
+                for index in range(_GLANCE_PIECES):
+                    start = last * index // (_GLANCE_PIECES - 1)
+                    digest.update(flat[start : start + _GLANCE_BYTES].data)
         return digest.digest()
 
     def equals(self, stored: Array) -> bool:
@@ -95,6 +149,17 @@ class Serialized:
         if stored.size < self.size:
             return False
         return all(equal_bytes(block, stored[at : at + block.size]) for at, block in self._blocks())
+
+    def _write_front(self, target: Array) -> int:
+        """Write all but the buffers; where that ends."""
+        if target.dtype != np.uint8 or target.ndim != 1 or target.size < self.size:
+            raise ValueError(f"need {self.size} bytes, got {target.size} items of {target.dtype}")
+        position = 0
+        for piece in (self._head, *self._pieces):
+            if piece:
+                write_source(np.frombuffer(piece, np.uint8), target[position : position + len(piece)])
+                position += len(piece)
+        return position
 
     def _lay_out(self, pickle_size: int, entries: list[Source | int], refs: list[Any]) -> None:
         position = head_size(len(entries), len(refs)) + pickle_size

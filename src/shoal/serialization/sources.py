@@ -35,7 +35,7 @@ class RaggedRows:
     """Many one-dimensional arrays of one dtype, to be stored one after the other.
 
     Attributes:
-        rows: the arrays, exact `numpy.ndarray`; the list is not changed by anybody.
+        rows: an object array of the arrays, exact `numpy.ndarray`; not changed by anybody.
         dtype: of every row, without objects.
         offsets: int64, one more than rows; row i takes items ``offsets[i]:offsets[i + 1]``.
         nbytes: of all rows together.
@@ -43,7 +43,7 @@ class RaggedRows:
 
     __slots__ = ("dtype", "nbytes", "offsets", "rows")
 
-    def __init__(self, rows: list[Array], dtype: np.dtype[Any], offsets: Array) -> None:
+    def __init__(self, rows: Array, dtype: np.dtype[Any], offsets: Array) -> None:
         self.rows = rows
         self.dtype = dtype
         self.offsets = offsets
@@ -93,12 +93,14 @@ def array_bytes(array: Array) -> bytes:
     return _raw(array).tobytes(storage_order(array))
 
 
-def flat_view(array: Array) -> Array | None:
-    """The array as uint8 in one dimension without a copy, or None if it is not contiguous."""
-    flags = array.flags
+def flat_view(source: Source) -> Array | None:
+    """The source as uint8 in one dimension without a copy, or None if it is not contiguous."""
+    if isinstance(source, RaggedRows):
+        return None
+    flags = source.flags
     if not (flags.c_contiguous or flags.f_contiguous):
         return None
-    return np.asarray(array).ravel(order="K").view(np.uint8)
+    return np.asarray(source).ravel(order="K").view(np.uint8)
 
 
 def source_bytes(source: Source) -> bytes | memoryview:
@@ -186,10 +188,10 @@ def _copy(target: Array, source: Array, axis: int, copy: Copy = np.copyto) -> No
     bounds = [length * i // threads for i in range(threads + 1)]
     lead = (slice(None),) * axis
     cuts = [(*lead, slice(a, b)) for a, b in pairwise(bounds)]
-    _in_threads([lambda cut=cut: copy(target[cut], source[cut]) for cut in cuts])  # type: ignore[misc]
+    in_threads([lambda cut=cut: copy(target[cut], source[cut]) for cut in cuts])  # type: ignore[misc]
 
 
-def _in_threads(jobs: list[Callable[[], None]]) -> None:
+def in_threads(jobs: list[Callable[[], None]]) -> None:
     """Run the jobs at the same time, the last one here; returns when all ended, raises the first failure."""
     failures: list[BaseException] = []
 

@@ -2,8 +2,9 @@
 
 A slab is asked for ahead of need, so that writing a value costs no round trip. Its size follows what is
 written: it doubles with every slab that was used up, from config.slab_bytes_min to slab_bytes_max, and starts
-over when the daemon wants memory back. A value that is too large for that gets an extent of its own, and while such values
-keep being written, one of that size is asked for ahead too: two places then take turns, and none is waited for.
+over when the daemon wants memory back. A value that is too large for that gets an extent of its own. Only when such values keep
+being written one of that size is asked for ahead too: two places then take turns, and none is waited for; the first few rather
+wait for an answer and get the pages of the last value, if that was freed, than new ones (100 MB: 0.1 ms against 30).
 
 The caller sends what `want` and `want_ahead` say as ALLOC, tells the answer by `add` or `refused`, and
 returns what `add`, `give_back` and `unused` hand out as EXTENT_RETURN. Callers serialize calls.
@@ -12,6 +13,7 @@ returns what `add`, `give_back` and `unused` hand out as EXTENT_RETURN. Callers 
 from __future__ import annotations
 
 _ALIGNMENT = 64
+_LARGE_IN_A_ROW = 3  # large values that had to ask for their extents, before one is asked for ahead
 
 
 def _round_up(size: int) -> int:
@@ -30,6 +32,7 @@ class ExtentLeases:
         "_asked",
         "_ends",
         "_large",
+        "_larges",
         "_slab",
         "_slab_max",
         "_slab_min",
@@ -47,6 +50,7 @@ class ExtentLeases:
         self._ends: list[int] = []
         self._asked = 0  # requests ahead of need that have no answer yet: 0 or 1
         self._large = 0  # size of the last value that took an extent of its own
+        self._larges = 0  # such values that had no extent ahead
         self._worthwhile = False  # something was carved since the last request ahead
 
     def carve(self, size: int) -> int | None:
@@ -70,6 +74,7 @@ class ExtentLeases:
         size = _round_up(size)
         if size > self._slab_max // 2:
             self._large = size
+            self._larges += 1
             return size, size
         return size, max(self._slab, min(self._slab_max, 4 * size))
 
@@ -78,7 +83,9 @@ class ExtentLeases:
         if self._asked or not self._worthwhile:
             return None
         if self._large:
-            if any(end - start >= self._large for start, end in zip(self._starts, self._ends, strict=True)):
+            if self._larges < _LARGE_IN_A_ROW or any(
+                end - start >= self._large for start, end in zip(self._starts, self._ends, strict=True)
+            ):
                 return None
             self._asked = 1
             self._worthwhile = False
@@ -119,7 +126,7 @@ class ExtentLeases:
         if ahead:
             self._asked = 0
         self._slab = self._slab_min
-        self._large = 0
+        self._large = self._larges = 0
 
     def give_back(self, offset: int, size: int) -> list[tuple[int, int]]:
         """Bytes that were carved and not used after all (writing them failed): kept for the next carve.
@@ -137,7 +144,7 @@ class ExtentLeases:
         """Nothing was written for a while: what was leased ahead for large values goes back."""
         if not self._large:
             return []
-        self._large = 0
+        self._large = self._larges = 0
         keep = [(a, b) for a, b in zip(self._starts, self._ends, strict=True) if b - a <= self._slab_max]
         back = [(a, b - a) for a, b in zip(self._starts, self._ends, strict=True) if b - a > self._slab_max]
         self._starts = [a for a, _ in keep]
@@ -150,7 +157,7 @@ class ExtentLeases:
         self._starts.clear()
         self._ends.clear()
         self._slab = self._slab_min
-        self._large = 0
+        self._large = self._larges = 0
         return ranges
 
     @property

@@ -96,6 +96,17 @@ class Region:
         else:
             writer.copy(target, source)
 
+    def is_mapped(self, target: Bytes) -> bool:
+        """Whether a window can be written to bit by bit with few faults."""
+        writer = self._writer
+        return writer is not None and writer.is_mapped(target)
+
+    def prepare(self, target: Bytes) -> None:
+        """Have a window mapped at once, for somebody who will write to it bit by bit."""
+        writer = self._writer
+        if writer is not None:
+            writer.prepare(target)
+
     def close(self) -> None:
         """Let go of both mappings; each stays in place while an array over it lives. May be repeated."""
         self._writer = None

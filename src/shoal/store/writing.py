@@ -27,6 +27,7 @@ Bytes = NDArray[np.uint8]
 
 COPY_BYTES_MIN = 1024**2  # smaller copies are not worth a question
 _CHUNK = 1024**2
+_MAPPED_SHARE = 16  # all but one in so many chunks: at the joints of former copies one is left out
 _STEP = 64 * 1024**2  # bytes of one pwrite, which a signal's handler has to wait for
 _MADV_POPULATE_WRITE = 23
 _PAGE = mmap.PAGESIZE
@@ -76,6 +77,24 @@ class PageWriter:
                 self._write(position, source[position - start : stop - start])
             else:
                 np.copyto(self._window[position:stop], source[position - start : stop - start])
+            position = stop
+
+    def is_mapped(self, target: Bytes) -> bool:
+        """Whether nearly all pages of a part of the mapping were mapped before, as far as is known."""
+        start = target.ctypes.data - self._address
+        first, last = -(-start // _CHUNK), (start + target.size) // _CHUNK
+        mapped = self._mapped.count(1, first, last) if first < last else 0
+        return mapped * _MAPPED_SHARE >= (last - first) * (_MAPPED_SHARE - 1)
+
+    def prepare(self, target: Bytes) -> None:
+        """Map the pages of a part of the mapping that are not, for somebody who writes to it bit by bit."""
+        position = target.ctypes.data - self._address
+        end = position + target.size
+        while position < end:
+            stop = self._end_of_mapped(position, end)
+            if stop == position:
+                stop = self._end_of_unmapped(position, end)
+                self._map(position, stop)
             position = stop
 
     def _end_of_mapped(self, position: int, end: int) -> int:

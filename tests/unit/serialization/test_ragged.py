@@ -41,6 +41,9 @@ PACKED = {
     "values of a dict": {"a": ROWS, "b": make_rows(500, np.float64)},
     "object arrays in a dict": {"a": {"b": [objects(ROWS)]}},
     "arguments of a task": (([1, ROWS],), {"key": tuple(make_rows(100))}),
+    "very many rows": make_rows(5000),
+    "very many rows in an object array": objects(make_rows(5000)),
+    "very many rows of one length": [np.arange(5) + i for i in range(5000)],
     "rows of one length": [np.arange(5) + i for i in range(100)],
     "empty rows": [np.empty(0, np.int8) for _ in range(100)],
     "strided rows": [np.arange(40 + i)[::2] for i in range(100)],
@@ -65,8 +68,9 @@ def test_packed_and_back(both, name):
                 new.flags.writeable = True
 
 
-def test_rows_lie_in_the_store_and_keep_it(store):
-    loaded = store.get(store.put(objects(make_rows(5000))), "rows")
+@pytest.mark.parametrize("rows", [make_rows(5000), [np.arange(7) + i for i in range(5000)]])
+def test_rows_lie_in_the_store_and_keep_it(store, rows):
+    loaded = store.get(store.put(objects(rows)), "rows")
     row = loaded[4999]
     assert store.contains(row.ctypes.data)
     loaded[0] = None  # the container is the reader's own
@@ -85,6 +89,8 @@ NOT_PACKED = {
     "a subclass": [*make_rows(50), np.arange(3, dtype=np.int32).view(np.recarray), *make_rows(50)],
     "something else": [*make_rows(50), None, *make_rows(50)],
     "one row twice": [*make_rows(99), SHARED, SHARED],
+    "one row twice, far from each other": [SHARED, *make_rows(5000, np.int64), SHARED],
+    "another dtype after very many rows": [*make_rows(5000), np.arange(3.0)],
     "0-d": [np.array(i) for i in range(100)],
 }
 

@@ -32,6 +32,11 @@ def test_forms_agree(name):
     assert packed.equals(np.frombuffer(data, np.uint8))
     assert again.content_hash() == packed.content_hash()
     assert len(packed.content_hash()) == 16
+    assert again.glance() == packed.glance()
+    hashed = np.full(packed.size + 10, 255, np.uint8)
+    assert packed.write_hashed(hashed) == packed.content_hash()
+    assert (hashed[packed.size :] == 255).all()
+    assert packed.equals(hashed)
     assert not packed.equals(window[: packed.size - 1])
     for position in (0, packed.size // 3, packed.size // 2, packed.size - 1):
         changed = window.copy()
@@ -47,6 +52,39 @@ def test_content_decides_the_hash():
     assert serialize(a).content_hash() != before
     assert serialize(a.astype(np.int64)).content_hash() != before
     assert serialize(a.reshape(10, -1)).content_hash() != before
+
+
+def test_the_hash_of_a_copy_is_that_of_the_copy(monkeypatch):
+    array = np.zeros(1_000_000, np.uint8)
+    packed = serialize(array)
+    before = packed.content_hash()
+    window = np.zeros(packed.size, np.uint8)
+    copyto = np.copyto
+
+    def copy_and_change(target, source):
+        copyto(target, source)
+        array[:] = 1  # as another thread might, while the array is copied
+
+    monkeypatch.setattr(np, "copyto", copy_and_change)
+    content_hash = packed.write_hashed(window)
+    monkeypatch.undo()
+    assert content_hash not in {before, packed.content_hash()}
+    assert content_hash == deserialize_and_hash(window)
+
+
+def deserialize_and_hash(window):
+    return serialize(deserialize(window)).content_hash()
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_glance_sees_other_shapes_and_changes_at_the_ends(place):
+    array = np.zeros(300_000)
+    before = serialize(array).glance()
+    assert serialize(array.copy()).glance() == before
+    assert serialize(array.reshape(10, -1)).glance() != before
+    assert serialize([array, array[1:]]).glance() != before
+    array[place] = 1
+    assert serialize(array).glance() != before
 
 
 def test_no_temporaries_of_the_size_of_the_data():
@@ -79,7 +117,7 @@ def test_a_failure_in_a_copying_thread_is_raised():
         raise OSError("no memory behind this page")
 
     with pytest.raises(OSError, match="no memory"):
-        sources._in_threads([fail, lambda: None])
+        sources.in_threads([fail, lambda: None])
 
 
 def test_windows_that_do_not_fit():

@@ -124,8 +124,13 @@ def test_no_byte_twice_and_none_lost() -> None:
             assert extents.left_bytes == 64 * len(owned)
 
 
-def test_large_values_have_their_next_place_asked_for_ahead() -> None:
+def test_large_values_have_their_next_place_asked_for_ahead_when_they_keep_coming() -> None:
     extents = ExtentLeases(1 * MIB, 64 * MIB, 8)
+    for _ in range(2):  # as put and freed one after the other: they get the same place
+        assert extents.want(100 * MIB) == (100 * MIB, 100 * MIB)
+        extents.add(0, 100 * MIB)
+        assert extents.carve(100 * MIB) == 0
+        assert extents.want_ahead() is None
     assert extents.want(100 * MIB) == (100 * MIB, 100 * MIB)
     extents.add(0, 100 * MIB)
     assert extents.carve(100 * MIB) == 0
@@ -137,3 +142,7 @@ def test_large_values_have_their_next_place_asked_for_ahead() -> None:
     assert extents.want_ahead() is None
     assert extents.idle() == [(0, 100 * MIB)]
     assert extents.left_bytes == 0
+    assert extents.want(100 * MIB) == (100 * MIB, 100 * MIB)
+    extents.add(0, 100 * MIB)
+    assert extents.carve(100 * MIB) == 0
+    assert extents.want_ahead() is None

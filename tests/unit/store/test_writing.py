@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import threading
 from collections.abc import Iterator
 
@@ -77,6 +78,23 @@ def test_pages_that_others_have_made_are_found(file: RegionFile) -> None:
     assert np.array_equal(content(other)[MIB + 3 : 9 * MIB + 3], source)
     assert not content(other)[: MIB + 3].any()
     assert not content(other)[9 * MIB + 3 :].any()
+
+
+def test_pages_are_mapped_for_somebody_who_writes_bit_by_bit(file: RegionFile) -> None:
+    region, other = opened(file), opened(file)
+    other.window(MIB, MIB)[:] = 7
+    window = region.window(MIB // 2 + 64, 6 * MIB)
+    assert not region.is_mapped(window)
+    region.prepare(window)
+    assert region.is_mapped(window)
+    assert (content(region)[MIB : 2 * MIB] == 7).all()
+    assert not content(region)[2 * MIB :].any()
+    faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    window[:] = 9
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - faults < 2 * MIB // 4096
+    copy(region, MIB, np.full(4 * MIB, 5, np.uint8))
+    assert (content(region)[MIB : 5 * MIB] == 5).all()
+    assert not region.is_mapped(region.window(0, CAPACITY))
 
 
 def test_threads_copy_side_by_side(file: RegionFile) -> None:
