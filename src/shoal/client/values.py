@@ -285,22 +285,30 @@ class Values:
         """(up to ``num_returns`` ready ones, the others), both in input order; arguments were checked."""
         if state is None:
             state = WaitState(refs, self._table, self._lock, fetches=fetches)
-        if len(state.arrived) < num_returns == len(refs) and timeout is None:
-            # All of them are needed, so it does not matter that one that runs here keeps this thread from others.
-            run_in_place(self._runtime, [ref._entry or self._table.entry_of(ref) for ref in refs])
         if len(state.arrived) < num_returns:
-            deadline = None if timeout is None else monotonic() + timeout
-            with self._lock:
-                state.expect(num_returns)
-            if timeout == 0:
-                if state.borrowed:
-                    self._runtime.round_trip()
-                else:
-                    self._runtime.poll()
-            elif not state.ready:
-                self._runtime.wait_for_objects(state, [], deadline)
+            self._wait_for(state, refs, num_returns, timeout)
         with self._lock:
             return state.take(num_returns)
+
+    def _wait_for(
+        self, state: WaitState, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
+    ) -> None:
+        """Wait until that many of the refs are ready, or for as long as the timeout allows."""
+        if num_returns == len(refs) and timeout is None:
+            # All of them are needed, so it does not matter that one that runs here keeps this thread from others.
+            run_in_place(self._runtime, [ref._entry or self._table.entry_of(ref) for ref in refs])
+            if len(state.arrived) >= num_returns:
+                return
+        deadline = None if timeout is None else monotonic() + timeout
+        with self._lock:
+            state.expect(num_returns)
+        if timeout == 0:
+            if state.borrowed:
+                self._runtime.round_trip()
+            else:
+                self._runtime.poll()
+        elif not state.ready:
+            self._runtime.wait_for_objects(state, [], deadline)
 
 
 def read_error(kind: str, why: str) -> Exception:

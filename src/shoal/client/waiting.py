@@ -6,10 +6,11 @@ comes with that very list, unchanged, nothing is registered or checked again.
 
 from __future__ import annotations
 
-import bisect
-import heapq
 import threading
+from bisect import bisect_left
+from heapq import heappop, heappush
 from sys import getrefcount
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from shoal.owner.objects import BORROWED, STORED
@@ -26,7 +27,7 @@ _LIST_BASELINE = 2  # references to a list that nobody else has: the state's, an
 
 def local_wait_state() -> WaitState | None:
     """The state that this thread's last `wait` left."""
-    return _states.get(threading.get_ident())
+    return _states.get(get_ident())
 
 
 def drop_abandoned_waits() -> None:
@@ -51,7 +52,7 @@ class _Arrival:
         state = self.state
         if entry.state == STORED and state.fetches and not self.fetched and state.fetch(entry, self):
             return
-        heapq.heappush(state.arrived, self.position)
+        heappush(state.arrived, self.position)
         if len(state.arrived) >= state.target:
             state.ready = True
 
@@ -66,8 +67,8 @@ class WaitState:
     """
 
     __slots__ = (
-        "_fetching", "_list", "_positions", "_refs", "_snapshot", "_table", "arrived", "borrowed", "fetches", "ready",
-        "target", "wake",
+        "_fetching", "_list", "_positions", "_snapshot", "_table", "arrived", "borrowed", "fetches", "ready", "target",
+        "wake",
     )  # fmt: skip
 
     def __init__(
@@ -76,9 +77,10 @@ class WaitState:
         self._table = table
         self.fetches = fetches
         self._fetching: dict[bytes, _Arrival] = {}
-        self._refs: list[ObjectRef[Any] | None] = list(refs)
-        self._list: list[ObjectRef[Any]] = refs
-        self._snapshot = list(refs)
+        self._list: list[ObjectRef[Any]] = (
+            refs  # what the last call returned, the user's to keep and to change
+        )
+        self._snapshot = list(refs)  # what was in it; `_positions` has the same order
         self._positions = list(range(len(refs)))
         self.arrived: list[int] = []
         self.borrowed = False
@@ -118,23 +120,25 @@ class WaitState:
 
     def take(self, count: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Up to ``count`` ready refs, and all others, both in the order of the list (lock held)."""
-        refs, arrived = self._refs, self.arrived
-        ready: list[Any] = []
-        positions = [heapq.heappop(arrived) for _ in range(min(count, len(arrived)))]
-        for position in positions:
-            ready.append(refs[position])
-            refs[position] = None
-        for position in reversed(positions):
-            index = bisect.bisect_left(self._positions, position)
-            del self._positions[index]
-            del self._snapshot[index]
-        self._list = rest = self._snapshot.copy()
-        self._stay(bool(rest))
+        arrived, positions, snapshot = self.arrived, self._positions, self._snapshot
+        if count == 1 and arrived:
+            index = bisect_left(positions, heappop(arrived))
+            del positions[index]
+            ready = [snapshot.pop(index)]
+        else:
+            taken = [heappop(arrived) for _ in range(min(count, len(arrived)))]
+            indices = [bisect_left(positions, position) for position in taken]
+            ready = [snapshot[index] for index in indices]
+            for index in reversed(indices):
+                del positions[index], snapshot[index]
+        self._list = rest = snapshot.copy()
+        if not rest or _states.get(get_ident()) is not self:
+            self._stay(bool(rest))
         return ready, rest
 
     def _stay(self, wanted: bool) -> None:
         """Be this thread's state for the next call, or not; the one before it is over."""
-        thread = threading.get_ident()
+        thread = get_ident()
         before = _states.get(thread)
         if before is not None and before is not self:
             before.close()
@@ -149,15 +153,13 @@ class WaitState:
 
     def close(self) -> None:
         """Wait for nothing any more, and let go of the refs (lock held)."""
-        for position in self._positions:
-            ref = self._refs[position]
-            entry = ref._entry if ref is not None else None
+        for ref in self._snapshot:
+            entry = ref._entry
             if entry is not None and entry.waiters:
                 entry.waiters = [w for w in entry.waiters if type(w) is not _Arrival or w.state is not self]
         for object_id, arrival in self._fetching.items():
             self._table.stop_fetching(object_id, arrival)
         self._fetching = {}
-        self._refs = []
         self._list = []
         self._snapshot = []
         self._positions = []
