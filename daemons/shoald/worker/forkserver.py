@@ -173,6 +173,9 @@ class ForkServer:
         for module in ("numpy", "cloudpickle", _WORKER_MAIN):
             importlib.import_module(module)
         _libc()
+        # OpenSSL sets itself up at its first digest; a worker would do that in 120 pages of its own.
+        auth = importlib.import_module("shoal.wire.auth")
+        auth.make_challenge(auth.new_secret(), auth.make_preamble(auth.KIND_CLIENT))
 
     # --- requests ---
 

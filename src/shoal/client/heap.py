@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import ctypes
 import time
-from typing import Any
+
+from shoal import libc
 
 _LARGEST = 32 * 1024**2  # glibc does not go beyond by itself
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _ACTIVE_S = 0.01  # processor time that makes a process active
+_mallopt = libc.function("mallopt", ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_malloc_trim = libc.function("malloc_trim", ctypes.c_int, ctypes.c_size_t)
 
 
 def keep_freed_memory(limit_bytes: int) -> None:
@@ -29,10 +32,9 @@ def keep_freed_memory(limit_bytes: int) -> None:
 
 def keep_arrays_of_tasks(limit_bytes: int) -> None:
     """Let this process and its forks keep up to ``limit_bytes``, of blocks up to that size; without glibc nothing happens."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and limit_bytes:
-        mallopt(_M_MMAP_THRESHOLD, min(limit_bytes, 2**31 - 1))
-        mallopt(_M_TRIM_THRESHOLD, min(limit_bytes, 2**31 - 1))
+    if _mallopt is not None and limit_bytes:
+        _mallopt(_M_MMAP_THRESHOLD, min(limit_bytes, 2**31 - 1))
+        _mallopt(_M_TRIM_THRESHOLD, min(limit_bytes, 2**31 - 1))
 
 
 class IdleHeap:
@@ -43,7 +45,7 @@ class IdleHeap:
         self._used = 0.0
         self._since = 0.0
         self._kept = False
-        self._trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._trim = _malloc_trim
 
     def look(self, now: float) -> None:
         """Called from time to time; ``now`` in s of any steady clock."""

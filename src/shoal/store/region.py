@@ -24,6 +24,7 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal import libc
 from shoal.store.writing import COPY_BYTES_MIN, PageWriter
 
 Bytes = NDArray[np.uint8]
@@ -68,7 +69,7 @@ class Region:
         mapping = mmap.mmap(write_fd, self.capacity, mmap.MAP_SHARED, both)
         if hasattr(mmap, "MADV_DONTFORK"):
             mapping.madvise(mmap.MADV_DONTFORK)
-            _guard_after_fork(self)
+            _regions.add(self)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             # Takes effect where the system says "advise" for shared memory: 2 MiB at a first touch, and in a table of pages.
             with contextlib.suppress(OSError):  # a kernel without, or huge pages of the other kind
@@ -123,7 +124,11 @@ class Region:
 
 
 _regions: weakref.WeakSet[Region] = weakref.WeakSet()
-_libc_mmap = None
+_libc_mmap = libc.function(
+    "mmap",
+    ctypes.c_void_p,
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64),
+)
 _MAP_NORESERVE = 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000
 
@@ -135,24 +140,6 @@ def _check_size(fd: int, capacity: int) -> None:
         raise ValueError(f"the region has {size} bytes, not {capacity}")
 
 
-def _guard_after_fork(region: Region) -> None:
-    """Have the hole filled in every child; what that needs is loaded now, a forked child cannot load much."""
-    global _libc_mmap
-    if _libc_mmap is None:
-        _libc_mmap = ctypes.CDLL(None, use_errno=True).mmap
-        _libc_mmap.restype = ctypes.c_void_p
-        _libc_mmap.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int64,
-        ]
-        os.register_at_fork(after_in_child=_fill_holes)
-    _regions.add(region)
-
-
 def _fill_holes() -> None:
     for region in list(_regions):
         region.after_fork_in_child()
@@ -160,6 +147,8 @@ def _fill_holes() -> None:
 
 def _fill_hole(address: int, size: int) -> None:
     """Inaccessible memory at exactly this place; something else there by now stays as it is."""
-    assert _libc_mmap is not None
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE
     _libc_mmap(address, size, 0, flags, -1, 0)
+
+
+os.register_at_fork(after_in_child=_fill_holes)

@@ -23,6 +23,8 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal import libc
+
 Bytes = NDArray[np.uint8]
 
 COPY_BYTES_MIN = 1024**2  # smaller copies are not worth a question
@@ -31,6 +33,7 @@ _MAPPED_SHARE = 16  # all but one in so many chunks: at the joints of former cop
 _STEP = 64 * 1024**2  # bytes of one pwrite, which a signal's handler has to wait for
 _MADV_POPULATE_WRITE = 23
 _PAGE = mmap.PAGESIZE
+_madvise = libc.function("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class _Descriptor:
@@ -55,7 +58,7 @@ class PageWriter:
             write. A worker's results are like that; a driver that puts its data once saves the mapping.
     """
 
-    __slots__ = ("_address", "_descriptor", "_madvise", "_mapped", "_rewrites", "_window")
+    __slots__ = ("_address", "_descriptor", "_mapped", "_rewrites", "_window")
 
     def __init__(self, descriptor: int, window: Bytes, rewrites: bool = False) -> None:
         self._rewrites = rewrites
@@ -63,8 +66,6 @@ class PageWriter:
         self._address = window.ctypes.data
         self._mapped = bytearray(window.size // _CHUNK)
         self._descriptor = _Descriptor(os.dup(descriptor)) if sys.platform.startswith("linux") else None
-        self._madvise = ctypes.CDLL(None, use_errno=True).madvise
-        self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
     def copy(self, target: Bytes, source: Bytes) -> None:
         """``target[:] = source``; the target is a part of the mapping. Raises OSError if there is no memory for its pages."""
@@ -144,7 +145,7 @@ class PageWriter:
 
     def _map(self, start: int, end: int) -> None:
         below = start % _PAGE
-        if self._madvise(self._address + start - below, end - start + below, _MADV_POPULATE_WRITE) == 0:
+        if _madvise(self._address + start - below, end - start + below, _MADV_POPULATE_WRITE) == 0:
             first, last = -(-start // _CHUNK), end // _CHUNK
             if first < last:
                 self._mapped[first:last] = b"\1" * (last - first)
