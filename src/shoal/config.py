@@ -195,12 +195,16 @@ class Config:
     peer_backlog_bytes_max: int = 1 * GIB
     peer_ack_messages: int = 256
     peer_ack_ms: float = 20.0
-    # Objects of other nodes: bytes per checksum and request, connections to one source, requests sent ahead on each, and
-    # small objects in one request.
+    # Objects of other nodes: bytes per checksum and request (of a large object a relay_parts-th of it, within these bounds),
+    # connections to one source, requests sent ahead on each, small objects in one request, and objects that are sought in one
+    # turn (the rest in the next). A chunk is moved and checked in parts that stay in the processor's cache meanwhile.
     pull_chunk_bytes: int = 4 * MIB
+    pull_chunk_bytes_max: int = 16 * MIB
+    pull_part_bytes: int = 512 * KIB
     pull_connections: int = 2
     pull_requests_max: int = 2
     pull_pieces_max: int = 256
+    pull_wants_max: int = 256
     # Ids of arguments on other nodes that a worker remembers to have asked for while their tasks wait.
     prefetched_ids_max: int = 256
     # Share of the store that objects on their way may take; the others wait, by priority.

@@ -219,7 +219,10 @@ def test_a_broadcast_reaches_every_node(processes):
 def test_a_source_that_is_killed_in_mid_object_is_replaced(processes):
     """The second holder has the same copy: what has come already is not asked for again."""
     data = pattern(128 * MIB)
-    slow = FAST_DEATHS | {"pull_chunk_bytes": 64 * 1024}  # many chunks, so that the kill comes in between
+    slow = FAST_DEATHS | {
+        "pull_chunk_bytes": 64 * 1024,
+        "pull_chunk_bytes_max": 64 * 1024,
+    }  # many chunks, so that the kill comes in between
     with Cluster(system_config=slow) as cluster:
         first, second, reading = [cluster.add_node(system_config=slow) for _ in range(3)]
         source = processes(first)

@@ -83,16 +83,22 @@ class Directory:
         """
         had_copies: set[bytes] = set()
         touched: dict[bytes, None] = {}
+        entries = self._entries
+        of_node = self._by_node.setdefault(node_id, {}) if batch.born or batch.hold else {}
         for object_id, size in batch.born:
-            entry = self._entry(object_id, node_id)
+            entry = entries.get(object_id)
+            if entry is None:
+                entry = entries[object_id] = Entry()
             entry.copies.add(node_id)
             entry.size_bytes = size
-            touched[object_id] = None
+            touched[object_id] = of_node[object_id] = None
         for object_id in batch.hold:
-            entry = self._entry(object_id, node_id)
+            entry = entries.get(object_id)
+            if entry is None:
+                entry = entries[object_id] = Entry()
             entry.holders.add(node_id)
             entry.held = True
-            touched[object_id] = None
+            touched[object_id] = of_node[object_id] = None
         for object_id in batch.release:
             if (known := self._entries.get(object_id)) is not None:
                 known.holders.discard(node_id)
@@ -133,32 +139,27 @@ class Directory:
         _, lost = self.replace(node_id, ObjectBatch(), now)
         return [], lost
 
-    def _entry(self, object_id: bytes, node_id: str) -> Entry:
-        entry = self._entries.get(object_id)
-        if entry is None:
-            entry = self._entries[object_id] = Entry()
-        self._by_node.setdefault(node_id, {})[object_id] = None
-        return entry
-
     def _settle(
         self, touched: dict[bytes, None], had_copies: set[bytes], node_id: str, now: float
     ) -> tuple[list[bytes], list[bytes]]:
         free, lost = [], []
+        young, unheld = self._young, self._unheld
         for object_id in touched:
             entry = self._entries[object_id]
             if node_id not in entry.copies and node_id not in entry.holders:
                 self._unindex(node_id, object_id)
-            self._unheld.discard(object_id)
-            if entry.holders or entry.held or not entry.copies:
-                self._young.pop(object_id, None)
+            if unheld:
+                unheld.discard(object_id)
+            if young and (entry.holders or entry.held or not entry.copies):
+                young.pop(object_id, None)
             if not entry.copies and not entry.holders:
                 del self._entries[object_id]
             elif not entry.holders:
-                self._unheld.add(object_id)
+                unheld.add(object_id)
                 if entry.held:
                     free.append(object_id)
                 else:
-                    self._young.setdefault(object_id, now + self._grace_s)
+                    young.setdefault(object_id, now + self._grace_s)
             elif not entry.copies and object_id in had_copies:
                 lost.append(object_id)
         return free, lost

@@ -117,13 +117,16 @@ class ReportBuffer:
             self._change(self._holds, object_id, _GONE)
         for object_id in report.get("freed", ()):
             self._change(self._copies, object_id, _GONE)
+        copies, holds, merge = self._copies, self._holds, self._change
         for what, object_id, size in report.get("changes", ()):
-            if what == "born":
-                self._change(self._copies, object_id, size)
-            elif what == "freed":
-                self._change(self._copies, object_id, _GONE)
+            if what in ("born", "freed"):
+                table, value = copies, size if what == "born" else _GONE
             else:
-                self._change(self._holds, object_id, 1 if what == "hold" else _GONE)
+                table, value = holds, 1 if what == "hold" else _GONE
+            if object_id in table or value == _GONE:
+                merge(table, object_id, value)
+            else:  # the common case: the first that is told of it
+                table[object_id] = (value, value)
 
     def start_over(self) -> None:
         """A new registration: the head knows nothing of this node yet."""

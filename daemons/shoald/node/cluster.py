@@ -102,6 +102,10 @@ class ClusterView:
         """The living nodes with this tag; mostly one, or none."""
         return list(self._by_tag[tag].values()) if tag in self._by_tag else []
 
+    def named(self, tag: bytes) -> list[str]:
+        """Their ids."""
+        return list(self._by_tag.get(tag, ()))
+
     def died(self, tag: bytes) -> Node | None:
         """A node with this tag that is known to be dead, if no living one has it."""
         if tag in self._by_tag:

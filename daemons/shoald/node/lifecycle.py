@@ -293,12 +293,12 @@ class Lifecycle:
     def _make_populator(self) -> None:
         from shoald.store.populate import Populator
 
-        leases = self._daemon.scheduler.leases
+        daemon, leases = self._daemon, self._daemon.scheduler.leases
         config = self._options.config
         populator = Populator(
             self._region.map(),
             config.populate_ahead_bytes_max,
-            busy=lambda: bool(leases),
+            busy=lambda: bool(leases) or (daemon.objects is not None and daemon.objects.busy),
             # Huge pages are reserved: given back, they would be nobody else's.
             idle_s=math.inf if self._options.huge_pages else config.populate_idle_ms / 1000,
         )

@@ -53,8 +53,9 @@ class RefSide:
 
     def _hand_over(self) -> None:
         """No message overtakes the holds of what was handed over before it: not the answer that it is there, nor a death."""
-        self._core.hand_over()
-        self._send()
+        if self._core.has_news:
+            self._core.hand_over()
+            self._send()
 
     def _send(self) -> None:
         outbox = self._core.outbox

@@ -138,6 +138,11 @@ class ClusterRefs:
         """
         self._new.append(then)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to `hand_over`, or in the outbox."""
+        return bool(self._sharing.handed or self.outbox)
+
     def hand_over(self) -> None:
         """Queue what was handed over and is not queued yet; before anything else is sent to a node."""
         if not self._sharing.handed:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shoal.config import Config
     from shoal.store.filecopies import FileCopy
+
+_CHUNK_ALIGNMENT = 64 * 1024  # bytes
 
 
 class Copy:
@@ -71,6 +74,14 @@ class Copy:
 
     def __repr__(self) -> str:
         return f"<copy {self.stamp.hex()} of {self.id.hex()}, {self.have.bit_count()}/{self.chunks} chunks>"
+
+
+def chunk_bytes(size: int, config: Config) -> int:
+    """Into chunks of what size its first source divides a copy: each costs a turn of every reader's loop, and few are no help
+    to readers that get them from each other.
+    """
+    wanted = size // config.relay_parts & -_CHUNK_ALIGNMENT
+    return max(config.pull_chunk_bytes, min(wanted, config.pull_chunk_bytes_max))
 
 
 def pack_bits(bits: int, chunks: int) -> bytes:

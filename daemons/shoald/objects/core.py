@@ -5,7 +5,9 @@
     store: answers to nodes  ──→ ServeCore ──→ PIN, UNPIN ──→ store
 
 In the store the pulls are a client of their own (`proc`), which leases room and seals, and reading nodes are others.
-`turn` goes on until nothing is left to do, and leaves what only the shell can do: `Tell`, `Receive`, `Locate`, `Note`.
+`turn` goes on until nothing is left to do, and leaves what only the shell can do: `Tell`, `Receive`, `Locate`, `Note`. But
+of what is newly wanted it takes no more than `pull_wants_max`, so that the first questions are on their way while the rest are
+put: the other nodes work meanwhile.
 
 What was pulled stays when its readers are gone: the next ones find it here. It goes when the head says that nobody holds it,
 or when somebody waits for room in the store (store.relief), which may be a pull.
@@ -15,12 +17,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import NO_PROCESS, PROCESS_ID_SIZE
+from shoal.ids import PROCESS_ID_SIZE
 from shoal.wire import messages as m
 from shoald.objects.effects import Broken, Effect, Failed, Grown, Note, Seal, Tell, Told, ToStore
 from shoald.objects.pulls import PullCore
 from shoald.objects.serving import ServeCore, node_client
 from shoald.store.errors import ProtocolError
+from shoald.store.objects import ORIGIN_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +64,7 @@ class ObjectCore:
         self.pulls = PullCore(self.proc, budget, config, store.counters, self._effects, cluster)
         self.serving = ServeCore(config, store.described, store.hinted, self.pulls.part, self._effects)
         self.outbox: list[Effect] = []
+        self._origins: dict[bytes, bool] = {}  # of copies, in this turn: whether they live
         self._handlers: dict[int, Callable[[str, list[Any], float], None]] = {
             m.P_FETCH: lambda node, message, _: self._fetch(node, message),
             m.P_FETCHED: self.pulls.fetched,
@@ -98,53 +102,65 @@ class ObjectCore:
         self.pulls.node_dead(node, now)
 
     def next_deadline(self) -> float | None:
-        """When `turn` has something to do by itself."""
-        return self.pulls.next_deadline()
+        """When `turn` has something to do by itself; 0 (at once) when it left some of what is wanted for the next one."""
+        return 0.0 if self._store.wants else self.pulls.next_deadline()
 
     def turn(self, now: float) -> None:
         """Carry out everything that has come up."""
         deadline = self.pulls.next_deadline()
         if deadline is not None and deadline <= now:
             self.pulls.tick(now)
+        self._origins.clear()
         self._answers(0, now)
         effects = self._effects
+        room = self._config.pull_wants_max
         while True:
-            for object_id, proc, number, priority in self._store.take_wants():
+            wants = self._store.take_wants(room)
+            room -= len(wants)
+            for object_id, proc, number, priority in wants:
                 if priority is None:
                     self.pulls.unwant(object_id)
                 else:
                     self.pulls.want(object_id, proc, number, priority, now)
             if effects:
-                todo = effects[:]
-                effects.clear()
-                for effect in todo:
-                    self._carry_out(effect, now)
+                self._carry_out_all(effects, now)
                 continue
             self.pulls.settle()
             if not effects and not self._relieved(now):
                 return
 
-    def _carry_out(self, effect: Effect, now: float) -> None:
+    def _carry_out_all(self, effects: list[Effect], now: float) -> None:
+        """Several for each small object: by their exact types, the frequent ones first."""
+        todo = effects[:]
+        effects.clear()
+        store, said = self._store, self._store.outbox
+        for effect in todo:
+            kind = type(effect)
+            if kind is Tell:
+                self.outbox.append(effect)
+                continue
+            mark = len(said)
+            if kind is ToStore:
+                store.handle(effect.proc, effect.message, now)  # type: ignore[union-attr]
+            elif kind is Seal:
+                self._seal(effect, now)  # type: ignore[arg-type]
+            else:
+                self._carry_out(effect)
+            if len(said) != mark:
+                self._answers(mark, now)
+
+    def _carry_out(self, effect: Effect) -> None:
         store = self._store
-        mark = len(store.outbox)
-        if isinstance(effect, ToStore):
-            store.handle(effect.proc, effect.message, now)
-        elif isinstance(effect, Tell):
-            self.outbox.append(effect)
-            return
-        elif isinstance(effect, Seal):
-            self._seal(effect, now)
+        if isinstance(effect, Told):
+            store.told(effect.object_id, effect.size, effect.flags)
         elif isinstance(effect, Grown):
             self.serving.grown(effect.copy)
         elif isinstance(effect, Broken):
             self.serving.broken(effect.copy)
-        elif isinstance(effect, Told):
-            store.told(effect.object_id, effect.size, effect.flags)
         elif isinstance(effect, Failed):
             store.fetch_failed(effect.object_id, effect.kind, effect.text)
         else:
             self.outbox.append(effect)
-        self._answers(mark, now)
 
     def _answers(self, mark: int, now: float) -> bool:
         """Take what the store says to this daemon itself out of its outbox, from position ``mark`` on; whether it says any."""
@@ -152,14 +168,14 @@ class ObjectCore:
         if len(outbox) == mark:
             return False
         fresh = outbox[mark:]
-        others = [entry for entry in fresh if entry[0][0]]
-        if len(others) == len(fresh):
+        mine = [entry for entry in fresh if not entry[0][0]]
+        if not mine:
             return False
-        outbox[mark:] = others
-        for proc, message in fresh:
+        outbox[mark:] = [entry for entry in fresh if entry[0][0]]
+        for proc, message in mine:
             if proc == self.proc:
                 self._answer(message, now)
-            elif not proc[0]:
+            else:
                 if message[0] == m.PINNED:
                     # A node that has it, or a part of it, holds what it contains.
                     self._store.sharing.share(message[2])
@@ -176,17 +192,35 @@ class ObjectCore:
 
     def _seal(self, effect: Seal, now: float) -> None:
         copy = effect.copy
-        flags = m.SEAL_PINNED | effect.flags & m.SEAL_ERROR
-        place = [copy.id, copy.offset, copy.size]
-        message = [m.SEAL, *place, effect.contained, flags, NO_PROCESS, effect.callsite, effect.content_hash]
-        self._store.handle(self.proc, message, now)
-        obj = self._store.described(copy.id, copy.stamp)
-        is_object = obj is not None and obj.offset == copy.offset
-        if is_object and not self._cluster.origin_lives(copy.stamp):
+        pin = m.SEAL_PINNED if copy.readers else 0
+        is_object = self._store.seal_copy(
+            self.proc,
+            copy.stamp,
+            [
+                copy.id,
+                copy.offset,
+                copy.size,
+                effect.contained,
+                pin | effect.flags & m.SEAL_ERROR,
+                effect.callsite,
+                effect.content_hash,
+            ],
+            now,
+        )
+        if is_object and not self._origin_lives(copy.stamp):
             self._store.promote(copy.id)
-        self.serving.sealed(copy, is_object)
-        # Its readers have pinned it by then.
-        self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))
+        if copy.readers or copy.size >= self._config.relay_bytes_min:
+            self.serving.sealed(copy, is_object)
+        if pin:  # its readers have pinned it by then
+            self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))
+
+    def _origin_lives(self, stamp: bytes) -> bool:
+        """Asked once a turn: in a turn no node dies."""
+        origin = stamp[:ORIGIN_SIZE]
+        lives = self._origins.get(origin)
+        if lives is None:
+            lives = self._origins[origin] = self._cluster.origin_lives(stamp)
+        return lives
 
     def _relieved(self, now: float) -> bool:
         """A pull may wait for room that can be made at once; whether something has come of it."""

@@ -50,6 +50,11 @@ class ObjectManager:
             outbox.clear()
         return self.core.next_deadline()
 
+    @property
+    def busy(self) -> bool:
+        """Whether chunks are on their way, in or out; from any thread."""
+        return self._server.busy or self.core.pulls.receiving
+
     def stats(self) -> dict[str, Any]:
         """Figures beside those of the store."""
         return {"served_bytes": self._server.sent_bytes, "fetching": len(self.core.pulls)}
@@ -130,14 +135,12 @@ class ObjectManager:
 
     def who(self, object_id: bytes, proc: bytes) -> list[str]:
         """Living nodes that may have the object, or know more (pulls.Cluster)."""
-        view = self._view
         owner_tag = tag_of(object_id)
         tag = tag_of(proc) if proc else owner_tag
-        nodes = [node.node_id for node in view.by_tag(tag)]
+        nodes = self._view.named(tag)
         if tag != owner_tag:
-            nodes += [node.node_id for node in view.by_tag(owner_tag)]
-        nodes += self._daemon.store.hinted(object_id)
-        return nodes
+            nodes += self._view.named(owner_tag)
+        return nodes + self._daemon.store.hinted(object_id)
 
     def death(self, object_id: bytes, proc: bytes) -> tuple[str, str] | None:
         """Why nobody has it any more, if a node that had it is dead (pulls.Cluster)."""

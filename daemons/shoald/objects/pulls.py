@@ -101,6 +101,11 @@ class PullCore:
     def __len__(self) -> int:
         return len(self._pulls)
 
+    @property
+    def receiving(self) -> bool:
+        """Whether connections have chunks in their hands."""
+        return bool(self._lanes.flights)
+
     # --- what readers want ---
 
     def want(self, object_id: bytes, proc: bytes, number: int, priority: int, now: float) -> None:
@@ -530,12 +535,14 @@ def _check_fetched(message: list[Any]) -> None:
     if len(message) != _FETCHED_FIELDS:
         raise ProtocolError("malformed P_FETCHED")
     _, req, size, flags, contained, stamp, callsite, content_hash, chunk, have, order, holders = message
-    for number in (req, size, flags, chunk, order):
-        if type(number) is not int or number < 0:
-            raise ProtocolError(f"{number!r:.40} is no number of P_FETCHED")
-    for part in (contained, stamp, content_hash, have):
-        if type(part) is not bytes:
-            raise ProtocolError("malformed P_FETCHED")
+    if not (
+        type(req) is type(size) is type(flags) is type(chunk) is type(order) is int
+        and min(req, size, flags, chunk, order) >= 0
+        and type(contained) is type(stamp) is type(content_hash) is type(have) is bytes
+        and type(callsite) is str
+        and (holders == [] or _are_nodes(holders))
+    ):
+        raise ProtocolError("malformed P_FETCHED")
     if (
         len(contained) % OBJECT_ID_SIZE
         or len(stamp) not in _STAMP_SIZES
@@ -544,8 +551,6 @@ def _check_fetched(message: list[Any]) -> None:
         raise ProtocolError("P_FETCHED with ids, a stamp or a hash of another size")
     if stamp and (not chunk or size // chunk > _CHUNKS_MAX):
         raise ProtocolError(f"P_FETCHED of {size} bytes in chunks of {chunk}")
-    if type(callsite) is not str or not _are_nodes(holders):
-        raise ProtocolError("malformed P_FETCHED")
 
 
 def _are_nodes(nodes: object) -> bool:

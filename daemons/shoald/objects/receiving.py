@@ -161,22 +161,45 @@ class Lane:
 
     def _receive(self, sock: socket.socket, request: Request) -> tuple[list[int], str]:
         """(outcome of each piece, a reason if one is no checksum)."""
-        import xxhash  # here: a node that is alone does without
-
         memory = self._memory()
-        answers = pieces.decode_answers(receive_exactly(sock, len(request.pieces) * pieces.ANSWER_SIZE))
-        windows: list[memoryview | None] = []
-        for (_, _, offset, size), (status, _, sent) in zip(request.pieces, answers, strict=True):
-            if status == pieces.HERE and sent != size:
-                raise pieces.BrokenRequest(f"a chunk of {sent} bytes instead of {size}")
-            windows.append(memory[offset : offset + size] if status == pieces.HERE else None)
-        receive_into(sock, [window for window in windows if window is not None])
-        outcomes = []
-        for window, (_, checksum, _) in zip(windows, answers, strict=True):
-            if window is None:
-                outcomes.append(GONE)
-            else:
-                right = xxhash.xxh3_64_intdigest(window) == checksum
-                outcomes.append(checksum if right else CORRUPT)
+        heads = pieces.decode_answers(receive_exactly(sock, len(request.pieces) * pieces.ANSWER_SIZE))
+        windows: list[memoryview] = []
+        for (_, _, offset, size), (status, sent) in zip(request.pieces, heads, strict=True):
+            if status == pieces.HERE:
+                if sent != size:
+                    raise pieces.BrokenRequest(f"a chunk of {sent} bytes instead of {size}")
+                windows.append(memory[offset : offset + size])
+        found = iter(self._receive_all(sock, windows))
+        outcomes = [next(found) if status == pieces.HERE else GONE for status, _ in heads]
         reasons = {GONE: "it does not have it any more", CORRUPT: "a chunk does not fit its checksum"}
         return outcomes, reasons.get(min(outcomes), "")
+
+    def _receive_all(self, sock: socket.socket, windows: list[memoryview]) -> list[int]:
+        """Fill the windows; the outcome of each. A long one is checked part by part, each while it is in the cache."""
+        import xxhash  # here: a node that is alone does without
+
+        part = self._config.pull_part_bytes
+        tails = bytearray(len(windows) * pieces.ANSWER_SIZE)
+        waiting: list[memoryview] = []
+        digests: dict[int, int] = {}
+        for index, window in enumerate(windows):
+            if len(window) <= part:
+                waiting.append(window)
+                continue
+            receive_into(sock, waiting)
+            waiting = []
+            digest = xxhash.xxh3_64()
+            for start in range(0, len(window), part):
+                piece = window[start : start + part]
+                receive_into(sock, [piece])
+                digest.update(piece)
+            digests[index] = digest.intdigest()
+        receive_into(sock, [*waiting, memoryview(tails)])
+        outcomes = []
+        for index, (status, checksum) in enumerate(pieces.decode_answers(tails)):
+            made = digests.get(index)
+            if made is None:
+                made = xxhash.xxh3_64_intdigest(windows[index])
+            right = checksum if made == checksum else CORRUPT
+            outcomes.append(right if status == pieces.HERE else GONE)
+        return outcomes

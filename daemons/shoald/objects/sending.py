@@ -1,15 +1,15 @@
 """The source's threads: each serves one reader's connection, from the region to the socket.
 
-A checksum is made when a chunk is first sent, while the reader's ticket pins the object, or came with the chunk if this node
-has it from another. A ticket may go while a thread sends: its reader does not listen any more, or finds that the bytes do
-not fit the checksum that was sent ahead.
+A checksum is made while a chunk is first sent, part by part ahead of the bytes, and counts only if the reader's ticket has pinned
+the object until then; or it came with the chunk, if this node has it from another. A ticket may go while a thread sends: its
+reader does not listen any more, or hears that the chunk is not here, or finds that the bytes do not fit their checksum.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.store.filecopies import FileCopy
 from shoal.wire import pieces
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from shoal.config import Config
     from shoald.objects.copies import Copy
     from shoald.objects.serving import Ticket
+
+
+class _Found(NamedTuple):
+    """A chunk that a reader may have."""
+
+    ticket: Ticket
+    copy: Copy
+    chunk: int
+    window: memoryview
 
 
 class DataServer:
@@ -49,6 +58,12 @@ class DataServer:
         self._lock = threading.Lock()  # guards what follows
         self._socks: set[socket.socket] = set()
         self.sent_bytes = 0
+        self._answering = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reader is being served; from any thread."""
+        return self._answering > 0
 
     def take(self, target: bytes, sock: socket.socket) -> None:
         """A reader's connection, which has proven itself: ``target`` is its node's id."""
@@ -90,28 +105,39 @@ class DataServer:
         """Serve one request. Raises OSError when the connection ends."""
         count = pieces.decode_count(receive_exactly(sock, pieces.COUNT_SIZE))
         wanted = pieces.decode_pieces(receive_exactly(sock, count * pieces.PIECE_SIZE))
-        memory = self._memory()
-        answers = []
-        buffers = [memoryview(b"")]
-        size = 0
-        for req, chunk in wanted:
-            found = self._find(memory, reader, req, chunk)
-            if found is None:
-                answers.append((pieces.NOT_HERE, 0, 0))
-            else:
-                window, checksum = found
-                answers.append((pieces.HERE, checksum, len(window)))
-                buffers.append(window)
-                size += len(window)
-        buffers[0] = memoryview(pieces.encode_answers(answers))
-        send_all(sock, buffers)
         with self._lock:
-            self.sent_bytes += size
+            self._answering += 1
+        size = 0
+        try:
+            size = self._send(reader, sock, wanted)
+        finally:
+            with self._lock:
+                self._answering -= 1
+                self.sent_bytes += size
 
-    def _find(self, memory: memoryview, reader: str, req: int, chunk: int) -> tuple[memoryview, int] | None:
+    def _send(self, reader: str, sock: socket.socket, wanted: list[tuple[int, int]]) -> int:
+        """The answer to a request; how many bytes of chunks went out."""
+        memory = self._memory()
+        found = [self._find(memory, reader, req, chunk) for req, chunk in wanted]
+        heads = [(pieces.NOT_HERE, 0) if each is None else (pieces.HERE, len(each.window)) for each in found]
+        buffers = [memoryview(pieces.encode_answers(heads))]
+        sums = []
+        for each in found:
+            if each is not None:
+                checksum = each.copy.sums.get(each.chunk)
+                if checksum is not None:
+                    buffers.append(each.window)
+                    sums.append((pieces.HERE, checksum))
+                else:
+                    sums.append(self._keep(each, self._digest(sock, each.window, buffers)))
+        buffers.append(memoryview(pieces.encode_answers(sums)))
+        send_all(sock, buffers)
+        return sum(size for _, size in heads)
+
+    def _find(self, memory: memoryview, reader: str, req: int, chunk: int) -> _Found | None:
         ticket = self._tickets.get((reader, req))
         copy = ticket.copy if ticket is not None else None
-        if copy is None or not copy.have >> chunk & 1:
+        if ticket is None or copy is None or not copy.have >> chunk & 1:
             return None
         offset, size = copy.place(chunk)
         if copy.file is not None:
@@ -119,13 +145,31 @@ class DataServer:
             if mapped is None:
                 return None
             memory = mapped
-        window = memory[offset : offset + size]
-        checksum = copy.sums.get(chunk)
-        if checksum is None:
-            import xxhash  # here: a node that is alone does without
+        return _Found(ticket, copy, chunk, memory[offset : offset + size])
 
-            checksum = copy.sums[chunk] = xxhash.xxh3_64_intdigest(window)
-        return window, checksum
+    def _digest(self, sock: socket.socket, window: memoryview, buffers: list[memoryview]) -> int:
+        """The checksum of ``window``, which goes into ``buffers``; a long one is sent in parts, each while it is in the cache."""
+        import xxhash  # here: a node that is alone does without
+
+        part = self._config.pull_part_bytes
+        if len(window) <= part:
+            buffers.append(window)
+            return xxhash.xxh3_64_intdigest(window)
+        digest = xxhash.xxh3_64()
+        for start in range(0, len(window), part):
+            piece = window[start : start + part]
+            digest.update(piece)
+            buffers.append(piece)
+            send_all(sock, buffers)
+            buffers.clear()
+        return digest.intdigest()
+
+    def _keep(self, found: _Found, checksum: int) -> tuple[int, int]:
+        """Only while its ticket is there an object is pinned; later the bytes may be those of another one."""
+        ticket = found.ticket
+        if self._tickets.get((ticket.node, ticket.req)) is not ticket:
+            return pieces.NOT_HERE, 0
+        return pieces.HERE, found.copy.sums.setdefault(found.chunk, checksum)
 
     def close(self) -> None:
         """Break all connections; their threads end."""

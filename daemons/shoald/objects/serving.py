@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.ids import PROCESS_ID_SIZE
 from shoal.wire import messages as m
-from shoald.objects.copies import Copy, pack_bits
+from shoald.objects.copies import Copy, chunk_bytes, pack_bits
 from shoald.objects.effects import Effect, Tell, ToStore
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import checked_id, checked_size
@@ -192,7 +192,7 @@ class ServeCore:
         assert obj is not None
         copy = self._copies.get(obj.copy)
         if copy is None:
-            copy = Copy(object_id, obj.copy, size, self._config.pull_chunk_bytes)
+            copy = Copy(object_id, obj.copy, size, chunk_bytes(size, self._config))
             self._remember(copy)
         copy.offset = offset
         copy.have = copy.all

@@ -63,6 +63,7 @@ class StoreCore:
         "_readers",
         "_relief",
         "_restores",
+        "_seals",
         "outbox",
         "sharing",
         "spills",
@@ -82,7 +83,7 @@ class StoreCore:
         self._readers = Readers(ledger, self._pins, self._restores)
         self._extents = Extents(ledger)
         self._relief = Relief(ledger, self._extents, self._restores, self.spills)
-        seals = Seals(ledger, self._holds, self._pins, self._readers, self.spills)
+        self._seals = seals = Seals(ledger, self._holds, self._pins, self._readers, self.spills)
         self._handlers: dict[int, _Handler] = {
             m.ALLOC: self._extents.alloc,
             m.EXTENT_RETURN: self._extents.give_back,
@@ -173,13 +174,15 @@ class StoreCore:
         """There is another node: what is not here may be there."""
         self._ledger.clustered = True
 
-    def take_wants(self) -> list[tuple[bytes, bytes, int, int | None]]:
-        """What is to be fetched since the last call: (id, stamp proc, number, priority); priority None: not any more."""
-        ledger = self._ledger
-        wants = ledger.wants
-        if wants:
-            ledger.wants = []
-        return wants
+    def take_wants(self, limit: int) -> list[tuple[bytes, bytes, int, int | None]]:
+        """What is to be fetched, in order, ``limit`` at most: (id, stamp proc, number, priority); priority None: not any more."""
+        wants = self._ledger.wants
+        return [wants.popleft() for _ in range(min(limit, len(wants)))]
+
+    @property
+    def wants(self) -> int:
+        """How many `take_wants` has still to tell."""
+        return len(self._ledger.wants)
 
     def shortage(self) -> int:
         """Bytes that the first of those who wait for room waits for; 0 if nobody does."""
@@ -262,6 +265,17 @@ class StoreCore:
             self._copies += 1
             obj.copy = copy or self._ledger.node_id[:ORIGIN_SIZE] + self._copies.to_bytes(8, "big")
         return obj
+
+    def seal_copy(self, proc: bytes, stamp: bytes, seal: list[Any], now: float) -> bool:
+        """Client ``proc`` of this daemon has had the copy ``stamp`` written into its room: make it an object that nobody holds.
+
+        ``seal``: id, offset, size, contained ids, flags, call site, content hash. Returns whether it is the object now; if not,
+        there was one already. Raises ProtocolError.
+        """
+        obj = self._seals.seal_copy(self._ledger.clients[proc], stamp, seal, now)
+        if self._ledger.recalls or self._ledger.forsaken or self._extents.waiting:
+            self.settle()
+        return self._ledger.objects.get(obj.id) is obj
 
     def forked(self, proc: bytes, token: bytes | int) -> None:
         """A child of ``proc`` keeps what that pins now, until `fork_ended`. Raises ProtocolError."""

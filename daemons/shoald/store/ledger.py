@@ -12,6 +12,7 @@ each other on purpose.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -111,7 +112,7 @@ class Ledger:
         self.clustered = False
         self.hints: dict[bytes, dict[str, None]] = {}
         self.last_seen: dict[bytes, str] = {}
-        self.wants: list[tuple[bytes, bytes, int, int | None]] = []
+        self.wants: deque[tuple[bytes, bytes, int, int | None]] = deque()
         self.allocator = Allocator(capacity)
         self.config = config
         self.objects: dict[bytes, StoredObject] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from sys import intern
 from typing import Any
 
+from shoal.ids import NO_PROCESS
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.holds import Holds
@@ -42,8 +43,24 @@ class Seals:
 
         ``in_file``: (number of a lent file, checksum), and the message's offset means nothing.
         """
+        self._seal(client, *_parse(message, now), in_file)
+
+    def seal_copy(self, client: Client, stamp: bytes, seal: list[Any], now: float) -> StoredObject:
+        """See `StoreCore.seal_copy`."""
+        object_id, offset, size, contained, flags, callsite, content_hash = seal
+        inner = _inner(object_id, contained) if contained else ()
+        allocated = (size + 63) & -64 or 64
+        obj = StoredObject(
+            object_id, offset, size, allocated, inner, flags, intern(callsite), content_hash, now
+        )
+        obj.copy = stamp
+        self._seal(client, obj, NO_PROCESS, None)
+        return obj
+
+    def _seal(
+        self, client: Client, obj: StoredObject, holder_proc: bytes, in_file: tuple[int, int] | None
+    ) -> None:
         ledger = self._ledger
-        obj, holder_proc = _parse(message, now)
         object_id = obj.id
         if in_file is not None:
             self._spills.seal_in(client, obj, *in_file)
@@ -194,15 +211,17 @@ def _parse(message: list[Any], now: float) -> tuple[StoredObject, bytes]:
         and type(contained) is bytes
     ):
         raise ProtocolError("malformed SEAL")
-    inner: tuple[bytes, ...] = ()
-    if contained:
-        if len(contained) % 16:
-            raise ProtocolError("contained ids are not a whole number of ids")
-        ids = dict.fromkeys([contained[i : i + 16] for i in range(0, len(contained), 16)])
-        ids.pop(object_id, None)  # a hold on itself would keep it for ever
-        inner = tuple(ids)
+    inner = _inner(object_id, contained) if contained else ()
     if content_hash and len(content_hash) != _HASH_SIZE:
         raise ProtocolError(f"a content hash has {_HASH_SIZE} bytes")
     allocated = (size + 63) & -64 or 64
     obj = StoredObject(object_id, offset, size, allocated, inner, flags, intern(callsite), content_hash, now)
     return obj, holder
+
+
+def _inner(object_id: bytes, contained: bytes) -> tuple[bytes, ...]:
+    if len(contained) % 16:
+        raise ProtocolError("contained ids are not a whole number of ids")
+    ids = dict.fromkeys([contained[i : i + 16] for i in range(0, len(contained), 16)])
+    ids.pop(object_id, None)  # a hold on itself would keep it for ever
+    return tuple(ids)

@@ -125,6 +125,8 @@ class Sharing:
     def share(self, object_id: bytes) -> None:
         """Other nodes may know of this id, and of all that it contains. What only pins keep here stays on its way out."""
         ledger = self._ledger
+        if object_id in ledger.shared:
+            return
         todo = [object_id]
         while todo:
             object_id = todo.pop()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from shoal.config import Config
 from shoal.wire import messages as m
-from shoald.objects.copies import first_from, spread
+from shoald.objects.copies import chunk_bytes, first_from, spread
 from unit.objects.world import CHUNK, World, body, pinned
 
 
@@ -16,6 +17,15 @@ def test_readers_start_at_different_places():
     assert {spread(order, 1) for order in range(20)} == {0}
     assert first_from(0b1001, 1) == 3
     assert first_from(0b0001, 1) == 0
+
+
+def test_chunks_grow_with_the_object_within_bounds():
+    config = Config()
+    mib = 1024**2
+    assert chunk_bytes(0, config) == chunk_bytes(100 * mib, config) == config.pull_chunk_bytes == 4 * mib
+    assert chunk_bytes(256 * mib, config) == 8 * mib
+    assert chunk_bytes(256 * mib + 1000, config) == 8 * mib
+    assert chunk_bytes(100 * 1024 * mib, config) == config.pull_chunk_bytes_max == 16 * mib
 
 
 def test_each_chunk_leaves_the_source_about_once():

@@ -206,6 +206,46 @@ def test_wrong_bytes_are_noticed(rig):
     assert "checksum" in reason
 
 
+def test_a_chunk_is_checked_in_parts(rig):
+    """As if it had been in one: another node has, or makes, the checksum of the whole."""
+    it = rig(pull_part_bytes=10_000)
+    outcomes, _ = it.get(1, it.pieces(0, 3, 1, 2))
+    assert outcomes == [xxhash.xxh3_64_intdigest(it.data[i * CHUNK : (i + 1) * CHUNK]) for i in (0, 3, 1, 2)]
+    assert it.here[128:] == it.data
+    it.there[64 + CHUNK + 30_000] ^= 1  # the source's memory has changed since it made its checksums
+    assert it.get(2, it.pieces(0, 1, 2))[0] == [outcomes[0], CORRUPT, outcomes[3]]
+
+
+def test_what_was_let_go_of_while_it_was_sent_is_not_there(rig, monkeypatch):
+    """Without its pin the bytes may be those of another object, and a checksum of these would be right."""
+    it = rig(pull_part_bytes=10_000)
+    digest = it.server._digest
+
+    def let_go(*args):
+        made = digest(*args)
+        it.tickets.clear()
+        return made
+
+    monkeypatch.setattr(it.server, "_digest", let_go)
+    outcomes, reason = it.get(1, it.pieces(0))
+    assert outcomes == [GONE]
+    assert "any more" in reason
+    assert not it.copy.sums
+
+
+def test_a_server_is_busy_while_it_sends(rig):
+    it = rig(size=16 * 1024**2)
+    it.copy.chunk, it.copy.chunks = it.copy.size, 1
+    it.copy.have = it.copy.all = 1
+    assert not it.server.busy
+    ours, theirs = socket.socketpair()
+    it.server.take(READER, theirs)
+    ours.sendall(pieces.encode_request([(7, 0)]))
+    until(lambda: it.server.busy, "a request under way, which is not read")
+    ours.close()
+    until(lambda: not it.server.busy, "the end of it")
+
+
 def test_a_source_that_goes_away_fails_what_is_under_way_and_the_next_request_dials_again(rig):
     it = rig()
     assert it.get(1, it.pieces(0))[0][0] >= 0
@@ -311,7 +351,7 @@ def test_requests_read_back():
     data = pieces.encode_request(asked)
     assert pieces.decode_count(data[: pieces.COUNT_SIZE]) == 2
     assert pieces.decode_pieces(data[pieces.COUNT_SIZE :]) == asked
-    answers = [(pieces.HERE, 2**64 - 1, 2**40), (pieces.NOT_HERE, 0, 0)]
+    answers = [(pieces.HERE, 2**64 - 1), (pieces.NOT_HERE, 0)]
     assert pieces.decode_answers(pieces.encode_answers(answers)) == answers
     for count in (0, pieces.PIECES_MAX + 1):
         with pytest.raises(pieces.BrokenRequest):

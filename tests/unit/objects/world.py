@@ -165,6 +165,7 @@ class World:
     def __init__(self, nodes: int = 2, **settings: Any) -> None:
         settings = {
             "pull_chunk_bytes": CHUNK,
+            "pull_chunk_bytes_max": CHUNK,
             "relay_bytes_min": 4 * CHUNK,
             "store_full_wait_ms": 1000.0,
         } | settings

@@ -135,7 +135,7 @@ def test_an_announcement_that_the_seal_elsewhere_overtook_is_none(bench):
     bench.send(A, m.EXPECT, X)
     bench.core.located(X, NODE, 100, m.SEAL_PRIMARY)
     assert not bench.pin(B, X), "it is fetched"
-    assert bench.core.take_wants() == [(X, NOBODY, 0, 0)]
+    assert bench.core.take_wants(9) == [(X, NOBODY, 0, 0)]
 
 
 def test_readers_of_an_announced_object_learn_that_it_was_sealed_elsewhere(bench):
@@ -143,11 +143,11 @@ def test_readers_of_an_announced_object_learn_that_it_was_sealed_elsewhere(bench
     bench.core.sharing.share(X)
     assert not bench.pin(B, X)
     assert not bench.send(B, m.WATCH, X, NOBODY, 0)
-    assert not bench.core.take_wants()
+    assert not bench.core.take_wants(9)
     bench.refs.handle(NODE, [m.P_SEALED, 1, A, [X, 100, 0]])
     bench.core.located(X, NODE, 100, 0)
     assert bench.take() == [(B, [m.AVAILABLE, X, 100, 0, ""])]
-    assert [want[0] for want in bench.core.take_wants()] == [X]
+    assert [want[0] for want in bench.core.take_wants(9)] == [X]
 
 
 def test_a_read_that_waited_for_a_stream_is_fetched_from_where_it_was_sealed(bench):
@@ -155,9 +155,9 @@ def test_a_read_that_waited_for_a_stream_is_fetched_from_where_it_was_sealed(ben
     bench.send(A, m.HOLD, A, own)
     bench.core.located(own, NODE, 100, 0)
     assert not bench.pin(B, own, A, 3)
-    assert not bench.core.take_wants()
+    assert not bench.core.take_wants(9)
     bench.advanced(A, 3)
-    assert [want[0] for want in bench.core.take_wants()] == [own]
+    assert [want[0] for want in bench.core.take_wants(9)] == [own]
 
 
 def test_where_an_object_was_is_known_when_a_ref_comes_back_of_which_nobody_told(bench):
