@@ -85,6 +85,7 @@ class HeadLink:
         self._on_message = on_message
         self._lock = threading.Lock()  # guards the buffer and the calls under way
         self._buffer = ReportBuffer()
+        self._has_news = False  # and the thread knows
         self._actors = ActorBuffer()
         self._unconfirmed = Confirmations()
         self._told_registered = False
@@ -140,7 +141,9 @@ class HeadLink:
             self._buffer.add(report)
             if then is not None:
                 self._unconfirmed.add(then)
-        self._wake_up()
+            awake, self._has_news = self._has_news, True
+        if not awake:  # else it was woken for what it has not taken yet: a turn of its loop costs as much as one of the daemon's
+            self._wake_up()
 
     def report_actors(self, actors: Iterable[Mapping[str, Any]], snapshot: bool = False) -> None:
         """Tell the head what has become of actors that this node hosts (see ActorBuffer.add, codec.actors_message)."""
@@ -365,6 +368,8 @@ class HeadLink:
             if now >= rested:  # else what woke it has still to be sent
                 self._wake.clear()
             with self._lock:
+                if now >= rested:
+                    self._has_news = False
                 groups, self._groups = self._groups, []
                 wanted = (
                     not self._buffer.empty or self._unconfirmed.waiting or now >= spoke + self._beat_ms / 1000

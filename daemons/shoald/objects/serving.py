@@ -207,7 +207,7 @@ class ServeCore:
         obj = self._stored(object_id)
         if ticket is None or ticket.copy is not None or obj is None:
             return
-        copy = Copy(object_id, obj.copy, size, self._config.pull_chunk_bytes, 0)
+        copy = Copy(object_id, obj.copy, size, chunk_bytes(size, self._config), 0)
         copy.file = path, offset, checksum
         copy.have = copy.all
         self._grant(ticket, copy, obj)

@@ -32,6 +32,42 @@ def test_an_object_comes_with_everything_that_belongs_to_it():
     assert b.counters["fetched_bytes"] == len(data)
 
 
+def test_what_is_wanted_at_once_is_asked_for_in_portions():
+    """The source works on the first ones while the rest are put; whoever changes his mind in between is heard in order."""
+    world = World(pull_wants_max=3)
+    a, b = world.nodes
+    ids = [own(a, number) for number in range(1, 9)]
+    for object_id in ids:
+        a.seal(object_id, body(100, object_id[11]))
+    b.send(m.PIN_TOGETHER, [field for object_id in ids for field in (object_id, a.proc, 0)], 0)
+    asked = world.mail[b.id, a.id]
+    assert [message[2] for message in asked] == ids[:3]
+    assert b.core.next_deadline() == 0.0
+    b.turn()
+    assert [message[2] for message in asked] == ids[:6]
+    b.turn()
+    assert [message[2] for message in asked] == ids
+    assert b.core.next_deadline() is None
+    world.run()
+    assert sorted(b.read(answer) for answer in b.told()) == sorted(body(100, each[11]) for each in ids)
+    b.store.drop(b.proc, 0.0)
+    b.turn()
+    world.run()
+
+
+def test_a_copy_stays_though_nobody_here_holds_it():
+    world = World()
+    a, b = world.nodes
+    x = own(a)
+    a.seal(x, body(100))
+    b.pin(x, a.proc)
+    world.run()
+    offset = pinned(b.told())[3]
+    b.send(m.UNPIN, x)
+    assert pinned(b.pin(x, a.proc))[3] == offset
+    assert b.counters["fetches"] == 1
+
+
 def test_readers_join_one_pull():
     world = World()
     a, b = world.nodes

@@ -451,7 +451,7 @@ def test_a_copy_that_had_to_go_for_the_others_of_its_group_is_fetched_again() ->
         if isinstance(effect, Read):
             bench.core.spills.read_done(effect.transfer, 1.0)
     assert kinds(later(bench, 0.0)) == [m.PINNED]
-    assert [want[0] for want in bench.core.take_wants()] == [Z]
+    assert [want[0] for want in bench.core.take_wants(9)] == [Z]
 
 
 def test_what_was_rewritten_and_cannot_be_read_leaves_no_file() -> None:

@@ -167,7 +167,7 @@ def test_where_an_object_was_is_known_when_a_ref_comes_back_of_which_nobody_told
     bench.core.located(own, NODE, 100, 0)
     bench.send(A, m.RELEASE, own)
     assert not bench.pin(A, own, B, 0)
-    assert [want[0] for want in bench.core.take_wants()] == [own]
+    assert [want[0] for want in bench.core.take_wants(9)] == [own]
     assert bench.core.hinted(own) == [NODE]
     bench.core.lost([own])
     assert bench.core.hinted(own) == []
@@ -178,9 +178,9 @@ def test_what_was_announced_and_sealed_on_a_node_that_died_is_not_waited_for(ben
     own = A + bytes(3) + b"\x01" + bytes(4)
     bench.send(A, m.EXPECT, own)
     assert not bench.pin(B, own, FAR[:8], 3)
-    assert not bench.core.take_wants()
+    assert not bench.core.take_wants(9)
     bench.send(A, m.UNEXPECT, own)
-    assert [want[0] for want in bench.core.take_wants()] == [own]
+    assert [want[0] for want in bench.core.take_wants(9)] == [own]
     bench.core.fetch_failed(own, "lost", "nobody has it")
     assert bench.take() == [(A, [m.RECOVER, own])]
     bench.send(A, m.UNEXPECT, own)
@@ -311,7 +311,7 @@ OWN = A + b"\0\0\0\1" + bytes(4)  # a result of a task of A
 
 def test_what_there_is_no_room_for_is_not_lost(bench):
     bench.pin(B, OWN, FAR[:8], 3)
-    bench.core.take_wants()
+    bench.core.take_wants(9)
     bench.core.fetch_failed(OWN, "full", "there is no room")
     [(reader, message)] = bench.take()
     assert (reader, message[0], message[3]) == (B, m.PIN_FAILED, "full"), (
@@ -323,13 +323,13 @@ def test_what_was_said_to_be_lost_is_looked_for_where_it_was_sealed(bench):
     bench.hear(m.P_SEALED, 1, A, [OWN, 100, m.SEAL_PRIMARY])
     bench.core.lost([OWN])  # the head had not heard of the copy there
     assert not bench.pin(B, OWN, FAR[:8], 3)
-    assert [want[0] for want in bench.core.take_wants()] == [OWN]
+    assert [want[0] for want in bench.core.take_wants(9)] == [OWN]
     bench.seal(C, OWN, 100, flags=0, holder=NOBODY)
     bench.send(B, m.UNPIN, OWN)
-    bench.core.take_wants()
+    bench.core.take_wants(9)
     bench.core._ledger.evict(bench.core._ledger.objects[OWN])
     assert not bench.pin(B, OWN), "it is not lost any more"
-    assert [want[0] for want in bench.core.take_wants()] == [OWN]
+    assert [want[0] for want in bench.core.take_wants(9)] == [OWN]
 
 
 def test_who_waits_for_an_announced_result_finds_it_though_its_owner_lets_go_before_it_is_told(bench):
