@@ -37,30 +37,20 @@ class Seals:
         self._parked, self._wanted = readers.tables
 
     def seal(
-        self, client: Client, message: list[Any], now: float, in_file: tuple[int, int] | None = None
+        self,
+        client: Client,
+        message: list[Any],
+        now: float,
+        in_file: tuple[int, int] | None = None,
+        copied: StoredObject | None = None,
     ) -> None:
         """SEAL: the object is there, and whoever waited for it is answered.
 
-        ``in_file``: (number of a lent file, checksum), and the message's offset means nothing.
+        ``in_file``: (number of a lent file, checksum), and the message's offset means nothing. ``copied``: a copy that nobody
+        holds, instead of a message.
         """
-        self._seal(client, *_parse(message, now), in_file)
-
-    def seal_copy(self, client: Client, stamp: bytes, seal: list[Any], now: float) -> StoredObject:
-        """See `StoreCore.seal_copy`."""
-        object_id, offset, size, contained, flags, callsite, content_hash = seal
-        inner = _inner(object_id, contained) if contained else ()
-        allocated = (size + 63) & -64 or 64
-        obj = StoredObject(
-            object_id, offset, size, allocated, inner, flags, intern(callsite), content_hash, now
-        )
-        obj.copy = stamp
-        self._seal(client, obj, NO_PROCESS, None)
-        return obj
-
-    def _seal(
-        self, client: Client, obj: StoredObject, holder_proc: bytes, in_file: tuple[int, int] | None
-    ) -> None:
         ledger = self._ledger
+        obj, holder_proc = _parse(message, now) if copied is None else (copied, NO_PROCESS)
         object_id = obj.id
         if in_file is not None:
             self._spills.seal_in(client, obj, *in_file)
@@ -109,6 +99,18 @@ class Seals:
             self._readers.sealed(obj)
         if not obj.holders and object_id not in ledger.shared:
             ledger.unheld(obj)
+
+    def seal_copy(self, client: Client, stamp: bytes, seal: list[Any], now: float) -> StoredObject:
+        """See `StoreCore.seal_copy`."""
+        object_id, offset, size, contained, flags, callsite, content_hash = seal
+        inner = _inner(object_id, contained) if contained else ()
+        allocated = (size + 63) & -64 or 64
+        obj = StoredObject(
+            object_id, offset, size, allocated, inner, flags, intern(callsite), content_hash, now
+        )
+        obj.copy = stamp
+        self.seal(client, [], now, copied=obj)
+        return obj
 
     def seal_in_file(self, client: Client, message: list[Any], now: float) -> None:
         """SEAL_IN_FILE: an object is there, in a file that was lent to its creator."""
