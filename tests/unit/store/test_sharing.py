@@ -371,7 +371,7 @@ def test_what_is_lost_is_announced_again_though_its_hold_was_given(bench):
     bench.core.lost([OWN])
     bench.send(A, m.EXPECT, OWN)
     assert not bench.pin(B, OWN), "it is waited for"
-    assert not bench.core.take_wants()
+    assert not bench.core.take_wants(9)
     bench.seal(C, OWN, holder=A)
     assert holds(bench, OWN) == 1
 
