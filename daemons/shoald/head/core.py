@@ -251,6 +251,7 @@ class HeadCore:
         record.last_seen = now
         if record.state == ev.SUSPECTED:
             record.become(ev.ALIVE, "heard of again", now)
+            self.nodes.revived(record)
             self.groups.nodes_changed(now)
             self._announce(record, now)
 

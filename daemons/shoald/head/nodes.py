@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush, heapreplace
 
 from shoald.head.events import ALIVE, DEAD, SUSPECTED, Gauges, NodeInfo, NodeReports, NodeView
 
@@ -33,10 +34,12 @@ class NodeRecord:
         last_seen: monotonic seconds of the last sign of life.
         history: the last states as (monotonic seconds, state, reason), oldest first.
         parts: reports of a batch whose last part has not come.
+        due: when its silence is looked at next; its entry among the deadlines has the same.
     """
 
     __slots__ = (
         "draining",
+        "due",
         "gauges",
         "history",
         "incarnation",
@@ -57,7 +60,7 @@ class NodeRecord:
         self.state = ALIVE
         self.reason = "registered"
         self.draining = False
-        self.last_seen = now
+        self.last_seen = self.due = now
         self.gauges = Gauges(available=info.resources)
         self.parts: list[NodeReports] = []
         self.history: deque[tuple[float, str, str]] = deque([(now, ALIVE, self.reason)], _HISTORY_LENGTH)
@@ -93,6 +96,10 @@ class NodeTable:
         self._live: dict[str, NodeRecord] = {}
         self._dead: dict[tuple[str, str], NodeRecord] = {}  # in the order of their deaths
         self._by_stream: dict[int, NodeRecord] = {}
+        # (due, a number that orders them, record): when a live node's silence would say something, or sooner: a sign of life
+        # changes no entry. Of entries for one record, only that with its `due` counts.
+        self._deadlines: list[tuple[float, int, NodeRecord]] = []
+        self._watches = 0
 
     def __iter__(self) -> Iterator[NodeRecord]:
         yield from self._live.values()
@@ -128,6 +135,7 @@ class NodeTable:
     def add(self, record: NodeRecord) -> None:
         assert record.node_id not in self._live
         self._live[record.node_id] = record
+        self._watch(record)
 
     def add_dead(self, record: NodeRecord) -> None:
         """Remember a node that was dead before this head started."""
@@ -167,18 +175,44 @@ class NodeTable:
                 suspects.append(record)
         return suspects, deaths
 
+    def revived(self, record: NodeRecord) -> None:
+        """A suspected node was heard of again: its silence says something sooner than it would have."""
+        self._watch(record)
+
+    def _deadline(self, record: NodeRecord) -> float:
+        return record.last_seen + (self._suspect_s if record.state == ALIVE else self._dead_s)
+
+    def _watch(self, record: NodeRecord) -> None:
+        record.due = self._deadline(record)
+        self._watches += 1
+        heappush(self._deadlines, (record.due, self._watches, record))
+        if len(self._deadlines) > 2 * len(self._live) + _HISTORY_LENGTH:
+            self._deadlines = [(each.due, place, each) for place, each in enumerate(self._live.values())]
+            self._watches = len(self._live)
+            heapify(self._deadlines)
+
     def next_deadline(self) -> float | None:
-        """When `silent` has something new to say at the earliest; None without live nodes."""
-        deadlines = [
-            record.last_seen + (self._suspect_s if record.state == ALIVE else self._dead_s)
-            for record in self._live.values()
-        ]
-        return min(deadlines, default=None)
+        """When `silent` has something new to say at the earliest; None without live nodes. O(log n), since it is asked often."""
+        deadlines = self._deadlines
+        while deadlines:
+            due, number, record = deadlines[0]
+            if record.due != due or self._live.get(record.node_id) is not record:
+                heappop(deadlines)
+                continue
+            now_due = self._deadline(record)
+            if now_due <= due:
+                return now_due
+            record.due = now_due
+            heapreplace(deadlines, (now_due, number, record))
+        return None
 
     def validate(self) -> None:
         """Check every invariant; raises AssertionError."""
+        watched = {(due, record.node_id) for due, _, record in self._deadlines}
         for node_id, record in self._live.items():
             assert record.node_id == node_id
+            assert (record.due, node_id) in watched, f"nobody looks after {node_id}"
+            assert record.due <= self._deadline(record), f"{node_id} is looked after too late"
             assert record.state in {ALIVE, SUSPECTED}, record.state
             assert (node_id, record.incarnation) not in self._dead, f"{node_id} is live and dead"
             assert record.stream is None or self._by_stream.get(record.stream) is record

@@ -440,3 +440,25 @@ def test_a_deadline_that_rounding_put_a_little_too_early_is_one_all_the_same():
     table.add(NodeRecord("n", "1", ev.NodeInfo(), 6.60936562477981))
     suspects, _ = table.silent(table.next_deadline())
     assert [record.node_id for record in suspects] == ["n"]
+
+
+def test_the_next_deadline_is_that_of_the_node_that_is_silent_for_longest():
+    core = make_core()
+    exact = []
+    for step in range(200):
+        now = step * 0.05
+        if step < 20:
+            register(core, step + 1, f"n{step}", now=now)
+        elif step % 3:
+            report(core, 1 + step * 7 % 20, now)
+        else:
+            core.handle(ev.TimePasses(), now)
+        table = core.nodes
+        suspect, dead = table._suspect_s, table._dead_s
+        exact.append(
+            min(each.last_seen + (suspect if each.state == ev.ALIVE else dead) for each in table.live)
+        )
+        assert table.next_deadline() == exact[-1]
+        table.validate()
+    assert len(set(exact)) > 20
+    assert len(core.nodes._deadlines) <= 2 * core.nodes.live_count + 8
