@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from accounts import ledgers_that_do_not_add_up
 from leaks import Snapshot, difference_after_wait
 
 RUN = os.environ["SHOAL_TEST_RUN"] = uuid.uuid4().hex
@@ -49,6 +50,20 @@ def pytest_collection_finish() -> None:
 
 def _is_checked(request: pytest.FixtureRequest) -> bool:
     return bool(CHECKED_FOLDERS.intersection(request.path.parts))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    """At the end of a test, before its fixtures and clusters go: the ledgers of all daemons that run add up.
+
+    Also that of a cluster which several tests share; and not of one that the test has ended itself.
+    """
+    result = yield
+    if CHECKED_FOLDERS.intersection(item.path.parts):
+        wrong = ledgers_that_do_not_add_up()
+        if wrong:
+            pytest.fail("the store's ledger does not add up:\n" + "\n".join(wrong))
+    return result
 
 
 @pytest.fixture(scope="module", autouse=True)
