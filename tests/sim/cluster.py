@@ -155,7 +155,7 @@ class Cluster:
         if kind in ("lost", "unrecoverable", "freed"):
             known = object_id in self.damaged or object_id in self.lost or bool(self.fenced)
             assert known, f"{object_id.hex()} cannot be read ({kind}: {text})"
-            told = "lost" in text or "no node has it" in text
+            told = any(words in text for words in ("lost", "no node has it", "its only copy was on disk"))
             assert (kind != "freed" and told) or self.fenced, (kind, text)
 
     # --- ends ---
