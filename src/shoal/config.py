@@ -94,6 +94,8 @@ class Config:
     # Client extents: smallest and largest slab leased ahead of need.
     slab_bytes_min: int = 1 * MIB
     slab_bytes_max: int = 64 * MIB
+    # Share of the store that all clients together may lease ahead of need; beyond, each gets what it needs at once, and no more.
+    lease_ahead_share: float = 0.125
     # Freed memory that a driver keeps at the end of its heap; beyond, it goes back to the system.
     heap_kept_bytes_max: int = 32 * MIB
     # The same of a worker, for the arrays of its next task; without work it gives all of that back after this time.

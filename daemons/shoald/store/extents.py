@@ -3,7 +3,9 @@
 A request that the allocator cannot meet recalls unused leased memory from every client and then waits until
 something is freed, or relief (see there) gives up. Waiting requests are met in order; a smaller one may pass a
 larger one, because its task may be what frees the memory for the larger, until that has waited for
-config.store_full_wait_ms. While somebody waits, nobody gets more than the least that it asked for.
+config.store_full_wait_ms. While somebody waits, or more than config.lease_ahead_share of the region is leased, nobody gets
+more than the least that it asked for. What was recalled counts as coming back for config.recall_grace_ms: until then
+nothing is spilled for want of it.
 """
 
 from __future__ import annotations
@@ -46,15 +48,17 @@ class Extents:
 
     Attributes:
         waiting: requests in order of arrival.
+        recalled_until: leased memory that clients do not use may still come back until then.
         no_passing: the oldest has waited for so long that nobody passes it any more.
     """
 
-    __slots__ = ("_ledger", "_tried_free", "no_passing", "waiting")
+    __slots__ = ("_ledger", "_tried_free", "no_passing", "recalled_until", "waiting")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.waiting: deque[Waiting] = deque()
         self.no_passing = False
+        self.recalled_until = -1e9
         self._tried_free = 0  # free bytes when the queue was last tried: less or the same is not worth a try
 
     def alloc(self, client: Client, message: list[Any], now: float) -> None:
@@ -79,6 +83,8 @@ class Extents:
         if len(self.waiting) >= ledger.config.store_waiters_max:
             self._refuse(request, "full", "")
             return
+        if not self.waiting:
+            self.recalled_until = now + ledger.config.recall_grace_ms / 1000
         self.waiting.append(request)
         ledger.arrivals += 1
         self._tried_free = ledger.allocator.free_bytes
@@ -126,6 +132,13 @@ class Extents:
         if not waiting:
             return 0, 0
         return sum(request.least for request in islice(waiting, _LOOK_MAX)), waiting[0].least
+
+    def coming_back(self, now: float) -> int:
+        """Leased bytes that may not be in use, and have been asked for a moment ago."""
+        return self._ledger.leased_bytes() if now < self.recalled_until else 0
+
+    def _ahead_max(self) -> int:
+        return int(self._ledger.config.lease_ahead_share * self._ledger.allocator.capacity)
 
     def oldest(self) -> list[float]:
         """Since when the oldest request waits, if there is one."""
@@ -188,6 +201,8 @@ class Extents:
         ledger = self._ledger
         if least > ledger.allocator.free_bytes:
             return False
+        if wanted > least and ledger.leased_bytes() + wanted > self._ahead_max():
+            wanted = least
         extent = ledger.allocator.lease(least, wanted)
         if extent is None:
             return False

@@ -165,7 +165,7 @@ class Relief:
 
     def _spill(self, lacking: int, now: float) -> None:
         """Have the next victims written, as many as will be enough together with what is on its way."""
-        lacking -= self._spills.coming_bytes + self._eviction.asked_bytes
+        lacking -= self._spills.coming_bytes + self._eviction.asked_bytes + self._extents.coming_back(now)
         self._write_victims(lacking, now)
 
     def _write_victims(self, lacking: int, now: float) -> None:
@@ -219,7 +219,7 @@ class Relief:
     def _behind(self) -> int:
         """Bytes that are to be written ahead of need."""
         ledger = self._ledger
-        free = ledger.allocator.free_bytes
+        free = ledger.allocator.free_bytes + ledger.leased_bytes()  # it is taken back first
         low = (1 - ledger.config.spill_threshold) * ledger.allocator.capacity
         if free >= low or not self._spills.enabled:
             return 0
@@ -246,6 +246,8 @@ class Relief:
         if deadlines:
             maps_at = [max(since, self._progress_at) + map_after_s for since in self._restores.oldest()]
             again = [self._eviction.again_at] if self._eviction.again_at is not None else []
+            if self._extents.waiting and self._extents.recalled_until > now:
+                again.append(self._extents.recalled_until)
             # Who cannot be helped that way is not looked at again for it.
             self._again_at = min([*deadlines, *again, *(at for at in maps_at if at > now)])
 

@@ -70,7 +70,10 @@ class ClientStore:
         self.region = region
         config = runtime.config
         self.pins = PinTable(config.cached_pins_max)
-        self.extents = ExtentLeases(config.slab_bytes_min, config.slab_bytes_max, config.slabs_max)
+        ahead_max = max(int(config.lease_ahead_share * region.capacity), config.inline_bytes_max)
+        self.extents = ExtentLeases(
+            config.slab_bytes_min, config.slab_bytes_max, config.slabs_max, ahead_max // 64 * 64
+        )
         self.closed_views: deque[bytes] = deque()
         self.pin_waiters: dict[bytes, list[PinWaiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}

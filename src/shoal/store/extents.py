@@ -25,10 +25,12 @@ class ExtentLeases:
 
     Args:
         slab_min, slab_max: sizes of slabs to ask for.
+        ahead_max: nothing larger is asked for ahead.
         slabs_max: partly used slabs that are kept; beyond, the smallest rest goes back.
     """
 
     __slots__ = (
+        "_ahead_max",
         "_asked",
         "_ends",
         "_large",
@@ -41,11 +43,12 @@ class ExtentLeases:
         "_worthwhile",
     )
 
-    def __init__(self, slab_min: int, slab_max: int, slabs_max: int) -> None:
-        self._slab_min = slab_min
-        self._slab_max = slab_max
+    def __init__(self, slab_min: int, slab_max: int, slabs_max: int, ahead_max: int = 2**63) -> None:
+        self._slab_min = min(slab_min, ahead_max)
+        self._slab_max = max(self._slab_min, min(slab_max, ahead_max))
+        self._ahead_max = ahead_max
         self._slabs_max = slabs_max
-        self._slab = slab_min
+        self._slab = self._slab_min
         self._starts: list[int] = []  # the last slab is the one in use
         self._ends: list[int] = []
         self._asked = 0  # requests ahead of need that have no answer yet: 0 or 1
@@ -81,6 +84,8 @@ class ExtentLeases:
     def want_ahead(self) -> tuple[int, int] | None:
         """The next slab, (size_min, size_wanted), when little is left and none is asked for; else None."""
         if self._asked or not self._worthwhile:
+            return None
+        if self._large > self._ahead_max:
             return None
         if self._large:
             if self._larges < _LARGE_IN_A_ROW or any(

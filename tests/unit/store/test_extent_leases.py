@@ -95,6 +95,22 @@ def test_what_was_carved_in_vain_is_kept_or_given_back() -> None:
     assert extents.give_back(0, 100) == [(0, 128)]
 
 
+def test_nothing_larger_than_the_bound_is_asked_for_ahead() -> None:
+    extents = ExtentLeases(1 * MIB, 64 * MIB, 8, ahead_max=2 * MIB)
+    at = 0
+    for _ in range(4):
+        _, wanted = extents.want(100)
+        assert wanted <= 2 * MIB
+        extents.add(at, wanted)
+        at += wanted + MIB
+        while extents.carve(64 * KIB) is not None:
+            pass
+    assert extents.want(3 * MIB) == (3 * MIB, 3 * MIB)
+    extents.add(at, 3 * MIB)
+    assert extents.carve(3 * MIB) is not None
+    assert extents.want_ahead() is None
+
+
 def test_no_byte_twice_and_none_lost() -> None:
     for seed in range(20):
         chooser = random.Random(seed)

@@ -16,7 +16,7 @@ KIB = 1024
 
 
 def test_a_lease_gives_less_than_wanted_when_there_is_less() -> None:
-    bench = Bench(capacity=64 * KIB)
+    bench = Bench(capacity=64 * KIB, lease_ahead_share=2.0)
     bench.lease(A, 40 * KIB)
     assert bench.send(B, m.ALLOC, 1, KIB, 60 * KIB) == [(B, [m.EXTENT, 1, 40 * KIB, 24 * KIB])]
 
@@ -33,6 +33,8 @@ def test_whoever_waits_is_served_when_room_is_made() -> None:
     bench = Bench(capacity=64 * KIB, store_full_wait_ms=1000)
     offset = bench.lease(A, 64 * KIB)
     assert bench.send(B, m.ALLOC, 1, 32 * KIB, 32 * KIB) == [(A, [m.EXTENT_RECALL])]
+    assert bench.core.next_deadline() == 0.02  # until then it may come back
+    bench.core.relieve(0.02)
     assert bench.core.next_deadline() == 1.0
     assert bench.send(A, m.EXTENT_RETURN, offset + 48 * KIB, 16 * KIB) == []
     sent = bench.send(A, m.EXTENT_RETURN, offset + 16 * KIB, 32 * KIB)
@@ -53,7 +55,7 @@ def test_freed_objects_serve_the_queue_and_small_ones_pass() -> None:
 
 
 def test_nobody_gets_more_than_the_least_while_others_wait() -> None:
-    bench = Bench(capacity=64 * KIB)
+    bench = Bench(capacity=64 * KIB, lease_ahead_share=2.0)
     bench.seal(A, X, size=48 * KIB)
     bench.seal(A, Y, size=16 * KIB)
     bench.send(B, m.ALLOC, 1, 8 * KIB, 64 * KIB)
@@ -225,6 +227,39 @@ def test_registering_again_keeps_everything() -> None:
     bench.core.register(A, {"pid": 5, "kind": "driver", "job_id": "j2"})
     assert bench.core.rows(0.0)[0]["holders"][0]["pid"] == 5
     assert bench.ids == {X}
+
+
+def test_what_all_clients_lease_ahead_is_bounded_by_a_share_of_the_store() -> None:
+    bench = Bench(1024 * KIB, lease_ahead_share=0.125)
+    ((_, first),) = bench.send(A, m.ALLOC, 1, KIB, 100 * KIB)
+    assert first[3] == 100 * KIB
+    ((_, second),) = bench.send(B, m.ALLOC, 2, KIB, 100 * KIB)
+    assert second[3] == KIB
+    ((_, third),) = bench.send(B, m.ALLOC, 3, 500 * KIB, 0)
+    assert third[3] == 500 * KIB
+    bench.send(A, m.EXTENT_RETURN, first[2], first[3])
+    bench.send(B, m.EXTENT_RETURN, third[2], third[3])
+    ((_, fourth),) = bench.send(B, m.ALLOC, 4, KIB, 100 * KIB)
+    assert fourth[3] == 100 * KIB
+
+
+def test_leased_memory_comes_back_before_anything_is_spilled() -> None:
+    bench = Bench(64 * KIB)
+    bench.core = StoreCore(64 * KIB, Config(spill_threshold=0.5, spill_batch_bytes_min=1), directories=1)
+    for number, proc in enumerate((A, B)):
+        bench.core.register(proc, {"pid": number, "kind": "worker", "job_id": "j1"})
+    bench.seal(A, X, size=32 * KIB)
+    bench.lease(A, 32 * KIB)
+    assert not bench.core.spills.outbox  # nothing is written ahead for it
+    assert bench.send(B, m.ALLOC, 1, 16 * KIB, 0) == [(A, [m.EXTENT_RECALL])]
+    assert not bench.core.spills.outbox
+    assert (B, [m.EXTENT, 1, 32 * KIB, 16 * KIB]) in bench.send(A, m.EXTENT_RETURN, 32 * KIB, 32 * KIB)
+    assert not bench.core.spills.outbox
+    # Who has not given it back in time uses it.
+    assert bench.send(B, m.ALLOC, 2, 32 * KIB, 0) != []
+    bench.now = bench.core.next_deadline() or 0.0
+    bench.core.relieve(bench.now)
+    assert bench.core.spills.outbox
 
 
 def hopeless(said: list[tuple[bytes, list[Any]]]) -> list[tuple[bytes, int]]:
