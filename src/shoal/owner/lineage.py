@@ -5,7 +5,7 @@ or by the lineage of a task that used it. Memory is not kept: of an argument tha
 tasks can be run again from its beginning, though everything in between was freed long ago.
 
 An object that this process refers to no more may still be referenced elsewhere, in a container of somebody else. If its id ever
-left this process, its lineage stays as that of an *orphan*: the last `lineage_orphans_max` of them.
+left this process, its lineage stays as that of an *orphan*: the last `lineage_orphans_max` of them, of those that keep no object.
 
 Events: a task is done (`keep`), an object is lost (`recover`), an entry is forgotten (`ObjectTable.lineages`).
 Effects: tasks submitted anew, under their old ids and for the results that are missing alone; EXPECT for these.
@@ -57,13 +57,14 @@ class Lineage:
         inputs: entries of its top-level and nested ref arguments, each with its own lineage if it has one. Only the records
             are kept, not the objects.
         values: small plain arguments, by id. counted: those with refs inside, which are counted here.
+        keeps: it, or one that it needs, counts entries, and so keeps objects.
         left: how often it may still run; -1: any number.
         missing: return indexes that were lost while it ran for others; it runs for these next.
         streams: it is a generator's; index 0 is its completion, and items follow.
     """
 
     __slots__ = (
-        "__weakref__", "counted", "count", "depth", "function", "inputs", "keeper", "left", "missing", "nested_at",
+        "__weakref__", "counted", "count", "depth", "function", "inputs", "keeper", "keeps", "left", "missing", "nested_at",
         "options", "payload", "places", "queue", "size", "streams", "task_id", "values",
     )  # fmt: skip
 
@@ -89,6 +90,7 @@ class Lineage:
         self.counted = [entry for entry in inline if entry.contained is not None]
         for entry in self.counted:
             entry.count += 1
+        self.keeps: bool = bool(self.counted) or any(own.keeps for _, own in self.inputs if own is not None)
         self.size = len(self.payload) + sum(len(entry.value) for entry in inline) + _RECORD_BYTES
         self.keeper = keeper
 

@@ -517,7 +517,7 @@ class ObjectTable:
         del self.entries[entry.id]
         if self.lineages:
             lineage = self.lineages.pop(entry.id, None)
-            if lineage is not None and entry.flags & ESCAPED:
+            if lineage is not None and entry.flags & ESCAPED and not lineage.keeps:
                 self.orphans[entry.id] = lineage
         if entry.holds > 0:
             self._release_ids.extend([entry.id] * entry.holds)

@@ -413,3 +413,22 @@ def test_an_error_of_a_run_for_a_lost_result_is_promoted_with_the_hold_that_ther
     assert entry.state == FAILED
     assert node.table.promotions == [entry], "readers elsewhere wait for it"
     assert entry.holds == 1
+
+
+def test_an_orphan_keeps_no_object(node):
+    """An argument with refs inside is counted by the lineage, and goes with the last ref to what was made of it."""
+    inner = node.submit()
+    node.run_all()
+    outer = node.table.add_inline(node.ids.next_id(), b"refs", [inner])
+    first = node.submit(outer)
+    second = node.submit(first)
+    node.run_all()
+    for entry in (first, second):
+        node.table.escape(entry)
+    node.drop(inner, outer)
+    assert inner.id in node.table.entries, "the lineages need it"
+    node.drop(first, second)
+    gc.collect()
+    node.table.drain_released()
+    assert not node.table.entries
+    assert not node.table.orphans
