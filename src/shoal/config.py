@@ -291,7 +291,7 @@ class Config:
     # long as moving them at this rate would take, but at least locality_wait_ms_min.
     locality_bytes_min: int = 1 * MIB
     locality_bytes_per_s: float = 1e9
-    locality_wait_ms_min: float = 20.0
+    locality_wait_ms_min: float = 200.0
     # Placement groups that the head knows, without those that are over; beyond, a new one is refused. And how many of those that
     # are over are remembered; beyond, the oldest is forgotten.
     groups_max: int = 100000

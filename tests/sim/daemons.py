@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tests.sim.disks import Disk
 from tests.sim.headlink import HeadLink
 from tests.sim.traffic import Traffic
+from tests.unit.store.fakedisk import FakeRegion
 
 from shoal.ids import node_tag
 from shoal.wire import messages as m
@@ -28,7 +29,6 @@ from shoald.objects.cluster_refs import ClusterRefs
 from shoald.objects.core import ObjectCore
 from shoald.objects.effects import Locate, Receive, Tell
 from shoald.store.core import StoreCore
-from unit.store.fakedisk import FakeRegion
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster

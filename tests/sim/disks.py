@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
+from tests.unit.store.fakedisk import checksum_of
+
 from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Write
-from unit.store.fakedisk import checksum_of
 
 if TYPE_CHECKING:
     from tests.sim.daemons import Daemon

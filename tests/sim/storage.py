@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.unit.store.fakedisk import checksum_of
+
 from shoal.store.extents import ExtentLeases
 from shoal.store.pins import PinTable
 from shoal.wire import messages as m
-from unit.store.fakedisk import checksum_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

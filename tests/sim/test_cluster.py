@@ -1,6 +1,9 @@
 """A whole cluster with the production cores: every task ends, and nothing is left of it."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tests.sim import checks
@@ -57,3 +60,14 @@ def test_a_broken_invariant_is_seen(owner, method, seen, monkeypatch):
     monkeypatch.setattr(Cluster, "validate", lambda cluster: None)  # the cores would see it too
     with pytest.raises(AssertionError, match=seen):
         run(1)
+
+
+def test_the_command_runs_without_the_paths_of_the_test_suite():
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(str(root / part) for part in ("src", "daemons"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sim", "--nodes", "2", "--tasks", "20"],
+        cwd=root, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split()[:3] == ["2", "20", "20"]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.unit.store.fakedisk import checksum_of
+
 from shoal.ids import node_tag, tag_of
 from shoald.objects.pulls import GONE, UNREACHED
 from shoald.store.objects import ORIGIN_SIZE
-from unit.store.fakedisk import checksum_of
 
 if TYPE_CHECKING:
     from tests.sim.daemons import Daemon
