@@ -15,6 +15,7 @@ from shoald.store.objects import LOST
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
     from tests.sim.daemons import Daemon
+    from tests.sim.faults import Faults
 
 SETTLE_S = 120.0
 
@@ -89,6 +90,19 @@ def check_objects(cluster: Cluster) -> None:
             if cluster.processed(proc) >= number:
                 there = any(entry.id in daemon.store._ledger.objects for daemon in alive)
                 assert there, f"{entry} of {process} was freed"
+
+
+def see_through(cluster: Cluster, trouble: Faults, limit_s: float) -> None:
+    """Run a cluster to its end, through its faults; what goes wrong is told with its last events."""
+    try:
+        cluster.run(limit_s)
+        while not trouble.over:
+            cluster.clock.run(1.0)
+        settle(cluster)
+    except Exception as error:
+        story = [f"seed {cluster.seed}, {len(cluster.daemons)} nodes:", *cluster.history[-60:]]
+        error.add_note("\n".join(story))
+        raise
 
 
 def settle(cluster: Cluster) -> None:

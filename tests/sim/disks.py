@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.store.fakedisk import checksum_of
+from tests.unit.store.fakedisk import checksum_of, rewritten, rounded
 
 from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Write
 
@@ -121,7 +121,7 @@ class Disk:
         at = 0
         for offset, size in effect.parts:
             content[at] = region.get(offset)
-            at += _rounded(size)
+            at += rounded(size)
         self.files[effect.file] = content
         self._spills.wrote(effect.file, [checksum_of(token) for token in content.values()], 1.0, True)
 
@@ -142,14 +142,7 @@ class Disk:
             self._spills.read_done(effect.transfer, 1.0)
 
     def _rewrite(self, effect: Rewrite) -> None:
-        content: dict[int, Any] = {}
-        intact = []
-        at = 0
-        for offset, size, checksum in effect.parts:
-            content[at] = self.files[effect.source].get(offset)
-            intact.append(checksum_of(content[at]) == checksum)
-            at += _rounded(size)
-        self.files[effect.file] = content
+        self.files[effect.file], intact = rewritten(self.files[effect.source], effect)
         self._spills.rewrote(effect.file, intact)
 
     # --- faults ---
@@ -179,13 +172,9 @@ class _Lane:
         self.waiting: deque[Effect] = deque()
 
 
-def _rounded(size: int) -> int:
-    return -(-size // 64) * 64 or 64
-
-
 def _bytes_of(effect: Effect) -> int:
     if isinstance(effect, Remove):
         return 0
     if isinstance(effect, Read | Lend):
-        return _rounded(effect.size)
-    return sum(_rounded(part[1]) for part in effect.parts)
+        return rounded(effect.size)
+    return sum(rounded(part[1]) for part in effect.parts)

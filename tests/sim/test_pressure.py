@@ -42,21 +42,14 @@ def run(seed, nodes=1, tasks=40, *, directories=2, faults=0, kinds=DISK_KINDS, m
         seed, nodes, cpus=2, config=CONFIG, steady=False, store_bytes=STORE_BYTES, directories=directories,
         watches_bytes=True,
     )  # fmt: skip
-    try:
-        cluster.join()
-        for daemon in list(cluster.daemons.values())[:2]:
-            cluster.add_driver(daemon, tasks, mix, window=8)
-        cluster.checked_every = 3
-        cluster.clock.after_each = cluster.checked
-        trouble = Faults(cluster, survivors=2, kinds=kinds)
-        trouble.plan(faults, within_s=20.0)
-        cluster.run(limit_s)
-        while not trouble.over:
-            cluster.clock.run(1.0)
-        checks.settle(cluster)
-    except Exception as error:
-        error.add_note(f"seed {seed}, {nodes} nodes:\n" + "\n".join(cluster.history[-60:]))
-        raise
+    cluster.join()
+    for daemon in list(cluster.daemons.values())[:2]:
+        cluster.add_driver(daemon, tasks, mix, window=8)
+    cluster.checked_every = 3
+    cluster.clock.after_each = cluster.checked
+    trouble = Faults(cluster, survivors=2, kinds=kinds)
+    trouble.plan(faults, within_s=20.0)
+    checks.see_through(cluster, trouble, limit_s)
     return cluster
 
 

@@ -12,6 +12,23 @@ def checksum_of(token: Any) -> int:
     return hash(token) & 2**64 - 1
 
 
+def rounded(size: int) -> int:
+    """What an object takes of a file, bytes."""
+    return -(-size // 64) * 64 or 64
+
+
+def rewritten(source: dict[int, Any], effect: Rewrite) -> tuple[dict[int, Any], list[bool]]:
+    """The content of the new file, from that of the old one, and which objects are intact in it."""
+    content: dict[int, Any] = {}
+    intact = []
+    at = 0
+    for offset, size, checksum in effect.parts:
+        content[at] = source.get(offset)
+        intact.append(checksum_of(content[at]) == checksum)
+        at += rounded(size)
+    return content, intact
+
+
 class FakeRegion:
     """Which object's bytes lie at which offset. Memory that is leased anew is scribbled over."""
 
@@ -78,7 +95,7 @@ class FakeDisk:
         at = 0
         for offset, size in effect.parts:
             content[at] = self._region.get(offset)
-            at += -(-size // 64) * 64 or 64
+            at += rounded(size)
         self.files[effect.file] = content
         self._spills.wrote(effect.file, [checksum_of(token) for token in content.values()], 1.0, True)
 
@@ -91,12 +108,5 @@ class FakeDisk:
             self._spills.read_done(effect.transfer, 1.0)
 
     def _rewrite(self, effect: Rewrite) -> None:
-        content: dict[int, Any] = {}
-        intact = []
-        at = 0
-        for offset, size, checksum in effect.parts:
-            content[at] = self.files[effect.source].get(offset)
-            intact.append(checksum_of(content[at]) == checksum)
-            at += -(-size // 64) * 64 or 64
-        self.files[effect.file] = content
+        self.files[effect.file], intact = rewritten(self.files[effect.source], effect)
         self._spills.rewrote(effect.file, intact)
