@@ -1,5 +1,6 @@
 """HeadServer and HeadLink over real gRPC on loopback: register, hear, lose and find each other again."""
 
+import contextlib
 import dataclasses
 import functools
 import queue
@@ -411,7 +412,7 @@ def test_whoever_answers_there_has_to_be_of_the_cluster(head, join, somebody):
 
 def _say_nonsense(listener):
     sock, _ = listener.accept()
-    with sock:
+    with sock, contextlib.suppress(ConnectionError):  # the head hangs up before it has read all of it
         sock.sendall(b"x" * 200)
         while sock.recv(4096):
             pass
