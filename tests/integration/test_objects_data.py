@@ -261,7 +261,7 @@ def test_polars_frames(shoal_session):
 
 def test_torch_tensors(shoal_session):
     torch = pytest.importorskip("torch")
-    tensor = torch.arange(LARGE, dtype=torch.float32)
+    tensor = torch.arange(500_000, dtype=torch.float32)
     ref = shoal.put({"weights": tensor})
 
     @shoal.remote
@@ -272,6 +272,18 @@ def test_torch_tensors(shoal_session):
     got = shoal.get(ref)["weights"]
     assert torch.equal(got, tensor)
     assert torch.equal(shoal.get(echo.remote(tensor)), tensor)
+
+    @shoal.remote
+    def whose(model):
+        address = model["weights"].data_ptr()
+        with open("/proc/self/maps") as file:
+            for line in file:
+                first, last = (int(part, 16) for part in line.split()[0].split("-"))
+                if first <= address < last:
+                    return line
+        return ""
+
+    assert "memfd:shoal-store" in shoal.get(whose.remote(ref))  # not copied
 
 
 # --- ragged ---

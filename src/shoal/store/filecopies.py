@@ -41,6 +41,9 @@ class FileCopy:
         self.mapping: mmap.mmap | None = None
         self.waiters = 0
 
+    def private(self, address: int, size: int, source: object) -> None:
+        """None: by now the file may be gone, and a descriptor of each would be too many (see `shoal.store.views`)."""
+
     def open(self) -> None:
         """Map the file. Raises OSError if it cannot be opened, ValueError if it is not what was written."""
         if self.mapping is not None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal import libc
+from shoal.serialization import private_pages
 from shoal.store.writing import COPY_BYTES_MIN, PageWriter
 
 Bytes = NDArray[np.uint8]
@@ -45,13 +46,24 @@ class Region:
         mapping: the read-only mapping, to build arrays over (see `shoal.store.views`).
     """
 
-    __slots__ = ("__weakref__", "_writable", "_writer", "capacity", "mapping", "readable")
+    __slots__ = (
+        "__weakref__",
+        "_close_read_fd",
+        "_read_fd",
+        "_writable",
+        "_writer",
+        "capacity",
+        "mapping",
+        "readable",
+    )
 
     def __init__(self, read_fd: int, write_fd: int | None, capacity: int) -> None:
         _check_size(read_fd, capacity)
         self.capacity = capacity
         self.mapping: mmap.mmap | None = mmap.mmap(read_fd, capacity, mmap.MAP_SHARED, mmap.PROT_READ)
         self.readable: Bytes | None = np.frombuffer(self.mapping, np.uint8)
+        self._read_fd = os.dup(read_fd)
+        self._close_read_fd = weakref.finalize(self, os.close, self._read_fd)
         self._writable: Bytes | None = None
         self._writer: PageWriter | None = None
         if write_fd is not None:
@@ -108,12 +120,26 @@ class Region:
         if writer is not None:
             writer.prepare(target)
 
+    def private(self, address: int, size: int, source: object) -> Bytes | None:
+        """Memory that starts as the ``size`` bytes at ``address`` of the reading mapping, and can be written.
+
+        Pages are copied as they are written; the others stay the region's, so ``source`` is kept alive. None if the region is
+        closed, or the system maps no more.
+        """
+        if self.readable is None:
+            return None
+        try:
+            return private_pages(self._read_fd, address - self.readable.ctypes.data, size, source)
+        except OSError:
+            return None
+
     def close(self) -> None:
         """Let go of both mappings; each stays in place while an array over it lives. May be repeated."""
         self._writer = None
         self.mapping = None
         self.readable = None
         self._writable = None
+        self._close_read_fd()
 
     def after_fork_in_child(self) -> None:
         """Make the hole of the writing mapping inaccessible memory, and forget about it; runs by itself."""

@@ -14,6 +14,7 @@ Read-only is not a flag that could be turned: the memory below is a read-only ma
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +33,27 @@ class Exporter(np.ndarray[Any, np.dtype[np.uint8]]):
     # Of the class, so that derived and half-built arrays have them too.
     _released: deque[Any] | None = None
     _key: Any = None
+    _source: Mapped | None = None
+    _private: weakref.ref[Any] | None = None  # not itself: it keeps the exporter alive
+
+    def private_view(self, address: int, size: int) -> Any:
+        """The bytes at ``address`` within this array as memory that can be written to, and keeps the exporter alive.
+
+        One mapping serves all of an exporter: each would cost a descriptor. None if it cannot be had.
+        """
+        whole = self
+        while whole._source is None:  # a slice
+            if not isinstance(whole.base, Exporter):
+                return None
+            whole = whole.base
+        pages = None if whole._private is None else whole._private()
+        if pages is None:
+            pages = whole._source.private(whole.ctypes.data, whole.size, whole)
+            if pages is None:
+                return None
+            whole._private = weakref.ref(pages)
+        start = address - whole.ctypes.data
+        return pages[start : start + size]
 
     def __del__(self) -> None:
         released = self._released
@@ -44,6 +66,9 @@ class Mapped(Protocol):
 
     capacity: int
     mapping: mmap.mmap | None
+
+    def private(self, address: int, size: int, source: object) -> Any:
+        """Writable memory that starts as these bytes, and keeps ``source`` alive; None if it cannot be had."""
 
 
 def make_view(region: Mapped, offset: int, size: int, key: Any, released: deque[Any]) -> Exporter:
@@ -63,4 +88,5 @@ def make_view(region: Mapped, offset: int, size: int, key: Any, released: deque[
     view = _new(Exporter, size, _UINT8, region.mapping, offset)
     view._key = key
     view._released = released
+    view._source = region
     return view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import pickle
 import subprocess
 import sys
@@ -238,3 +239,53 @@ region.close()
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": path}, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- private views ---
+
+
+def private(array: Any) -> Any:
+    """What a torch tensor is made over."""
+    return array.base.private_view(array.ctypes.data, array.nbytes)
+
+
+def test_a_private_view_can_be_written_and_the_region_does_not_change(region: Region) -> None:
+    exporter = make_view(region, 100, 50_000, "key", deque())
+    part = exporter[1000:40_000].view(np.ndarray)
+    mine = private(part)
+    assert np.array_equal(mine, part)
+    before = part.copy()
+    mine += 1
+    assert np.array_equal(part, before)
+    assert np.array_equal(mine, before + 1)
+
+
+def test_private_views_keep_the_exporter_and_share_one_mapping(region: Region) -> None:
+    released: deque[str] = deque()
+    exporter = make_view(region, 0, 50_000, "key", released)
+    parts = [exporter[a : a + 5000].view(np.ndarray) for a in range(0, 50_000, 5000)]
+    descriptors = len(os.listdir("/proc/self/fd"))
+    mine = [private(part) for part in parts]
+    assert len(os.listdir("/proc/self/fd")) == descriptors + 1
+    assert np.array_equal(np.concatenate(mine), np.concatenate(parts))
+    last = mine[3]
+    del exporter, parts, mine
+    gc.collect()
+    assert not released
+    del last
+    assert list(released) == ["key"]  # at once: there is no cycle
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_views_of_two_exporters_are_independent(region: Region) -> None:
+    mine, other = (
+        private(make_view(region, 0, 5000, "key", deque())[10:].view(np.ndarray)) for _ in range(2)
+    )
+    mine[:] = 7
+    assert not np.array_equal(other, mine)
+
+
+def test_there_are_no_private_views_of_a_closed_region(region: Region) -> None:
+    exporter = make_view(region, 0, 5000, "key", deque())
+    region.close()
+    assert private(np.asarray(exporter)) is None
