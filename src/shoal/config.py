@@ -281,7 +281,8 @@ class Config:
     # A demand that this node can never meet says so after this time.
     infeasible_ms: float = 1000.0
     # The head passes on what nodes have free this often, or more rarely: view_ms_per_node for each node of the cluster. So
-    # its messages a second are bounded, whatever the number of nodes; and in one message are view_rows_max nodes at most.
+    # its messages a second are bounded, whatever the number of nodes; and in one message are view_rows_max nodes at most. Who
+    # came, or is in another state, is told at once, or also that much after the last time.
     view_ms: float = 100.0
     view_ms_per_node: float = 1.0
     view_rows_max: int = 1000

@@ -27,6 +27,7 @@ from shoald.head.gauges import GaugeBatches, NodeGauges
 from shoald.head.groups import GroupTable
 from shoald.head.groupwords import GroupState, NodeRoom, TellGroups
 from shoald.head.jobs import JobTable
+from shoald.head.news import NodeNews
 from shoald.head.nodes import NodeRecord, NodeTable
 from shoald.node import constraints
 
@@ -65,6 +66,7 @@ class HeadCore:
         self.actors = ActorTable(self._host_for, self.nodes.is_live, config.dead_actors_max, durable.actors)
         self.groups = GroupTable(self._rooms, config, durable.groups)
         self._gauges = GaugeBatches(config)
+        self._news = NodeNews(config)
         self._awaited: set[str] = set()
         self._recovery_ends = now + config.node_dead_ms / 1000
         for view in durable.nodes:
@@ -90,6 +92,9 @@ class HeadCore:
         effects: list[ev.Effect] = []
         self._effects = effects
         self._handlers[type(event)](event, now)
+        # Whoever is told of an actor or a group somewhere is to know that node.
+        if self._news.due(self.nodes.live_count, now) or self.actors.effects or self.groups.changed:
+            self._pass_news_on(now)
         if self.actors.effects:
             self._carry_actors()
         if self.groups.changed:
@@ -102,6 +107,7 @@ class HeadCore:
             self.nodes.next_deadline(),
             self.groups.next_deadline(),
             self._gauges.next_deadline(self.nodes.live_count),
+            self._news.next_deadline(self.nodes.live_count),
             self._recovery_ends if self.recovering else self.directory.next_deadline(),
         ]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -149,7 +155,7 @@ class HeadCore:
         # The head's periods count, whatever the node was configured with: it would be declared dead for its silence.
         beat_ms = min(self._config.heartbeat_ms, self._config.node_suspect_ms / 2)
         self._effects += [ev.SaveNode(view), ev.Send(event.stream, ev.Registered(self.views(now), beat_ms))]
-        self._announce(record, now)
+        self._news.add(record)
         self.actors.nodes_changed()
         self.groups.nodes_changed(now)
 
@@ -229,7 +235,7 @@ class HeadCore:
         self._effects.append(ev.SaveNode(record.view(now)))
         if record.stream is not None:
             self._effects.append(ev.Send(record.stream, ev.DrainNode(event.reason)))
-        self._announce(record, now)
+        self._news.add(record)
 
     def _on_time_passes(self, _event: ev.TimePasses, now: float) -> None:
         suspects, deaths = self.nodes.silent(now)
@@ -253,12 +259,12 @@ class HeadCore:
             record.become(ev.ALIVE, "heard of again", now)
             self.nodes.revived(record)
             self.groups.nodes_changed(now)
-            self._announce(record, now)
+            self._news.add(record)
 
     def _suspect(self, record: NodeRecord, reason: str, now: float) -> None:
         record.become(ev.SUSPECTED, reason, now)
         self._effects.append(ev.Note(f"node {record.node_id} is suspected: {reason}"))
-        self._announce(record, now)
+        self._news.add(record)
 
     def _bury(self, record: NodeRecord, reason: str, now: float) -> None:
         self.nodes.bury(record, reason, now)
@@ -272,14 +278,18 @@ class HeadCore:
         self.actors.node_died(record.node_id, reason)
         self._gauges.forget(record.node_id)
         self.groups.node_died(record.node_id, reason, now)
-        self._announce(record, now)
+        self._news.add(record)
         self._draw(*self.directory.forget_node(record.node_id, now))
 
-    def _announce(self, record: NodeRecord, now: float) -> None:
-        changed = ev.NodesChanged((record.view(now),))
-        for other in self.nodes.live:
-            if other is not record and other.stream is not None:
-                self._effects.append(ev.Send(other.stream, changed))
+    def _pass_news_on(self, now: float) -> None:
+        records = self._news.take(self.nodes.live_count, now)
+        if records:
+            changed = ev.NodesChanged(tuple(record.view(now) for record in records))
+            self._effects += [
+                ev.Send(other.stream, changed)
+                for other in self.nodes.live
+                if other.stream is not None and records != [other]
+            ]
 
     def _close(self, stream: int, refusal: ev.Refused) -> None:
         self._effects += [ev.Send(stream, refusal), ev.CloseStream(stream)]
