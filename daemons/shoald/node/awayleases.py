@@ -143,7 +143,7 @@ class AwayLeases:
         """Ask nothing of a node for a while: it could not give what it was asked for."""
         node = self._view.live.get(node_id)
         if node is not None:
-            node.avoided = True
+            self._view.avoid(node, True)
             self._avoided[node_id] = now + self._config.reconnect_ms_max / 1000
             self._scheduler.view_changed(now)
 
@@ -152,7 +152,7 @@ class AwayLeases:
             del self._avoided[node_id]
             node = self._view.live.get(node_id)
             if node is not None:
-                node.avoided = False
+                self._view.avoid(node, False)
                 self._scheduler.view_changed(now)
 
     def _tell(self, key: tuple[bytes, int], share: dict[str, int]) -> None:

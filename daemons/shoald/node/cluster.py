@@ -6,7 +6,8 @@ This node is not in the view, and the head alone decides who is dead. What the v
 must do without.
 
 Invariants: a node id has one entry, of its newest incarnation; a dead one never lives again; `live` has the entries that
-are not dead. At most `dead_nodes_max` dead ones are remembered.
+are not dead. At most `dead_nodes_max` dead ones are remembered. Who may be given something new is asked at every decision, and
+changes rarely: the answer is kept until it does, so that a node among thousands does not look at all of them each time.
 """
 
 from __future__ import annotations
@@ -89,14 +90,22 @@ class ClusterView:
         self._dead_max = dead_nodes_max
         self._dead: dict[str, None] = {}  # in the order of their deaths
         self._by_tag: dict[bytes, dict[str, Node]] = {}
+        self._alive: list[Node] | None = None  # what `alive` says; None after a change
 
     def alive(self) -> list[Node]:
-        """The nodes that may be given something new."""
-        return [
-            node
-            for node in self.live.values()
-            if node.state == ALIVE and not node.draining and not node.avoided
-        ]
+        """The nodes that may be given something new. The list is the view's own: nobody changes it."""
+        if self._alive is None:
+            self._alive = [
+                node
+                for node in self.live.values()
+                if node.state == ALIVE and not node.draining and not node.avoided
+            ]
+        return self._alive
+
+    def avoid(self, node: Node, yes: bool) -> None:
+        """Whether this node asks nothing of another one for now."""
+        node.avoided = yes
+        self._alive = None
 
     def by_tag(self, tag: bytes) -> list[Node]:
         """The living nodes with this tag; mostly one, or none."""
@@ -115,6 +124,7 @@ class ClusterView:
     def update(self, rows: Iterable[dict[str, Any]]) -> list[tuple[Node, str]]:
         """Take in nodes as the head sends them (codec.node_dict). Returns what became of which, in order."""
         changes: list[tuple[Node, str]] = []
+        self._alive = None
         for row in rows:
             if row["node_id"] != self.own_node_id:
                 self._take(row, changes)
@@ -162,6 +172,7 @@ class ClusterView:
     def bury(self, node: Node, reason: str) -> None:
         """A living node is dead."""
         node.state, node.reason = DEAD, reason
+        self._alive = None
         node.available, node.pending, node.waiting = {}, [], 0
         del self.live[node.node_id]
         same = self._by_tag[node.tag]
@@ -183,6 +194,8 @@ class ClusterView:
         assert self.live.keys() | self._dead.keys() == self.nodes.keys(), (self.live, self._dead)
         assert not self.live.keys() & self._dead.keys()
         assert len(self._dead) <= self._dead_max
+        known, self._alive = self._alive, None
+        assert known in (None, self.alive()), known
         for node_id, node in self.nodes.items():
             assert node.node_id == node_id
             assert (node.state == DEAD) == (node_id in self._dead), node

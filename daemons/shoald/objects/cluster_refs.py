@@ -45,9 +45,9 @@ class ClusterRefs:
     def __init__(self, store: StoreCore) -> None:
         self._store = store
         self._sharing = store.sharing
-        self._handed: dict[
-            str, deque[tuple[int, list[bytes]]]
-        ] = {}  # node id → (sequence, ids), not yet answered
+        self._living: set[str] = set()
+        # node id → (sequence, ids), not yet answered; only of nodes that something was handed to
+        self._handed: dict[str, deque[tuple[int, list[bytes]]]] = {}
         self._sequences: dict[str, int] = {}
         self._reported = self._confirmed = 0
         self._new: list[Callable[[], None]] = []  # wait for what the next turn reports
@@ -61,10 +61,11 @@ class ClusterRefs:
     def joined(self, node_id: str) -> None:
         """There is another node."""
         self._sharing.joined(node_id)
-        self._handed[node_id] = deque()
+        self._living.add(node_id)
 
     def died(self, node_id: str, now: float) -> None:
         """A node is dead, and with it everybody that something was handed to there."""
+        self._living.discard(node_id)
         self._handed.pop(node_id, None)
         self._sequences.pop(node_id, None)
         self._owed.pop(node_id, None)
@@ -156,7 +157,7 @@ class ClusterRefs:
                 batch.append((holder, is_seal, []))
             batch[-1][2].append((object_id, *sealed) if sealed is not None else object_id)
         for node_id, batch in batches.items():
-            if node_id in self._handed:
+            if node_id in self._living:
                 for holder, is_seal, items in batch:
                     self._send(node_id, holder, is_seal, items)
 
@@ -165,14 +166,14 @@ class ClusterRefs:
         if is_seal:
             flat = [field for item in items for field in item]
             self.outbox.append((node_id, [m.P_SEALED, number, holder, flat]))
-            self._handed[node_id].append((number, [item[0] for item in items]))
+            items = [item[0] for item in items]
         else:
             self.outbox.append((node_id, [m.P_HOLD, number, holder, b"".join(items)]))
-            self._handed[node_id].append((number, items))
+        self._handed.setdefault(node_id, deque()).append((number, items))
 
     def _answer(self, node_id: str, number: int) -> Callable[[], None]:
         def answer() -> None:
-            if node_id in self._handed:
+            if node_id in self._living:
                 self.outbox.append((node_id, [m.P_HELD, number]))
 
         return answer
@@ -201,6 +202,7 @@ class ClusterRefs:
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
         assert self._confirmed <= self._reported
+        assert self._handed.keys() <= self._living
         for node_id, handed in self._handed.items():
             counts: dict[bytes, int] = {}
             for _, ids in handed:

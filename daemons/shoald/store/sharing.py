@@ -10,8 +10,8 @@ is here, the copy is gone. A copy whose last holder here went stays: somebody el
 knows. It proposes to free the copy (`Sharing.free`), and the store refuses when there is a holder again.
 
 **Transit holds.** Whoever hands a ref to a process of another node keeps a hold until that node's hold is known to the head.
-The giver is the store itself here: a client of its own per other node, which holds what is on its way there, and is a holder
-like any other. It is released when the other node says so, or is dead.
+The giver is the store itself here: a client of its own per other node that something was ever handed to, which holds what is on
+its way there, and is a holder like any other. It is released when the other node says so, or is dead.
 
 Invariants: a shared id has a copy or a holder here, or somebody here has announced that he will seal it. What this node has
 handed out is held by a transit client until it is answered.
@@ -47,33 +47,42 @@ class Sharing:
     def __init__(self, ledger: Ledger, holds: Holds) -> None:
         self._ledger = ledger
         self._holds = holds
-        self._nodes: dict[bytes, dict[str, Client]] = {}  # tag → node id → transit client
+        # tag → node id → transit client, made when it is first needed: most nodes of a large cluster never meet
+        self._nodes: dict[bytes, dict[str, Client | None]] = {}
         self.handed: list[tuple[str, bytes, bytes, tuple[int, int] | None]] = []
 
     # --- other nodes ---
 
     def joined(self, node_id: str) -> None:
         """There is another node. A second time changes nothing."""
-        ledger = self._ledger
-        ledger.clustered = True
-        proc = transit_client_id(node_id)
-        if proc not in ledger.clients:
-            client = ledger.clients[proc] = Client(proc, {"kind": "node", "pid": None, "node_id": node_id})
+        self._ledger.clustered = True
+        self._nodes.setdefault(node_tag(node_id), {}).setdefault(node_id, None)
+
+    def _transit(self, tag: bytes) -> list[tuple[str, Client]]:
+        """(node id, transit client) of the nodes with this tag; mostly one."""
+        nodes = self._nodes.get(tag)
+        if not nodes:
+            return []
+        for node_id in [node_id for node_id, client in nodes.items() if client is None]:
+            proc = transit_client_id(node_id)
+            client = Client(proc, {"kind": "node", "pid": None, "node_id": node_id})
             client.connected = False
-            self._nodes.setdefault(node_tag(node_id), {})[node_id] = client
+            nodes[node_id] = self._ledger.clients[proc] = client
+        return [(node_id, client) for node_id, client in nodes.items() if client is not None]
 
     def died(self, node_id: str) -> bytes:
         """A node is dead; returns its transit client, which is to be dropped."""
         nodes = self._nodes.get(node_tag(node_id), {})
-        if nodes.pop(node_id, None) is not None and not nodes:
-            del self._nodes[node_tag(node_id)]
+        nodes.pop(node_id, None)
+        if not nodes:
+            self._nodes.pop(node_tag(node_id), None)
         return transit_client_id(node_id)
 
     # --- refs leave ---
 
     def hand(self, holder: bytes, ids: bytes) -> None:
         """Refs are handed to a process that is not of this node: hold them until its node does."""
-        for node_id, client in self._nodes.get(tag_of(holder), {}).items():
+        for node_id, client in self._transit(tag_of(holder)):
             for start in range(0, len(ids), OBJECT_ID_SIZE):
                 object_id = ids[start : start + OBJECT_ID_SIZE]
                 self.share(object_id)
@@ -82,7 +91,7 @@ class Sharing:
 
     def hand_sealed(self, holder: bytes, object_id: bytes, size: int, flags: int) -> None:
         """An object is being sealed for a process that is not of this node."""
-        for node_id, client in self._nodes.get(tag_of(holder), {}).items():
+        for node_id, client in self._transit(tag_of(holder)):
             self.share(object_id)
             self._holds.add(client, object_id)
             self.handed.append((node_id, holder, object_id, (size, flags)))
@@ -179,7 +188,8 @@ class Sharing:
 
     def in_transit(self, node_id: str) -> dict[bytes, int]:
         """What is held for a node until it answers: id → how often."""
-        return self._ledger.clients[transit_client_id(node_id)].holds
+        client = self._ledger.clients.get(transit_client_id(node_id))
+        return client.holds if client is not None else {}
 
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
@@ -196,5 +206,8 @@ class Sharing:
             assert ledger.clients[holder].holds[object_id] > 0, object_id.hex()
         for nodes in self._nodes.values():
             for node_id, client in nodes.items():
+                if client is None:
+                    assert transit_client_id(node_id) not in ledger.clients, node_id
+                    continue
                 assert ledger.clients[transit_client_id(node_id)] is client
                 assert min(client.holds.values(), default=1) > 0, "more arrived than was handed over"

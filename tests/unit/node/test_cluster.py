@@ -44,6 +44,17 @@ def test_what_is_suspected_or_drained_is_given_nothing_new(view):
     assert set(view.live) == {A, B}
 
 
+def test_who_may_be_asked_follows_every_change(view):
+    told(view, row(A), row(B))
+    assert view.alive() == [view.nodes[A], view.nodes[B]]
+    view.avoid(view.nodes[A], True)
+    assert view.alive() == [view.nodes[B]]
+    view.avoid(view.nodes[A], False)
+    view.bury(view.nodes[B], "it does not answer")
+    assert view.alive() == [view.nodes[A]]
+    view.validate()
+
+
 def test_a_new_life_of_a_node(view):
     told(view, row(A))
     assert told(view, row(A, incarnation="2")) == [(A, DIED), (A, JOINED)]

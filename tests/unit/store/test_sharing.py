@@ -48,6 +48,21 @@ def test_a_node_that_is_alone_has_nothing_to_tell():
     assert not bench.core.sharing.take_changes()
 
 
+def test_nodes_that_nothing_is_handed_to_cost_the_store_nothing(bench):
+    clients = len(bench.core._ledger.clients)
+    for number in range(100):
+        bench.refs.joined(f"{number:06x}" + "11" * 13)
+    assert len(bench.core._ledger.clients) == clients
+    bench.seal(A, X)
+    bench.send(A, m.HOLD, FAR, X)
+    assert len(bench.core._ledger.clients) == clients + 1
+    assert bench.core.sharing.in_transit(NODE) == {X: 1}
+    bench.refs.died(NODE, 0.0)
+    assert len(bench.core._ledger.clients) == clients
+    bench.core.validate()
+    bench.refs.validate()
+
+
 def test_what_stays_on_this_node_is_not_told(bench):
     bench.seal(A, X, contained=Y)
     bench.seal(A, Z)
