@@ -19,6 +19,7 @@ from tests.sim.workload import Mix, Plan, Workload, bytes_to_move
 from shoal.config import Config
 from shoal.ids import node_tag, tag_of
 from shoal.owner.objects import FAILED, Entry
+from shoal.owner.rows import rows_of
 
 STEADY_S = (0.0002,)
 STORE_BYTES = 8 << 30
@@ -217,7 +218,7 @@ class Cluster:
             if driver.alive and not driver.done:
                 lines += [
                     f"  {driver}: {row}"
-                    for row in driver.dispatch.describe()[:20]
+                    for row in rows_of(driver.dispatch)[:20]
                     if row["state"] != "FINISHED"
                 ]
         for daemon in self.daemons.values():

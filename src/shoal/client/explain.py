@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import current_task
-from shoal.owner.dispatch import queued_behind
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, Entry
+from shoal.owner.rows import queued_behind, rows_of
 from shoal.owner.tasks import QUEUED, SENT, WAITING
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Explain:
         """The answer to a QUERY: rows of plain values."""
         runtime = self._runtime
         if what == "tasks":
-            return runtime.dispatch.describe()[:_ROWS_MAX]
+            return rows_of(runtime.dispatch)[:_ROWS_MAX]
         if what == "objects":
             entries = list(runtime.table.entries.values())[:_ROWS_MAX]
             return [runtime.table.describe(entry) for entry in entries]

@@ -20,7 +20,7 @@ from shoal.owner.lineage import LineageKeeper
 from shoal.owner.locality import Locality
 from shoal.owner.objects import FAILED, Entry
 from shoal.owner.spec import encode_task, message_bytes, store_largest
-from shoal.owner.tasks import DONE, QUEUED, SENT, STATE_NAMES, WAITING, TaskRecord, forgotten
+from shoal.owner.tasks import DONE, QUEUED, SENT, WAITING, TaskRecord, forgotten
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from shoal.owner.table import ObjectTable
     from shoal.owner.tasks import FunctionExport
 
-OUTBOX_FLUSH_BYTES = (
-    128 * 1024
-)  # in one outbox; it is sent before more is put in, which keeps frames far below their limit
+# In one outbox; it is sent before more is put in, which keeps frames far below their limit.
+OUTBOX_FLUSH_BYTES = 128 * 1024
 OUTBOX_FLUSH = 32  # messages that make an outbox worth a system call before its submitter waits
 
 
@@ -153,6 +152,23 @@ class Dispatcher:
             # One queue may have tasks of several functions; people see the first that waits.
             options = {**queue.options, "name": ready[0].name} if ready else queue.options
             self.table.to_node([m.DEMAND, queue.shape_id, queue.resources, wanted, options])
+
+    def _serve(self, queue: ShapeQueue, lease: Lease) -> None:
+        """Have a worker without tasks run some of another queue of the same shape (see Locality.whose)."""
+        while queue.ready:
+            task = queue.ready[0]
+            if task.state != QUEUED:
+                queue.ready.popleft()
+                continue
+            if task.doomed or len(lease.inflight) >= queue.window(task):
+                break
+            try:
+                queue.ready.popleft()
+                self._send(lease, task)
+            except BaseException:  # as above
+                self._unsend(lease, task)
+                raise
+        self.pump(queue)
 
     def _send(self, lease: Lease, task: TaskRecord) -> None:
         function = task.function
@@ -305,6 +321,8 @@ class Dispatcher:
             task = lease.inflight.pop(task_id, None)
             if task is not None:
                 self._requeue(task, front=True)
+                if task.queue is not lease.queue:
+                    self.pump(task.queue)
         self.pump(lease.queue)
 
     def _requeue(self, task: TaskRecord, front: bool) -> None:
@@ -393,7 +411,7 @@ class Dispatcher:
             return None
         lease = Lease(lease_id, proc, pid, queue, connection, node)
         self.leases[lease_id] = lease
-        queue.leases.append(lease)
+        queue.joined(lease)
         queue.infeasible = None
         if queue.backlog_told > 0:
             queue.backlog_told -= 1
@@ -422,12 +440,18 @@ class Dispatcher:
 
     def settle(self, lease: Lease) -> None:
         """After answers from ``lease``: send more, or give it back if it was recalled or is used up."""
+        if lease.queue.many:
+            lease.queue.answered(lease)
         if lease.inflight:
             if not lease.recalled and lease.queue.ready:
                 self.pump(lease.queue)
             return
         if lease.recalled or lease.used_up:
             self.give_back(lease, m.RETURN_RECYCLE if lease.used_up else m.RETURN_OK)
+        elif self._far and not lease.broken and not lease.held_back:
+            other = self.locality.whose(lease)
+            if other is not None:
+                self._serve(other, lease)
         if lease.queue.ready or lease.queue.backlog_told:
             self.pump(lease.queue)
 
@@ -439,7 +463,7 @@ class Dispatcher:
     def _forget(self, lease: Lease) -> bool:
         if self.leases.pop(lease.lease_id, None) is None:
             return False
-        lease.queue.leases.remove(lease)
+        lease.queue.left(lease)
         self.dirty.discard(lease)
         lease.broken = True
         if lease.connection is not None:
@@ -490,6 +514,8 @@ class Dispatcher:
             tasks = [task for task in tasks[:position] if task.options.max_retries] + tasks[position + 1 :]
         for task in reversed(tasks):
             self._requeue(task, front=True)
+            if task.queue is not lease.queue:
+                self.pump(task.queue)
         self.pump(lease.queue)
 
     def _crashed(self, task: TaskRecord, details: dict[str, Any]) -> None:
@@ -549,36 +575,10 @@ class Dispatcher:
             self.pump(task.queue)
         return True
 
-    # --- asked by people ---
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Unfinished tasks, then the last finished ones, for `list tasks`."""
-        rows = [
-            {
-                "id": task.id.hex(),
-                "name": task.name,
-                "state": "AT_WORKER" if queued_behind(task) else STATE_NAMES[task.state],
-                "worker_pid": task.lease.pid if task.lease is not None else None,
-                "worker_node": task.lease.node if task.lease is not None else "",
-                "retries_left": task.retries,
-            }
-            for task in self.tasks.values()
-        ]
-        rows += [
-            {
-                "id": task_id.hex(),
-                "name": name,
-                "state": outcome,
-                "worker_pid": None,
-                "worker_node": "",
-                "retries_left": None,
-            }
-            for task_id, name, outcome in self.finished
-        ]
-        return rows
-
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
+        for queue in self.queues.values():
+            queue.validate()
         for lease in self.leases.values():
             assert lease in lease.queue.leases, lease
             for task in lease.inflight.values():
@@ -589,11 +589,3 @@ class Dispatcher:
             assert task.state != WAITING or task.unresolved > 0, task
             assert task.state != QUEUED or task in task.queue.ready, task
             assert not task.returns or all(self.table.entries.get(e.id) is e for e in task.returns), task
-
-
-def queued_behind(task: TaskRecord) -> int:
-    """How many tasks are ahead of a sent one at its worker; 0 for one that runs (calls of actors may run side by side)."""
-    lease = task.lease
-    if task.state != SENT or lease is None or not isinstance(task.queue, ShapeQueue):
-        return 0
-    return next((place for place, task_id in enumerate(lease.inflight) if task_id == task.id), 0)

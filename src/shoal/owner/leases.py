@@ -3,11 +3,15 @@
 Policy only: how many tasks may wait at a worker (the window), which worker gets the next one, and how many
 leases the daemon should be asked for. Tasks of unknown length go one at a time; short ones go many
 ahead, bounded by `window_tasks_max` and by `window_ms` of work.
+
+The worker with the fewest tasks is looked for among all of a shape; among `SCAN_MAX` of them when there are more, after those
+that are known to have nothing. With a thousand machines, to look at every worker for every task would be most of its cost.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from shoal.owner.tasks import QUEUED, TaskRecord
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from shoal.config import Config
 
 DEMAND_MAX = 10_000  # leases asked for at once, per shape
+SCAN_MAX = 64  # leases looked at for one task, besides idle ones
 
 
 class Lease:
@@ -68,11 +73,14 @@ class ShapeQueue:
 
     Attributes:
         nearer: the queue for a task with arguments that may be on other nodes; None while there is no such thing.
+        near: node tag → the queue of such tasks that are drawn to that node; `plain`: of one of these, the queue it is near to.
+        many: there have been more than SCAN_MAX leases; then `idle` has all without tasks, and perhaps some that got one
+            since, and `roomy` is the one that answered last.
     """
 
     __slots__ = (
-        "backlog_told", "config", "infeasible", "key", "leases", "nearer", "on_ready", "options", "ready", "resources",
-        "shape_id",
+        "_turn", "backlog_told", "config", "idle", "infeasible", "key", "leases", "many", "near", "nearer", "on_ready",
+        "options", "plain", "ready", "resources", "roomy", "shape_id",
     )  # fmt: skip
 
     def __init__(
@@ -89,9 +97,15 @@ class ShapeQueue:
         self.config = config
         self.ready: deque[TaskRecord] = deque()
         self.leases: list[Lease] = []
+        self.many = False
+        self.idle: dict[Lease, None] = {}
+        self.roomy: Lease | None = None
+        self._turn = 0
         self.backlog_told = 0
         self.on_ready = on_ready
         self.nearer: Callable[[TaskRecord], ShapeQueue] | None = None
+        self.near: dict[bytes, ShapeQueue] = {}
+        self.plain: ShapeQueue | None = None
         self.infeasible: str | None = None
         self.options: dict[str, Any] = {}
 
@@ -113,6 +127,28 @@ class ShapeQueue:
         """A lease is held back no longer."""
         self.on_ready(self)
 
+    def joined(self, lease: Lease) -> None:
+        """Another worker is leased for these tasks."""
+        self.leases.append(lease)
+        if self.many:
+            self.idle[lease] = None
+        elif len(self.leases) > SCAN_MAX:
+            self.many = True
+            self.idle = {each: None for each in self.leases if not each.inflight}
+
+    def left(self, lease: Lease) -> None:
+        """A lease has ended."""
+        self.leases.remove(lease)
+        self.idle.pop(lease, None)
+        if self.roomy is lease:
+            self.roomy = None
+
+    def answered(self, lease: Lease) -> None:
+        """One of many workers has less to do than before."""
+        self.roomy = lease
+        if not lease.inflight:
+            self.idle[lease] = None
+
     def window(self, task: TaskRecord) -> int:
         """How many tasks like ``task`` may be at one worker."""
         mean_us = task.function.mean_us
@@ -126,7 +162,7 @@ class ShapeQueue:
         """The worker for ``task``: the one with the fewest tasks, if its window has room."""
         best = None
         fewest = self.window(task)
-        for lease in self.leases:
+        for lease in self._some(fewest) if self.many else self.leases:
             if lease.recalled or lease.broken or lease.used_up or (lease.stalled and lease.inflight):
                 continue
             if lease.held_back:
@@ -137,6 +173,34 @@ class ShapeQueue:
                 if load == 0:
                     break
         return best
+
+    def _some(self, window: int) -> list[Lease]:
+        """Workers of many: one without tasks, if there is one; else some, each time others, and the one that answered last.
+
+        All may be full though another has room: that one answers some time, and is looked at then.
+        """
+        gone = []
+        found = []
+        for lease in reversed(self.idle):
+            if lease.inflight:
+                gone.append(lease)
+            elif not (lease.recalled or lease.broken or lease.used_up or lease.held_back):
+                found = [lease]
+                break
+        for lease in gone:
+            del self.idle[lease]
+        if found or window <= 1 or not self.leases:
+            return found
+        start = self._turn % len(self.leases)
+        self._turn = start + SCAN_MAX
+        some = self.leases[start : start + SCAN_MAX]
+        some += islice(self.leases, min(start, SCAN_MAX - len(some)))
+        return [*some, self.roomy] if self.roomy is not None else some
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        for lease in self.leases:
+            assert not self.many or lease.inflight or lease in self.idle, lease
 
     def wanted(self) -> int:
         """How many more leases would help now."""

@@ -4,6 +4,10 @@ Such a task waits in a queue of its own, of the same shape and with a preferred 
 moving the arguments against waiting there (shoald.node.placement). Where an object was sealed, its stamp says; that copies
 were made since is not known here.
 
+That makes several queues of one shape, each with leases of its own. A worker that has nothing to do takes from all of them: what
+is drawn to its node first, then what its lease is for, then what may run anywhere (`whose`). Without that a node whose workers
+are busy with tasks for anywhere would have none for those that have their arguments there, and these would go elsewhere.
+
 Nothing of this happens before this process has seen the first stored object of another node (`begin`).
 """
 
@@ -11,14 +15,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shoal.ids import tag_of
+from shoal.ids import node_tag, tag_of
 from shoal.owner.objects import STORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.config import Config
-    from shoal.owner.leases import ShapeQueue
+    from shoal.owner.leases import Lease, ShapeQueue
     from shoal.owner.table import ObjectTable
     from shoal.owner.tasks import TaskRecord
 
@@ -59,4 +63,17 @@ class Locality:
         options = {**queue.options, "prefer": tag, "prefer_bytes": size}
         found = self._queue_for((queue.key, tag), queue.resources, options)
         found.options["prefer_bytes"] = size
+        if found.plain is None:
+            found.plain = queue
+            queue.near[tag] = found
         return found
+
+    @staticmethod
+    def whose(lease: Lease) -> ShapeQueue | None:
+        """The queue, not its own, that a worker without tasks is to take from; None if it is best to have it do its own."""
+        own = lease.queue
+        plain = own.plain or own
+        near = plain.near.get(node_tag(lease.node)) if plain.near else None
+        if near is not None and near.ready:
+            return near if near is not own else None
+        return plain if not own.ready and plain.ready and plain is not own else None

@@ -258,7 +258,7 @@ class _TaskFuture(concurrent.futures.Future[Any]):
 
     def running(self) -> bool:
         """Whether the call has begun to run, as far as this process knows."""
-        from shoal.owner.dispatch import queued_behind
+        from shoal.owner.rows import queued_behind
         from shoal.owner.tasks import SENT
 
         ref = self._ref

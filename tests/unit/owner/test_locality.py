@@ -45,6 +45,20 @@ class Owner:
         self.dispatch.validate()
         return task
 
+    def grant(self, task, number, tag):
+        """A worker on that node for tasks like this one."""
+        node = tag.hex() + "00" * 13
+        return self.dispatch.granted(task.queue.shape_id, number, tag + b"w%04d" % number, number, None, node)
+
+    def finish(self, lease, run_us=1e6):
+        """The task at that worker ends; what the worker got after that."""
+        (task_id,) = lease.inflight
+        self.dispatch.done(lease, (m.DONE, task_id, [b"value"], b"", run_us))
+        lease.outbox.clear()
+        self.dispatch.settle(lease)
+        self.dispatch.validate()
+        return [message[1] for message in lease.outbox if message[0] == m.TASK]
+
     def demands(self):
         return [message for message in self.table.take_node_messages() if message[0] == m.DEMAND]
 
@@ -108,3 +122,57 @@ def test_one_queue_for_each_preferred_node(owner):
     other, none = owner.submit(owner.stored(C, 3 * MIB)), owner.submit()
     assert one.queue is two.queue
     assert len({one.queue, other.queue, none.queue}) == 3
+
+
+def test_a_worker_takes_what_is_drawn_to_its_node_first(owner):
+    first, second = owner.submit(), owner.submit()
+    lease = owner.grant(first, 1, B)
+    near, elsewhere = owner.submit(owner.stored(B, 3 * MIB)), owner.submit(owner.stored(C, 3 * MIB))
+    assert owner.finish(lease) == [near.id], (
+        "there is no worker for it alone, and it does not have to wait for one"
+    )
+    assert owner.finish(lease) == [second.id]
+    assert owner.finish(lease) == []
+    assert elsewhere.lease is None
+
+
+def test_a_worker_of_tasks_that_are_drawn_somewhere_takes_others_when_there_are_no_more(owner):
+    near = owner.submit(owner.stored(B, 3 * MIB))
+    lease = owner.grant(near, 1, B)
+    anywhere, elsewhere = owner.submit(), owner.submit(owner.stored(C, 3 * MIB))
+    assert owner.finish(lease) == [anywhere.id]
+    assert owner.finish(lease) == []
+    assert elsewhere.lease is None
+
+
+def test_a_worker_that_is_wanted_back_takes_nothing(owner):
+    first = owner.submit()
+    lease = owner.grant(first, 1, B)
+    near = owner.submit(owner.stored(B, 3 * MIB))
+    owner.dispatch.recall(1)
+    assert owner.finish(lease) == []
+    assert near.lease is None
+    assert lease.lease_id not in owner.dispatch.leases
+
+
+@pytest.mark.parametrize("end", ["given back", "died"])
+def test_what_a_worker_took_from_another_queue_returns_there_and_goes_on(owner, end):
+    first = owner.submit()
+    lease = owner.grant(first, 1, B)
+    near = owner.submit(owner.stored(B, 3 * MIB))
+    owner.finish(lease)
+    other = owner.grant(near, 2, C)
+    assert not other.inflight
+    if end == "given back":
+        owner.dispatch.given_back(lease, [near.id])
+    else:
+        owner.dispatch.worker_died(1, bytes(16), {"message": ""})
+    assert list(other.inflight.values()) == [near]
+    owner.dispatch.validate()
+
+
+def test_short_tasks_go_many_at_a_time(owner):
+    first = owner.submit()
+    lease = owner.grant(first, 1, B)
+    many = [owner.submit(owner.stored(B, 3 * MIB)) for _ in range(20)]
+    assert owner.finish(lease, run_us=10.0) == [task.id for task in many]
