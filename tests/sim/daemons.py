@@ -175,7 +175,14 @@ class Daemon:
         if self.objects is not None:
             self.traffic.node_died(node_id)
             self.objects.node_dead(node_id, now)
-        self.refs.died(node_id, now)
+        self.refs.died(node_id)
+        grace_s = self.config.directory_grace_ms / 1000
+        self.network.clock.at(grace_s, lambda: self._forget(node_id))
+
+    def _forget(self, node_id: str) -> None:
+        if self.alive:
+            self.refs.forget(node_id, self.now)
+            self.turn()
 
     def send(self, node_id: str, message: list[Any]) -> None:
         """To another node, with the other messages of this turn, and after the holds of what was handed over (RefSide)."""

@@ -205,7 +205,8 @@ class Node:
             channel = self.peers.pop(node_id, None)
             if channel is not None:
                 channel.close()
-                self.refs.died(node_id, self.now)
+                self.refs.died(node_id)
+                self.network.clock.at(self.config.directory_grace_ms / 1000, lambda: self._forget(node_id))
                 self.store.drop(_client_of(node_id), self.now)
                 self._pulls.clear()
                 self.on_told([P_TOLD, "node", node_id])
@@ -218,6 +219,11 @@ class Node:
             )
             for message in self._early.pop(node_id, ()):
                 self.from_peer(node_id, message)
+
+    def _forget(self, node_id: str) -> None:
+        if self.alive:
+            self.refs.forget(node_id, self.now)
+            self.turn()
 
     def _beat(self) -> None:
         if self.alive:

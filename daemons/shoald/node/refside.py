@@ -37,10 +37,14 @@ class RefSide:
 
     def _node_dead(self, node_id: str, _reason: str) -> None:
         daemon = self._daemon
-        self._core.died(node_id, daemon.loop.now())
+        self._core.died(node_id)
+        daemon.loop.call_later(daemon.config.directory_grace_ms / 1000, lambda: self._forget(node_id))
         for client in daemon.clients.values():
             if client.kind != "cli":
                 client.sock.send([m.NODE_DIED, node_id])
+
+    def _forget(self, node_id: str) -> None:
+        self._core.forget(node_id, self._daemon.loop.now())
 
     def turn(self) -> None:
         """The end of a turn of the daemon."""

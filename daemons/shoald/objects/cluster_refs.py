@@ -8,6 +8,10 @@ nodes come and die. Effects: messages to nodes (`outbox`), and reports to the he
 when the head has confirmed everything that this node reported until then: its hold is there, or already gone again, because the
 process that got the ref let go of it, or passed it on and so made this node the giver.
 
+When a node dies, others may refer to what was handed to it: a result made there, which its owner has read, contains the refs, and
+its owner takes holds of its own when it hears of the death. So what was handed to the dead node stays held as long as the head
+keeps what the dead are known to have held (`head.directory`, its orphans).
+
 Invariants: what was handed over and not answered is held by the store's transit client for that node; an answer is given once,
 after everything that was handed over before it in the same stream.
 """
@@ -21,6 +25,7 @@ from shoal.ids import PROCESS_ID_SIZE
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import checked_id, checked_ids, checked_size
+from shoald.store.sharing import transit_client_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,13 +68,17 @@ class ClusterRefs:
         self._sharing.joined(node_id)
         self._living.add(node_id)
 
-    def died(self, node_id: str, now: float) -> None:
-        """A node is dead, and with it everybody that something was handed to there."""
+    def died(self, node_id: str) -> None:
+        """A node is dead, and with it everybody that something was handed to there; `forget` is due a grace later."""
         self._living.discard(node_id)
         self._handed.pop(node_id, None)
         self._sequences.pop(node_id, None)
         self._owed.pop(node_id, None)
-        self._store.drop(self._sharing.died(node_id), now)
+        self._sharing.died(node_id)
+
+    def forget(self, node_id: str, now: float) -> None:
+        """Who referred to something by way of the dead node has had the time to say so: what was handed to it is let go of."""
+        self._store.drop(transit_client_id(node_id), now)
 
     def handle(self, node_id: str, message: list[Any]) -> None:
         """P_HOLD, P_SEALED or P_HELD of another node; raises ProtocolError for one that makes no sense."""

@@ -11,7 +11,7 @@ knows. It proposes to free the copy (`Sharing.free`), and the store refuses when
 
 **Transit holds.** Whoever hands a ref to a process of another node keeps a hold until that node's hold is known to the head.
 The giver is the store itself here: a client of its own per other node that something was ever handed to, which holds what is on
-its way there, and is a holder like any other. It is released when the other node says so, or is dead.
+its way there, and is a holder like any other. It is released when the other node says so, or has been dead for a while.
 
 Invariants: a shared id has a copy or a holder here, or somebody here has announced that he will seal it. What this node has
 handed out is held by a transit client until it is answered.
@@ -70,13 +70,12 @@ class Sharing:
             nodes[node_id] = self._ledger.clients[proc] = client
         return [(node_id, client) for node_id, client in nodes.items() if client is not None]
 
-    def died(self, node_id: str) -> bytes:
-        """A node is dead; returns its transit client, which is to be dropped."""
+    def died(self, node_id: str) -> None:
+        """A node is dead: nothing is handed to it any more; its transit client stays until it is dropped."""
         nodes = self._nodes.get(node_tag(node_id), {})
         nodes.pop(node_id, None)
         if not nodes:
             self._nodes.pop(node_tag(node_id), None)
-        return transit_client_id(node_id)
 
     # --- refs leave ---
 

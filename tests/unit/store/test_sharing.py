@@ -57,7 +57,8 @@ def test_nodes_that_nothing_is_handed_to_cost_the_store_nothing(bench):
     bench.send(A, m.HOLD, FAR, X)
     assert len(bench.core._ledger.clients) == clients + 1
     assert bench.core.sharing.in_transit(NODE) == {X: 1}
-    bench.refs.died(NODE, 0.0)
+    bench.refs.died(NODE)
+    bench.refs.forget(NODE, 2.0)
     assert len(bench.core._ledger.clients) == clients
     bench.core.validate()
     bench.refs.validate()
@@ -105,10 +106,15 @@ def test_messages_of_a_turn_are_merged_per_process(bench):
     assert bench.turn()[1] == [[m.P_SEALED, 1, FAR, [X, 64, 4, Y, 64, 4]]]
 
 
-def test_a_dead_node_holds_nothing_any_more(bench):
+def test_a_dead_node_holds_nothing_any_more_when_others_could_say_that_they_do(bench):
     bench.seal(A, X, holder=FAR)
     bench.turn()
-    bench.refs.died(NODE, 0.0)
+    bench.refs.died(NODE)
+    assert bench.turn() == ([], [])
+    bench.send(B, m.HOLD, B, X)  # it has a value that was made there, with this in it
+    bench.refs.forget(NODE, 2.0)
+    assert bench.turn() == ([], [])
+    bench.send(B, m.RELEASE, X)
     assert bench.turn() == ([("release", X, 0)], [])
     bench.seal(A, Y, holder=FAR)
     assert bench.ids == {X}, "nobody is there to hold the other"
