@@ -198,8 +198,9 @@ class Config:
     peer_ack_messages: int = 256
     peer_ack_ms: float = 20.0
     # Objects of other nodes: bytes per checksum and request (of a large object a relay_parts-th of it, within these bounds),
-    # connections to one source, requests sent ahead on each, small objects in one request, and objects that are sought in one
-    # turn (the rest in the next). A chunk is moved and checked in parts that stay in the processor's cache meanwhile.
+    # connections to one source, requests sent ahead on each, chunks in one request, and objects that are sought in one turn (the
+    # rest in the next). A chunk is moved and checked in parts that stay in the processor's cache meanwhile. Objects up to
+    # parcel_object_bytes_max that are sought together come together, as one chunk.
     pull_chunk_bytes: int = 4 * MIB
     pull_chunk_bytes_max: int = 16 * MIB
     pull_part_bytes: int = 512 * KIB
@@ -207,6 +208,7 @@ class Config:
     pull_requests_max: int = 2
     pull_pieces_max: int = 256
     pull_wants_max: int = 256
+    parcel_object_bytes_max: int = 256 * KIB
     # Ids of arguments on other nodes that a worker remembers to have asked for while their tasks wait.
     prefetched_ids_max: int = 256
     # Share of the store that objects on their way may take; the others wait, by priority.

@@ -15,7 +15,7 @@ from tests.sim.headlink import HeadLink
 from tests.sim.traffic import Traffic
 from tests.unit.store.fakedisk import FakeRegion
 
-from shoal.ids import node_tag
+from shoal.ids import node_tag, split_ids
 from shoal.wire import messages as m
 from shoald.head import events as ev
 from shoald.node.awayleases import AwayLease, AwayLeases
@@ -218,7 +218,7 @@ class Daemon:
             tag = message[0]
             whole = m.P_HOLD <= tag < m.P_ACTOR_HOST
             if tag == m.P_FETCH:
-                self.asked[message[2]] += 1
+                self.asked.update(split_ids(message[2]))
             self.handlers[tag](node_id, message if whole else message[1:], now)
 
     def snapshot(self) -> dict[str, Any]:

@@ -75,10 +75,12 @@ class Traffic:
         region = self._daemon.region
         if region is None or source.region is None:
             return True
-        begin, size = copy.place(chunk)
         if copy.file is None:
-            region.put(offset, size, source.region.get(begin))
+            for begin, size in copy.places(chunk):
+                region.put(offset, size, source.region.get(begin))
+                offset += size
             return True
+        size = copy.place(chunk)[1]
         path, at, checksum = copy.file
         token = source.disk.files.get(int(path), {}).get(at)
         if checksum_of(token) != checksum:
@@ -101,7 +103,7 @@ class Traffic:
             lost = [UNREACHED] * len(flights[number].pieces)
             self._network.clock.at(0.0, lambda number=number, lost=lost: self._landed(number, lost, "died"))
 
-    # --- what the cluster looks like (pulls.Cluster) ---
+    # --- what the cluster looks like (surroundings.Cluster) ---
 
     def who(self, object_id: bytes, proc: bytes) -> list[str]:
         view = self._daemon.view
@@ -111,6 +113,11 @@ class Traffic:
         if tag != owner_tag:
             nodes += [node.node_id for node in view.by_tag(owner_tag)]
         return nodes + self._daemon.store.hinted(object_id)
+
+    def nearest(self, object_id: bytes, proc: bytes) -> str | None:
+        view = self._daemon.view
+        nodes = view.by_tag(tag_of(proc)) or view.by_tag(tag_of(object_id))
+        return nodes[0].node_id if nodes else None
 
     def death(self, object_id: bytes, proc: bytes) -> tuple[str, str] | None:
         view = self._daemon.view

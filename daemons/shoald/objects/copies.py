@@ -27,6 +27,7 @@ class Copy:
         offset: where it lies in this node's region; -1 while there is no room for it.
         file: (path, offset, checksum) if it is read where it was spilled, for lack of room; `offset` is 0 then.
         mapped: that file, by the thread that read it first.
+        spans: (offset, size) of the parts of its one chunk, if they lie in several places: of a parcel, at its source.
         have: the chunks that are here, a bit each.
         sums: chunk → checksum, of those that were served or received.
         readers: nodes that read it from here: node id → their number for it.
@@ -47,6 +48,7 @@ class Copy:
         "offset",
         "readers",
         "size",
+        "spans",
         "stamp",
         "sums",
     )
@@ -61,6 +63,7 @@ class Copy:
         self.offset = offset
         self.file: tuple[str, int, int] | None = None
         self.mapped: FileCopy | None = None
+        self.spans: list[tuple[int, int]] | None = None
         self.have = 0
         self.sums: dict[int, int] = {}
         self.readers: dict[str, int] = {}
@@ -71,6 +74,10 @@ class Copy:
         """(offset, size) of a chunk in the region."""
         start = chunk * self.chunk
         return self.offset + start, min(self.chunk, self.size - start)
+
+    def places(self, chunk: int) -> list[tuple[int, int]]:
+        """(offset, size) of where the bytes of a chunk lie, in order."""
+        return [self.place(chunk)] if self.spans is None else self.spans
 
     def __repr__(self) -> str:
         return f"<copy {self.stamp.hex()} of {self.id.hex()}, {self.have.bit_count()}/{self.chunks} chunks>"

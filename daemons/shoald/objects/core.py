@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.ids import PROCESS_ID_SIZE
 from shoal.wire import messages as m
-from shoald.objects.effects import Broken, Effect, Failed, Grown, Note, Seal, Tell, Told, ToStore
+from shoald.objects.effects import (
+    Broken,
+    Effect,
+    Failed,
+    Grown,
+    Note,
+    Seal,
+    SealParcel,
+    Tell,
+    Told,
+    ToStore,
+)
 from shoald.objects.pulls import PullCore
 from shoald.objects.serving import ServeCore, node_client
 from shoald.store.errors import ProtocolError
@@ -29,11 +40,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.config import Config
-    from shoald.objects.pulls import Cluster
+    from shoald.objects.parcels import Parcel
+    from shoald.objects.surroundings import Cluster
     from shoald.store.core import StoreCore
 
 INTERNAL = b"\0"  # what ids of the store's clients in this daemon begin with
 _PULLS = b"\0P"
+_STAMP_SIZE = 16
 
 
 class ObjectCore:
@@ -62,11 +75,14 @@ class ObjectCore:
         self.proc = _PULLS + bytes.fromhex(node_id)[: PROCESS_ID_SIZE - len(_PULLS)]
         budget = capacity * config.pull_memory_percent // 100
         self.pulls = PullCore(self.proc, budget, config, store.counters, self._effects, cluster)
-        self.serving = ServeCore(config, store.described, store.hinted, self.pulls.part, self._effects)
+        self.serving = ServeCore(
+            config, store.described, store.hinted, store.pin_small, self.pulls.part, self._effects
+        )
         self.outbox: list[Effect] = []
         self._origins: dict[bytes, bool] = {}  # of copies, in this turn: whether they live
         self._handlers: dict[int, Callable[[str, list[Any], float], None]] = {
-            m.P_FETCH: lambda node, message, _: self._fetch(node, message),
+            m.P_FETCH: self._fetch,
+            m.P_PARCEL: self.pulls.parcelled,
             m.P_FETCHED: self.pulls.fetched,
             m.P_FETCH_FAILED: self.pulls.failed,
             m.P_FETCH_DONE: lambda node, message, _: self.serving.done(node, message),
@@ -88,11 +104,11 @@ class ObjectCore:
         except (ValueError, TypeError, IndexError) as error:
             raise ProtocolError(f"malformed message {message[0]}: {error}") from error
 
-    def _fetch(self, node: str, message: list[Any]) -> None:
+    def _fetch(self, node: str, message: list[Any], now: float) -> None:
         if not self.serving.knows(node):
             client = {"pid": None, "kind": "node", "job_id": "", "node_id": node}
             self._store.register(node_client(node), client)
-        self.serving.fetch(node, message)
+        self.serving.fetch(node, message, now)
 
     def node_dead(self, node: str, now: float) -> None:
         """A node is dead: it reads nothing any more, and nothing comes from it."""
@@ -117,11 +133,8 @@ class ObjectCore:
         while True:
             wants = self._store.take_wants(room)
             room -= len(wants)
-            for object_id, proc, number, priority in wants:
-                if priority is None:
-                    self.pulls.unwant(object_id)
-                else:
-                    self.pulls.want(object_id, proc, number, priority, now)
+            if wants:
+                self.pulls.want_all(wants, now)
             if effects:
                 self._carry_out_all(effects, now)
                 continue
@@ -130,7 +143,7 @@ class ObjectCore:
                 return
 
     def _carry_out_all(self, effects: list[Effect], now: float) -> None:
-        """Several for each small object: by their exact types, the frequent ones first."""
+        """By their exact types, the frequent ones first."""
         todo = effects[:]
         effects.clear()
         store, said = self._store, self._store.outbox
@@ -144,6 +157,8 @@ class ObjectCore:
                 store.handle(effect.proc, effect.message, now)  # type: ignore[union-attr]
             elif kind is Seal:
                 self._seal(effect, now)  # type: ignore[arg-type]
+            elif kind is SealParcel:
+                self._seal_parcel(effect.parcel, now)  # type: ignore[union-attr]
             else:
                 self._carry_out(effect)
             if len(said) != mark:
@@ -152,7 +167,7 @@ class ObjectCore:
     def _carry_out(self, effect: Effect) -> None:
         store = self._store
         if isinstance(effect, Told):
-            store.told(effect.object_id, effect.size, effect.flags)
+            store.told(effect.object_ids, effect.sizes, effect.flags)
         elif isinstance(effect, Grown):
             self.serving.grown(effect.copy)
         elif isinstance(effect, Broken):
@@ -213,6 +228,18 @@ class ObjectCore:
             self.serving.sealed(copy, is_object)
         if pin:  # its readers have pinned it by then
             self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))
+
+    def _seal_parcel(self, parcel: Parcel, now: float) -> None:
+        copy, stamps = parcel.copy, parcel.stamps
+        assert copy is not None
+        sealed = self._store.seal_parcel(
+            self.proc, copy.offset, parcel.ids, parcel.sizes, stamps, parcel.callsites, now
+        )
+        origins = {stamps[start : start + ORIGIN_SIZE] for start in range(0, len(stamps), _STAMP_SIZE)}
+        if not all(self._origin_lives(origin) for origin in origins):
+            for obj in sealed:
+                if not self._origin_lives(obj.copy):
+                    self._store.promote(obj.id)
 
     def _origin_lives(self, stamp: bytes) -> bool:
         """Asked once a turn: in a turn no node dies."""

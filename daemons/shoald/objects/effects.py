@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from shoald.objects.copies import Copy
+    from shoald.objects.parcels import Parcel
 
 
 class Tell(NamedTuple):
@@ -48,6 +49,12 @@ class Seal(NamedTuple):
     content_hash: bytes
 
 
+class SealParcel(NamedTuple):
+    """All of ``parcel`` is there: make each of its objects one of the store."""
+
+    parcel: Parcel
+
+
 class Grown(NamedTuple):
     """More of ``copy``, which is on its way here, can be served to others."""
 
@@ -61,10 +68,10 @@ class Broken(NamedTuple):
 
 
 class Told(NamedTuple):
-    """The object exists somewhere: answer those who only wanted to know."""
+    """These objects exist somewhere: answer those who only wanted to know."""
 
-    object_id: bytes
-    size: int
+    object_ids: list[bytes]
+    sizes: list[int]
     flags: int
 
 
@@ -88,4 +95,4 @@ class Note(NamedTuple):
     text: str
 
 
-Effect = Tell | ToStore | Receive | Seal | Grown | Broken | Told | Failed | Locate | Note
+Effect = Tell | ToStore | Receive | Seal | SealParcel | Grown | Broken | Told | Failed | Locate | Note

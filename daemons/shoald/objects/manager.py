@@ -134,7 +134,7 @@ class ObjectManager:
     # --- what the cluster looks like ---
 
     def who(self, object_id: bytes, proc: bytes) -> list[str]:
-        """Living nodes that may have the object, or know more (pulls.Cluster)."""
+        """Living nodes that may have the object, or know more (surroundings.Cluster)."""
         owner_tag = tag_of(object_id)
         tag = tag_of(proc) if proc else owner_tag
         nodes = self._view.named(tag)
@@ -142,8 +142,13 @@ class ObjectManager:
             nodes += self._view.named(owner_tag)
         return nodes + self._daemon.store.hinted(object_id)
 
+    def nearest(self, object_id: bytes, proc: bytes) -> str | None:
+        """The first of `who`, if a tag says so (surroundings.Cluster)."""
+        nodes = self._view.named(tag_of(proc)) or self._view.named(tag_of(object_id))
+        return nodes[0] if nodes else None
+
     def death(self, object_id: bytes, proc: bytes) -> tuple[str, str] | None:
-        """Why nobody has it any more, if a node that had it is dead (pulls.Cluster)."""
+        """Why nobody has it any more, if a node that had it is dead (surroundings.Cluster)."""
         dead = self._view.died(tag_of(object_id))
         if dead is not None:
             return "owner_died", f"{dead}, on which its owner ran, died: {dead.reason}"
@@ -151,19 +156,19 @@ class ObjectManager:
         return ("lost", f"{dead}, on which it was, died: {dead.reason}") if dead is not None else None
 
     def is_here(self, object_id: bytes, proc: bytes) -> bool:
-        """Whether owner and stamp are of this node (pulls.Cluster)."""
+        """Whether owner and stamp are of this node (surroundings.Cluster)."""
         own = tag_of(self._target)
         return tag_of(object_id) == own and (not proc or tag_of(proc) == own)
 
     def origin_lives(self, copy: bytes) -> bool:
-        """Whether the node that made the first of these copies does (pulls.Cluster)."""
+        """Whether the node that made the first of these copies does (surroundings.Cluster)."""
         origin = copy[:ORIGIN_SIZE].hex()
         if self._daemon.node_id.startswith(origin):
             return True
         return any(node.node_id.startswith(origin) for node in self._view.by_tag(tag_of(copy)))
 
     def lives(self, node_id: str) -> bool | None:
-        """Whether another node does; None if nothing is known of it yet (pulls.Cluster)."""
+        """Whether another node does; None if nothing is known of it yet (surroundings.Cluster)."""
         if node_id in self._view.live:
             return True
         return False if node_id in self._view.nodes or node_id == self._daemon.node_id else None

@@ -12,6 +12,8 @@ one that could not be reached is asked again in the next round, after a pause. W
 begun helps at once: holders, and readers that have a part of it. With its last source gone, a pull seeks again, and
 goes on with what it has if the next source has the same copy; another copy is begun anew.
 
+Small objects that are wanted at once are asked for, and come, together (`parcels`).
+
 **When.** Room comes by priority within a budget (`admission`), chunks by priority and by who is free (`lanes`).
 
 Invariants: one pull per object; a transfer never mixes copies; a pull that has room can finish without any other; room
@@ -21,46 +23,26 @@ goes back only when no lane has a chunk of it in its hands.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
 from shoald.objects.admission import Admission
+from shoald.objects.checks import are_nodes, check_fetched
 from shoald.objects.copies import Copy, spread, unpack_bits
-from shoald.objects.effects import Broken, Effect, Failed, Grown, Locate, Note, Seal, Tell, Told
+from shoald.objects.effects import Broken, Effect, Failed, Grown, Locate, Note, Seal, SealParcel, Tell, Told
 from shoald.objects.lanes import Lanes
+from shoald.objects.parcels import Parcel, Parcels
 from shoald.objects.pull import ENDING, QUEUED, ROOM, RUNNING, SEEKING, TROUBLE, WITHOUT, Facts, Pull, Source
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
     from shoal.config import Config
+    from shoald.objects.surroundings import Cluster
 
 # What became of a piece, when it is not its checksum.
 GONE = -1  # the source does not have it (any more)
 CORRUPT = -2  # the checksum does not fit
 UNREACHED = -3  # the connection broke, or stood still
-_FETCHED_FIELDS = 12
-_CHUNKS_MAX = 2**24
-_STAMP_SIZES = (0, 16)
-
-
-class Cluster(Protocol):
-    """The other nodes."""
-
-    def who(self, object_id: bytes, proc: bytes) -> list[str]:
-        """Living nodes that may have the object or know more; ``proc`` is of the stamp, or b""."""
-
-    def death(self, object_id: bytes, proc: bytes) -> tuple[str, str] | None:
-        """If those that had it are dead: (kind, text) for its readers."""
-
-    def lives(self, node: str) -> bool | None:
-        """Whether a node does, other than this one; None if this one's view of the cluster does not know it yet."""
-
-    def is_here(self, object_id: bytes, proc: bytes) -> bool:
-        """Whether its owner, and the process of its stamp, are of this node: then only the head may know of a copy elsewhere."""
-
-    def origin_lives(self, copy: bytes) -> bool:
-        """Whether the node that sealed the first of these copies (by their stamp) lives: it does not drop that one."""
 
 
 class PullCore:
@@ -89,6 +71,7 @@ class PullCore:
         self.outbox = outbox
         self._admission = Admission(proc, budget, config, self.outbox)
         self._lanes = Lanes(config, self.outbox)
+        self._parcels = Parcels(self.outbox, cluster, self._number)
         self._pulls: dict[bytes, Pull] = {}
         self._asked: dict[int, tuple[Pull, Source]] = {}
         self._timers: list[tuple[float, int, Pull]] = []
@@ -99,7 +82,8 @@ class PullCore:
         self._req = 0
 
     def __len__(self) -> int:
-        return len(self._pulls)
+        parcels = sum(1 for pull in self._pulls.values() if isinstance(pull, Parcel))
+        return len(self._pulls) - parcels + len(self._parcels.members)
 
     @property
     def receiving(self) -> bool:
@@ -108,13 +92,35 @@ class PullCore:
 
     # --- what readers want ---
 
+    def want_all(self, wants: list[tuple[bytes, bytes, int, int | None]], now: float) -> None:
+        """What readers here want that is not here, in order: (id, stamp proc, number, priority); priority None: not any more."""
+        parcels, pulls = self._parcels, self._pulls
+        for object_id, proc, number, priority in wants:
+            alone = priority is None or priority == m.PRIORITY_ASK or object_id in pulls
+            if alone or object_id in parcels.members or object_id in parcels.gathered:
+                self._ask_together(now)  # in order
+            elif parcels.gather(object_id, proc, number, priority):  # type: ignore[arg-type]
+                continue
+            if priority is None:
+                self.unwant(object_id)
+            else:
+                self.want(object_id, proc, number, priority, now)
+        self._ask_together(now)
+
+    def _ask_together(self, now: float) -> None:
+        for want in self._parcels.ask():
+            self.want(*want, now)
+
     def want(self, object_id: bytes, proc: bytes, number: int, priority: int, now: float) -> None:
         """Somebody here wants an object that is not here; again when that is more urgent than what was said before."""
+        if object_id in self._parcels.members:
+            parcel = self._parcels.want(object_id, priority)
+            if parcel is not None:
+                self._hurry(parcel)
+            return
         pull = self._pulls.get(object_id)
         if pull is None:
-            self._order += 1
-            pull = self._pulls[object_id] = Pull(object_id, proc, number, priority, self._order)
-            self._seek(pull, now)
+            self._begin(Pull(object_id, proc, number, priority, 0), now)
             return
         before, pull.priority = pull.priority, min(priority, pull.priority)
         if pull.state == ENDING:
@@ -128,7 +134,17 @@ class PullCore:
         elif before != pull.priority:
             self._hurry(pull)
         if priority == m.PRIORITY_ASK and pull.copy is not None and pull.facts is not None:
-            self.outbox.append(Told(pull.id, pull.copy.size, pull.facts.flags))
+            self.outbox.append(Told([pull.id], [pull.copy.size], pull.facts.flags))
+
+    def _begin(self, pull: Pull, now: float) -> None:
+        """A new pull; asks somebody, unless that was done."""
+        self._order += 1
+        pull.order = self._order
+        self._pulls[pull.id] = pull
+        for source in pull.sources.values():
+            self._asked[source.req] = (pull, source)
+        if not pull.sources:
+            self._seek(pull, now)
 
     def _hurry(self, pull: Pull) -> None:
         """Its priority is higher now."""
@@ -141,6 +157,8 @@ class PullCore:
     def unwant(self, object_id: bytes) -> None:
         """Nobody waits for it any more."""
         pull = self._pulls.get(object_id)
+        if object_id in self._parcels.members:
+            pull = self._parcels.unwant(object_id)
         if pull is not None:
             self._end(pull)
 
@@ -148,6 +166,8 @@ class PullCore:
         """Give the pull up, now or when its last chunk has landed."""
         for source in list(pull.sources.values()):
             self._let_go(pull, source)
+        if isinstance(pull, Parcel):
+            self._parcels.ended(pull)
         pull.state = ENDING
         if pull.flying or pull.rooming or self._pulls.get(pull.id) is not pull:
             return
@@ -266,11 +286,16 @@ class PullCore:
         if not self._settled(pull):
             self._seek(pull, now)
 
+    def _number(self, count: int) -> int:
+        first = self._req + 1
+        self._req += count
+        return first
+
     def _ask(self, pull: Pull, node: str, copy: bytes) -> None:
-        self._req += 1
-        source = pull.sources[node] = Source(node, self._req, pull.priority == m.PRIORITY_ASK, bool(copy))
-        self._asked[self._req] = (pull, source)
-        message = [m.P_FETCH, self._req, pull.id, pull.proc, pull.number, pull.priority, copy]
+        req = self._number(1)
+        source = pull.sources[node] = Source(node, req, pull.priority == m.PRIORITY_ASK, bool(copy))
+        self._asked[req] = (pull, source)
+        message = [m.P_FETCH, req, pull.id, [pull.proc], [pull.number], pull.priority, copy]
         self.outbox.append(Tell(node, message))
 
     def _ask_holders(self, pull: Pull, nodes: list[str]) -> None:
@@ -305,22 +330,53 @@ class PullCore:
 
     def _find_others(self, pull: Pull, now: float) -> None:
         """Go on without a source that was lost."""
+        if isinstance(pull, Parcel):
+            self._scatter(pull, now)
+            return
         self._offer(pull)
         if not self._settled(pull) and (pull.copy is None or pull.copy.have != pull.copy.all):
             pull.located = None if pull.located is None else False
             self._seek(pull, now)
 
+    def _scatter(self, parcel: Parcel, now: float) -> None:
+        """It does not come: each of its objects is pulled by itself."""
+        pulls = self._parcels.scatter(parcel)
+        self._end(parcel)
+        for pull in pulls:
+            self._begin(pull, now)
+
     # --- what nodes say ---
+
+    def parcelled(self, node: str, message: list[Any], now: float) -> None:
+        """P_PARCEL: several are there, and come together. Raises ProtocolError."""
+        parcel, rest = self._parcels.answered(node, message, self._order + 1)
+        if parcel is not None:
+            self._begin(parcel, now)
+            if parcel.left:
+                self._admission.enter(parcel)
+            else:
+                self._end(parcel)
+        for pull in rest:
+            self._begin(pull, now)
+
+    def _question(self, node: str, req: int) -> tuple[Pull, Source] | tuple[None, None]:
+        """What a node answers; nothing if it was let go of, and the node has been told. Raises ProtocolError."""
+        pull, source = self._asked.get(req, (None, None))
+        if pull is None or source is None or source.node != node:
+            return None, None
+        if isinstance(pull, Parcel):
+            raise ProtocolError(f"question {req} was answered by a P_PARCEL")
+        return pull, source
 
     def fetched(self, node: str, message: list[Any], now: float) -> None:
         """P_FETCHED: it is there. Raises ProtocolError."""
-        _check_fetched(message)
+        check_fetched(message)
         _, req, size, flags, contained, stamp, callsite, content_hash, chunk, have, order, holders = message
-        pull, source = self._asked.get(req, (None, None))
-        if pull is None or source is None or source.node != node:
-            return  # it was let go of, and the node has been told
+        pull, source = self._question(node, req)
+        if pull is None or source is None:
+            return
         if source.ask:
-            self.outbox.append(Told(pull.id, size, flags))
+            self.outbox.append(Told([pull.id], [size], flags))
             if pull.priority == m.PRIORITY_ASK:
                 self._end(pull)
             return
@@ -329,7 +385,7 @@ class PullCore:
             pull.facts = Facts(flags, contained, callsite, content_hash)
             pull.missing = pull.copy.all
             pull.start = spread(order, pull.copy.chunks)
-            self.outbox.append(Told(pull.id, size, flags))
+            self.outbox.append(Told([pull.id], [size], flags))
         elif stamp != pull.copy.stamp or (size, chunk) != (pull.copy.size, pull.copy.chunk):
             self._another_copy(pull, source, message, now)
             return
@@ -361,10 +417,10 @@ class PullCore:
     def failed(self, node: str, message: list[Any], now: float) -> None:
         """P_FETCH_FAILED: it is not there, or not any more. Raises ProtocolError."""
         _, req, kind, text, nodes = message
-        if type(kind) is not str or type(text) is not str or not _are_nodes(nodes):
+        if type(kind) is not str or type(text) is not str or not are_nodes(nodes):
             raise ProtocolError("malformed P_FETCH_FAILED")
-        pull, source = self._asked.get(req, (None, None))
-        if pull is None or source is None or source.node != node:
+        pull, source = self._question(node, req)
+        if pull is None or source is None:
             return
         pull.referred = [*dict.fromkeys([*pull.referred, *nodes])]
         pull.final = pull.final or (kind != "elsewhere" and pull.pleas > 0)
@@ -377,8 +433,8 @@ class PullCore:
         _, req, have = message
         if type(have) is not bytes:
             raise ProtocolError("malformed P_CHUNKS")
-        pull, source = self._asked.get(req, (None, None))
-        if pull is not None and source is not None and source.node == node and pull.copy is not None:
+        pull, source = self._question(node, req)
+        if pull is not None and source is not None and pull.copy is not None:
             source.have |= unpack_bits(have, pull.copy.chunks)
             source.origin = source.origin or source.have == pull.copy.all
             if pull.state == RUNNING:
@@ -387,10 +443,10 @@ class PullCore:
     def holders(self, node: str, message: list[Any]) -> None:
         """P_HOLDERS: others read the same copy. Raises ProtocolError."""
         _, req, nodes = message
-        if not _are_nodes(nodes):
+        if not are_nodes(nodes):
             raise ProtocolError("malformed P_HOLDERS")
-        pull, source = self._asked.get(req, (None, None))
-        if pull is not None and source is not None and source.node == node and pull.copy is not None:
+        pull, source = self._question(node, req)
+        if pull is not None and source is not None and pull.copy is not None:
             self._ask_holders(pull, nodes)
 
     def node_dead(self, node: str, now: float) -> None:
@@ -402,6 +458,8 @@ class PullCore:
                 self._let_go(pull, source)
                 self._counters["fetch_retries"] += source.ready
                 self._find_others(pull, now)
+        for pull in self._parcels.node_dead(node):
+            self._begin(pull, now)
         self._lanes.forget(node)
 
     # --- room and chunks ---
@@ -420,6 +478,8 @@ class PullCore:
         for pull in self._admission.refused(number):
             if pull.state == ENDING:
                 self._end(pull)
+            elif isinstance(pull, Parcel):  # there may be room for each of it
+                self._scatter(pull, now)
             elif kind == "never" or pull.tries >= self._config.pull_room_tries_max:
                 pull.state = QUEUED
                 self._fail(pull, "full", text)
@@ -453,7 +513,8 @@ class PullCore:
         assert copy is not None
         copy.sums[chunk] = checksum
         copy.have |= 1 << chunk
-        self._counters["fetched_bytes"] += copy.place(chunk)[1]
+        size = sum(pull.sizes) if isinstance(pull, Parcel) else copy.place(chunk)[1]
+        self._counters["fetched_bytes"] += size
         self._counters["fetched_from_relays"] += source.relay
 
     def _go_on(self, pull: Pull, now: float) -> None:
@@ -479,16 +540,22 @@ class PullCore:
     def _finish(self, pull: Pull, now: float) -> None:
         """All of it is here."""
         assert pull.copy is not None
-        assert pull.facts is not None
         assert not pull.flying, pull
-        facts = pull.facts
-        self.outbox.append(Seal(pull.copy, facts.flags, facts.contained, facts.callsite, facts.content_hash))
+        if isinstance(pull, Parcel):
+            self.outbox.append(SealParcel(pull))
+            self._parcels.ended(pull)
+            self._counters["fetches"] += len(pull.ids)
+        else:
+            facts = pull.facts
+            assert facts is not None
+            seal = Seal(pull.copy, facts.flags, facts.contained, facts.callsite, facts.content_hash)
+            self.outbox.append(seal)
+            self._counters["fetches"] += 1
         del self._pulls[pull.id]
         for source in list(pull.sources.values()):
             self._let_go(pull, source, complete=True)
         pull.state = ENDING
         self._admission.used(pull)
-        self._counters["fetches"] += 1
 
     def _offer(self, pull: Pull) -> None:
         if pull.state == RUNNING and pull.next is None:
@@ -506,11 +573,13 @@ class PullCore:
 
     def story(self, wanted: str) -> list[str]:
         """For people: how far the objects have come whose ids (hex) begin with ``wanted``."""
-        return [pull.story() for pull in self._pulls.values() if pull.id.hex().startswith(wanted)]
+        pulls = [pull.story() for pull in self._pulls.values() if pull.id.hex().startswith(wanted)]
+        return pulls + self._parcels.story(wanted)
 
     def validate(self) -> None:
         """Check every invariant; raises AssertionError."""
         self._lanes.validate()
+        self._parcels.validate(self._pulls)
         self._admission.validate(sum(pull.allocated for pull in self._pulls.values()))
         waiting = {pull for _, _, pull in self._timers}
         for object_id, pull in self._pulls.items():
@@ -528,30 +597,3 @@ class PullCore:
         assert self._asked == {
             source.req: (pull, source) for pull in self._pulls.values() for source in pull.sources.values()
         }
-
-
-def _check_fetched(message: list[Any]) -> None:
-    """Raises ProtocolError unless it describes a copy that can be."""
-    if len(message) != _FETCHED_FIELDS:
-        raise ProtocolError("malformed P_FETCHED")
-    _, req, size, flags, contained, stamp, callsite, content_hash, chunk, have, order, holders = message
-    if not (
-        type(req) is type(size) is type(flags) is type(chunk) is type(order) is int
-        and min(req, size, flags, chunk, order) >= 0
-        and type(contained) is type(stamp) is type(content_hash) is type(have) is bytes
-        and type(callsite) is str
-        and (holders == [] or _are_nodes(holders))
-    ):
-        raise ProtocolError("malformed P_FETCHED")
-    if (
-        len(contained) % OBJECT_ID_SIZE
-        or len(stamp) not in _STAMP_SIZES
-        or len(content_hash) not in _STAMP_SIZES
-    ):
-        raise ProtocolError("P_FETCHED with ids, a stamp or a hash of another size")
-    if stamp and (not chunk or size // chunk > _CHUNKS_MAX):
-        raise ProtocolError(f"P_FETCHED of {size} bytes in chunks of {chunk}")
-
-
-def _are_nodes(nodes: object) -> bool:
-    return type(nodes) is list and all(type(node) is str for node in nodes)

@@ -29,7 +29,8 @@ class _Found(NamedTuple):
     ticket: Ticket
     copy: Copy
     chunk: int
-    window: memoryview
+    windows: list[memoryview]
+    size: int
 
 
 class DataServer:
@@ -119,17 +120,17 @@ class DataServer:
         """The answer to a request; how many bytes of chunks went out."""
         memory = self._memory()
         found = [self._find(memory, reader, req, chunk) for req, chunk in wanted]
-        heads = [(pieces.NOT_HERE, 0) if each is None else (pieces.HERE, len(each.window)) for each in found]
+        heads = [(pieces.NOT_HERE, 0) if each is None else (pieces.HERE, each.size) for each in found]
         buffers = [memoryview(pieces.encode_answers(heads))]
         sums = []
         for each in found:
             if each is not None:
                 checksum = each.copy.sums.get(each.chunk)
                 if checksum is not None:
-                    buffers.append(each.window)
+                    buffers += each.windows
                     sums.append((pieces.HERE, checksum))
                 else:
-                    sums.append(self._keep(each, self._digest(sock, each.window, buffers)))
+                    sums.append(self._keep(each, self._digest(sock, each.windows, buffers)))
         buffers.append(memoryview(pieces.encode_answers(sums)))
         send_all(sock, buffers)
         return sum(size for _, size in heads)
@@ -139,29 +140,31 @@ class DataServer:
         copy = ticket.copy if ticket is not None else None
         if ticket is None or copy is None or not copy.have >> chunk & 1:
             return None
-        offset, size = copy.place(chunk)
         if copy.file is not None:
             mapped = _map(copy)
             if mapped is None:
                 return None
             memory = mapped
-        return _Found(ticket, copy, chunk, memory[offset : offset + size])
+        windows = [memory[offset : offset + size] for offset, size in _joined(copy.places(chunk))]
+        return _Found(ticket, copy, chunk, windows, sum(map(len, windows)))
 
-    def _digest(self, sock: socket.socket, window: memoryview, buffers: list[memoryview]) -> int:
-        """The checksum of ``window``, which goes into ``buffers``; a long one is sent in parts, each while it is in the cache."""
+    def _digest(self, sock: socket.socket, windows: list[memoryview], buffers: list[memoryview]) -> int:
+        """The checksum of ``windows``, which go into ``buffers``; many bytes are sent in parts, each while it is in the cache."""
         import xxhash  # here: a node that is alone does without
 
         part = self._config.pull_part_bytes
-        if len(window) <= part:
-            buffers.append(window)
-            return xxhash.xxh3_64_intdigest(window)
         digest = xxhash.xxh3_64()
-        for start in range(0, len(window), part):
-            piece = window[start : start + part]
-            digest.update(piece)
-            buffers.append(piece)
-            send_all(sock, buffers)
-            buffers.clear()
+        ahead = 0
+        for window in windows:
+            for start in range(0, len(window), part):
+                piece = window[start : start + part]
+                digest.update(piece)
+                buffers.append(piece)
+                ahead += len(piece)
+                if ahead >= part:
+                    send_all(sock, buffers)
+                    buffers.clear()
+                    ahead = 0
         return digest.intdigest()
 
     def _keep(self, found: _Found, checksum: int) -> tuple[int, int]:
@@ -179,6 +182,19 @@ class DataServer:
                     sock.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass  # the reader was faster
+
+
+def _joined(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(offset, size) of places in order; what lies side by side is one."""
+    begin, size = places[0]
+    joined = []
+    for offset, more in places[1:]:
+        if offset == begin + size:
+            size += more
+        else:
+            joined.append((begin, size))
+            begin, size = offset, more
+    return [*joined, (begin, size)]
 
 
 def _map(copy: Copy) -> memoryview | None:

@@ -7,6 +7,9 @@ here, or a part that is on its way here; a part serves the chunks that it has an
     P_FETCH → PIN … PINNED → P_FETCHED … P_FETCH_DONE → UNPIN
                     PINNED_IN_FILE → P_FETCHED … P_FETCH_DONE
 
+What of several ids is here and small is pinned at once, and told and served as one copy, a parcel: P_PARCEL instead of a
+P_FETCHED for each, and one P_FETCH_DONE.
+
 Threads that serve chunks look into `tickets`: (node, its number) → the copy it may read. A ticket goes when the reader
 says so or is dead; a thread that is still sending then sends to a reader that does not listen any more. A part that is
 given up takes its tickets along: what a thread sends meanwhile does not fit its checksum, which came with the chunk.
@@ -18,12 +21,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.ids import PROCESS_ID_SIZE
+from shoal.ids import PROCESS_ID_SIZE, split_ids
 from shoal.wire import messages as m
 from shoald.objects.copies import Copy, chunk_bytes, pack_bits
 from shoald.objects.effects import Effect, Tell, ToStore
 from shoald.store.errors import ProtocolError
-from shoald.store.ledger import checked_id, checked_size
+from shoald.store.ledger import checked_ids, checked_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from shoal.config import Config
     from shoald.objects.pull import Facts
     from shoald.store.objects import StoredObject
+
+    PinSmall = Callable[[bytes, list[bytes], int, float], list[tuple[int, StoredObject]]]
 
 _FETCH_FIELDS = 7
 
@@ -44,6 +49,7 @@ class Ticket:
     """What a reader may ask chunks of.
 
     Attributes:
+        id: of the object; of a parcel all ids, joined.
         copy: None until the object is there.
         pinned: how many pins the store counts for it.
     """
@@ -64,6 +70,7 @@ class ServeCore:
     Args:
         stored: gives an object of the store by its id, with the stamp of its copy.
         elsewhere: gives the nodes that have an object, as far as this one knows.
+        pin_small: see `StoreCore.pin_small`.
         part: gives a copy that is on its way here, by object id and stamp.
         outbox: gets the effects, in order.
 
@@ -76,12 +83,14 @@ class ServeCore:
         config: Config,
         stored: Callable[[bytes], StoredObject | None],
         elsewhere: Callable[[bytes], list[str]],
+        pin_small: PinSmall,
         part: Callable[[bytes, bytes], tuple[Copy, Facts] | None],
         outbox: list[Effect],
     ) -> None:
         self._config = config
         self._stored = stored
         self._elsewhere = elsewhere
+        self._pin_small = pin_small
         self._part = part
         self.tickets: dict[tuple[str, int], Ticket] = {}
         self._copies: dict[bytes, Copy] = {}
@@ -96,26 +105,71 @@ class ServeCore:
         """Whether the node has asked for something before."""
         return node in self._clients
 
-    def fetch(self, node: str, message: list[Any]) -> None:
+    def fetch(self, node: str, message: list[Any], now: float) -> None:
         """P_FETCH. Raises ProtocolError."""
         if len(message) != _FETCH_FIELDS:
             raise ProtocolError("malformed P_FETCH")
-        _, req, object_id, proc, number, priority, stamp = message
-        checked_id(object_id)
-        for each in (req, number, priority):
+        _, first, joined, procs, numbers, priority, stamp = message
+        ids = split_ids(checked_ids(joined))
+        if not (type(procs) is type(numbers) is list and len(procs) == len(numbers) == len(ids) > 0):
+            raise ProtocolError("P_FETCH with columns of different lengths")
+        for each in (first, priority, *numbers):
             checked_size(each)
-        if type(proc) is not bytes or type(stamp) is not bytes:
+        if type(stamp) is not bytes or any(type(proc) is not bytes for proc in procs):
             raise ProtocolError("P_FETCH with a stamp that is none")
         client = self._clients.get(node)
         if client is None:
             client = self._clients[node] = node_client(node)
             self._nodes[client] = node
+        tickets = self.tickets
+        if any((node, req) in tickets for req in range(first, first + len(ids))):
+            raise ProtocolError(f"fetch {first} a second time")
+        known: set[int] = set()
+        if len(ids) > 1 and not stamp and priority != m.PRIORITY_ASK:
+            known = self._parcel(node, client, first, ids, now)
+        for position, object_id in enumerate(ids):
+            if position not in known:
+                read = (object_id, procs[position], numbers[position], priority)
+                self._fetch(node, client, first + position, read, stamp)
+
+    def _parcel(self, node: str, client: bytes, first: int, ids: list[bytes], now: float) -> set[int]:
+        """Tell what of ``ids`` is here and small, in parcels of one chunk; returns their positions."""
+        config = self._config
+        found = self._pin_small(client, ids, config.parcel_object_bytes_max, now)
+        start = 0
+        while start < len(found) or not start:
+            stop, room = start, 0
+            while stop < len(found) and (
+                stop == start or room + found[stop][1].allocated <= config.pull_chunk_bytes
+            ):
+                room += found[stop][1].allocated
+                stop += 1
+            self._send_parcel(node, first, found[start:stop], room, last=stop == len(found))
+            start = stop or 1
+        return {position for position, _ in found}
+
+    def _send_parcel(
+        self, node: str, first: int, found: list[tuple[int, StoredObject]], room: int, *, last: bool
+    ) -> None:
+        if found:
+            ticket = Ticket(node, first + found[0][0], b"".join([obj.id for _, obj in found]))
+            self.tickets[node, ticket.req] = ticket
+            ticket.pinned = 1
+            ticket.copy = copy = Copy(b"", b"", room, room)
+            copy.spans = [(obj.offset, obj.allocated) for _, obj in found]
+            copy.have = copy.all
+        message = [m.P_PARCEL, first, [position for position, _ in found], [obj.size for _, obj in found]]
+        message += [b"".join([obj.copy for _, obj in found]), [obj.callsite for _, obj in found], last]
+        self.outbox.append(Tell(node, message))
+
+    def _fetch(
+        self, node: str, client: bytes, req: int, read: tuple[bytes, bytes, int, int], stamp: bytes
+    ) -> None:
+        object_id, proc, number, priority = read
         if priority == m.PRIORITY_ASK:
             self._asks.setdefault((node, object_id), []).append(req)
             self.outbox.append(ToStore(client, [m.WATCH, object_id, proc, number]))
             return
-        if (node, req) in self.tickets:
-            raise ProtocolError(f"fetch {req} a second time")
         ticket = self.tickets[node, req] = Ticket(node, req, object_id)
         obj = self._stored(object_id) if stamp else None
         if not stamp or (obj is not None and obj.copy == stamp):

@@ -215,9 +215,11 @@ class StoreCore:
             if not obj.flags & m.SEAL_PRIMARY and obj.copy.startswith(origin):
                 self._ledger.promote(obj)
 
-    def told(self, object_id: bytes, size: int, flags: int) -> None:
-        """Another node has a wanted object."""
-        self._readers.told(object_id, size, flags)
+    def told(self, object_ids: list[bytes], sizes: list[int], flags: int) -> None:
+        """Another node has wanted objects."""
+        told = self._readers.told
+        for object_id, size in zip(object_ids, sizes, strict=True):
+            told(object_id, size, flags)
 
     def fetch_failed(self, object_id: bytes, kind: str, text: str) -> None:
         """A wanted object cannot be fetched; ``kind`` and ``text`` are for its readers."""
@@ -265,6 +267,45 @@ class StoreCore:
             self._copies += 1
             obj.copy = copy or self._ledger.node_id[:ORIGIN_SIZE] + self._copies.to_bytes(8, "big")
         return obj
+
+    def pin_small(
+        self, proc: bytes, ids: list[bytes], bytes_max: int, now: float
+    ) -> list[tuple[int, StoredObject]]:
+        """Pin, for client ``proc``, which is another node, those of ``ids`` that are here, small, and contain nothing.
+
+        Returns (position in ``ids``, object with a stamp) of each; they are shared from now on.
+        """
+        found = self._pins.add_small(self._ledger.clients[proc], ids, bytes_max, now)
+        shared, share = self._ledger.shared, self.sharing.share
+        origin, copies = self._ledger.node_id[:ORIGIN_SIZE], self._copies
+        for _, obj in found:
+            if not obj.copy:
+                copies += 1
+                obj.copy = origin + copies.to_bytes(8, "big")
+            if obj.id not in shared:
+                share(obj.id)
+        self._copies = copies
+        return found
+
+    def seal_parcel(
+        self,
+        proc: bytes,
+        offset: int,
+        ids: list[bytes],
+        sizes: list[int],
+        stamps: bytes,
+        callsites: list[str],
+        now: float,
+    ) -> list[StoredObject]:
+        """As `seal_copy`, of many that lie one after the other from ``offset`` on, and contain nothing.
+
+        Returns those that are the object now. Raises ProtocolError.
+        """
+        client = self._ledger.clients[proc]
+        sealed = self._seals.seal_parcel(client, offset, ids, sizes, stamps, callsites, now)
+        if self._ledger.recalls or self._ledger.forsaken or self._extents.waiting:
+            self.settle()
+        return sealed
 
     def seal_copy(self, proc: bytes, stamp: bytes, seal: list[Any], now: float) -> bool:
         """Client ``proc`` of this daemon has had the copy ``stamp`` written into its room: make it an object that nobody holds.

@@ -56,6 +56,37 @@ class Pins:
         if obj.recalled:
             ledger.recalls.setdefault(client.proc, []).append(object_id)
 
+    def add_small(
+        self, client: Client, ids: list[bytes], bytes_max: int, now: float
+    ) -> list[tuple[int, StoredObject]]:
+        """Pin, for another node, those of ``ids`` that are in the region and nothing but up to so many bytes.
+
+        Returns (position in ``ids``, object) of each; nothing is told to the client.
+        """
+        ledger = self._ledger
+        objects, mine = ledger.objects, client.pins
+        found = []
+        pinned_bytes = 0
+        for position, object_id in enumerate(ids):
+            obj = objects.get(object_id)
+            if obj is None or obj.offset < 0 or obj.allocated > bytes_max:
+                continue
+            if obj.contained or obj.content_hash or obj.recalled or obj.flags & m.SEAL_ERROR:
+                continue
+            pins = obj.pins
+            if pins is None:
+                obj.pins = {client: 1}
+                pinned_bytes += obj.allocated
+            else:
+                pins[client] = pins.get(client, 0) + 1
+            mine.add(object_id)
+            obj.asked = False
+            obj.used_at = now
+            found.append((position, obj))
+        ledger.pinned_bytes += pinned_bytes
+        ledger.counters["pins"] += len(found)
+        return found
+
     def refuse(self, client: Client, req: int, obj: StoredObject, kind: str, why: str) -> None:
         """Say that an object cannot be pinned."""
         message = f"object {obj.id.hex()} cannot be read: {why}"

@@ -175,6 +175,22 @@ class Readers:
             else:
                 self._restores.request(read.client, [(read.req, obj)], read.priority, obj.sealed_at)
 
+    def sealed_together(self, objects: list[StoredObject]) -> None:
+        """As `sealed`, of many copies in the region that were fetched: nobody has to be told that they are wanted no longer."""
+        ledger, wanted, parked, answer = self._ledger, self._wanted, self._parked, self._pins.answer
+        if self._asked or ledger.unbacked or ledger.expected:
+            for obj in objects:
+                self.sealed(obj)
+            return
+        for obj in objects:
+            wanted.pop(obj.id, None)
+            for read in parked.pop(obj.id, ()):
+                del read.client.reads[read]
+                if read.req is None:
+                    ledger.send(read.client, [m.AVAILABLE, obj.id, obj.size, obj.flags, ""])
+                else:
+                    answer(read.client, read.req, obj)
+
     def advanced(self, client: Client, number: int) -> None:
         """The client's stream is processed up to ``number``: settle the reads that waited for that."""
         client.processed = max(client.processed, number)

@@ -43,18 +43,19 @@ class Seals:
         now: float,
         in_file: tuple[int, int] | None = None,
         copied: StoredObject | None = None,
+        taken: bool = False,
     ) -> None:
         """SEAL: the object is there, and whoever waited for it is answered.
 
         ``in_file``: (number of a lent file, checksum), and the message's offset means nothing. ``copied``: a copy that nobody
-        holds, instead of a message.
+        holds, instead of a message; ``taken``: its memory is no longer leased to the client.
         """
         ledger = self._ledger
         obj, holder_proc = _parse(message, now) if copied is None else (copied, NO_PROCESS)
         object_id = obj.id
         if in_file is not None:
             self._spills.seal_in(client, obj, *in_file)
-        elif not client.leased.take(obj.offset, obj.allocated):
+        elif not taken and not client.leased.take(obj.offset, obj.allocated):
             raise ProtocolError(f"[{obj.offset}, {obj.offset + obj.allocated}) is not leased to this client")
         ledger.counters["seals"] += 1
         objects = ledger.objects
@@ -111,6 +112,51 @@ class Seals:
         obj.copy = stamp
         self.seal(client, [], now, copied=obj)
         return obj
+
+    def seal_parcel(
+        self,
+        client: Client,
+        offset: int,
+        ids: list[bytes],
+        sizes: list[int],
+        stamps: bytes,
+        callsites: list[str],
+        now: float,
+    ) -> list[StoredObject]:
+        """See `StoreCore.seal_parcel`."""
+        made = []
+        begin = offset
+        for index, object_id in enumerate(ids):
+            size = sizes[index]
+            allocated = (size + 63) & -64 or 64
+            obj = StoredObject(object_id, offset, size, allocated, (), 0, callsites[index], b"", now)
+            obj.copy = stamps[16 * index : 16 * index + 16]
+            made.append(obj)
+            offset += allocated
+        if not client.leased.take(begin, offset - begin):
+            raise ProtocolError(f"[{begin}, {offset}) is not leased to this client")
+        ledger = self._ledger
+        objects, early, shared, share = ledger.objects, ledger.early, ledger.shared, self._holds.sharing.share
+        fresh = []
+        taken = 0
+        for obj in made:
+            object_id = obj.id
+            if object_id in objects:  # it came another way
+                self.seal(client, [], now, copied=obj, taken=True)
+                continue
+            obj.holders = early.pop(object_id, 0)
+            objects[object_id] = obj
+            taken += obj.allocated
+            if object_id in shared:
+                ledger.changes.append((BORN, object_id, obj.size))
+            else:
+                share(object_id)
+            fresh.append(obj)
+        ledger.sealed_bytes += taken
+        ledger.secondary_bytes += taken
+        ledger.counters["seals"] += len(fresh)
+        self._readers.sealed_together(fresh)
+        return fresh
 
     def seal_in_file(self, client: Client, message: list[Any], now: float) -> None:
         """SEAL_IN_FILE: an object is there, in a file that was lent to its creator."""

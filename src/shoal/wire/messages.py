@@ -202,7 +202,8 @@ P_SEALED = 331  # [seq, proc, [id, size, flags, …]]: the same, and the sender 
 P_HELD = 332  # [seq]: all up to this one are held by the receiver, and the head knows it, or nobody there holds them any more
 
 # Fetches. `req` is a number of the reading node; `copy` names the bytes: two runs of a task may have made different ones.
-P_FETCH = 350  # [req, id, stamp proc, stamp number, priority, copy or b""] → P_FETCHED | P_FETCH_FAILED, when it is there
+P_FETCH = 350  # [req, ids, stamp procs, stamp numbers, priority, copy or b""] → P_FETCHED | P_FETCH_FAILED, when it is there
+#   The second id has number req + 1, and so on. Of several ids, those that P_PARCELs bring at once are not answered otherwise.
 #   With a copy: only what is here of exactly that, now, be it a part. With priority PRIORITY_ASK: is there one? nothing is pinned.
 NOWHERE = 1  # the stamp number of a P_FETCH without a process, to the owner's node: nobody whom the reader knows has it
 P_FETCHED = 351  # [req, size, flags, contained ids, copy, callsite, content hash, chunk size, have, order, holders: list of node ids]
@@ -212,6 +213,8 @@ P_FETCH_FAILED = 352  # [req, kind "lost"|"freed"|"owner_died"|"elsewhere", mess
 P_FETCH_DONE = 353  # [list of reqs, complete: bool]: the reader needs them no longer; whether it has all of each now
 P_CHUNKS = 354  # [req, have]: more of a part has come
 P_HOLDERS = 355  # [req, node ids]: others who have some of that copy
+P_PARCEL = 356  # [req of the P_FETCH, positions, sizes, copies, call sites, last: bool]: these of its ids are here, small, and
+#   nothing but bytes. All of them are chunk 0 of req + the first position: one after the other, each padded to 64 bytes.
 
 # Questions of people
 P_QUERY = 390  # [req, method, params] → P_ANSWER. Methods: see shoald.node.requests

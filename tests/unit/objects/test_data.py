@@ -173,6 +173,19 @@ def test_many_pieces_in_one_request(rig):
     assert it.here[:1000] == it.data[:1000]
 
 
+def test_a_parcel_comes_from_several_places_in_one_piece(rig):
+    it = rig(pull_part_bytes=10_000)
+    parcel = Copy(b"", b"", 30_400, 30_400)
+    parcel.have = parcel.all
+    parcel.spans = [(128, 6400), (6528, 19_200), (64_000, 4800)]
+    it.tickets[READER.hex(), 8] = ticket = Ticket(READER.hex(), 8, b"Y" * 48)
+    ticket.copy = parcel
+    outcomes, _ = it.get(1, [(8, 0, 64, 30_400)])
+    data = it.there[128 : 128 + 25_600] + it.there[64_000:68_800]
+    assert it.here[64 : 64 + 30_400] == data
+    assert outcomes == [xxhash.xxh3_64_intdigest(bytes(data))]
+
+
 def test_an_empty_object(rig):
     it = rig(size=0)
     outcomes, reason = it.get(1, it.pieces(0))

@@ -13,7 +13,7 @@ from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
 from unit.objects.world import CHUNK, Node, World, body
 
 NODES = 4
-SIZES = [0, 10, CHUNK, 5 * CHUNK, 11 * CHUNK + 3]
+SIZES = [0, 10, 300, CHUNK, 5 * CHUNK, 11 * CHUNK + 3]
 
 
 class Fetches(RuleBasedStateMachine):
@@ -87,6 +87,18 @@ class Fetches(RuleBasedStateMachine):
         node.req += 1
         self.waiting.setdefault((node.id, proc), set()).add(node.req)
         node.store.handle(proc, [m.PIN, node.req, object_id, stamp, 0, priority], self.world.now)
+        node.turn()
+
+    @rule(data=st.data(), priority=st.integers(0, 2), stamped=st.integers(0, NODES))
+    def pin_together(self, data: st.DataObject, priority: int, stamped: int) -> None:
+        node = data.draw(st.sampled_from(self.living()))
+        ids = data.draw(st.lists(st.sampled_from(self.ids), min_size=2, max_size=4, unique=True))
+        self.readers += 1
+        proc = node.process(self.readers)
+        stamp = self.world.nodes[stamped].proc if stamped < NODES else b""
+        self.waiting.setdefault((node.id, proc), set()).add(0)
+        wanted = [field for object_id in ids for field in (object_id, stamp, 0)]
+        node.store.handle(proc, [m.PIN_TOGETHER, wanted, priority], self.world.now)
         node.turn()
 
     @rule(data=st.data())

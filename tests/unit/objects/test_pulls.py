@@ -41,12 +41,12 @@ def test_what_is_wanted_at_once_is_asked_for_in_portions():
         a.seal(object_id, body(100, object_id[11]))
     b.send(m.PIN_TOGETHER, [field for object_id in ids for field in (object_id, a.proc, 0)], 0)
     asked = world.mail[b.id, a.id]
-    assert [message[2] for message in asked] == ids[:3]
+    assert b"".join(message[2] for message in asked) == b"".join(ids[:3])
     assert b.core.next_deadline() == 0.0
     b.turn()
-    assert [message[2] for message in asked] == ids[:6]
+    assert b"".join(message[2] for message in asked) == b"".join(ids[:6])
     b.turn()
-    assert [message[2] for message in asked] == ids
+    assert b"".join(message[2] for message in asked) == b"".join(ids)
     assert b.core.next_deadline() is None
     world.run()
     assert sorted(b.read(answer) for answer in b.told()) == sorted(body(100, each[11]) for each in ids)

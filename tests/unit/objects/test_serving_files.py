@@ -17,8 +17,8 @@ def test_a_reader_is_granted_the_file_and_nothing_is_pinned():
     obj = StoredObject(X, -1, 5000, 5056, (), m.SEAL_PRIMARY, "here", b"", 0.0)
     obj.copy = STAMP
     outbox = []
-    serving = ServeCore(Config(), {X: obj}.get, lambda _: [], lambda *_: None, outbox)
-    serving.fetch(NODE, [m.P_FETCH, 3, X, b"proc....", 4, 0, b""])
+    serving = ServeCore(Config(), {X: obj}.get, lambda _: [], lambda *_: [], lambda *_: None, outbox)
+    serving.fetch(NODE, [m.P_FETCH, 3, X, [b"proc...."], [4], 0, b""], 0.0)
     client = node_client(NODE)
     assert [type(each) for each in outbox] == [ToStore]
     outbox.clear()
@@ -38,8 +38,8 @@ def test_a_reader_is_granted_the_file_and_nothing_is_pinned():
 
 def test_a_reader_that_has_gone_is_told_nothing():
     outbox = []
-    serving = ServeCore(Config(), {}.get, lambda _: [], lambda *_: None, outbox)
-    serving.fetch(NODE, [m.P_FETCH, 3, X, b"proc....", 4, 0, b""])
+    serving = ServeCore(Config(), {}.get, lambda _: [], lambda *_: [], lambda *_: None, outbox)
+    serving.fetch(NODE, [m.P_FETCH, 3, X, [b"proc...."], [4], 0, b""], 0.0)
     serving.done(NODE, [m.P_FETCH_DONE, [3], False])
     outbox.clear()
     serving.told(node_client(NODE), [m.PINNED_IN_FILE, 3, X, "/spill/7", 0, 10, 0, 1])

@@ -54,6 +54,10 @@ class Node:
         names = [*(node.id for node in nodes if node), *self.store.hinted(object_id)]
         return [name for name in dict.fromkeys(names) if name not in self.world.dead | {self.id}]
 
+    def nearest(self, object_id: bytes, proc: bytes) -> str | None:
+        nodes = [self._tagged(each) for each in (proc, object_id) if each]
+        return next((node.id for node in nodes if node and node.id not in self.world.dead), None)
+
     def death(self, object_id: bytes, _proc: bytes) -> tuple[str, str] | None:
         owner = self._tagged(object_id)
         return ("owner_died", "its owner's node died") if owner and owner.id in self.world.dead else None
@@ -105,6 +109,12 @@ class Node:
     ) -> list[list[Any]]:
         self.req += 1
         return self.send(m.PIN, self.req, object_id, stamp or self.proc, number, priority, proc=proc)
+
+    def pin_together(
+        self, ids: list[bytes], stamp: bytes = b"", priority: int = 0, proc: bytes | None = None
+    ) -> None:
+        wanted = [field for object_id in ids for field in (object_id, stamp or self.proc, 0)]
+        self.send(m.PIN_TOGETHER, wanted, priority, proc=proc)
 
     def read(self, pinned: list[Any]) -> bytes:
         """The bytes that a PINNED names."""
@@ -167,6 +177,7 @@ class World:
             "pull_chunk_bytes": CHUNK,
             "pull_chunk_bytes_max": CHUNK,
             "relay_bytes_min": 4 * CHUNK,
+            "parcel_object_bytes_max": CHUNK // 2,
             "store_full_wait_ms": 1000.0,
         } | settings
         self.config = Config(**settings)
@@ -226,9 +237,8 @@ class World:
         copy: Copy | None = ticket.copy if ticket is not None else None
         if copy is None or not copy.have >> chunk & 1:
             return GONE
-        start, length = copy.place(chunk)
-        assert length == size
-        data = bytes(source.region[start : start + length])
+        data = b"".join([source.region[start : start + length] for start, length in copy.places(chunk)])
+        assert len(data) == size
         checksum = copy.sums.setdefault(chunk, crc32(data))
         if source_id in self.liars:
             data = bytes(byte ^ 1 for byte in data)
