@@ -168,6 +168,48 @@ def test_a_result_whose_file_is_damaged_is_made_again(spilling_to, tmp_path):
     check(shoal.get(refs[here]), here)
 
 
+def damage(*folders):
+    for path in spill_files(*folders):
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+def test_a_result_whose_file_its_reader_finds_damaged_is_made_again(spilling_to, tmp_path):
+    """It is larger than the store, so it is read where it was written, by the driver and by a task."""
+    (folder,) = spilling_to("a")
+    marks = tmp_path / "marks"
+
+    @shoal.remote
+    def make():
+        with open(marks, "a") as file:
+            print("run", file=file)
+        return array(7, 2 * STORE)
+
+    @shoal.remote
+    def first(part):
+        return int(part[0])
+
+    ref = make.remote()
+    shoal.wait([ref])
+    damage(folder)
+    check(shoal.get(ref), 7, 2 * STORE)
+    assert marks.read_text().split() == ["run"] * 2
+    damage(folder)
+    assert shoal.get(first.remote(ref)) == 7
+    assert marks.read_text().split() == ["run"] * 3
+
+
+@pytest.mark.parametrize("left", [2 * STORE, PART, 0])
+def test_a_put_value_whose_file_its_reader_finds_damaged_is_lost_and_says_why(spilling_to, left):
+    (folder,) = spilling_to("a")
+    ref = shoal.put(array(7, 2 * STORE))
+    (path,) = spill_files(folder)
+    path.write_bytes(bytes(left))
+    for _ in range(2):
+        with pytest.raises(shoal.exceptions.ObjectLostError, match=r"damaged.* put"):
+            shoal.get(ref)
+    assert [row["state"] for row in rows() if row["id"] == ref.hex()] == ["lost"]
+
+
 def test_without_spilling_a_full_store_is_an_error_that_names_who_fills_it(no_leaks):
     start(_system_config={"spilling": False, "store_full_wait_ms": 3_600_000})  # it is certain at once
     try:

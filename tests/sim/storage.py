@@ -243,18 +243,17 @@ class Storage:
             self._table.to_node([m.PIN, 0, object_id, *self._table.stamp_now(), m.PRIORITY_GET])
             return
         self._again.discard(object_id)
-        error = ""
         if content is None or checksum_of(content.get(offset)) != checksum:
-            error = f"lost: object {object_id.hex()} is lost: its only copy is on disk, and is damaged"
             assert content is None or object_id in self._process.cluster.damaged, object_id.hex()
-        else:
-            found, *inner = _parts(content[offset])
-            assert found == object_id, "another object's bytes"
-            for reading in self._readings.get(object_id, ()):
-                reading.inner += inner
+            self._table.to_node([m.FILE_DAMAGED, object_id, path, "its checksum is not what it was"])
+            self._table.to_node([m.PIN, 0, object_id, *self._table.stamp_now(), m.PRIORITY_GET])
+            return
+        found, *inner = _parts(content[offset])
+        assert found == object_id, "another object's bytes"
         for reading in self._readings.get(object_id, ()):
-            if error or flags & m.SEAL_ERROR:
-                reading.error = error or "dependent: an argument has failed"
+            reading.inner += inner
+            if flags & m.SEAL_ERROR:
+                reading.error = "dependent: an argument has failed"
         self._tell(object_id)
 
     def _failed(self, message: list[Any]) -> None:

@@ -20,6 +20,7 @@ from shoald.store.objects import ORIGIN_SIZE
 
 if TYPE_CHECKING:
     from shoald.node.daemon import NodeDaemon
+    from shoald.objects.copies import Copy
 
 
 class ObjectManager:
@@ -31,7 +32,8 @@ class ObjectManager:
         self._target = bytes.fromhex(daemon.node_id)
         config = daemon.config
         self.core = ObjectCore(daemon.node_id, daemon.store, daemon.region.capacity, config, self)
-        self._server = DataServer(self.core.serving.tickets, self._memory, config, self._log)
+        serving = self.core.serving
+        self._server = DataServer(serving.tickets, self._memory, config, self._log, self._damaged)
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._mapped: memoryview | None = None
         self._mapping = threading.Lock()
@@ -122,6 +124,9 @@ class ObjectManager:
 
     def _log(self, text: str) -> None:
         self._daemon.loop.call_soon_threadsafe(lambda: self._daemon.log.line(text))
+
+    def _damaged(self, copy: Copy, why: str) -> None:
+        self._daemon.loop.call_soon_threadsafe(lambda: self.core.serving.damaged(copy, why))
 
     def _memory(self) -> memoryview:
         """The region's bytes; from any thread."""

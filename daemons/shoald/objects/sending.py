@@ -40,6 +40,7 @@ class DataServer:
         tickets: what may be read: (node id, the reader's number) → ticket; changed by the loop alone.
         memory: gives the region's bytes; called on threads.
         log: gets a line for each connection that is refused, or broke the protocol; called in the loop and on threads.
+        damaged: told of a copy whose spill file is not what was written, and why; called on threads, before the reader is told.
 
     Attributes:
         sent_bytes: of chunks, since the start.
@@ -51,11 +52,13 @@ class DataServer:
         memory: Callable[[], memoryview],
         config: Config,
         log: Callable[[str], None],
+        damaged: Callable[[Copy, str], None],
     ) -> None:
         self._tickets = tickets
         self._memory = memory
         self._config = config
         self._log = log
+        self._damaged = damaged
         self._lock = threading.Lock()  # guards what follows
         self._socks: set[socket.socket] = set()
         self.sent_bytes = 0
@@ -141,7 +144,7 @@ class DataServer:
         if ticket is None or copy is None or not copy.have >> chunk & 1:
             return None
         if copy.file is not None:
-            mapped = _map(copy)
+            mapped = self._map(copy)
             if mapped is None:
                 return None
             memory = mapped
@@ -174,6 +177,24 @@ class DataServer:
             return pieces.NOT_HERE, 0
         return pieces.HERE, found.copy.sums.setdefault(found.chunk, checksum)
 
+    def _map(self, copy: Copy) -> memoryview | None:
+        """The bytes of a copy that lies in a spill file, compared with their checksum once; None if they are not there."""
+        assert copy.file is not None
+        found = copy.mapped
+        if found is None:
+            path, start, checksum = copy.file
+            found = FileCopy(path, start, copy.size, 0, checksum)
+            try:
+                found.open()
+            except FileNotFoundError:
+                return None  # it was rewritten: the reader asks again
+            except (OSError, ValueError) as error:
+                self._damaged(copy, str(error))
+                return None
+            copy.mapped = found
+        assert found.mapping is not None
+        return memoryview(found.mapping)[found.offset : found.offset + found.size]
+
     def close(self) -> None:
         """Break all connections; their threads end."""
         with self._lock:
@@ -195,19 +216,3 @@ def _joined(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
             joined.append((begin, size))
             begin, size = offset, more
     return [*joined, (begin, size)]
-
-
-def _map(copy: Copy) -> memoryview | None:
-    """The bytes of a copy that lies in a spill file, compared with their checksum once; None if they are not there any more."""
-    assert copy.file is not None
-    found = copy.mapped
-    if found is None:
-        path, start, checksum = copy.file
-        found = FileCopy(path, start, copy.size, 0, checksum)
-        try:
-            found.open()
-        except (OSError, ValueError):
-            return None  # it was rewritten or is damaged: the store knows, or finds out
-        copy.mapped = found
-    assert found.mapping is not None
-    return memoryview(found.mapping)[found.offset : found.offset + found.size]

@@ -266,6 +266,12 @@ class ServeCore:
         copy.have = copy.all
         self._grant(ticket, copy, obj)
 
+    def damaged(self, copy: Copy, why: str) -> None:
+        """The file of a copy is not what was written: the store hears of it before its readers ask again."""
+        node = next(iter(copy.readers), None)
+        if node is not None and copy.file is not None:
+            self.outbox.append(ToStore(self._clients[node], [m.FILE_DAMAGED, copy.id, copy.file[0], why]))
+
     def _answer_asks(self, node: str, message: list[Any]) -> None:
         _, object_id, size, flags, error = message
         for req in self._asks.pop((node, object_id), ()):

@@ -99,6 +99,7 @@ class StoreCore:
             m.WATCH: self._readers.watch,
             m.EXPECT: self._readers.expect,
             m.UNEXPECT: self._readers.unexpect,
+            m.FILE_DAMAGED: self._restores.damaged,
             m.DEDUP: seals.dedup,
             m.UNRECOVERABLE: self._readers.unrecoverable,
             m.FORK: _fork,
@@ -113,7 +114,7 @@ class StoreCore:
             client.info = dict(info)
 
     def handle(self, proc: bytes, message: list[Any], now: float) -> None:
-        """One message with a tag of 10 to 26; raises ProtocolError, after which the client must be dropped.
+        """One message with a tag of 10 to 27; raises ProtocolError, after which the client must be dropped.
 
         FORK is only checked here: the child is known by the descriptor that came with it, so the shell
         calls `forked`.

@@ -7,7 +7,8 @@ region and takes extents for the rest as they become free; those behind it hold 
 waits for go before arguments of tasks that have not started: the running task holds memory already.
 
 If no room comes free for a while, or there can never be enough, the rest of a group is read where it was spilled:
-its client maps the files. That pins nothing: a file that is removed stays readable for those who have it open.
+its client maps the files. That pins nothing: a file that is removed stays readable for those who have it open. A
+client that finds such a file damaged says so and asks again: the copy is lost then, as if the daemon had read it.
 
 However many groups want an object, it is read once, and each of them pins it when it arrives.
 """
@@ -16,9 +17,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from shoal.wire import messages as m
-from shoald.store.ledger import Ledger
+from shoald.store.errors import ProtocolError
+from shoald.store.ledger import Ledger, checked_id, fields
 from shoald.store.objects import LOST, ON_DISK, READING, Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.report import full_message
@@ -141,6 +144,15 @@ class Restores:
         if obj.disk is None or obj.disk.state == LOST:
             return False
         return obj.disk.state == READING or bool(self._spills.path(obj))
+
+    def damaged(self, _client: Client, message: list[Any], _now: float) -> None:
+        """FILE_DAMAGED: the file is a lost copy, if the object is still there; nobody else is sent to it."""
+        object_id, path, why = fields(message, 3)
+        obj = self._ledger.objects.get(checked_id(object_id))
+        if type(path) is not str or type(why) is not str:
+            raise ProtocolError("a file is damaged for a reason")
+        if obj is not None and path:
+            self._spills.damaged(obj, path, why)
 
     def _tell_where(self, group: Group, index: int) -> None:
         """Answer a read with a place on disk, or with what has become of the object in the meantime."""

@@ -395,6 +395,15 @@ class Spills:
         self._ledger.counters["lost"] += 1
         self._tidy(file)  # it may be another one than was read: that was rewritten meanwhile
 
+    def damaged(self, obj: StoredObject, path: str, why: str) -> None:
+        """A client found the copy in this file damaged. If that is read, or is elsewhere by now, it shows by itself."""
+        if self.path(obj) != path or obj.disk is None or obj.disk.state != ON_DISK:
+            return
+        if obj.offset >= 0:
+            self.forget(obj)
+        else:
+            self._lose(obj, f"that is damaged: {why}")
+
     def path(self, obj: StoredObject) -> str:
         """Of the file that has a whole copy of the object; "" if clients cannot map it."""
         copy = obj.disk

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shoal.owner.objects import Entry, Stamp
 
 _WITHOUT_REFS = frozenset({0x80, 0x01})  # first bytes of a plain pickle, and of a plain array
+_READ_ATTEMPTS = 3  # a spill file that was being rewritten, or is damaged, is asked for again
 _STORED_FIELDS = 2  # of the value of a lifted argument, see shoal.owner.spec
 _all_bytes = frozenset({bytes}).issuperset
 
@@ -185,13 +186,17 @@ class Arguments:
         """An argument that could not be pinned, or whose cached pin was recalled a moment ago."""
         store = self._runtime.store
         problem = store.pin_errors.pop(object_id, None)
-        if problem is None:
+        attempts = 0
+        while problem is None:
             waiter = self._pin([(object_id, None)])
             found = store.view(object_id)
             store.release(waiter)
             if found is not None:
                 return found
-            problem = store.pin_errors.pop(object_id, ("lost", "it was freed while its task was starting"))
+            problem = store.pin_errors.pop(object_id, None)
+            attempts += 1
+            if attempts == _READ_ATTEMPTS and problem is None:
+                problem = "lost", "it was freed while its task was starting"
         kind, why = problem
         raise read_error("full" if kind == "full" else "lost", f"argument {object_id.hex()} is lost: {why}")
 

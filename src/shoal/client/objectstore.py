@@ -9,6 +9,7 @@ Everything that touches tables runs with the runtime's lock held; the copying it
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import threading
 from collections import deque
@@ -43,6 +44,7 @@ _FOR_PROMOTION = 1
 _IDLE_S = 0.5
 _OWN_THREADS = frozenset({"shoal-backup", "shoal-output"})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
+_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
 
 
@@ -390,19 +392,26 @@ class ClientStore:
         return make_view(self.region, pin.offset, pin.size, object_id, self.closed_views), pin.flags
 
     def _view_of_file(self, object_id: bytes) -> tuple[np.ndarray[Any, Any], int] | None:
-        """The same of an object that is read where it was spilled. A file that has gone meanwhile was copied to another."""
+        """The same of an object that is read where it was spilled; None also if it has to be asked for again.
+
+        A file that has gone meanwhile was copied to another. Of one that is damaged the daemon is told: it has the object
+        brought from elsewhere, or made again, or says that it is lost.
+        """
         copy = self.file_copies.get(object_id)
-        if copy is None:
+        if copy is None or copy.is_damaged:
             return None
         try:
             copy.open()
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self.pin_errors[object_id] = (
-                "lost",
-                f"object {object_id.hex()} is lost: its only copy is on disk, and {error}",
-            )
+            if isinstance(error, OSError) and error.errno in _OWN_LIMITS:
+                why = f"there is no room for object {object_id.hex()}, and this process cannot open its file: {error}"
+                self.pin_errors[object_id] = ("full", why)
+                return None
+            copy.is_damaged = True
+            with self._runtime.lock:
+                self._table.to_node([m.FILE_DAMAGED, object_id, copy.path, str(error)])
             return None
         return make_view(copy, copy.offset, copy.size, object_id, _UNCOUNTED), copy.flags
 

@@ -27,12 +27,23 @@ class FileCopy:
     Attributes:
         mapping, capacity: of the whole file once opened, as `shoal.store.views` wants them.
         waiters: readers that have asked for it and not read it yet.
+        is_damaged: that showed, and the daemon was told.
     """
 
-    __slots__ = ("_checksum", "_path", "capacity", "flags", "mapping", "offset", "size", "waiters")
+    __slots__ = (
+        "_checksum",
+        "capacity",
+        "flags",
+        "is_damaged",
+        "mapping",
+        "offset",
+        "path",
+        "size",
+        "waiters",
+    )
 
     def __init__(self, path: str, offset: int, size: int, flags: int, checksum: int) -> None:
-        self._path = path
+        self.path = path
         self._checksum = checksum
         self.offset = offset
         self.size = size
@@ -40,6 +51,7 @@ class FileCopy:
         self.capacity = 0
         self.mapping: mmap.mmap | None = None
         self.waiters = 0
+        self.is_damaged = False
 
     def private(self, address: int, size: int, source: object) -> None:
         """None: by now the file may be gone, and a descriptor of each would be too many (see `shoal.store.views`)."""
@@ -50,11 +62,11 @@ class FileCopy:
             return
         from xxhash import xxh3_64_intdigest
 
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         view = memoryview(mapping)[self.offset : self.offset + self.size]
         if len(view) < self.size or xxh3_64_intdigest(view) != self._checksum:
-            raise ValueError(f"{self._path} is damaged (its checksum is not what it was)")
+            raise ValueError(f"{self.path} is damaged (its checksum is not what it was)")
         self.capacity = len(mapping)
         self.mapping = mapping
 

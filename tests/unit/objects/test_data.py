@@ -94,7 +94,14 @@ class Rig:
         ticket.copy = self.copy
         self.tickets = {(READER.hex(), 7): ticket}
         self.lines = []
-        self.server = DataServer(self.tickets, lambda: memoryview(self.there), self.config, self.lines.append)
+        self.damaged = []
+        self.server = DataServer(
+            self.tickets,
+            lambda: memoryview(self.there),
+            self.config,
+            self.lines.append,
+            lambda copy, why: self.damaged.append((copy.id, why)),
+        )
         self.source = Source(self.server.take, identity)
         self.landed = queue.Queue()
         self.lane = self.lane_to(self.source)
@@ -426,3 +433,9 @@ def test_a_spill_file_that_has_gone_or_was_damaged_is_not_there(rig, tmp_path, c
     it.copy.offset = 0
     it.copy.file = str(path), 64, xxhash.xxh3_64_intdigest(it.data)
     assert it.get(1, it.pieces(0))[0] == [GONE]
+    if content is None:
+        assert not it.damaged
+    else:
+        [(object_id, why)] = it.damaged
+        assert object_id == it.copy.id
+        assert "checksum" in why

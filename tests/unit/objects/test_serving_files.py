@@ -31,7 +31,12 @@ def test_a_reader_is_granted_the_file_and_nothing_is_pinned():
     assert copy.file == ("/spill/7", 128, 99)
     assert copy.place(0) == (0, 5000)
     outbox.clear()
+    serving.damaged(copy, "its checksum is not what it was")
+    [said] = outbox
+    assert (said.proc, said.message[:3]) == (client, [m.FILE_DAMAGED, X, "/spill/7"])
+    outbox.clear()
     serving.done(NODE, [m.P_FETCH_DONE, [3], True])
+    serving.damaged(copy, "nobody reads it any more")
     assert not outbox, "there is no pin to give back"
     assert not serving.tickets
 

@@ -213,3 +213,43 @@ def test_a_read_that_hangs_is_said() -> None:
     ]
     bench.core.spills.read_done(effect.transfer, 3.0)
     assert bench.core.spills.disks.complaints(bench.now) == []
+
+
+def in_a_file(bench):
+    """X is spilled and told to C, who reads it in its file; (path, checksum)."""
+    spilled(bench, X)
+    bench.lease(B, 64 * KIB)
+    bench.pin(C, X)
+    ((_, message),) = later(bench, 0.2)
+    assert message[0] == m.PINNED_IN_FILE
+    return message[3]
+
+
+def test_a_file_that_a_reader_finds_damaged_is_a_lost_copy() -> None:
+    bench = bench_of(directories=1)
+    path = in_a_file(bench)
+    bench.send(C, m.FILE_DAMAGED, X, f"{path}0", "that is another file")
+    bench.send(C, m.FILE_DAMAGED, Y, path, "that is no object")
+    assert bench.core.stats()["lost"] == 0
+    bench.send(C, m.FILE_DAMAGED, X, path, "its checksum is not what it was")
+    assert bench.core.stats()["lost"] == 1
+    bench.send(C, m.FILE_DAMAGED, X, path, "said by another one")
+    assert bench.core.stats()["lost"] == 1
+    ((_, message),) = bench.pin(C, X)
+    assert (message[0], message[3]) == (m.PIN_FAILED, "lost")
+    assert "its checksum is not what it was" in message[4]
+
+
+def test_a_damaged_file_of_what_is_in_the_region_is_written_again() -> None:
+    bench = bench_of(directories=1)
+    path = in_a_file(bench)
+    bench.drop(B)
+    bench.pin(C, X)
+    later(bench, 0.0)
+    (read,) = [effect for effect in effects(bench) if isinstance(effect, Read)]
+    bench.send(C, m.FILE_DAMAGED, X, path, "while it is read: that will show")
+    bench.core.spills.read_done(read.transfer, 0.1)
+    later(bench, 0.0)
+    bench.send(C, m.FILE_DAMAGED, X, path, "its checksum is not what it was")
+    assert bench.core.stats()["lost"] == bench.core.stats()["disk"] == 0
+    assert bench.core.stats()["sealed"] == 64 * KIB
