@@ -203,7 +203,7 @@ class Dispatcher:
             lease.inflight[task.id] = task
             self.dirty.add(lease)
             return
-        lease.inflight.pop(task.id, None)
+        lease.take(task.id)
         task.lease = None
         task.state = QUEUED
         ready = task.queue.ready
@@ -252,6 +252,8 @@ class Dispatcher:
         if task is None:
             return
         lease.stalled = False
+        if len(lease.inflight) < lease.ranked:  # as `take`, inline
+            lease.queue.eased(lease)
         function = task.function
         mean = function.mean_us
         function.mean_us = run_us if mean is None else mean + (run_us - mean) * 0.2
@@ -279,7 +281,7 @@ class Dispatcher:
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
         """(FAILED, task id, error, container, kept ids, cancelled) from a worker."""
         _, task_id, error, container, kept, cancelled = message
-        task = lease.inflight.pop(task_id, None)
+        task = lease.take(task_id)
         if task is None:
             return
         lease.stalled = False
@@ -318,7 +320,7 @@ class Dispatcher:
         """Tasks that the worker will not start; they go to the front of their queue."""
         lease.stalled = True
         for task_id in reversed(task_ids):
-            task = lease.inflight.pop(task_id, None)
+            task = lease.take(task_id)
             if task is not None:
                 self._requeue(task, front=True)
                 if task.queue is not lease.queue:
@@ -440,8 +442,6 @@ class Dispatcher:
 
     def settle(self, lease: Lease) -> None:
         """After answers from ``lease``: send more, or give it back if it was recalled or is used up."""
-        if lease.queue.many:
-            lease.queue.answered(lease)
         if lease.inflight:
             if not lease.recalled and lease.queue.ready:
                 self.pump(lease.queue)

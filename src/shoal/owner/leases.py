@@ -4,16 +4,16 @@ Policy only: how many tasks may wait at a worker (the window), which worker gets
 leases the daemon should be asked for. Tasks of unknown length go one at a time; short ones go many
 ahead, bounded by `window_tasks_max` and by `window_ms` of work.
 
-The worker with the fewest tasks is looked for among all of a shape; among `SCAN_MAX` of them when there are more, after those
-that are known to have nothing. With a thousand machines, to look at every worker for every task would be most of its cost.
+A task goes to the worker with the fewest, of several to the first. A few workers are looked through for it; many are ranked
+(`ranking`): with a thousand machines, to look at every worker for every task would be most of its cost.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from shoal.owner.ranking import Ranking
 from shoal.owner.tasks import QUEUED, TaskRecord
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shoal.config import Config
 
 DEMAND_MAX = 10_000  # leases asked for at once, per shape
-SCAN_MAX = 64  # leases looked at for one task, besides idle ones
+RANKED_MIN = 16  # leases from which on looking at all of them takes longer than a ranking
 
 
 class Lease:
@@ -37,11 +37,12 @@ class Lease:
         stalled: its current task runs long; nothing more is sent until it answers.
         recalled: the daemon wants it back.
         idle_since: when it was first seen without work; None while it has some.
+        number, ranked: its place in its queue's ranking, and the load that is entered there; 0 where there is none.
     """
 
     __slots__ = (
-        "broken", "connection", "functions", "held_back", "idle_since", "inflight", "lease_id", "node", "outbox",
-        "outbox_bytes", "pid", "proc", "queue", "recalled", "stalled", "used_up",
+        "broken", "connection", "functions", "held_back", "idle_since", "inflight", "lease_id", "node", "number",
+        "outbox", "outbox_bytes", "pid", "proc", "queue", "ranked", "recalled", "stalled", "used_up",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +64,21 @@ class Lease:
         self.broken = False
         self.used_up = False
         self.idle_since: float | None = None
+        self.number = 0
+        self.ranked = 0
+
+    def usable(self) -> bool:
+        """Whether it may get tasks, if its window has room."""
+        if self.recalled or self.broken or self.used_up or self.held_back:
+            return False
+        return not self.stalled or not self.inflight
+
+    def take(self, task_id: bytes) -> TaskRecord | None:
+        """A sent task is with the worker no longer; None if it was not."""
+        task = self.inflight.pop(task_id, None)
+        if len(self.inflight) < self.ranked:
+            self.queue.eased(self)
+        return task
 
     def __repr__(self) -> str:
         return f"<lease {self.lease_id} pid={self.pid} inflight={len(self.inflight)}>"
@@ -74,13 +90,12 @@ class ShapeQueue:
     Attributes:
         nearer: the queue for a task with arguments that may be on other nodes; None while there is no such thing.
         near: node tag → the queue of such tasks that are drawn to that node; `plain`: of one of these, the queue it is near to.
-        many: there have been more than SCAN_MAX leases; then `idle` has all without tasks, and perhaps some that got one
-            since, and `roomy` is the one that answered last.
+        ranking: of the leases, while there are many.
     """
 
     __slots__ = (
-        "_turn", "backlog_told", "config", "idle", "infeasible", "key", "leases", "many", "near", "nearer", "on_ready",
-        "options", "plain", "ready", "resources", "roomy", "shape_id",
+        "backlog_told", "config", "infeasible", "key", "leases", "near", "nearer", "on_ready", "options", "plain",
+        "ranking", "ready", "resources", "shape_id",
     )  # fmt: skip
 
     def __init__(
@@ -97,10 +112,7 @@ class ShapeQueue:
         self.config = config
         self.ready: deque[TaskRecord] = deque()
         self.leases: list[Lease] = []
-        self.many = False
-        self.idle: dict[Lease, None] = {}
-        self.roomy: Lease | None = None
-        self._turn = 0
+        self.ranking: Ranking | None = None
         self.backlog_told = 0
         self.on_ready = on_ready
         self.nearer: Callable[[TaskRecord], ShapeQueue] | None = None
@@ -125,29 +137,31 @@ class ShapeQueue:
 
     def go_on(self) -> None:
         """A lease is held back no longer."""
+        if self.ranking is not None:
+            self.ranking.renew()
         self.on_ready(self)
 
     def joined(self, lease: Lease) -> None:
         """Another worker is leased for these tasks."""
         self.leases.append(lease)
-        if self.many:
-            self.idle[lease] = None
-        elif len(self.leases) > SCAN_MAX:
-            self.many = True
-            self.idle = {each: None for each in self.leases if not each.inflight}
+        if self.ranking is not None:
+            self.ranking.join(lease)
+        elif len(self.leases) >= RANKED_MIN:
+            self.ranking = Ranking(self.leases)
 
     def left(self, lease: Lease) -> None:
         """A lease has ended."""
         self.leases.remove(lease)
-        self.idle.pop(lease, None)
-        if self.roomy is lease:
-            self.roomy = None
+        if self.ranking is not None:
+            self.ranking.leave(lease)
+            if len(self.leases) < RANKED_MIN // 2:
+                self.ranking.end()
+                self.ranking = None
 
-    def answered(self, lease: Lease) -> None:
-        """One of many workers has less to do than before."""
-        self.roomy = lease
-        if not lease.inflight:
-            self.idle[lease] = None
+    def eased(self, lease: Lease) -> None:
+        """A worker has fewer tasks than the ranking, which there is, has entered."""
+        assert self.ranking is not None
+        self.ranking.eased(lease)
 
     def window(self, task: TaskRecord) -> int:
         """How many tasks like ``task`` may be at one worker."""
@@ -160,47 +174,24 @@ class ShapeQueue:
 
     def choose(self, task: TaskRecord) -> Lease | None:
         """The worker for ``task``: the one with the fewest tasks, if its window has room."""
+        if self.ranking is not None:
+            return self.ranking.least(self.window(task))
         best = None
         fewest = self.window(task)
-        for lease in self._some(fewest) if self.many else self.leases:
-            if lease.recalled or lease.broken or lease.used_up or (lease.stalled and lease.inflight):
-                continue
-            if lease.held_back:
-                continue
+        for lease in self.leases:
             load = len(lease.inflight)
-            if load < fewest:
+            if load < fewest and not (
+                lease.recalled or lease.broken or lease.used_up or lease.held_back or (lease.stalled and load)
+            ):  # as `usable`, inline
                 best, fewest = lease, load
                 if load == 0:
                     break
         return best
 
-    def _some(self, window: int) -> list[Lease]:
-        """Workers of many: one without tasks, if there is one; else some, each time others, and the one that answered last.
-
-        All may be full though another has room: that one answers some time, and is looked at then.
-        """
-        gone = []
-        found = []
-        for lease in reversed(self.idle):
-            if lease.inflight:
-                gone.append(lease)
-            elif not (lease.recalled or lease.broken or lease.used_up or lease.held_back):
-                found = [lease]
-                break
-        for lease in gone:
-            del self.idle[lease]
-        if found or window <= 1 or not self.leases:
-            return found
-        start = self._turn % len(self.leases)
-        self._turn = start + SCAN_MAX
-        some = self.leases[start : start + SCAN_MAX]
-        some += islice(self.leases, min(start, SCAN_MAX - len(some)))
-        return [*some, self.roomy] if self.roomy is not None else some
-
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
-        for lease in self.leases:
-            assert not self.many or lease.inflight or lease in self.idle, lease
+        if self.ranking is not None:
+            self.ranking.validate(self.leases)
 
     def wanted(self) -> int:
         """How many more leases would help now."""
