@@ -53,6 +53,7 @@ def templates(proc, object_id, offset):
             "here.py:1",
             bytes(16),
         ],
+        [m.SEAL_RUN, object_id, offset, [64], m.SEAL_PRIMARY, proc, ["here.py:1"]],
         [m.HOLD, proc, object_id],
         [m.RELEASE, object_id],
         [m.PIN, 6, object_id, proc, 1, 0],

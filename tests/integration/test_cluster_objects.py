@@ -140,6 +140,27 @@ def test_refs_inside_an_argument_are_fetched(two, shoal_session):
     assert stats(other)["fetches"] - before["fetches"] == 200
 
 
+def test_small_values_of_a_driver_are_read_elsewhere_whatever_is_in_them(two, shoal_session):
+    """They are put in the store together, and come together: plain ones, ones with refs inside, errors, an empty one."""
+    _, other = two
+    before = stats(other)["fetches"]
+    refs = [shoal.put(np.full(100, number)) for number in range(50)]
+    refs += [shoal.put([shoal.put(number), number]) for number in range(50, 60)]
+    refs += [shoal.put(np.full(3000, number)) for number in range(60, 100)] + [shoal.put(b"")]
+
+    @shoal.remote
+    def read(refs):
+        values = shoal.get(refs)
+        nested = [(shoal.get(ref), number) for ref, number in values[50:60]]
+        return [int(value[-1]) for value in [*values[:50], *values[60:100]]], nested, values[100]
+
+    numbers, nested, empty = get(read.remote(refs))
+    assert numbers == [*range(50), *range(60, 100)]
+    assert nested == [(number, number) for number in range(50, 60)]
+    assert empty == b""
+    assert stats(other)["fetches"] - before >= 111
+
+
 def test_many_small_objects(two, shoal_session):
     """Values below inline_bytes_max are in the store as well when their refs are inside something."""
     refs = [shoal.put(bytes([index % 250]) * 20_000) for index in range(1000)]

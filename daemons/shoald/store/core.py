@@ -88,6 +88,7 @@ class StoreCore:
             m.ALLOC: self._extents.alloc,
             m.EXTENT_RETURN: self._extents.give_back,
             m.SEAL: seals.seal,
+            m.SEAL_RUN: seals.seal_run,
             m.HOLD: self._holds.hold,
             m.RELEASE: self._holds.release,
             m.PIN: self._readers.pin,
@@ -114,7 +115,7 @@ class StoreCore:
             client.info = dict(info)
 
     def handle(self, proc: bytes, message: list[Any], now: float) -> None:
-        """One message with a tag of 10 to 27; raises ProtocolError, after which the client must be dropped.
+        """One message with a tag of 10 to 28; raises ProtocolError, after which the client must be dropped.
 
         FORK is only checked here: the child is known by the descriptor that came with it, so the shell
         calls `forked`.

@@ -176,18 +176,28 @@ class Readers:
                 self._restores.request(read.client, [(read.req, obj)], read.priority, obj.sealed_at)
 
     def sealed_together(self, objects: list[StoredObject]) -> None:
-        """As `sealed`, of many copies in the region that were fetched: nobody has to be told that they are wanted no longer."""
-        ledger, wanted, parked, answer = self._ledger, self._wanted, self._parked, self._pins.answer
-        if self._asked or ledger.unbacked or ledger.expected:
+        """As `sealed`, of many that are in the region."""
+        ledger, wanted, parked, expected = self._ledger, self._wanted, self._parked, self._ledger.expected
+        if self._asked or ledger.unbacked:
             for obj in objects:
                 self.sealed(obj)
             return
+        answer = self._pins.answer
         for obj in objects:
-            wanted.pop(obj.id, None)
-            for read in parked.pop(obj.id, ()):
+            object_id = obj.id
+            if expected and object_id in expected:
+                for client in expected.pop(object_id):
+                    client.expects.discard(object_id)
+            if object_id not in parked:
+                continue
+            if object_id in wanted:
+                del wanted[object_id]
+                if not obj.copy:  # else it is what was fetched
+                    ledger.wants.append((object_id, b"", 0, None))
+            for read in parked.pop(object_id):
                 del read.client.reads[read]
                 if read.req is None:
-                    ledger.send(read.client, [m.AVAILABLE, obj.id, obj.size, obj.flags, ""])
+                    ledger.send(read.client, [m.AVAILABLE, object_id, obj.size, obj.flags, ""])
                 else:
                     answer(read.client, read.req, obj)
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from sys import intern
 from typing import Any
 
-from shoal.ids import NO_PROCESS
+from shoal.ids import NO_PROCESS, split_ids
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.holds import Holds
-from shoald.store.ledger import BORN, HELD, Ledger, checked_size, fields
+from shoald.store.ledger import BORN, HELD, Ledger, checked_ids, checked_size, fields
 from shoald.store.objects import LOST, Client, StoredObject
 from shoald.store.pins import Pins
 from shoald.store.readers import Readers
@@ -42,16 +42,16 @@ class Seals:
         message: list[Any],
         now: float,
         in_file: tuple[int, int] | None = None,
-        copied: StoredObject | None = None,
+        made: tuple[StoredObject, bytes] | None = None,
         taken: bool = False,
     ) -> None:
         """SEAL: the object is there, and whoever waited for it is answered.
 
-        ``in_file``: (number of a lent file, checksum), and the message's offset means nothing. ``copied``: a copy that nobody
-        holds, instead of a message; ``taken``: its memory is no longer leased to the client.
+        ``in_file``: (number of a lent file, checksum), and the message's offset means nothing. ``made``: an object and who is to
+        hold it, instead of a message; ``taken``: its memory is no longer leased to the client.
         """
         ledger = self._ledger
-        obj, holder_proc = _parse(message, now) if copied is None else (copied, NO_PROCESS)
+        obj, holder_proc = _parse(message, now) if made is None else made
         object_id = obj.id
         if in_file is not None:
             self._spills.seal_in(client, obj, *in_file)
@@ -72,13 +72,7 @@ class Seals:
             if ledger.given and ledger.given.get(object_id) == holder_proc:
                 holder = None  # the hold came with a copy that another node has sealed, or that was here and is lost
         if holder is not None:
-            count = holder.holds.get(object_id, 0) + 1
-            if count:
-                holder.holds[object_id] = count
-                if count == 1:
-                    obj.holders += 1
-            else:
-                del holder.holds[object_id]
+            self._hold_new(holder, obj)
         objects[object_id] = obj
         if in_file is None:
             ledger.sealed_bytes += obj.allocated
@@ -110,7 +104,7 @@ class Seals:
             object_id, offset, size, allocated, inner, flags, intern(callsite), content_hash, now
         )
         obj.copy = stamp
-        self.seal(client, [], now, copied=obj)
+        self.seal(client, [], now, made=(obj, NO_PROCESS))
         return obj
 
     def seal_parcel(
@@ -124,39 +118,77 @@ class Seals:
         now: float,
     ) -> list[StoredObject]:
         """See `StoreCore.seal_parcel`."""
-        made = []
-        begin = offset
-        for index, object_id in enumerate(ids):
-            size = sizes[index]
-            allocated = (size + 63) & -64 or 64
-            obj = StoredObject(object_id, offset, size, allocated, (), 0, callsites[index], b"", now)
+        made = _line_up(ids, offset, sizes, 0, callsites, now)
+        for index, obj in enumerate(made):
             obj.copy = stamps[16 * index : 16 * index + 16]
-            made.append(obj)
-            offset += allocated
-        if not client.leased.take(begin, offset - begin):
-            raise ProtocolError(f"[{begin}, {offset}) is not leased to this client")
+        return self._seal_together(client, made, NO_PROCESS, now)
+
+    def seal_run(self, client: Client, message: list[Any], now: float) -> None:
+        """SEAL_RUN: as many SEALs of what contains nothing."""
+        joined, offset, sizes, flags, holder_proc, callsites = fields(message, 6)
+        ids = split_ids(checked_ids(joined))
+        checked_size(flags)
+        if not (
+            type(sizes) is type(callsites) is list
+            and len(sizes) == len(callsites) == len(ids) > 0
+            and type(holder_proc) is bytes
+            and not checked_size(offset) & 63
+            and not flags & m.SEAL_PINNED
+            and all(type(where) is str for where in callsites)
+        ):
+            raise ProtocolError("malformed SEAL_RUN")
+        for size in sizes:
+            checked_size(size)
+        made = _line_up(ids, offset, sizes, flags, callsites, now)
+        self._seal_together(client, made, holder_proc, now)
+
+    def _seal_together(
+        self, client: Client, made: list[StoredObject], holder_proc: bytes, now: float
+    ) -> list[StoredObject]:
+        """As `seal`, of objects that lie one after the other, contain nothing, and are not pinned; returns those that are new."""
+        begin, end = made[0].offset, made[-1].offset + made[-1].allocated
+        if not client.leased.take(begin, end - begin):
+            raise ProtocolError(f"[{begin}, {end}) is not leased to this client")
         ledger = self._ledger
-        objects, early, shared, share = ledger.objects, ledger.early, ledger.shared, self._holds.sharing.share
+        objects, early, clustered, shared = ledger.objects, ledger.early, ledger.clustered, ledger.shared
+        holder = ledger.clients.get(holder_proc)
+        singly = bool(ledger.given) or (holder is None and holder_proc != NO_PROCESS)
         fresh = []
         taken = 0
         for obj in made:
             object_id = obj.id
-            if object_id in objects:  # it came another way
-                self.seal(client, [], now, copied=obj, taken=True)
+            if singly or object_id in objects:
+                self.seal(client, [], now, made=(obj, holder_proc), taken=True)
                 continue
-            obj.holders = early.pop(object_id, 0)
+            obj.holders = before = early.pop(object_id, 0) if early else 0
+            if holder is not None:
+                self._hold_new(holder, obj)
             objects[object_id] = obj
             taken += obj.allocated
-            if object_id in shared:
-                ledger.changes.append((BORN, object_id, obj.size))
-            else:
-                share(object_id)
+            if clustered:
+                self._share(obj, before, holder_proc)
             fresh.append(obj)
-        ledger.sealed_bytes += taken
-        ledger.secondary_bytes += taken
         ledger.counters["seals"] += len(fresh)
-        self._readers.sealed_together(fresh)
+        ledger.sealed_bytes += taken
+        if not made[0].flags & m.SEAL_PRIMARY:
+            ledger.secondary_bytes += taken
+        if self._parked or self._wanted or ledger.expected:
+            self._readers.sealed_together(fresh)
+        for obj in fresh:
+            if not obj.holders and obj.id not in shared:
+                ledger.unheld(obj)
         return fresh
+
+    @staticmethod
+    def _hold_new(holder: Client, obj: StoredObject) -> None:
+        """The hold that comes with a first copy."""
+        count = holder.holds.get(obj.id, 0) + 1
+        if count:
+            holder.holds[obj.id] = count
+            if count == 1:
+                obj.holders += 1
+        else:
+            del holder.holds[obj.id]
 
     def seal_in_file(self, client: Client, message: list[Any], now: float) -> None:
         """SEAL_IN_FILE: an object is there, in a file that was lent to its creator."""
@@ -237,6 +269,18 @@ class Seals:
             self._ledger.forget_copy(obj)
         else:
             self._ledger.allocator.free(obj.offset, obj.allocated)
+
+
+def _line_up(
+    ids: list[bytes], offset: int, sizes: list[int], flags: int, callsites: list[str], now: float
+) -> list[StoredObject]:
+    """Objects that contain nothing, one after the other from ``offset`` on."""
+    made = []
+    for object_id, size, where in zip(ids, sizes, callsites, strict=True):
+        allocated = (size + 63) & -64 or 64
+        made.append(StoredObject(object_id, offset, size, allocated, (), flags, intern(where), b"", now))
+        offset += allocated
+    return made
 
 
 def _parse(message: list[Any], now: float) -> tuple[StoredObject, bytes]:

@@ -21,6 +21,7 @@ from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
 from shoal.owner.objects import Waiter
 from shoal.owner.table import MESSAGE_IDS_MAX
 from shoal.refs import released
+from shoal.serialization import contained_ids
 from shoal.sizes import bytes_text
 from shoal.store.extents import ExtentLeases
 from shoal.store.filecopies import FileCopy, write_copy
@@ -45,6 +46,7 @@ _IDLE_S = 0.5
 _OWN_THREADS = frozenset({"shoal-backup", "shoal-output"})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
+_RUN_MAX = 4096  # objects in a SEAL_RUN
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
 
 
@@ -275,21 +277,50 @@ class ClientStore:
         for offset, size in ranges:
             self._table.to_node([m.EXTENT_RETURN, offset, size])
 
-    def promote_now(self, entry: Entry, content: bytes, contained: bytes, flags: int) -> bool:
-        """Seal the inline value of ``entry`` if there is room at hand (lock held); otherwise ask, and say False."""
-        size = len(content)
-        offset = self.extents.carve(size)
-        if offset is None:
-            if not self._asked_for_promotion:
-                self._asked_for_promotion = True
-                self._table.to_node([m.ALLOC, _FOR_PROMOTION, *self.extents.want(size)])
-            return False
-        self.region.window(offset, size)[:] = memoryview(content)
-        proc = self._table.proc
-        self._table.to_node(
-            [m.SEAL, entry.id, offset, size, contained, flags, proc, entry.callsite or "", b""]
-        )
-        return True
+    def promote(self, values: list[tuple[Entry, bytes, int]]) -> int:
+        """Seal inline values (entry, content, flags) while there is room at hand (lock held); returns how many.
+
+        If that is not all of them, room was asked for.
+        """
+        run: list[
+            tuple[bytes, int, str]
+        ] = []  # ids, sizes and call sites of what lies one after the other, and has the same flags
+        start = end = run_flags = done = 0
+        for entry, content, flags in values:
+            size = len(content)
+            offset = self.extents.carve(size)
+            if offset is None:
+                if not self._asked_for_promotion:
+                    self._asked_for_promotion = True
+                    self._table.to_node([m.ALLOC, _FOR_PROMOTION, *self.extents.want(size)])
+                break
+            self.region.window(offset, size)[:] = memoryview(content)
+            contained = contained_ids(content)
+            if run and (contained or offset != end or flags != run_flags):
+                self._seal_run(run, start, run_flags)
+                run = []
+            if contained:
+                where = entry.callsite or ""
+                self._table.to_node(
+                    [m.SEAL, entry.id, offset, size, contained, flags, self._table.proc, where, b""]
+                )
+            else:
+                if not run:
+                    start, run_flags = offset, flags
+                run.append((entry.id, size, entry.callsite or ""))
+                end = offset + ((size + 63) & -64 or 64)
+            done += 1
+        if run:
+            self._seal_run(run, start, run_flags)
+        return done
+
+    def _seal_run(self, run: list[tuple[bytes, int, str]], offset: int, flags: int) -> None:
+        for first in range(0, len(run), _RUN_MAX):
+            ids, sizes, callsites = zip(*run[first : first + _RUN_MAX], strict=True)
+            self._table.to_node(
+                [m.SEAL_RUN, b"".join(ids), offset, list(sizes), flags, self._table.proc, list(callsites)]
+            )
+            offset += sum((size + 63) & -64 or 64 for size in sizes)
 
     # --- reading ---
 

@@ -48,7 +48,6 @@ from shoal.owner.objects import FAILED, REFUSED
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, TaskRecord, forgotten
 from shoal.refs import ObjectRef, released
-from shoal.serialization import contained_ids
 from shoal.store.region import Region
 from shoal.wire import messages as m
 from shoal.wire.frames import BrokenFrame
@@ -442,14 +441,16 @@ class Runtime:
     def _promote(self) -> None:
         table = self.table
         waiting, table.promotions = table.promotions, []
-        for position, entry in enumerate(waiting):
+        values = []
+        for entry in waiting:
             refused = entry.flags & REFUSED
-            content = self._no_room if refused else entry.value
             flags = m.SEAL_PRIMARY | (m.SEAL_ERROR if refused or entry.state == FAILED else 0)
-            if not self.store.promote_now(entry, content, contained_ids(content), flags):
-                table.promotions = waiting[position:] + table.promotions
-                return
+            values.append((entry, self._no_room if refused else entry.value, flags))
+        count = self.store.promote(values)
+        for entry in waiting[:count]:
             table.promoted(entry)
+        if count < len(waiting):
+            table.promotions = waiting[count:] + table.promotions
 
     def write_promotions(self) -> None:
         """Return when the values whose refs were sent away are in the store, or there was no room for too long.

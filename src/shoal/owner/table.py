@@ -65,6 +65,7 @@ class ObjectTable:
         self.freed: list[bytes] = []
         self.on_far: Callable[[], None] | None = None
         self._release_ids: list[bytes] = []
+        self._announced: list[bytes] = []  # what escaped before its seal, and the daemon has not been told of
         self._reclaiming: set[bytes] = set()
         self._barriers: dict[bytes, Entry] = {}
         self._barriers_made = 0
@@ -76,11 +77,24 @@ class ObjectTable:
 
     def to_node(self, message: list[Any]) -> None:
         """Queue a message for the daemon; releases that were decided before go first."""
+        if self._announced:
+            self._queue_announced()
         if self._release_ids:
             self._queue_releases()
         # Counted before it is there: a handler in between may stamp too late a place, but not too early a one.
         self.node_sequence += 1
         self.node_out.append(message)
+
+    def _queue_announced(self) -> None:
+        self.node_sequence += 1  # first, as in `to_node`
+        ids, self._announced = self._announced, []
+        self.node_out.append([m.EXPECT, b"".join(ids)])
+
+    def _announce(self, object_id: bytes) -> None:
+        """The object will be sealed: the daemon hears of it before anything that is said from now on."""
+        self._announced.append(object_id)
+        if len(self._announced) >= MESSAGE_IDS_MAX:
+            self._queue_announced()
 
     def _queue_releases(self) -> None:
         ids, self._release_ids = self._release_ids, []
@@ -90,6 +104,8 @@ class ObjectTable:
 
     def take_node_messages(self) -> list[list[Any]]:
         """Everything queued for the daemon; the queue is empty afterwards."""
+        if self._announced:
+            self._queue_announced()
         if self._release_ids:
             self._queue_releases()
         batch = self.node_out
@@ -98,11 +114,11 @@ class ObjectTable:
 
     def has_output(self) -> bool:
         """Whether the shell has anything to do: messages, promotions, or pins of freed objects."""
-        return bool(self.node_out or self._release_ids or self.promotions or self.freed)
+        return bool(self.has_node_messages() or self.promotions or self.freed)
 
     def has_node_messages(self) -> bool:
         """Whether something waits to be sent to the daemon."""
-        return bool(self.node_out or self._release_ids)
+        return bool(self.node_out or self._release_ids or self._announced)
 
     def stamp_of(self, entry: Entry) -> Stamp:
         """What a reader elsewhere must quote so that it does not overtake the seal of ``entry``."""
@@ -110,7 +126,8 @@ class ObjectTable:
 
     def stamp_now(self) -> Stamp:
         """What a reader elsewhere must quote so that it does not overtake what this process has announced so far."""
-        return self.proc, self.node_sequence + -(-len(self._release_ids) // MESSAGE_IDS_MAX)
+        ahead = -(-len(self._release_ids) // MESSAGE_IDS_MAX) + (1 if self._announced else 0)
+        return self.proc, self.node_sequence + ahead
 
     def stamps_inside(self, entry: Entry) -> tuple[Stamp, dict[bytes, Stamp]]:
         """What readers of the refs inside an inline value must quote: for all, and for some of them."""
@@ -438,7 +455,7 @@ class ObjectTable:
         if entry.state in (INLINE, FAILED):
             self.promote(entry)
         elif entry.state == PENDING:
-            self.to_node([m.EXPECT, entry.id])
+            self._announce(entry.id)
 
     def promote(self, entry: Entry) -> None:
         """Have the shell write an inline value (or an error) to the store, with a hold for this process."""
@@ -447,7 +464,7 @@ class ObjectTable:
         self._reclaiming.discard(entry.id)
         for inner in entry.contained or ():
             self.escape(inner)
-        self.to_node([m.EXPECT, entry.id])
+        self._announce(entry.id)
         entry.count += 1  # until it is written
         self.promotions.append(entry)
 

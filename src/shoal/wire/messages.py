@@ -43,6 +43,8 @@ FILE_RETURN = 24  # [number]: a lent file that will not be used
 SEAL_IN_FILE = 25  # [number, checksum, id, size, contained ids, flags, holder proc, callsite, content hash]: as SEAL, of a lent file
 UNEXPECT = 26  # [ids]: announced by the sender (EXPECT), and sealed on a node that died: if it did not say so, it never will
 FILE_DAMAGED = 27  # [id, path, why]: what PINNED_IN_FILE named is not what was written; the sender asks for the object again
+SEAL_RUN = 28  # [ids, offset, sizes, flags, holder proc, callsites]: SEAL of several that contain nothing, one after the other from
+#   offset on, each padded to 64 bytes
 
 PRIORITY_GET = 0  # of a PIN whose object has to be fetched: somebody waits for it,
 PRIORITY_WAIT = 1  # somebody will,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.config import Config
+from shoal.ids import split_ids
 from shoal.owner.objects import ESCAPED, INLINE
 from shoal.wire import messages as m
 from submitter import Owner
@@ -83,8 +84,9 @@ def test_the_largest_of_too_many_inline_values_go_by_way_of_the_store(owner):
     assert [entry.state for entry in entries] == [INLINE] * 18
     assert set(owner.table.promotions) == {entries[at] for at in stored}
     # They are announced before the place that their readers quote.
+    messages = enumerate(owner.table.take_node_messages(), 1)
     announced = {
-        msg[1]: at for at, msg in enumerate(owner.table.take_node_messages(), 1) if msg[0] == m.EXPECT
+        object_id: at for at, msg in messages if msg[0] == m.EXPECT for object_id in split_ids(msg[1])
     }
     assert set(announced) == {value[0] for value in stored.values()}
     assert all(value[1][1] >= announced[value[0]] for value in stored.values())

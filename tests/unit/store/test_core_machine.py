@@ -143,6 +143,35 @@ class StoreMachine(RuleBasedStateMachine):
         self.send(proc, m.SEAL, *message)
 
     @precondition(lambda self: self.model.alive)
+    @rule(
+        data=st.data(),
+        wanted=st.lists(st.tuples(st.sampled_from(IDS), st.integers(0, 2000)), min_size=1, max_size=4),
+        flags=st.sampled_from([0, m.SEAL_PRIMARY, m.SEAL_ERROR]),
+        holder=st.sampled_from(PROCS),
+    )
+    def seal_run(
+        self, data: st.DataObject, wanted: list[tuple[bytes, int]], flags: int, holder: bytes
+    ) -> None:
+        proc = self._some(data)
+        allocated = sum(-(-size // 64) * 64 or 64 for _, size in wanted)
+        fitting = [extent for extent in self.leased[proc] if extent[1] >= allocated]
+        if not fitting:
+            return
+        start, length = data.draw(st.sampled_from(fitting))
+        self.leased[proc].remove((start, length))
+        if length > allocated:
+            self.leased[proc].append((start + allocated, length - allocated))
+        model = self.model
+        for object_id, _ in wanted:
+            first = object_id not in model.objects
+            if first:
+                model.objects[object_id] = ()
+            if holder in model.alive and (first or model.holds[holder][object_id] <= 0):
+                model.holds[holder][object_id] += 1
+        ids, sizes = zip(*wanted, strict=True)
+        self.send(proc, m.SEAL_RUN, b"".join(ids), start, list(sizes), flags, holder, ["here"] * len(wanted))
+
+    @precondition(lambda self: self.model.alive)
     @rule(data=st.data(), holder=st.sampled_from([*PROCS, b"?" * 8]), ids=st.lists(st.sampled_from(IDS)))
     def hold(self, data: st.DataObject, holder: bytes, ids: list[bytes]) -> None:
         if holder in self.model.alive:

@@ -48,6 +48,15 @@ def test_a_node_that_is_alone_has_nothing_to_tell():
     assert not bench.core.sharing.take_changes()
 
 
+def test_what_is_sealed_in_a_run_for_somebody_elsewhere_is_handed_over(bench):
+    offset = bench.lease(A, 256)
+    bench.send(A, m.SEAL_RUN, X + Y, offset, [100, 50], m.SEAL_PRIMARY, FAR, ["", ""])
+    changes, sent = bench.turn()
+    assert [change[:2] for change in changes] == [("born", X), ("hold", X), ("born", Y), ("hold", Y)]
+    assert sent == [[m.P_SEALED, 1, FAR, [X, 100, m.SEAL_PRIMARY, Y, 50, m.SEAL_PRIMARY]]]
+    assert bench.core.sharing.in_transit(NODE) == {X: 1, Y: 1}
+
+
 def test_nodes_that_nothing_is_handed_to_cost_the_store_nothing(bench):
     clients = len(bench.core._ledger.clients)
     for number in range(100):
