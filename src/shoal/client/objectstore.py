@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from shoal.client.node import Drained
 from shoal.client.roomwaits import waiting_for_room
 from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
+from shoal.owner.nodestream import MESSAGE_IDS_MAX
 from shoal.owner.objects import Waiter
-from shoal.owner.table import MESSAGE_IDS_MAX
 from shoal.refs import released
 from shoal.serialization import contained_ids
 from shoal.sizes import bytes_text

@@ -15,6 +15,7 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import OBJECT_ID_SIZE, return_ids, tag_of
+from shoal.owner.nodestream import MESSAGE_IDS_MAX, NodeStream
 from shoal.owner.objects import (
     BORROWED,
     ESCAPED,
@@ -38,17 +39,14 @@ if TYPE_CHECKING:
     from shoal.owner.lineage import Lineage
     from shoal.owner.tasks import TaskRecord
 
-MESSAGE_IDS_MAX = 65_536  # in one message, 1 MiB: frames stay far below their limit
 # References to a rider that are not its users': the list, the loop variable, the argument of getrefcount.
 _RIDER_BASELINE = 3
 
 
-class ObjectTable:
+class ObjectTable(NodeStream):
     """The objects of one process.
 
     Attributes:
-        proc: the 8-byte id of this process.
-        node_out: messages for the daemon, not sent yet; `node_sequence` numbers them all.
         promotions: INLINE or FAILED entries to be written to the store by the shell.
         freed: ids whose cached pins may go.
         on_far: called once, when the first stored object of another node is seen.
@@ -57,15 +55,11 @@ class ObjectTable:
     """
 
     def __init__(self, proc: bytes) -> None:
-        self.proc = proc
+        super().__init__(proc)
         self.entries: dict[bytes, Entry] = {}
-        self.node_out: list[list[Any]] = []
-        self.node_sequence = 0
         self.promotions: list[Entry] = []
         self.freed: list[bytes] = []
         self.on_far: Callable[[], None] | None = None
-        self._release_ids: list[bytes] = []
-        self._announced: list[bytes] = []  # what escaped before its seal, and the daemon has not been told of
         self._reclaiming: set[bytes] = set()
         self._barriers: dict[bytes, Entry] = {}
         self._barriers_made = 0
@@ -75,59 +69,13 @@ class ObjectTable:
 
     # --- messages to the daemon ---
 
-    def to_node(self, message: list[Any]) -> None:
-        """Queue a message for the daemon; releases that were decided before go first."""
-        if self._announced:
-            self._queue_announced()
-        if self._release_ids:
-            self._queue_releases()
-        # Counted before it is there: a handler in between may stamp too late a place, but not too early a one.
-        self.node_sequence += 1
-        self.node_out.append(message)
-
-    def _queue_announced(self) -> None:
-        self.node_sequence += 1  # first, as in `to_node`
-        ids, self._announced = self._announced, []
-        self.node_out.append([m.EXPECT, b"".join(ids)])
-
-    def _announce(self, object_id: bytes) -> None:
-        """The object will be sealed: the daemon hears of it before anything that is said from now on."""
-        self._announced.append(object_id)
-        if len(self._announced) >= MESSAGE_IDS_MAX:
-            self._queue_announced()
-
-    def _queue_releases(self) -> None:
-        ids, self._release_ids = self._release_ids, []
-        for start in range(0, len(ids), MESSAGE_IDS_MAX):
-            self.node_sequence += 1
-            self.node_out.append([m.RELEASE, b"".join(ids[start : start + MESSAGE_IDS_MAX])])
-
-    def take_node_messages(self) -> list[list[Any]]:
-        """Everything queued for the daemon; the queue is empty afterwards."""
-        if self._announced:
-            self._queue_announced()
-        if self._release_ids:
-            self._queue_releases()
-        batch = self.node_out
-        self.node_out = []
-        return batch
-
     def has_output(self) -> bool:
         """Whether the shell has anything to do: messages, promotions, or pins of freed objects."""
         return bool(self.has_node_messages() or self.promotions or self.freed)
 
-    def has_node_messages(self) -> bool:
-        """Whether something waits to be sent to the daemon."""
-        return bool(self.node_out or self._release_ids or self._announced)
-
     def stamp_of(self, entry: Entry) -> Stamp:
         """What a reader elsewhere must quote so that it does not overtake the seal of ``entry``."""
         return entry.stamp or self.stamp_now()
-
-    def stamp_now(self) -> Stamp:
-        """What a reader elsewhere must quote so that it does not overtake what this process has announced so far."""
-        ahead = -(-len(self._release_ids) // MESSAGE_IDS_MAX) + (1 if self._announced else 0)
-        return self.proc, self.node_sequence + ahead
 
     def stamps_inside(self, entry: Entry) -> tuple[Stamp, dict[bytes, Stamp]]:
         """What readers of the refs inside an inline value must quote: for all, and for some of them."""
@@ -455,7 +403,7 @@ class ObjectTable:
         if entry.state in (INLINE, FAILED):
             self.promote(entry)
         elif entry.state == PENDING:
-            self._announce(entry.id)
+            self.announce(entry.id)
 
     def promote(self, entry: Entry) -> None:
         """Have the shell write an inline value (or an error) to the store, with a hold for this process."""
@@ -464,7 +412,7 @@ class ObjectTable:
         self._reclaiming.discard(entry.id)
         for inner in entry.contained or ():
             self.escape(inner)
-        self._announce(entry.id)
+        self.announce(entry.id)
         entry.count += 1  # until it is written
         self.promotions.append(entry)
 
