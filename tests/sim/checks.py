@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.sim import groupside
+
 from shoal.owner.objects import STORED
 from shoald.store.objects import LOST
 
@@ -27,6 +29,8 @@ def check(cluster: Cluster) -> None:
             check_resources(daemon)
             check_pulls(daemon)
             check_bytes(daemon)
+            groupside.check_node(daemon)
+    groupside.check_apart(cluster)
     check_objects(cluster)
 
 
@@ -35,8 +39,11 @@ def check_resources(daemon: Daemon) -> None:
     scheduler = daemon.scheduler
     total = scheduler.ledger.total["CPU"]
     used = sum(
-        lease.demand.resources.get("CPU", 0) for lease in scheduler.leases.values() if not lease.blocked
+        lease.demand.resources.get("CPU", 0)
+        for lease in scheduler.leases.values()
+        if not lease.blocked and not groupside.group_of(lease)
     )
+    used += scheduler.ledger.reserved.get("CPU", 0)
     resumed = daemon.resumed & scheduler.leases.keys()
     extra = sum(scheduler.leases[lease_id].demand.resources.get("CPU", 0) for lease_id in resumed)
     assert used - extra <= total, f"{daemon} has {used} of {total} in use, {extra} by tasks that went on"
@@ -98,6 +105,7 @@ def see_through(cluster: Cluster, trouble: Faults, limit_s: float) -> None:
         cluster.run(limit_s)
         while not trouble.over:
             cluster.clock.run(1.0)
+        cluster.clock.run(SETTLE_S)
         settle(cluster)
     except Exception as error:
         story = [f"seed {cluster.seed}, {len(cluster.daemons)} nodes:", *cluster.history[-60:]]
@@ -111,6 +119,7 @@ def settle(cluster: Cluster) -> None:
     A driver may have a hold that it does not know of: a worker sealed a result for it, died before it could tell, and then its
     node died with that copy. Such a hold ends with the driver.
     """
+    groupside.check_settled(cluster)
     for driver in cluster.drivers:
         if driver.alive:
             driver.forget_all()
@@ -126,6 +135,7 @@ def settle(cluster: Cluster) -> None:
     cluster.clock.run(SETTLE_S)
     cluster.validate()
     check_empty(cluster)
+    groupside.check_gone(cluster)
 
 
 def check_empty(cluster: Cluster) -> None:

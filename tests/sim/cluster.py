@@ -41,6 +41,7 @@ class Cluster:
         runs: how often a task was started.
         sealed: objects that a store has taken in; the reply of a task may be faster.
         fenced: nodes that the head has declared dead, though they may not know it yet.
+        faulty: something goes wrong, or did.
         lost: objects of which only dead nodes had copies.
         damaged: objects whose copy on a disk was damaged, or could not be read.
         checked_every: events between two checks.
@@ -79,6 +80,7 @@ class Cluster:
         self.history: list[str] = []
         self.lost: set[bytes] = set()
         self.damaged: set[bytes] = set()
+        self.faulty = False
         self.sealed: set[bytes] = set()
         self.watches_bytes = watches_bytes
         self.checked_every = 5

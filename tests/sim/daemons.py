@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.disks import Disk
+from tests.sim.groupside import GroupSide
 from tests.sim.headlink import HeadLink
 from tests.sim.traffic import Traffic
 from tests.unit.store.fakedisk import FakeRegion
@@ -80,6 +81,7 @@ class Daemon:
         self.scheduler.view = self.view
         self.away = AwayLeases(self.scheduler, self.view, config, self._job_of)
         self.guests = Guests(node_id, self.scheduler, config, cluster.new_token, self._current)
+        self.groups = GroupSide(self)
         self.resumed: set[int] = set()
         self.traffic = Traffic(self, self.network)
         self._channels: dict[str, Channel] = {}
@@ -127,6 +129,7 @@ class Daemon:
             elif change == DIED:
                 self._node_died(node.node_id)
         self.scheduler.view_changed(self.now)
+        self.groups.core.nodes_changed(self.now)
 
     def heard_gauges(self, rows: Any) -> None:
         """What nodes have free."""
@@ -247,6 +250,7 @@ class Daemon:
     def job_began(self, process: Process, job_id: str) -> None:
         """A driver says hello."""
         self._join(process, "driver", job_id)
+        self.link.tell_head(ev.JobStarts(ev.Job(job_id, self.node_id)))
 
     def _join(self, process: Process, kind: str, job_id: str) -> None:
         self.clients[process.proc] = process
@@ -272,6 +276,8 @@ class Daemon:
                     self._resumes(proc)
                 if not self.away.leases or not self.away.from_client(proc, message):
                     self.scheduler.handle(proc, message, now)
+            elif m.CREATE_GROUP <= tag <= m.WATCH_GROUP:
+                self.groups.from_client(process, message, now)
             else:
                 self.store.handle(proc, message, now)
                 if tag == m.SEAL:
@@ -305,7 +311,10 @@ class Daemon:
             return
         self.scheduler.client_left(proc, now)
         self.away.client_left(proc)
+        self.groups.core.client_left(proc)
         if process.kind == "driver":
+            self.groups.core.job_ended(process.job_id, now)
+            self.link.tell_head(ev.JobEnds(process.job_id, ev.JOB_FINISHED, "", now))
             self.scheduler.job_ended(process.job_id, now)
             self.guests.job_ended(process.job_id, "", now)
             for node_id in self.view.live:
@@ -325,6 +334,7 @@ class Daemon:
 
     def _job_ended(self, node_id: str, fields: list[Any], now: float) -> None:
         self.guests.job_ended(fields[0], node_id, now)
+        self.groups.core.job_ended(fields[0], now)
 
     def _job_of(self, client: Any) -> dict[str, Any] | None:
         if client.job is None:
@@ -345,7 +355,7 @@ class Daemon:
         self._in_turn = True
         now = self.now
         scheduler = self.scheduler
-        due = [scheduler.schedule(now)]
+        due = [self.groups.core.turn(now), scheduler.schedule(now)]
         while scheduler.outbox:
             effects, scheduler.outbox = scheduler.outbox, []
             for effect in effects:
@@ -360,6 +370,7 @@ class Daemon:
         self._tell_clients()
         due.append(self.away.turn(now))
         self._flush_leases()
+        self.groups.flush()
         if scheduler.outbox or self.store.outbox or self.refs.outbox:
             due.append(now)
         if self._outgoing:
@@ -553,6 +564,7 @@ class Daemon:
         self.scheduler.validate()
         self.away.validate()
         self.guests.validate()
+        self.groups.core.validate()
         self.store.validate()
         self.refs.validate()
         self.view.validate()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tests.sim.gangs import Gangs
 from tests.sim.workers import Process
-from tests.sim.workload import PUT, SMALL, Plan, Workload
+from tests.sim.workload import GROUP, PUT, SMALL, Plan, Workload
 
 from shoal.owner.objects import STORED, Entry
 from shoal.wire import messages as m
@@ -32,6 +33,7 @@ class Driver(Process):
         self._putting = False
         self._looks = 0
         self._entries: dict[Plan, Entry] = {}
+        self.gangs = Gangs(self)
         daemon.job_began(self, self.job_id)
 
     def go_on(self) -> None:
@@ -42,6 +44,9 @@ class Driver(Process):
             self.pending += 1
             if plan.function == PUT:
                 self._put(plan)
+                continue
+            if plan.function == GROUP:
+                self.gangs.make(plan)
                 continue
             self.cluster.planned(plan)
             arguments = tuple(self._entries.pop(each) for each in plan.arguments)
@@ -58,13 +63,25 @@ class Driver(Process):
         self.pending -= 1
         self.cluster.ended(plan, entry)
         if plan.size <= SMALL:
-            self.cluster.clock.at(0.0, lambda: self._forget(entry))
+            self.cluster.clock.at(0.0, lambda: self.forget(entry))
         if self.workload.mix.gets and self.cluster.random.random() < self.workload.mix.gets:
             self.cluster.clock.at(0.0, self._look)
         if self.left and self.pending <= self.window * 3 // 4:
             self.cluster.clock.at(0.0, self.go_on)
 
-    def _forget(self, entry: Entry) -> None:
+    def plan_over(self, plan: Plan, outcome: str) -> None:
+        """What is no task has ended."""
+        self.pending -= 1
+        plan.outcome = outcome
+        self.cluster.counted(outcome)
+        self.cluster.clock.at(0.0, self.go_on)
+
+    def hears(self, message: list[Any]) -> None:
+        if not self.gangs.hears(message):
+            super().hears(message)
+
+    def forget(self, entry: Entry) -> None:
+        """User code does not refer to this any more."""
         if self.alive:
             self.table.drop_uses((entry,))
             self.flush()
@@ -73,11 +90,12 @@ class Driver(Process):
         """User code refers to nothing any more."""
         entries, self._entries = self._entries, {}
         self.table.drop_uses(entries.values())
+        self.gangs.forget()
         self.flush()
 
     @property
     def done(self) -> bool:
-        return not self.left and not self.pending and not self._looks
+        return not self.left and not self.pending and not self._looks and not self.gangs.running
 
     # --- values ---
 
@@ -95,14 +113,11 @@ class Driver(Process):
 
     def _has_put(self, plan: Plan, object_id: bytes, error: str) -> None:
         self._putting = False
-        self.pending -= 1
-        plan.outcome = error.split(":", maxsplit=1)[0] or "put"
-        self.cluster.counted(plan.outcome)
         if error:
             self.workload.forget(plan)
         else:
             self._entries[plan] = self.table.add_stored(object_id, plan.size)
-        self.cluster.clock.at(0.0, self.go_on)
+        self.plan_over(plan, error.split(":", maxsplit=1)[0] or "put")
 
     def _look(self) -> None:
         """User code gets some of its results, and looks at them for a while."""

@@ -37,6 +37,7 @@ class Faults:
     def plan(self, count: int, within_s: float) -> None:
         """Schedule faults; when the last one is over, the network is healed."""
         clock, source = self._cluster.clock, self._random
+        self._cluster.faulty = bool(count)
         kinds, weights = zip(*self._kinds.items(), strict=True)
         for _ in range(count):
             kind = source.choices(kinds, weights)[0]
@@ -46,6 +47,8 @@ class Faults:
     def _strike(self, kind: str) -> None:
         cluster, source = self._cluster, self._random
         alive = [daemon for daemon in cluster.daemons.values() if daemon.alive]
+        if not alive:  # who was cut off from the head for too long has stopped
+            return
         if kind == "worker":
             workers = [each for each in cluster.processes() if isinstance(each, Worker)]
             if workers:

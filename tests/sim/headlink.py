@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim.machines import HEAD, VERSIONS, Head
 
+from shoald.head import codec
 from shoald.head import events as ev
 from shoald.head.reports import Confirmations, ReportBuffer
 
@@ -147,6 +148,8 @@ class HeadLink:
     def _broken(self, up: Channel) -> None:
         if self._up is up:
             self._up = None
+            if self._daemon.alive:
+                self._daemon.groups.core.disconnected()
             self._head.stream_ended(self._stream)
             self._network.clock.at(_RETRY_S, self._connect)
 
@@ -160,6 +163,7 @@ class HeadLink:
                 self.gauges = daemon.gauges()
                 self._buffer.add({**self.gauges, "snapshot": True, **daemon.snapshot()})
                 self.wants_flush()
+                daemon.groups.core.connected(daemon.now)
             case ev.NodesChanged(nodes):
                 daemon.heard([row_of(view) for view in nodes])
             case ev.GaugesChanged(rows):
@@ -171,6 +175,8 @@ class HeadLink:
                 daemon.refs.free(list(ids))
             case ev.LostObjects(ids):
                 daemon.store.lost(list(ids))
+            case ev.GroupsTold():
+                daemon.groups.told(message)
             case ev.Refused():
                 daemon.refused()
                 return
@@ -213,6 +219,23 @@ class HeadLink:
             )
             event = ev.NodeReports(self._stream, self._number, gauges, part.objects, part.snapshot, part.more)
             self._up.send((self._stream, event))
+
+    def tell_groups(self, news: Any) -> None:
+        """News of placement groups (a GroupNews of head.proto), at once, as part of this session."""
+        if self._up is not None:
+            self._up.send((self._stream, codec.groups_event(self._stream, news)))
+
+    def tell_head(self, event: ev.Event) -> None:
+        """A call that is made again until the head has answered."""
+        clock, host = self._network.clock, self._daemon.node_id
+
+        def asked() -> None:
+            if not self._head.up or self._network.parted(host, HEAD):
+                clock.at(_RETRY_S, asked)
+            elif self._daemon.alive:
+                self._head.take(event)
+
+        clock.at(self._network.latencies_s[0], asked)
 
     def locate(self, object_id: bytes, then: Callable[[list[str] | None], None]) -> None:
         """Ask who has an object; None if the head cannot be asked."""

@@ -9,6 +9,7 @@ from shoal.config import Config
 from shoal.ids import new_process_id, node_tag
 from shoal.wire import messages as m
 from shoald.head import events as ev
+from shoald.head import groupwords as gw
 from shoald.head.core import Durable, HeadCore
 from shoald.head.reports import Confirmations, ReportBuffer
 from shoald.objects.cluster_refs import ClusterRefs
@@ -31,12 +32,14 @@ SIZE = 100
 
 
 class Head:
-    """HeadCore; a restart keeps the node table, as storage does."""
+    """HeadCore; a restart keeps what storage keeps: the tables of nodes, jobs and groups."""
 
     def __init__(self, network: Network, config: Config) -> None:
         self.network = network
         self.config = config
         self.saved: dict[str, ev.NodeView] = {}
+        self.saved_jobs: dict[str, ev.Job] = {}
+        self.saved_groups: dict[bytes, gw.GroupState] = {}
         self.down: dict[int, Channel] = {}
         self.on_dead: Callable[[str], None] = lambda node_id: None
         self.up = True
@@ -44,9 +47,12 @@ class Head:
         self.core = self._new_core()
 
     def _new_core(self) -> HeadCore:
-        return HeadCore(
-            self.config, VERSIONS, Durable(tuple(self.saved.values())), self.network.clock.now, 0.0
+        durable = Durable(
+            tuple(self.saved.values()),
+            tuple(self.saved_jobs.values()),
+            groups=tuple(self.saved_groups.values()),
         )
+        return HeadCore(self.config, VERSIONS, durable, self.network.clock.now, 0.0)
 
     def connect(self, down: Channel) -> int:
         """A node's connection; returns its number."""
@@ -67,7 +73,19 @@ class Head:
                 self.down[effect.stream].send(effect.message)
             elif isinstance(effect, ev.CloseStream):
                 self.stream_ended(effect.stream)
+            else:
+                self._save(effect)
         self._wake()
+
+    def _save(self, effect: ev.Effect) -> None:
+        if isinstance(effect, ev.SaveJob):
+            self.saved_jobs[effect.job.job_id] = effect.job
+        elif isinstance(effect, ev.ForgetJob):
+            del self.saved_jobs[effect.job_id]
+        elif isinstance(effect, gw.SaveGroup):
+            self.saved_groups[effect.state.group.group_id] = effect.state
+        elif isinstance(effect, gw.ForgetGroup):
+            self.saved_groups.pop(effect.group_id, None)
 
     def stream_ended(self, stream: int) -> None:
         """A connection is gone, for whatever reason."""

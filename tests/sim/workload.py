@@ -18,7 +18,8 @@ PLAIN = TaskOptions()
 TWO_CPUS = PLAIN.merged(num_cpus=2)
 SPREAD = PLAIN.merged(scheduling_strategy="SPREAD")
 ONCE = PLAIN.merged(max_retries=0)
-PUT = "put"  # the function of a plan that is no task: its driver writes a value
+# The functions of plans that are no tasks: their driver writes a value, or makes a placement group and runs tasks in it.
+PUT, GROUP = "put", "group"
 MEANS_S = {"short": 0.001, "medium": 0.2, "long": 1.0}
 SIZES = (200_000, 1_000_000, 5_000_000, 20_000_000)
 SMALL = 100
@@ -72,6 +73,7 @@ class Mix:
 
     Attributes:
         puts: values that drivers write themselves; gets: how many results drivers look at, for each task.
+        groups: placement groups.
         once: tasks that may not run again; nested: those of which a stored result contains a ref to what the run has put.
     """
 
@@ -84,6 +86,7 @@ class Mix:
     gets: float = 0.0
     once: float = 0.0
     nested: float = 0.0
+    groups: float = 0.0
     sizes: tuple[int, ...] = SIZES
 
 
@@ -107,16 +110,18 @@ class Workload:
         mix, source = self.mix, self._random
         if mix.puts and source.random() < mix.puts:
             return self._put()
-        plan = self._plain()
+        if mix.groups and source.random() < mix.groups:
+            return Plan(self._next_number(), GROUP, 0.0, SMALL)
+        plan = self.plain()
         if self._unread and source.random() < mix.readers:
             count = min(len(self._unread), source.randint(1, ARGUMENTS_MAX))
             plan.arguments = tuple(self._take_unread() for _ in range(count))
             plan.chain_s += max(each.chain_s for each in plan.arguments)
         if source.random() < mix.parents:
-            plan.children = tuple(self._plain() for _ in range(source.randint(1, 3)))
+            plan.children = tuple(self.plain() for _ in range(source.randint(1, 3)))
             plan.chain_s += max(child.run_s for child in plan.children)
             if source.random() < 0.3:
-                plan.children[0].children = (self._plain(),)
+                plan.children[0].children = (self.plain(),)
                 plan.chain_s += plan.children[0].children[0].run_s
         elif source.random() < mix.stored:
             plan.size = source.choice(mix.sizes)
@@ -139,7 +144,8 @@ class Workload:
         """Its value could not be written: nobody can read it."""
         self._unread.remove(plan)
 
-    def _plain(self) -> Plan:
+    def plain(self) -> Plan:
+        """A task that reads nothing, with a small result."""
         source = self._random
         function = source.choices(("short", "medium", "long"), (2, 5, 3))[0]
         plan = Plan(self._next_number(), function, MEANS_S[function] * source.uniform(0.1, 1.9), SMALL)

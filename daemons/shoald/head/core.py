@@ -4,7 +4,8 @@ The core joins the node table, the object directory and the job table, each a no
 consequences that cross them: a dead node's holds and copies go, its jobs have failed, everyone is told.
 
 After a restart the head knows nodes and jobs from storage, and nothing of objects. It frees nothing until
-every node that was live has sent a snapshot, or a whole death period has passed (`recovering`).
+every node that was live has sent a snapshot, or is dead (`recovering`): a death period goes by for one that is
+not heard of, and one that comes back at its end has as long again to send its snapshot.
 
 Not responsible for sockets, protobuf, durability (it says what to save; the shell saves it before it
 carries out what follows) and durable keys, about which there is nothing to decide.
@@ -68,7 +69,7 @@ class HeadCore:
         self._gauges = GaugeBatches(config)
         self._news = NodeNews(config)
         self._awaited: set[str] = set()
-        self._recovery_ends = now + config.node_dead_ms / 1000
+        self._recovery_ends = now + 2 * config.node_dead_ms / 1000
         for view in durable.nodes:
             self._remember(view, now)
         self.recovering = bool(self._awaited)

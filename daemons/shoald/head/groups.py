@@ -258,7 +258,11 @@ class GroupTable:
                     everything = (*each.prepared, *each.committed)
                     self._orders.setdefault(node_id, []).append(Order(RETURN, group_id, 0, everything))
                 continue
-            here, planned = set(record.on(node_id)), set(record.planned_on(node_id))
+            over = (
+                record.state in OVER
+            )  # then `nodes` is where its bundles were, and this node has not heard of its end
+            here = set() if over else set(record.on(node_id))
+            planned = set(record.planned_on(node_id))
             wrong = tuple(i for i in (*each.prepared, *each.committed) if i not in here | planned)
             if wrong and group_id not in made:
                 self._order(node_id, RETURN, record, wrong)

@@ -134,10 +134,18 @@ class AwayLeases:
             self._shares = shares
             for key in sorted(self.told.keys() - shares.keys()):
                 self._tell(key, {})
-            for key, share in shares.items():
+            for key, wanted in shares.items():
+                share = self._of_living(wanted)
                 if share != self.told.get(key):
                     self._tell(key, share)
         return min(self._avoided.values(), default=None)
+
+    def _of_living(self, share: dict[str, int]) -> dict[str, int]:
+        """A placement group may name a node that has died, until the head has said where its bundle is now."""
+        live = self._view.live
+        if share.keys() <= live.keys():
+            return share
+        return {node_id: count for node_id, count in share.items() if node_id in live}
 
     def _avoid(self, node_id: str, now: float) -> None:
         """Ask nothing of a node for a while: it could not give what it was asked for."""
@@ -214,6 +222,7 @@ class AwayLeases:
         if message[0] == m.DEMAND_STATUS:
             if message[2] != "ok":  # others may do better
                 self._avoid(node_id, now)
+                self._withdraw((proc, message[1]), node_id)
             return
         lease = self._by_lender.get((node_id, message[1]))
         if lease is None or lease.proc != proc:
@@ -222,6 +231,16 @@ class AwayLeases:
             self._died(lease, message, now)
         elif message[0] == m.RECALL_LEASE:
             self.outbox.append(("client", proc, [m.RECALL_LEASE, lease.lease_id]))
+
+    def _withdraw(self, key: tuple[bytes, int], node_id: str) -> None:
+        """A node waits for what it is not asked for any more: a lease of it has crossed the last P_DEMAND."""
+        client = self._scheduler.clients.get(key[0])
+        demand = client.demands.get(key[1]) if client is not None else None
+        job = self._job_of(client) if client is not None else None
+        if client is None or demand is None or job is None or self.told.get(key, {}).get(node_id):
+            return
+        asked = [key[0], client.kind, job, key[1], demand.resources, 0, demand.options]
+        self.outbox.append(("send", node_id, [m.P_DEMAND, *asked]))
 
     def _died(self, lease: AwayLease, message: list[Any], now: float) -> None:
         self._end(lease)

@@ -402,6 +402,10 @@ class Dispatcher:
             if task.state == QUEUED:
                 self._fail_with(task, self.make_error("placement", task, reason))
         self.pump(queue)
+        if (
+            not queue.backlog_told
+        ):  # a grant may have crossed the last demand: then the daemon still counts one
+            self.table.to_node([m.DEMAND, queue.shape_id, queue.resources, 0, queue.options])
 
     def granted(
         self, shape_id: int, lease_id: int, proc: bytes, pid: int, connection: Any, node: str = ""

@@ -266,6 +266,26 @@ class TestRestart:
         register(core, 2, "b")
         assert not sent(report(core, 2, snapshot=True, hold=[oid(1)]), ev.FreeObjects)
 
+    def test_a_node_that_comes_back_at_the_end_of_its_death_period_is_heard_out(self):
+        core = make_core(self.durable("a", "b"))
+        register(core, 1, "a")
+        report(core, 1, snapshot=True, born=[(oid(1), 1)])
+        report(core, 1, now=9.0)
+        register(core, 2, "b", now=9.9)
+        assert not sent(report(core, 1, now=10.1), ev.FreeObjects), "what it holds is on its way"
+        assert not sent(core.handle(ev.TimePasses(), 11.0), ev.FreeObjects)
+        assert not sent(report(core, 2, now=11.1, snapshot=True, hold=[oid(1)]), ev.FreeObjects)
+        assert not core.recovering
+        assert core.directory.get(oid(1)).holders == {"b"}
+
+    def test_nobody_is_forgotten_before_it_is_declared_dead(self):
+        core = make_core(self.durable("a", "b"))
+        register(core, 1, "a")
+        report(core, 1, snapshot=True, born=[(oid(1), 1)])
+        assert not sent(report(core, 1, now=10.1), ev.FreeObjects), "time has not been told to pass yet"
+        assert not sent(register(core, 2, "b", now=10.2), ev.FreeObjects)
+        assert not sent(report(core, 2, now=10.3, snapshot=True, hold=[oid(1)]), ev.FreeObjects)
+
     def test_a_death_period_ends_the_waiting(self):
         core = make_core(self.durable("a"))
         assert core.next_deadline() == 10.0

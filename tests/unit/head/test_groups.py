@@ -75,6 +75,26 @@ def test_a_node_that_refuses_makes_all_give_back_and_another_plan():
     cluster.check_settled()
 
 
+def test_what_a_late_order_has_prepared_of_a_removed_group_goes_back():
+    cluster = GroupCluster(1, 1)
+    first, _ = members(cluster)
+    cluster.settle(2)
+    group = cluster.create(first, "STRICT_SPREAD", 1, 1)
+    cluster.hear_one(first)
+    late = first.down[0]
+    cluster.settle()
+    cluster.remove(first, group)
+    cluster.hear_one(first)
+    first.down[:] = [late]  # what followed was lost with the stream
+    cluster.obey_one(first)
+    assert first.groups.bundles.here(group)
+    cluster.disconnect(first)
+    cluster.connect(first)
+    cluster.settle()
+    assert not first.groups.bundles.here(group)
+    cluster.check_settled()
+
+
 def test_what_waits_for_room_gets_it_when_another_is_removed():
     cluster = GroupCluster(2, 1)
     first, second = members(cluster)

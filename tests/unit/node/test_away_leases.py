@@ -276,6 +276,23 @@ def test_a_client_that_leaves_leaves_there_too(world):
     assert not world.b.core.leases
 
 
+def test_nothing_is_asked_of_a_dead_node_that_a_placement_group_still_names(world):
+    dead = "99" * 16
+    world.a.core.shares = {(b"driver-1", 1): {dead: 1, world.b.node_id: 2}}
+    world.a.away.turn(world.now)
+    assert world.a.away.told[b"driver-1", 1] == {world.b.node_id: 2}
+    assert all(message[1] != dead for message in world.a.away.outbox if message[0] == "send")
+    world.a.away.validate()
+
+
+def test_a_node_that_waits_for_what_is_not_wanted_any_more_is_told_so(world):
+    world.a.away.told.clear()
+    refused = [b"driver-1", [m.DEMAND_STATUS, 1, "never", "its placement group is gone"]]
+    world.a.away.for_client(world.b.node_id, refused, world.now)
+    ((kind, node_id, message),) = world.a.away.outbox
+    assert (kind, node_id, message[0], message[6]) == ("send", world.b.node_id, m.P_DEMAND, 0)
+
+
 def test_late_demands_of_a_job_that_has_ended_begin_nothing(world):
     world.b.guests.job_ended("job1", world.a.node_id, world.now)
     world.demand(9)

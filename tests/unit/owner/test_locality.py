@@ -171,6 +171,18 @@ def test_what_a_worker_took_from_another_queue_returns_there_and_goes_on(owner, 
     owner.dispatch.validate()
 
 
+def test_the_daemon_hears_that_nothing_waits_after_a_refusal(owner):
+    first, second = owner.submit(), owner.submit()
+    queue = first.queue
+    assert [message[3] for message in owner.demands()] == [1]
+    owner.grant(first, 1, OWN)
+    owner.grant(first, 2, OWN)  # this one crossed the last demand, which the daemon counts from anew
+    assert second.lease is not None
+    owner.demands()
+    owner.dispatch.refused(queue, "its placement group is gone")
+    assert [message[3] for message in owner.demands()] == [0]
+
+
 def test_short_tasks_go_many_at_a_time(owner):
     first = owner.submit()
     lease = owner.grant(first, 1, B)
