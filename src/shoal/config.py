@@ -70,8 +70,10 @@ class Config:
     actor_ask_again_ms: float = 100.0
     # The host of a named actor is asked for a handle; it answers within this time, or dies.
     actor_give_ms_max: float = 30_000.0
-    # A caller whose connection to an actor broke gets another one after this time, unless the actor turns out to be dead.
-    actor_reconnect_ms: float = 500.0
+    # A caller whose connection to an actor broke gets another one after this time, unless the actor turns out to be dead; and
+    # after twice the time, up to the second, if that breaks again soon.
+    actor_reconnect_ms: float = 5.0
+    actor_reconnect_ms_max: float = 500.0
     # A caller that comes back to a living actor within this time goes on where it was; later its calls are in doubt.
     actor_resume_ms: float = 30_000.0
     # Callers without a connection that an actor remembers; beyond, the one that left first is forgotten.

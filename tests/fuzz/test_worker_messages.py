@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 
+from almostright import VALUES, almost
 from nodeclient import CPU1, Daemon
 from shoal.ids import IdSource
 from shoal.serialization import dumps_call, dumps_code
@@ -14,10 +15,6 @@ from shoal.wire import messages as m
 from shoal.wire.frames import FrameDecoder, frame
 from submitter import Owner
 
-VALUES = [
-    None, True, -1, 2**70, 1.5, "x", b"", b"short", bytes(17), bytes(100_000), [], [None], (), (1, 2, 3, 4), {}, {"careful": 1},
-    object, len,
-]  # fmt: skip
 FUNCTION_ID = b"f" * 16
 JOB = {"job_id": "00", "namespace": "", "sys_path": [], "cwd": "/", "caller": bytes(8)}
 
@@ -139,15 +136,6 @@ def submitter(shared):
     submitter.client.receive(m.GOODBYE_OK)
     while shared.clients:
         shared.clients.pop().close()
-
-
-def almost(message):
-    """``message`` with one thing changed, in every way."""
-    yield message[:-1]
-    yield [*message, None]
-    for index in range(1, len(message)):
-        for value in VALUES:
-            yield [*message[:index], value, *message[index + 1 :]]
 
 
 def test_good_tasks_run(submitter):

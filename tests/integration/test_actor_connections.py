@@ -17,7 +17,7 @@ from shoal.exceptions import ActorUnavailableError, TaskCancelledError
 from shoal.wire import messages as m
 from shoal.wire.frames import frame
 
-QUICK = {"actor_reconnect_ms": 5.0}  # so that many breaks fit into a test
+QUICK = {"actor_reconnect_ms_max": 5.0}  # so that many breaks fit into a test
 
 
 @pytest.fixture(scope="module")

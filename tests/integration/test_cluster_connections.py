@@ -9,7 +9,7 @@ from actorparts import get, wait_until
 from shoal import session
 from shoal.testing import Cluster
 
-SETTINGS = {"actor_reconnect_ms": 5.0}
+SETTINGS = {"actor_reconnect_ms_max": 5.0}
 
 
 @pytest.fixture

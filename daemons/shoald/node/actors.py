@@ -40,15 +40,16 @@ class ActorRecord:
         incarnation: how many workers it has had, this one included.
         restarts_left: -1 for any number.
         final: why it is not restarted any more; "" while it may be.
-        callers: processes that are connected, or wait to be; `reconnects`: when those get a new connection that lost theirs.
+        callers: processes that are connected, or wait to be; `reconnects`: when those get a new connection that lost theirs;
+            `breaks`: of those, (when they got or get the last one, after which pause).
         restart_at: when it may start again, if it has to pause before; None otherwise.
         obstacle: why no worker can be had; "" if one can.
         moved: it was placed here by another node or the head, and does not go on to another.
     """
 
     __slots__ = (
-        "actor_id", "callers", "details", "error", "final", "incarnation", "info", "job", "moved", "obstacle", "owner_job",
-        "pid", "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state", "worker_id",
+        "actor_id", "breaks", "callers", "details", "error", "final", "incarnation", "info", "job", "moved", "obstacle",
+        "owner_job", "pid", "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state", "worker_id",
     )  # fmt: skip
 
     def __init__(self, actor_id: bytes, info: dict[str, Any], owner_job: str, now: float) -> None:
@@ -69,6 +70,7 @@ class ActorRecord:
         self.obstacle = ""
         self.callers: dict[bytes, None] = {}
         self.reconnects: dict[bytes, float] = {}
+        self.breaks: dict[bytes, tuple[float, float]] = {}
         self.restart_at: float | None = None
         self.details: dict[str, Any] = {}
         self.moved = False
@@ -298,6 +300,7 @@ class ActorCore:
         self._scheduler.client_left(record.proc, now)
         record.proc = record.worker_id = b""
         record.reconnects.clear()
+        record.breaks.clear()
 
     # --- callers ---
 
@@ -313,7 +316,7 @@ class ActorCore:
             record.callers[caller] = None
             if broken and broken == record.incarnation:
                 # Usually the process has died, and that is about to be confirmed.
-                record.reconnects[caller] = now + self._config.actor_reconnect_ms / 1000
+                record.reconnects[caller] = self._reconnect_at(record, caller, now)
             elif record.worker_id and not self._is_dying(record):
                 self.outbox.append(("connect", caller, record))
             elif record.obstacle:
@@ -323,6 +326,18 @@ class ActorCore:
         else:
             # The creator's stream may be behind the one that brought the handle.
             self._early.setdefault(actor_id, {})[caller] = now + self._config.actor_unknown_ms / 1000
+
+    def _reconnect_at(self, record: ActorRecord, caller: bytes, now: float) -> float:
+        """When a caller whose connection broke gets another one: soon, but less soon if it breaks again and again."""
+        pause_s, pause_s_max = (
+            self._config.actor_reconnect_ms / 1000,
+            self._config.actor_reconnect_ms_max / 1000,
+        )
+        last, last_pause_s = record.breaks.get(caller, (0.0, 0.0))
+        if last_pause_s and now - last < pause_s_max:
+            pause_s = min(2 * last_pause_s, pause_s_max)
+        record.breaks[caller] = now + pause_s, pause_s
+        return now + pause_s
 
     def _is_dying(self, record: ActorRecord) -> bool:
         worker = self._scheduler.pool.workers.get(record.worker_id)
@@ -344,6 +359,7 @@ class ActorCore:
 
     def _left(self, caller: bytes, record: ActorRecord) -> None:
         record.reconnects.pop(caller, None)
+        record.breaks.pop(caller, None)
         if caller in record.callers:
             del record.callers[caller]
             if record.worker_id:

@@ -27,6 +27,7 @@ from shoal.client.connection import Connection, pickled_frames
 from shoal.client.linking import link
 from shoal.context import ActorIdentity, TaskContext, current_task
 from shoal.exceptions import ActorDiedError, ShoalError, format_remote_traceback
+from shoal.ids import OBJECT_ID_SIZE
 from shoal.refs import ObjectRef
 from shoal.serialization import deserialize, loads_code, serialize
 from shoal.wire import messages as m
@@ -39,6 +40,7 @@ from shoald.worker.callers import Caller, Callers
 from shoald.worker.calls import Calls
 from shoald.worker.cancels import Cancels
 from shoald.worker.functions import FunctionCache
+from shoald.worker.incoming import PLAIN_CALL, check_call, opening
 from shoald.worker.lanes import Lanes
 from shoald.worker.results import Results
 
@@ -400,19 +402,13 @@ class ActorExecutor:
 
     def _on_first_frames(self, connection: Connection, bodies: list[bytes]) -> None:
         messages = pickle.loads(bodies[0])
-        tag, *fields = messages[0]
-        if tag not in (m.JOB, m.RESUME):
-            raise BrokenFrame(f"message {tag} comes first from a caller")
+        begins, session, heard = opening(messages)
         proc: Any = connection.owner
-        session = fields[0]["session"] if tag == m.JOB else fields[0]
-        if self._callers.is_late(proc, session, begins=tag == m.JOB):
+        if self._callers.is_late(proc, session, begins=begins):
             connection.owner = None
             connection.close()
             return
-        if tag == m.JOB:
-            caller = self._begin(connection, session)
-        else:
-            caller = self._resume(connection, session, fields[1])
+        caller = self._begin(connection, session) if begins else self._resume(connection, session, heard)
         connection.owner = caller
         connection.on_frames = self._on_frames
         self._on_messages(caller, messages[1:])
@@ -433,10 +429,11 @@ class ActorExecutor:
             received = self._callers.received_of_unknown(heard)
             connection.send_pickled([(m.RESUMED, received)], self.runtime.config.batch_bytes_max)
             return self._begin(connection, session)
-        if caller.connection is not None:
-            caller.connection.owner = None
-            caller.connection.close()
+        old = caller.connection
         self._callers.resumes(caller, connection, heard)
+        if old is not None:
+            old.owner = None
+            old.close()
         connection.send_pickled([(m.RESUMED, caller.received)], self.runtime.config.batch_bytes_max)
         for data in caller.unheard:
             connection.send(data)
@@ -496,6 +493,8 @@ class ActorExecutor:
         arrived: list[tuple[Caller, tuple[Any, ...]]] = []
         for message in messages:
             if message[0] == m.TASK:
+                if tuple(map(type, message)) != PLAIN_CALL or len(message[1]) != OBJECT_ID_SIZE:
+                    check_call(message)
                 arrived.append((caller, message))
             else:
                 self._receive(caller, arrived)

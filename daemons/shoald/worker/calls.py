@@ -64,8 +64,12 @@ class Calls:
         found = self._names.get(function_id)
         if found is None:
             method, _, group = function_id.partition(_GROUP)
-            name = method.decode()
-            found = self._names[function_id] = (name, f"{self._class_name}.{name}", group.decode())
+            name = method.decode(errors="replace")
+            found = name, f"{self._class_name}.{name}", group.decode(errors="replace")
+            if (
+                getattr(self.instance, name, None) is not None
+            ):  # others are asked for by mistake, under any number of names
+                self._names[function_id] = found
         return found
 
     def begins(self, task_id: bytes) -> None:
@@ -100,7 +104,8 @@ class Calls:
         """
         _, task_id, function_id, payload, lifted, details = message
         loaded = Loaded()
-        method, name, _ = self.names(function_id)
+        method, method_name, _ = self.names(function_id)
+        name = method_name
         if details is not None and details["name"]:
             name = details["name"]
         started = False
@@ -108,7 +113,7 @@ class Calls:
             self.set_task_name(name)
             args, kwargs = self.arguments.load(loaded, caller, payload, lifted, details)
             context = TaskContext(
-                task_id, name, self.names(function_id)[1], details["depth"] if details else 0, self.resources
+                task_id, name, method_name, details["depth"] if details else 0, self.resources
             )
             context.arguments = loaded.values
             started = True

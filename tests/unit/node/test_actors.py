@@ -281,6 +281,30 @@ def test_a_broken_connection_waits_for_the_death_and_else_is_made_anew():
     assert node.taken("connect") == [("connect", DRIVER, record)]
 
 
+def test_a_connection_is_made_anew_soon_and_less_soon_the_more_often_it_breaks():
+    node = Node()
+    record = node.create()
+    pauses = []
+
+    def breaks():
+        node.core.connect(DRIVER, record.actor_id, record.incarnation, node.now)
+        due = node.core.tick(node.now)
+        pauses.append(round(1000 * (due - node.now)))
+        node.now = due
+        node.core.tick(due)
+        node.run()
+        assert node.taken("connect")[-1] == ("connect", DRIVER, record)
+
+    for _ in range(9):
+        breaks()
+    assert pauses == [5, 10, 20, 40, 80, 160, 320, 500, 500]
+    node.now += 1.0  # it held for a while
+    breaks()
+    assert pauses[-1] == 5
+    node.core.disconnect(DRIVER, record.actor_id)
+    assert not record.breaks
+
+
 @pytest.mark.parametrize(
     "bad",
     [
