@@ -132,6 +132,14 @@ class Config:
     # A creator waits so long for the file that one makes for it; then for another one's, or OutOfDiskError says which hangs.
     spill_stall_ms: float = 10000.0
     spill_lend_ms_max: float = 5000.0
+    # A read of an object from a directory that hangs is given up when for this time nothing more was read there, plus the time
+    # that its bytes take at the slowest rate of a disk: the copy counts as lost, until it comes after all.
+    spill_read_ms_max: float = 30000.0
+    spill_bytes_per_s_min: int = 20 * MIB
+    # A creator's write to a file counts as hanging when it has used no processor time for this time: another directory is tried,
+    # up to so many in all, or OutOfDiskError says which file it was.
+    spill_write_ms_max: float = 30000.0
+    spill_write_tries_max: int = 3
     # Files without live objects that are kept to be written over: how long (0: none), and bytes; beyond, they go at once.
     spill_spare_ms: float = 10000.0
     spill_spare_bytes_max: int = 4 * GIB

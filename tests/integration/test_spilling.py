@@ -5,18 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import shoal
 from ledger import rows
 from marks import until
-from shoal.cli.app import app
 
 MIB = 1024**2
 STORE = 64 * MIB
@@ -431,75 +427,3 @@ def test_the_command_line_accounts_for_every_byte(small):
 
     until(settled)
     check(view, len(refs) - 1)
-
-
-HANGS = """
-import os, threading
-real = os.statvfs
-
-def statvfs(path):
-    if os.environ["HANGS"] in str(path):
-        threading.Event().wait()
-    return real(path)
-
-os.statvfs = statvfs
-"""
-
-
-@pytest.fixture
-def hanging(no_leaks, tmp_path, monkeypatch):
-    """Starts a cluster for whose daemon a directory of the name "hangs" hangs; yields a function."""
-    (tmp_path / "sitecustomize.py").write_text(HANGS)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setenv("HANGS", str(tmp_path / "hangs"))
-
-    def begin(*names, **settings):
-        directories = ",".join(str(tmp_path / name) for name in names)
-        start(object_spilling_directory=directories, _system_config=settings)
-        return tmp_path / "hangs"
-
-    yield begin
-    shoal.shutdown()
-
-
-def test_a_directory_that_hangs_is_named(hanging):
-    folder = hanging("hangs", spill_lend_ms_max=300)
-    with pytest.raises(shoal.exceptions.OutOfDiskError, match=f"{folder}.* has not answered"):
-        shoal.put(array(1, 2 * STORE))
-    check(shoal.get(shoal.put(array(2))), 2)
-
-
-def test_why_and_a_notice_tell_of_a_directory_that_hangs(hanging, tmp_path, monkeypatch, capfd):
-    folder = hanging("hangs", spill_lend_ms_max=600_000)
-
-    @shoal.remote
-    def fill():
-        return shoal.put(array(1, 2 * STORE))
-
-    ref = fill.remote()
-    lines = f"is being made in {folder}"
-    until(lambda: lines in CliRunner().invoke(app, ["why", ref.hex()]).stdout)
-    found = CliRunner().invoke(app, ["why", ref.hex()]).stdout
-    assert "here for a spill file for 134.22 MB" in found
-    shoal.cancel(ref, force=True)
-    runtime = shoal.session.runtime()
-    monkeypatch.setattr(runtime, "config", replace(runtime.config, get_warning_s=0.2))
-
-    def put():
-        with pytest.raises(shoal.exceptions.NodeDiedError):
-            shoal.put(array(1, 2 * STORE))
-
-    thread = threading.Thread(target=put)
-    thread.start()
-    until(lambda: f"for a spill file for 134.22 MB: a file for 134.22 MB {lines}" in capfd.readouterr().err)
-    shoal.shutdown()
-    thread.join()
-
-
-def test_one_directory_that_hangs_does_not_stop_the_others(hanging):
-    hanging("hangs", "works", spill_lend_ms_max=300, spill_stall_ms=500)
-    refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
-    for number, ref in enumerate(refs):
-        check(shoal.get(ref), number)
-    check(shoal.get(shoal.put(array(5, 2 * STORE))), 5, 2 * STORE)

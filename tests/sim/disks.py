@@ -57,6 +57,9 @@ class Disk:
 
     def turn(self) -> None:
         """Take the core's effects (Spiller.turn)."""
+        for reading in self._spills.reading.values():
+            if reading.is_given_up and reading.obj is not None:
+                self._daemon.cluster.damaged.add(reading.obj.id)
         effects = self._spills.outbox
         if not effects:
             return

@@ -31,6 +31,8 @@ CONFIG = load(
         "slab_bytes_min": 64 * KIB,
         "slab_bytes_max": MIB,
         "spill_batch_bytes_min": MIB,
+        "spill_stall_ms": 1000,
+        "spill_read_ms_max": 3000,
         "spill_file_bytes_max": 2 * MIB,
         "pull_chunk_bytes": 512 * KIB,
     }

@@ -166,7 +166,7 @@ class NodeDaemon:
             self._hello(client, message, now)
         elif client.kind == "cli":
             raise ProtocolError(f"a command line sends requests, not message {tag}")
-        elif m.ALLOC <= tag < m.FORK or m.UNRECOVERABLE <= tag <= m.SEAL_RUN:
+        elif m.ALLOC <= tag < m.FORK or m.UNRECOVERABLE <= tag <= m.FILE_STALLED:
             self.store.handle(client.proc, message, now)
         elif m.DEMAND <= tag <= m.WORKER_NOTE:
             # After its goodbye its leases have ended, whatever it says of them.

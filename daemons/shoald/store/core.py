@@ -83,6 +83,7 @@ class StoreCore:
         self._readers = Readers(ledger, self._pins, self._restores)
         self._extents = Extents(ledger)
         self._relief = Relief(ledger, self._extents, self._restores, self.spills)
+        self.spills.on_found = self._readers.sealed
         self._seals = seals = Seals(ledger, self._holds, self._pins, self._readers, self.spills)
         self._handlers: dict[int, _Handler] = {
             m.ALLOC: self._extents.alloc,
@@ -100,6 +101,7 @@ class StoreCore:
             m.WATCH: self._readers.watch,
             m.EXPECT: self._readers.expect,
             m.UNEXPECT: self._readers.unexpect,
+            m.FILE_STALLED: seals.file_stalled,
             m.FILE_DAMAGED: self._restores.damaged,
             m.DEDUP: seals.dedup,
             m.UNRECOVERABLE: self._readers.unrecoverable,
@@ -115,7 +117,7 @@ class StoreCore:
             client.info = dict(info)
 
     def handle(self, proc: bytes, message: list[Any], now: float) -> None:
-        """One message with a tag of 10 to 28; raises ProtocolError, after which the client must be dropped.
+        """One message with a tag of 10 to 29; raises ProtocolError, after which the client must be dropped.
 
         FORK is only checked here: the child is known by the descriptor that came with it, so the shell
         calls `forked`.

@@ -88,6 +88,11 @@ class Disks:
         """A directory was given something to do; ``job`` names it."""
         self._jobs[job] = _Job(directory, now, now + patience_ms / 1000)
 
+    def stall(self, job: int, directory: int, since: float) -> None:
+        """Somebody else found that a directory hangs; ``job`` names what it does not do, as in `begin`."""
+        self.begin(job, directory, since, 0.0)
+        self._jobs[job].is_late = True
+
     def end(self, job: int) -> None:
         """That has ended, well or not; unknown ones are ignored."""
         self._jobs.pop(job, None)

@@ -210,6 +210,11 @@ class Seals:
         (number,) = fields(message, 1)
         self._spills.take_back(client, checked_size(number))
 
+    def file_stalled(self, client: Client, message: list[Any], now: float) -> None:
+        """FILE_STALLED: a write to a lent file hangs; FILE_RETURN follows, should it end."""
+        number, waited_ms = fields(message, 2)
+        self._spills.stalled(client, checked_size(number), now - checked_size(waited_ms) / 1000)
+
     def dedup(self, client: Client, message: list[Any], _now: float) -> None:
         """DEDUP: answer DEDUP_FOUND, with a hold and a pin for the sender if there is such an object."""
         ledger = self._ledger

@@ -8,6 +8,9 @@ for as long as the object lives: a restored object that must go again costs no s
                                                          └────────── read_done ────────── READING <─┘
                                                                 read_failed: LOST (no copy at all)
 
+A read from a directory that hangs is given up after config.spill_read_ms_max: LOST, but if it ends after all the object is back
+in the region. Its extent stays taken until then.
+
 Effects go into `outbox`: `Lend`, `Write`, `Read`, `Rewrite` and `Remove`; the shell answers all but the last with
 one event each, in any order. Objects that die meanwhile are forgotten at once; only the extent that is being read into
 stays taken until the shell is done with it.
@@ -35,6 +38,7 @@ from shoald.store.disks import Disks
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger
 from shoald.store.objects import LOST, ON_DISK, READING, WRITING, Client, DiskCopy, SpillFile, StoredObject
+from shoald.store.readings import LateReads, Reading
 from shoald.store.spares import Spares
 
 _SPARES_GO_MS = 50.0  # until then the files that were to go are gone, and a full disk is tried again
@@ -96,18 +100,6 @@ class Lend:
 Effect = Lend | Write | Read | Rewrite | Remove
 
 
-class Reading:
-    """An object on its way back into the region; ``obj`` is None once it was freed."""
-
-    __slots__ = ("allocated", "file", "obj", "target")
-
-    def __init__(self, obj: StoredObject, file: SpillFile, target: int) -> None:
-        self.obj: StoredObject | None = obj
-        self.allocated = obj.allocated
-        self.file = file
-        self.target = target
-
-
 class Spills:
     """The copies on disk of one node's objects.
 
@@ -123,6 +115,7 @@ class Spills:
         trouble: why the last write failed; "" after one that did not.
         full: it failed because a disk is full.
         on_settled: called with an object whose read has ended, well or not.
+        on_found: called with an object whose copy had counted as lost, and is in the region now.
         locate: (directory, file) → its path, or "" if clients cannot map it; set by the shell.
     """
 
@@ -135,6 +128,7 @@ class Spills:
         self._lent: dict[int, tuple[Client, int]] = {}  # file → to whom, and the number of the request
         self._writing: dict[int, list[StoredObject]] = {}
         self._rewriting: dict[int, tuple[SpillFile, SpillFile, list[StoredObject]]] = {}
+        self._late = LateReads(ledger.config)
         self._seconds = {"spill": 0.0, "restore": 0.0}
         self.files: dict[int, SpillFile] = {}
         self.reading: dict[int, Reading] = {}
@@ -145,6 +139,7 @@ class Spills:
         self.trouble = ""
         self.full = False
         self.on_settled: Callable[[StoredObject], None]
+        self.on_found: Callable[[StoredObject], None]
         self.locate: Callable[[int, int], str] = lambda _directory, _file: ""
         ledger.forget_copy = self.forget
 
@@ -275,6 +270,8 @@ class Spills:
     def check_disks(self, now: float) -> None:
         """Notice directories that hang, find who waits for them another one, and remove spare files. Once a turn."""
         for number in self.disks.late(now):
+            if -number in self.reading:
+                self._late.add(-number, self.reading[-number], now)
             entry = self._lent.get(number)
             if entry is not None:  # its directory will answer some day, or never: the file goes then
                 client, req = entry
@@ -282,16 +279,19 @@ class Spills:
                 client.files.discard(number)
                 del self._lent[number], self.files[number]
                 self.lend(client, req, size, now)
+        for reading in self._late.take_hopeless(now):
+            self._give_up(reading, now)
         self._remove_all(self._spares.expired(now))
 
     def next_deadline(self) -> float | None:
         """When `check_disks` has something to do."""
-        deadlines = (self.disks.next_deadline(), self._spares.next_deadline())
+        deadlines = (self.disks.next_deadline(), self._spares.next_deadline(), self._late.next_deadline())
         return min((at for at in deadlines if at is not None), default=None)
 
     def describe(self, now: float) -> list[str]:
         """For people: files that are being made for creators, and directories that hang."""
-        making = [self.files[number] for number in self._lent if self.disks.has(number)]
+        waiting = [number for number in self._lent if self.disks.has(number)]
+        making = [self.files[number] for number in waiting if not self.disks.is_late(number)]
         names = self.disks.names
         lines = [
             f"a file for {bytes_text(file.size)} is being made in {names[file.directory]}" for file in making
@@ -301,6 +301,15 @@ class Spills:
     def take_back(self, client: Client, number: int) -> None:
         """A client does not use a file that it was lent. Raises ProtocolError if it was not."""
         self._remove(self._of(client, number))
+
+    def stalled(self, client: Client, number: int, since: float) -> None:
+        """A client's write to a lent file hangs: its directory gets nothing more until that has ended.
+
+        Raises ProtocolError if it was not lent.
+        """
+        if number not in client.files:
+            raise ProtocolError(f"file {number} was not lent to this client")
+        self.disks.stall(number, self.files[number].directory, since)
 
     def seal_in(self, client: Client, obj: StoredObject, number: int, checksum: int) -> None:
         """A lent file has this object now. Raises ProtocolError unless it was lent to the client, and is as long."""
@@ -325,6 +334,7 @@ class Spills:
             raise ProtocolError(f"file {number} was not lent to this client")
         client.files.discard(number)
         del self._lent[number]
+        self.disks.end(number)
         return self.files[number]
 
     def _refuse(self, client: Client, req: int, kind: str, why: str) -> None:
@@ -355,25 +365,35 @@ class Spills:
         reading = self._end_reading(transfer)
         self._seconds["restore"] += seconds
         obj = reading.obj
-        if obj is None:
+        if obj is None or (reading.is_given_up and not self._is_lost(obj)):
             self._ledger.allocator.free(reading.target, reading.allocated)
         else:
-            assert obj.disk is not None
+            self._back(obj, reading)
+        self._tidy(reading.file)
+
+    def _back(self, obj: StoredObject, reading: Reading) -> None:
+        assert obj.disk is not None
+        if reading.is_given_up:
+            obj.disk = None  # its part of the file is given up as well
+        else:
             obj.disk.state = ON_DISK
             if not obj.disk.has_come_back:
                 obj.disk.has_come_back = True
                 self.restored.append(obj)
-            self._ledger.back_in_memory(obj, reading.target)
-            self._ledger.counters["restored"] += obj.size
-            self._ledger.counters["restored_objects"] += 1
-            self.on_settled(obj)
-        self._tidy(reading.file)
+        self._ledger.back_in_memory(obj, reading.target)
+        self._ledger.counters["restored"] += obj.size
+        self._ledger.counters["restored_objects"] += 1
+        (self.on_found if reading.is_given_up else self.on_settled)(obj)
+
+    def _is_lost(self, obj: StoredObject) -> bool:
+        """Whether this is still the object of its id, and has no copy."""
+        return self._ledger.objects.get(obj.id) is obj and obj.disk is not None and obj.disk.state == LOST
 
     def read_failed(self, transfer: int, why: str) -> None:
         """The copy on disk is damaged or gone: the object is lost."""
         reading = self._end_reading(transfer)
         self._ledger.allocator.free(reading.target, reading.allocated)
-        if reading.obj is not None:
+        if reading.obj is not None and not reading.is_given_up:
             self._lose(reading.obj, why)
             self.on_settled(reading.obj)
         self._tidy(reading.file)
@@ -383,7 +403,21 @@ class Spills:
         self.disks.end(-transfer)
         reading.file.reads -= 1
         self._ledger.restoring_bytes -= reading.allocated
+        self._late.ended(transfer, reading.file.directory)
         return reading
+
+    def _give_up(self, reading: Reading, now: float) -> None:
+        """A directory hangs: whoever waits for this object is helped as if its copy were damaged.
+
+        The extent stays taken until the shell is done with it; if the object comes and is still missed, it is back.
+        """
+        reading.is_given_up = True
+        if reading.obj is not None:
+            file = reading.file
+            where = self.locate(file.directory, file.number) or f"file {file.number}"
+            complaints = "; ".join(self.disks.complaints(now))
+            self._lose(reading.obj, f"reading {where} was given up: {complaints}")
+            self.on_settled(reading.obj)
 
     def _lose(self, obj: StoredObject, why: str) -> None:
         copy = obj.disk

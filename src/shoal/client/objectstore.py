@@ -24,7 +24,7 @@ from shoal.refs import released
 from shoal.serialization import contained_ids
 from shoal.sizes import bytes_text
 from shoal.store.extents import ExtentLeases
-from shoal.store.filecopies import FileCopy, write_copy
+from shoal.store.filecopies import THREAD, FileCopy, FileWrite
 from shoal.store.pins import PinTable
 from shoal.store.region import Region
 from shoal.store.views import make_view
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _AHEAD = 0
 _FOR_PROMOTION = 1
 _IDLE_S = 0.5
-_OWN_THREADS = frozenset({"shoal-backup", "shoal-output"})  # they run no code of users
+_OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
 _RUN_MAX = 4096  # objects in a SEAL_RUN
@@ -146,12 +146,29 @@ class ClientStore:
         self, object_id: bytes, value: Serialized, rest: list[Any], full: ObjectStoreFullError
     ) -> None:
         """The last resort of `seal`: a file that the daemon lends. Raises ``full`` if it lends none, or OutOfDiskError."""
+        stalled: list[str] = []
+        checksum: int | None = None
+        while checksum is None:
+            message = self._lent_file(value.size, full, stalled)
+            checksum = self._write_file(message, value, full)
+            if checksum is None:
+                patience_s = self._runtime.config.spill_write_ms_max / 1000
+                stalled.append(
+                    f"{message[3]} has taken nothing for {patience_s:g} s (does its file system hang?)"
+                )
+        with self._runtime.lock:
+            self._table.to_node([m.SEAL_IN_FILE, message[2], checksum, object_id, value.size, *rest])
+
+    def _lent_file(self, size: int, full: ObjectStoreFullError, stalled: list[str]) -> list[Any]:
+        """FILE_LENT: a file for so many bytes. ``stalled``: what there is to say of those that were tried before."""
         runtime = self._runtime
+        if len(stalled) >= runtime.config.spill_write_tries_max:
+            raise OutOfDiskError(f"{full.message} {'; '.join(stalled)}")
         with runtime.lock:
             number, answer = self._node.ask()
-            self._table.to_node([m.ALLOC_FILE, number, value.size])
+            self._table.to_node([m.ALLOC_FILE, number, size])
         try:
-            with waiting_for_room(runtime, f"a spill file for {bytes_text(value.size)}") as wait:
+            with waiting_for_room(runtime, f"a spill file for {bytes_text(size)}") as wait:
                 wait(answer)
         except BaseException:
             with runtime.lock:
@@ -162,18 +179,42 @@ class ClientStore:
         if not message:
             raise runtime.connection_lost()
         if message[0] == m.ALLOC_FAILED:
-            raise OutOfDiskError(f"{full.message} {message[3]}") if message[2] == "disk" else full
-        try:
-            with waiting_for_room(runtime, f"{bytes_text(value.size)} to be written to {message[3]}"):
-                checksum = write_copy(message[3], value)
-        except BaseException as error:
+            if message[2] != "disk" and not stalled:
+                raise full
+            raise OutOfDiskError("; ".join([f"{full.message} {message[3]}", *stalled]))
+        return message
+
+    def _write_file(self, lent: list[Any], value: Serialized, full: ObjectStoreFullError) -> int | None:
+        """Write a value to a lent file; its checksum, or None if the file system hangs. Raises OutOfDiskError.
+
+        A file whose write has not ended is returned when that has.
+        """
+        runtime = self._runtime
+        _, _, number, path = lent
+        writing = FileWrite(path, value)
+
+        def give_back() -> None:
             with runtime.lock:
-                self._table.to_node([m.FILE_RETURN, message[2]])
-            if isinstance(error, OSError):
-                raise OutOfDiskError(f"{full.message} {message[3]}: {error.strerror}") from error
+                self._table.to_node([m.FILE_RETURN, number])
+
+        patience_ms = runtime.config.spill_write_ms_max
+        try:
+            with waiting_for_room(runtime, f"{bytes_text(value.size)} to be written to {path}"):
+                ended = writing.wait(patience_ms / 1000)
+        except BaseException:
+            writing.then(give_back)
             raise
-        with runtime.lock:
-            self._table.to_node([m.SEAL_IN_FILE, message[2], checksum, object_id, value.size, *rest])
+        if not ended:
+            with runtime.lock:
+                self._table.to_node([m.FILE_STALLED, number, int(patience_ms)])
+            writing.then(give_back)
+            return None
+        if writing.error is None:
+            return writing.checksum
+        give_back()
+        if isinstance(writing.error, OSError):
+            raise OutOfDiskError(f"{full.message} {path}: {writing.error.strerror}") from writing.error
+        raise writing.error
 
     def file_lent(self, message: list[Any]) -> None:
         """FILE_LENT: a file to write an object into."""

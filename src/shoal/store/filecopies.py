@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal.serialization import Serialized
 
+THREAD = "shoal-file"  # the name of threads that write a value to a file
 _ALIGNMENT = 64
 
 
@@ -87,3 +92,59 @@ def write_copy(path: str, value: Serialized) -> int:
     window = np.frombuffer(mapping, np.uint8)
     value.write_into(window)
     return int(xxh3_64_intdigest(memoryview(mapping)[: value.size]))
+
+
+class FileWrite:
+    """`write_copy` in a thread of its own: where a file system hangs, nothing can make a thread that writes there come back.
+
+    The value, and the file, are the thread's until it has ended.
+
+    Attributes:
+        checksum: of what was written; error: why it was not; both once it has ended.
+    """
+
+    def __init__(self, path: str, value: Serialized) -> None:
+        self.checksum = 0
+        self.error: BaseException | None = None
+        self._write: Callable[[], int] | None = lambda: write_copy(path, value)
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._then: Callable[[], None] | None = None
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        assert self._write is not None
+        try:
+            self.checksum = self._write()
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            self.error = error
+        self._write = None
+        with self._lock:
+            self._ended.set()
+            then = self._then
+        if then is not None:
+            then()
+
+    def wait(self, patience_s: float) -> bool:
+        """Wait for its end; False if it has used no processor time for so long: it hangs."""
+        used = self._used()
+        while not self._ended.wait(patience_s):
+            before, used = used, self._used()
+            if used == before:
+                return self._ended.is_set()
+        return True
+
+    def _used(self) -> float:
+        try:
+            return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
+        except OSError:
+            return -1.0  # it has just ended
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Have this called when it has ended, in its thread; or now, if it has."""
+        with self._lock:
+            if not self._ended.is_set():
+                self._then = call
+                return
+        call()

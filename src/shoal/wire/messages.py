@@ -45,6 +45,7 @@ UNEXPECT = 26  # [ids]: announced by the sender (EXPECT), and sealed on a node t
 FILE_DAMAGED = 27  # [id, path, why]: what PINNED_IN_FILE named is not what was written; the sender asks for the object again
 SEAL_RUN = 28  # [ids, offset, sizes, flags, holder proc, callsites]: SEAL of several that contain nothing, one after the other from
 #   offset on, each padded to 64 bytes
+FILE_STALLED = 29  # [number, ms]: a lent file has taken nothing for so long; it is returned when the sender's write ends
 
 PRIORITY_GET = 0  # of a PIN whose object has to be fetched: somebody waits for it,
 PRIORITY_WAIT = 1  # somebody will,

@@ -18,6 +18,8 @@ SETTINGS = {
     "store_full_wait_ms": 60_000,
     "spill_lend_ms_max": 500,
     "spill_stall_ms": 1000,
+    "spill_read_ms_max": 5000,
+    "spill_bytes_per_s_min": 64 * KIB,
     "spill_spare_ms": 2000,
     "spill_spare_bytes_max": 128 * KIB,
 }
@@ -253,3 +255,86 @@ def test_a_damaged_file_of_what_is_in_the_region_is_written_again() -> None:
     bench.send(C, m.FILE_DAMAGED, X, path, "its checksum is not what it was")
     assert bench.core.stats()["lost"] == bench.core.stats()["disk"] == 0
     assert bench.core.stats()["sealed"] == 64 * KIB
+
+
+def hanging_read(bench: Bench) -> Read:
+    """X is spilled; C and B ask for it, and nothing comes."""
+    spilled(bench, X)
+    bench.pin(C, X)
+    bench.pin(B, X)
+    (effect,) = effects(bench)
+    assert isinstance(effect, Read)
+    assert later(bench, 1.0) == [], "now it is late"
+    return effect
+
+
+def test_a_read_that_hangs_is_given_up_and_its_extent_stays_taken() -> None:
+    bench = bench_of(directories=1)
+    effect = hanging_read(bench)
+    assert bench.core.next_deadline() == bench.now + 6.0, "5 s, and a second for its bytes"
+    assert later(bench, 5.9) == []
+    said = later(bench, 0.1)
+    assert {proc for proc, _ in said} == {B, C}
+    for _, message in said:
+        assert message[3] == "lost"
+        assert f"reading /0/{effect.file} was given up" in message[4]
+        assert "/0 has not answered for 7 s" in message[4]
+    assert bench.core.stats()["restoring"] == 64 * KIB
+    bench.core.spills.read_failed(effect.transfer, "stale handle")
+    assert bench.core.stats()["restoring"] == bench.core.stats()["used"] == 0
+    assert bench.core.stats()["lost"] == 1
+    assert bench.core.spills.files == {}
+    assert bench.core.next_deadline() is not None, "the spare file goes"
+
+
+def test_what_comes_after_it_was_given_up_is_back() -> None:
+    bench = bench_of(directories=1)
+    effect = hanging_read(bench)
+    later(bench, 7.0)
+    bench.core.spills.read_done(effect.transfer, 8.0)
+    ((_, message),) = bench.pin(A, X)
+    assert (message[0], message[2]) == (m.PINNED, X)
+    assert bench.core.stats()["sealed"] == bench.core.stats()["used"] == 64 * KIB
+    bench.core.validate()
+
+
+def test_what_was_freed_or_made_again_meanwhile_stays_so() -> None:
+    bench = bench_of(directories=1)
+    effect = hanging_read(bench)
+    later(bench, 7.0)
+    bench.send(A, m.RELEASE, X)
+    assert bench.ids == set()
+    bench.core.spills.read_done(effect.transfer, 8.0)
+    assert bench.core.stats()["used"] == 0
+    bench.core.validate()
+
+
+def test_a_file_that_a_creator_cannot_write_to_is_one_in_another_directory() -> None:
+    bench = bench_of(directories=2)
+    bench.send(A, m.ALLOC_FILE, 5, KIB)
+    (first,) = effects(bench)
+    bench.core.spills.made(first.file, first.directory)
+    bench.take()
+    bench.now += 3.0
+    assert bench.send(A, m.FILE_STALLED, first.file, 3000) == []
+    bench.send(A, m.ALLOC_FILE, 6, KIB)
+    (second,) = effects(bench)
+    assert second.directory != first.directory
+    bench.core.spills.made(second.file, second.directory)
+    ((_, lent),) = bench.take()
+    assert lent[:3] == [m.FILE_LENT, 6, second.file]
+    bench.send(A, m.FILE_STALLED, second.file, 3000)
+    ((_, refused),) = bench.send(A, m.ALLOC_FILE, 7, KIB)
+    assert refused[2] == "disk"
+    assert f"/{first.directory} has not answered for 3 s" in refused[3]
+    assert later(bench, 60.0) == []
+    # Its write has ended after all: the file goes, and the directory takes others again.
+    bench.send(A, m.FILE_RETURN, first.file)
+    assert effects(bench) == [Remove(first.file, first.directory)]
+    bench.send(A, m.ALLOC_FILE, 8, KIB)
+    (third,) = effects(bench)
+    assert third.directory == first.directory
+    # And with the client its files go.
+    bench.drop(A)
+    assert bench.core.spills.files == {}
+    assert bench.core.spills.disks.complaints(bench.now) == []
