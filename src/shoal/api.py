@@ -164,11 +164,23 @@ def _start_session(arguments: InitArguments) -> Runtime:
         raise
     namespace = runtime.identity.namespace = arguments.namespace or runtime.identity.job_id
     runtime.job = {"job_id": runtime.identity.job_id, **info, "namespace": namespace}
+    if arguments.runtime_env:
+        _enter_environment(runtime, arguments.runtime_env)
     if arguments.log_to_driver:
         _output = DriverOutput(runtime.identity.node_id, settings)
         runtime.log_handler = _output.entries
     session.adopt(runtime)
     return runtime
+
+
+def _enter_environment(runtime: Runtime, given: dict[str, Any]) -> None:
+    """The environment of everything that this driver submits; the session ends if its directories cannot be packed."""
+    try:
+        runtime.job["runtime_env"] = runtime.environments.of(given)
+    except BaseException:
+        runtime.close()
+        _stop_owned()
+        raise
 
 
 def _join(address: str, arguments: InitArguments) -> Session:

@@ -340,6 +340,10 @@ class Config:
     traceback_chars_max: int = 64 * KIB
     # Classes made for `except` at get, one per class of cause; beyond, the oldest is forgotten.
     error_classes_max: int = 256
+    # Files of one package of a runtime_env (a working_dir, or one of py_modules); with more it is refused.
+    package_bytes_max: int = 500 * MIB
+    # Unpacked packages on one node; beyond, those that no worker uses go, oldest first.
+    package_cache_bytes_max: int = 10 * 1024 * MIB
     # Results of `.options(...)` remembered per function; beyond, they are made anew.
     options_cache_max: int = 64
     # The smallest store that init accepts.

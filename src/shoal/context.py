@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.runtime_env import RuntimeEnv, described
+
 
 class TaskContext:
     """The task that this thread (or coroutine) runs."""
@@ -120,6 +122,16 @@ class RuntimeContext:
     def get_temp_dir(self) -> str:
         """The directory that session directories lie in."""
         return os.path.dirname(self._identity.session_dir)
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """The environment that this code runs in, or that the driver gave to its job; packages by their hashes."""
+        from shoal import session  # which has contexts in it
+
+        runtime = session.runtime()
+        found = RuntimeEnv()
+        found.update(described(runtime.environments.own()))
+        return found
 
     @property
     def namespace(self) -> str:

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from shoal import runtime_env
 from shoal.wire import labels
 
 UNITS = 10_000
@@ -125,14 +126,8 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def environment(name: str, value: Any) -> dict[str, Any]:
-    """A runtime environment as `mapping` takes it; it is kept, and that it has no effect yet is said."""
-    kept = mapping(name, value)
-    if kept:
-        import warnings
-
-        text = f"{name} has no effect yet: workers run in the environment that their node was started in"
-        warnings.warn(text, UserWarning, stacklevel=2)
-    return kept
+    """A runtime environment (see shoal.runtime_env)."""
+    return runtime_env.check(name, value)
 
 
 def texts(name: str, value: Any) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Options of tasks and actors: what is accepted, what is refused and how, what leases depend on."""
 
 import pickle
-import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -240,11 +239,3 @@ def test_every_multiple_of_the_granularity_is_exact(units):
 def test_frozen_values_are_hashable_and_equal_for_equal_values(value):
     assert hash(freeze(value)) == hash(freeze(pickle.loads(pickle.dumps(value))))
     assert freeze(value) == freeze(pickle.loads(pickle.dumps(value)))
-
-
-def test_an_environment_has_no_effect_yet_and_that_is_said():
-    with pytest.warns(UserWarning, match="runtime_env has no effect yet"):
-        TaskOptions(runtime_env={"env_vars": {"A": "1"}})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        TaskOptions(runtime_env={})

@@ -196,6 +196,7 @@ class ActorCore:
         options: dict[str, Any] = {"name": info["class"], "actor": True}
         if record.moved and record.group is None:
             options["strategy"] = ["affinity", self._node_id, False]
+            options["env"] = info["constraints"].get("env", "")
         else:
             options |= info["constraints"]
         if record.group is not None:  # its bundle has what it needs to be placed

@@ -58,7 +58,7 @@ class GrantRound:
                 heapq.heappop(queue)
                 continue
             assert demand.client.job is not None, demand
-            worker = core.pool.idle_for(demand.client.job.job_id)
+            worker = core.pool.idle_for(demand.client.job.job_id, demand.env)
             if worker is not None:
                 core.grant(demand, worker, now)
             elif len(set_aside) < room:

@@ -86,6 +86,7 @@ class Demand:
         amounts: what one of its leases takes here: its resources, or those of a placement group that stand for them.
         lendable: the CPUs among them, which a task lends out while it waits.
         constraints: where it may be met; None for anywhere.
+        env: the environment that its workers are bound to; "" for the node's own.
         here, obstacle, why, away: the placement's: how many leases this node may grant for it now; (kind, text) if no node can
             ever meet it; why leases of it are granted here, and why other nodes were asked, for people.
         since: when it began to wait for its next lease; meaningless while backlog is 0.
@@ -95,8 +96,8 @@ class Demand:
     """
 
     __slots__ = (
-        "amounts", "away", "backlog", "client", "constraints", "here", "last_grant", "leases", "lendable", "obstacle", "options",
-        "resources", "shape_id", "since", "told", "turn", "usage", "weight", "why",
+        "amounts", "away", "backlog", "client", "constraints", "env", "here", "last_grant", "leases", "lendable",
+        "obstacle", "options", "resources", "shape_id", "since", "told", "turn", "usage", "weight", "why",
     )  # fmt: skip
 
     def __init__(self, client: Client, shape_id: int, resources: Amounts, weight: int, now: float) -> None:
@@ -112,6 +113,7 @@ class Demand:
         self.turn = 0
         self.weight = weight
         self.options: dict[str, Any] = {}
+        self.env = ""
         self.backlog = 0
         self.since = now
         self.leases: set[int] = set()

@@ -25,6 +25,7 @@ import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shoal.client import heap
 from shoal.ids import new_node_id
 from shoal.wire.tls import TlsUnavailable
 from shoald.node.leases import UNITS
@@ -134,6 +135,7 @@ class Lifecycle:
         os.umask(0o077)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         gc.set_threshold(*_GC_THRESHOLD)
+        heap.share_one_arena()
         _raise_descriptor_limit()
         self._secret = self._session.secret(options.secret_file, make=not options.head_address)
         self._identity = Identity(self._secret, options.config.tls, self._session.path)

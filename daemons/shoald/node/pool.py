@@ -37,13 +37,14 @@ class Worker:
             hello.
         pid: 0 until it was forked.
         slot: its index in the status board.
+        env: with its job it is bound to an environment (the key of a runtime_env); "" for the node's own.
         since: when it entered its state.
         reason: why it is ended, for people; "" if nobody decided that. `end_facts`: the same for programs, if there is more.
         note: what it says of itself; "unfinished": it waits for tasks of its own, and must not be ended for idling.
     """
 
     __slots__ = (
-        *("end_facts", "job", "lease_id", "note", "pid", "proc", "reason", "since", "slot", "state"),
+        *("end_facts", "env", "job", "lease_id", "note", "pid", "proc", "reason", "since", "slot", "state"),
         "worker_id",
     )
 
@@ -55,6 +56,7 @@ class Worker:
         self.pid = 0
         self.proc = b""
         self.job = ""
+        self.env = ""
         self.lease_id = 0
         self.reason = ""
         self.end_facts: dict[str, object] = {}
@@ -143,11 +145,11 @@ class Pool:
 
     # --- choosing ---
 
-    def idle_for(self, job: str) -> Worker | None:
-        """An idle worker for a lease of ``job``: the one of that job used last, or an unbound one."""
+    def idle_for(self, job: str, env: str = "") -> Worker | None:
+        """An idle worker for a lease of ``job`` in ``env``: the one of these used last, or an unbound one."""
         unbound = None
         for worker in reversed(self._by_state[IDLE].values()):
-            if worker.job == job:
+            if worker.job == job and worker.env == env:
                 return worker
             if unbound is None and not worker.job:
                 unbound = worker

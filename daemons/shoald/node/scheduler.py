@@ -180,7 +180,11 @@ class SchedulerCore:
         self, client: Client, shape_id: int, resources: Amounts, options: dict[str, Any], now: float
     ) -> Demand:
         wishes = constraints.read(options)
+        env = options.get("env", "")
+        if type(env) is not str:
+            raise ProtocolError("an environment is named by a text")
         demand = Demand(client, shape_id, resources, self.ledger.weight(resources), now)
+        demand.env = env
         if wishes is not None:
             demand.constraints = wishes
             if wishes.group:
@@ -340,7 +344,7 @@ class SchedulerCore:
         client, job = demand.client, demand.client.job
         assert job is not None, demand
         assert self.ledger.fits(demand.amounts), (demand, self.ledger.free)
-        assert worker.job in ("", job.job_id), (demand, worker)
+        assert not worker.job or (worker.job, worker.env) == (job.job_id, demand.env), (demand, worker)
         self.counters["granted"] += 1
         lease = Lease(self.next_lease_id(), demand, worker.worker_id, now)
         self.ledger.take(demand.amounts)
@@ -356,6 +360,7 @@ class SchedulerCore:
         self.pool.move(worker, LEASED, now)
         if not worker.job:
             worker.job = job.job_id
+            worker.env = demand.env
             self.clients[worker.proc].job = job
         self.clients[worker.proc].blocked = False
         self.outbox.append(

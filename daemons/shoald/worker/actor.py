@@ -26,7 +26,7 @@ from shoal.client.awaits import Never
 from shoal.client.connection import Connection, pickled_frames
 from shoal.client.linking import link
 from shoal.context import ActorIdentity, TaskContext, current_task
-from shoal.exceptions import ActorDiedError, ShoalError, format_remote_traceback
+from shoal.exceptions import ActorDiedError, RuntimeEnvSetupError, ShoalError, format_remote_traceback
 from shoal.ids import OBJECT_ID_SIZE
 from shoal.refs import ObjectRef
 from shoal.serialization import deserialize, loads_code, serialize
@@ -170,7 +170,9 @@ class ActorExecutor:
         ref: ObjectRef[Any] = ObjectRef(self._actor_id)
         blob, captured, job, settings, self._table, given, inside = runtime.values.get(ref, None)
         runtime.identity.job_id = self._info["job_id"]
-        FunctionCache(runtime).enter_job({**job, "namespace": self._info["namespace"]})
+        importing = FunctionCache(runtime)
+        importing.enter_job({**job, "namespace": self._info["namespace"]})
+        importing.enter_packages()
         cls = loads_code(blob, captured)
         self._captured = captured
         args, kwargs = deserialize(given, inside)
@@ -212,7 +214,9 @@ class ActorExecutor:
     def _fail(self, error: BaseException) -> NoReturn:
         """The actor cannot be made: tell the daemon, which tells the callers and ends this process."""
         info, runtime = self._info, self.runtime
-        if isinstance(error, ShoalError) and not isinstance(error, ActorDiedError):
+        if isinstance(error, RuntimeEnvSetupError):
+            text = str(error)
+        elif isinstance(error, ShoalError) and not isinstance(error, ActorDiedError):
             text = f"an argument of its constructor failed: {error}"
         else:
             text = (

@@ -319,7 +319,11 @@ class Executor:
         options = task.options
         if self._careful or len(self._running) >= self.runtime.config.inline_depth_max:
             return False
-        if not options.max_retries or options.max_calls or options.runtime_env:
+        if (
+            not options.max_retries
+            or options.max_calls
+            or task.queue.environment != self.runtime.environments.own()
+        ):
             return False
         if options.label_selector or not self.runtime.groups.belongs_here(options.scheduling_strategy):
             return False

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from shoal.serialization import contained_ids, loads_code
+from shoald.worker import environment
 from shoald.worker.arguments import borrowed_riders
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class FunctionCache:
         self._riders: dict[bytes, list[ObjectRef[Any]]] = {}
         self._users: dict[bytes, set[object]] = {}  # of functions that captured refs
         self._job_id: str | None = None
+        self._packages: dict[str, Any] | None = None  # an environment whose packages are not here yet
 
     def exported(
         self,
@@ -88,6 +90,7 @@ class FunctionCache:
         """The function, loaded now if it is new; raises what its import raises."""
         function = self.known.get(function_id)
         if function is None:
+            self.enter_packages()
             blob, name, stamp, stamps = self._exported[function_id]
             riders = borrowed_riders(self._runtime, blob, stamp, stamps)
             call = loads_code(blob, riders)
@@ -116,6 +119,16 @@ class FunctionCache:
                 sys.path.insert(0, path)
         with contextlib.suppress(OSError):  # the driver's directory may not exist (any more) on this machine
             os.chdir(job.get("cwd") or ".")
+        given = job.get("runtime_env")
+        if given:
+            environment.set_variables(given)
+            self._packages = given
+
+    def enter_packages(self) -> None:
+        """Have what the job's environment needs to import; once, and not with the lock held. Raises RuntimeEnvSetupError."""
+        if self._packages is not None:
+            environment.enter_packages(self._runtime, self._packages)
+            self._packages = None
 
 
 class _Coroutine:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from shoal.actors.actor_class import ActorClass
     from shoal.actors.handle import CallForm
     from shoal.actors.method import ClassTable
+    from shoal.client.environments import Environment
     from shoal.client.runtime import Runtime
 
 _SWEEP_S = 0.1  # unused connections are looked for this often
@@ -75,14 +76,18 @@ class Actors:
         if runtime.identity.group is not None:
             options = runtime.groups.inherit(options, runtime.identity.group)
         table = actor_class.table()
-        ref = self._seal(actor_class, args, kwargs)
+        environment = runtime.environments.of(options.runtime_env)
+        ref = self._seal(actor_class, args, kwargs, environment)
+        constraints = options.constraints()
+        if environment is not None:
+            constraints = {**constraints, "env": environment["key"]}
         info = {
             "name": options.name or "",
             "namespace": options.namespace or "",
             "class": table.name,
             "resources": options.resource_units(),
             "placement": options.placement_units(),
-            "constraints": options.constraints(),
+            "constraints": constraints,
             "max_restarts": options.max_restarts,
             "detached": options.lifetime == "detached",
             "get_if_exists": options.get_if_exists,
@@ -149,7 +154,11 @@ class Actors:
         return self._received(data)
 
     def _seal(
-        self, actor_class: ActorClass[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        actor_class: ActorClass[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        environment: Environment | None,
     ) -> ObjectRef[Any]:
         """Store what the actor is made from as its lifetime object; it contains every ref that the constructor gets."""
         runtime = self._runtime
@@ -162,12 +171,12 @@ class Actors:
             "concurrency": actor_class.concurrency(),
             "groups": dict(options.concurrency_groups),
             "backlog": options.generator_backpressure_num_objects,
+            "packages": runtime.environments.refs_of(environment),
         }
+        job = {**runtime.job, "runtime_env": environment}
         # By themselves: they can only be loaded where the job's modules are found.
         given = serialize((args, kwargs))
-        packed = serialize(
-            (blob, captured, runtime.job, settings, actor_class.table(), given.to_bytes(), given.refs)
-        )
+        packed = serialize((blob, captured, job, settings, actor_class.table(), given.to_bytes(), given.refs))
         where = callsite()
         object_id = runtime.ids.next_id()
         runtime.values.escape_all(packed.refs)

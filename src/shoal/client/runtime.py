@@ -23,6 +23,7 @@ from shoal.client.cancelling import cancel_asked
 from shoal.client.connection import Connection
 from shoal.client.deaths import Deaths
 from shoal.client.endings import START_AGAIN, fail_everything, node_died
+from shoal.client.environments import Environments
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
 from shoal.client.futures import Resolver
@@ -34,7 +35,7 @@ from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
 from shoal.client.packing import NOTHING_PACKED, Packed, Packer
 from shoal.client.reactor import Reactor
-from shoal.client.submitting import enter, refs_of
+from shoal.client.submitting import enter, new_queue, refs_of
 from shoal.client.values import Values, callsite
 from shoal.client.waiting import drop_abandoned_waits
 from shoal.client.waits import Waits
@@ -133,6 +134,7 @@ class Runtime:
         self.deaths = Deaths(self)
         self.actors = Actors(self)
         self.groups = Groups(self)
+        self.environments = Environments(self)
         self.reactor = Reactor(
             self.lock, self._flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
         )
@@ -289,9 +291,10 @@ class Runtime:
             server_side=False,
             on_drained=self.drained,
         )
-        connection.send_pickled(
-            [(m.JOB, {**self.job, "caller": self.table.proc})], self.config.batch_bytes_max
-        )
+        queue = self.dispatch.by_shape_id.get(shape_id)
+        environment = queue.environment if queue is not None else None
+        job = {**self.job, "caller": self.table.proc, "runtime_env": environment}
+        connection.send_pickled([(m.JOB, job)], self.config.batch_bytes_max)
         lease = self.dispatch.granted(shape_id, lease_id, proc, pid, connection, node)
         if lease is None:
             connection.close()
@@ -526,16 +529,10 @@ class Runtime:
         if context is not None and self.identity.group is not None:
             options = self.groups.inherit(options, self.identity.group)
         try:
+            queue = dispatch.queues.get(options.shape_key()) or new_queue(self, options, function.name)
             with self.lock:
                 if released:
                     table.drain_released()
-                queue = dispatch.queues.get(options.shape_key())
-                if queue is None:
-                    queue = dispatch.queue_for(
-                        options.shape_key(),
-                        options.resource_units(),
-                        {"name": function.name, **options.constraints()},
-                    )
                 task = TaskRecord(task_id, function, options, packed[0], queue)
                 entry = enter(table, task, packed, context, count)
                 returns = task.returns

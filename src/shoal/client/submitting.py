@@ -13,6 +13,8 @@ from shoal.refs import ObjectRef
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
     from shoal.context import TaskContext
+    from shoal.options import TaskOptions
+    from shoal.owner.leases import ShapeQueue
     from shoal.owner.table import ObjectTable
     from shoal.owner.tasks import TaskRecord
 
@@ -37,6 +39,18 @@ def enter(
     else:
         task.set_returns(table, entry, count)
     return entry
+
+
+def new_queue(runtime: Runtime, options: TaskOptions, name: str) -> ShapeQueue:
+    """The queue of a shape's first task (lock not held: its environment may have to be packed)."""
+    environment = runtime.environments.of(options.runtime_env)
+    wishes = {"name": name, **options.constraints()}
+    if environment is not None:
+        wishes["env"] = environment["key"]
+    with runtime.lock:
+        queue = runtime.dispatch.queue_for(options.shape_key(), options.resource_units(), wishes)
+        queue.environment = environment
+    return queue
 
 
 def refs_of(runtime: Runtime, task: TaskRecord, first: Entry, returns: tuple[Entry, ...]) -> Any:

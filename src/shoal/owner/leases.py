@@ -88,13 +88,15 @@ class ShapeQueue:
     """The ready tasks of one shape (resources, environment, strategy, preferred node), and their workers.
 
     Attributes:
+        environment: what its workers are told before they run any of its tasks (client.environments); None for the node's own.
         nearer: the queue for a task with arguments that may be on other nodes; None while there is no such thing.
         near: node tag → the queue of such tasks that are drawn to that node; `plain`: of one of these, the queue it is near to.
         ranking: of the leases, while there are many.
     """
 
     __slots__ = (
-        "backlog_told", "config", "infeasible", "key", "leases", "near", "nearer", "on_ready", "options", "plain",
+        "backlog_told", "config", "environment", "infeasible", "key", "leases", "near", "nearer", "on_ready", "options",
+        "plain",
         "ranking", "ready", "resources", "shape_id",
     )  # fmt: skip
 
@@ -120,6 +122,7 @@ class ShapeQueue:
         self.plain: ShapeQueue | None = None
         self.infeasible: str | None = None
         self.options: dict[str, Any] = {}
+        self.environment: dict[str, Any] | None = None
 
     def arguments_ready(self, task: TaskRecord) -> None:
         """All top-level arguments of ``task`` are there: it may run. Or one has failed, and needs no worker to fail it."""

@@ -65,6 +65,7 @@ class Locality:
         found.options["prefer_bytes"] = size
         if found.plain is None:
             found.plain = queue
+            found.environment = queue.environment
             queue.near[tag] = found
         return found
 

@@ -57,7 +57,7 @@ DEMAND = 30  # [shape_id, resources: {name: units of 1/10,000}, backlog, options
 #   could use now for this shape. Declarative: the newest counts; backlog 0 withdraws. options: {"name": function name,
 #   "depth": nesting depth} and where it may run (shoald.node.constraints): {"labels": conditions (wire.labels), "prefer": tag of
 #   the node with most bytes of the arguments, "prefer_bytes", "strategy": "SPREAD" | ["affinity", node id, soft]
-#   | ["labels", hard, soft] | ["group", group id, bundle or -1, capture children]}
+#   | ["labels", hard, soft] | ["group", group id, bundle or -1, capture children]}. "env": the key of its runtime_env
 RETURN = 31  # [lease_id, state RETURN_*]
 BLOCKED = 32  # [bool]: a worker's task waits (its resources are lent out), or goes on
 KILL_WORKER = 33  # [lease_id, reason, task id]: cancel with force; without an effect if the worker runs another task
@@ -140,7 +140,7 @@ GROUP_STATE = 160  # [group, state "CREATED"|"REMOVED"|"PENDING"|"RESCHEDULING",
 
 # --- submitter → worker (one pickle per frame: a list of tuples) --------------------------------
 
-JOB = 200  # (job: dict) first on every connection: {"job_id", "namespace", "sys_path", "cwd", "caller"}
+JOB = 200  # (job: dict) first on every connection: {"job_id", "namespace", "sys_path", "cwd", "caller", "runtime_env"}
 #   to an actor also "session": a number that the caller chose for this stream of calls
 FUNCTION = 201  # (function id, blob, name) before its first TASK on this connection; (…, stamp, stamps) if it captured refs
 TASK = 202  # (task id, function id, args payload, arg refs, options or None); see shoal.owner.spec

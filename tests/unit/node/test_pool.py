@@ -46,6 +46,17 @@ def test_worker_of_the_job_used_last_is_chosen_before_an_unbound_one(pool):
     assert pool.living == 2
 
 
+def test_a_worker_is_bound_to_its_environment_as_to_its_job(pool):
+    plain, bound = idle(pool, "a"), idle(pool, "a")
+    bound.env = "e1"
+    assert pool.idle_for("a") is plain
+    assert pool.idle_for("a", "e1") is bound
+    assert pool.idle_for("a", "e2") is None
+    assert pool.idle_for("b", "e1") is None
+    unbound = idle(pool)
+    assert pool.idle_for("a", "e2") is unbound
+
+
 def test_nobody_fits(pool):
     idle(pool, "a")
     assert pool.idle_for("b") is None

@@ -61,6 +61,24 @@ def test_worker_of_one_job_serves_no_other(node):
     assert len(node.grants) == 3
 
 
+def test_a_demand_of_another_environment_gets_another_worker(node):
+    node.demand(DRIVER, 1, 1)
+    node.run()
+    (plain,) = node.grants
+    node.give_back(plain)
+    for shape, env in ((2, "e1"), (3, "e2"), (4, "e1")):
+        node.demand(DRIVER, shape, 1, env=env)
+        node.run()
+        node.give_back(node.grants[-1])
+        node.run()
+    assert [grant.shape_id for grant in node.grants] == [1, 2, 3, 4]
+    first, second, again = (grant.worker_id for grant in node.grants[1:])
+    assert first == again
+    assert len({plain.worker_id, first, second}) == 3
+    with pytest.raises(ProtocolError, match="environment"):
+        node.demand(DRIVER, 5, 1, env=7)
+
+
 def test_jobs_share_fairly(node):
     node.driver(OTHER, "job2")
     node.demand(DRIVER, 1, 100)
