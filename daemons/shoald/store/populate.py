@@ -2,14 +2,15 @@
 
 First touch runs at 0.3-1.5 GB/s and writing into pages that exist at 20; so the pages just above the
 allocator's high-water mark are made ahead, a step at a time, within a bound in bytes and a quarter of the
-memory that is available. The madvise call goes through ctypes, which releases the GIL: the daemon's loop
-does not notice it.
+memory that is available. They are huge pages where these can be had (`shoal.store.hugepages`). The madvise
+call goes through ctypes, which releases the GIL: the daemon's loop does not notice it.
 
 Low priority alone is not enough: processes that poll for a message yield the processor, and would yield it to this thread
 for milliseconds at a time (a task's round trip took 100 µs instead of 35). So it stops while workers are leased.
 
 Pages that nobody needed for a while are given back, and made again when the mark moves. The daemon's loop does that itself: it
-alone moves the mark, so nobody can be given a page that is just going. What objects once lay in stays: it is used again first.
+alone moves the mark, so nobody can be given a page that is just going. They go by whole units of huge pages, and the one in which
+the mark lies stays, like all that objects once lay in: it is used again first.
 
 Where the kernel has no such call (Linux before 5.14, other systems) nothing is populated, and nothing breaks.
 """
@@ -24,11 +25,11 @@ import os
 import threading
 from collections.abc import Callable
 
+from shoal.store.hugepages import UNIT, HugePages
 from shoald.store.memory import memory_available
 
 _MADV_POPULATE_WRITE = 23
 _MADV_REMOVE = 9
-_STEP = 2 * 1024**2
 _GIVE_BACK_STEP = 64 * 1024**2  # some milliseconds, in which the loop does nothing else
 _BUSY_LOOK_S = 0.05
 _AVAILABLE_SHARE = 4
@@ -64,6 +65,7 @@ class Populator:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(region))
         self._capacity = len(region)
         self._ahead_max = ahead_max
+        self._huge = HugePages(self._address)
         self._available = available
         self._changed = threading.Condition()
         self._high_water = 0
@@ -130,9 +132,8 @@ class Populator:
             self._parked = True  # it may have paused in the middle
             if self._stepping:
                 return now + _BUSY_LOOK_S
-            page = os.sysconf("SC_PAGE_SIZE")
-            first = -(-high_water // page) * page  # the page in which the mark lies stays
-            start = max(first, (self.populated - _GIVE_BACK_STEP) // page * page)
+            first = -(-high_water // UNIT) * UNIT  # the huge page in which the mark may lie stays
+            start = max(first, (self.populated - _GIVE_BACK_STEP) // UNIT * UNIT)
             size = self.populated - start
             if size > 0 and self._remove(self._address + start, size, _MADV_REMOVE) != 0:
                 _log.info("idle pages of the store stay: madvise: %s", os.strerror(ctypes.get_errno()))
@@ -164,14 +165,18 @@ class Populator:
                     self._changed.notify_all()
 
     def _step(self, high_water: int, madvise: Callable[[int, int, int], int]) -> bool:
-        """Populate the next piece; False when there is none within the bounds."""
+        """Populate the next piece, to the end of a unit; False when there is none within the bounds."""
         start = max(self.populated, high_water)
-        size = min(_STEP, self._capacity - start, high_water + self._ahead_max - start)
-        if self._refused or size <= 0:
+        end = min(self._capacity, (start // UNIT + 1) * UNIT)
+        size = end - start
+        if self._refused or size <= 0 or end > high_water + self._ahead_max:
             return False
         ahead = start - high_water
         if (ahead + self._available()) // _AVAILABLE_SHARE < ahead + size:
             return False
+        if size == UNIT and self._huge.make(start):
+            self.populated = end
+            return True
         # Down to a page: madvise wants a page's address, and the high-water mark is any multiple of 64.
         address = self._address + start
         below = address % os.sysconf("SC_PAGE_SIZE")
@@ -180,7 +185,7 @@ class Populator:
             _log.info("pages of the store are not populated ahead of demand: madvise: %s", error)
             self._refused = True
             return False
-        self.populated = start + size
+        self.populated = end
         return True
 
 

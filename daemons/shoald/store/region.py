@@ -12,6 +12,7 @@ import mmap
 import os
 import tempfile
 
+from shoal.store.hugepages import map_aligned
 from shoald.store.memory import huge_page_pool
 
 _PAGE = 4096
@@ -57,7 +58,7 @@ class RegionFile:
 
     def map(self) -> mmap.mmap:
         """All of it to read and write, for the daemon's own use: with numpy, that clients map it by, it would have 10 MB more."""
-        mapping = mmap.mmap(self.write_fd, self.capacity)
+        mapping = map_aligned(self.write_fd, self.capacity, mmap.PROT_READ | mmap.PROT_WRITE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # as in `shoal.store.region`
                 mapping.madvise(mmap.MADV_HUGEPAGE)

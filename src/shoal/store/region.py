@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from shoal import libc
 from shoal.serialization import private_pages
+from shoal.store.hugepages import map_aligned
 from shoal.store.writing import COPY_BYTES_MIN, PageWriter
 
 Bytes = NDArray[np.uint8]
@@ -60,7 +61,7 @@ class Region:
     def __init__(self, read_fd: int, write_fd: int | None, capacity: int) -> None:
         _check_size(read_fd, capacity)
         self.capacity = capacity
-        self.mapping: mmap.mmap | None = mmap.mmap(read_fd, capacity, mmap.MAP_SHARED, mmap.PROT_READ)
+        self.mapping: mmap.mmap | None = map_aligned(read_fd, capacity, mmap.PROT_READ)
         self.readable: Bytes | None = np.frombuffer(self.mapping, np.uint8)
         self._read_fd = os.dup(read_fd)
         self._close_read_fd = weakref.finalize(self, os.close, self._read_fd)
@@ -78,7 +79,7 @@ class Region:
         """
         _check_size(write_fd, self.capacity)
         both = mmap.PROT_READ | mmap.PROT_WRITE
-        mapping = mmap.mmap(write_fd, self.capacity, mmap.MAP_SHARED, both)
+        mapping = map_aligned(write_fd, self.capacity, both)
         if hasattr(mmap, "MADV_DONTFORK"):
             mapping.madvise(mmap.MADV_DONTFORK)
             _regions.add(self)

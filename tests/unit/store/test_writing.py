@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regionparts import opened
+from shoal.store.hugepages import HugePages
 from shoal.store.region import Region
 from shoald.store.region import RegionFile
 
@@ -42,17 +43,27 @@ def punch(file: RegionFile, offset: int, size: int) -> None:
     assert fallocate(file.write_fd, _PUNCH, offset, size) == 0
 
 
+def refuse_huge_pages(region: Region) -> None:
+    assert region._writer is not None
+    region._writer._huge.stop()
+
+
 ranges = st.tuples(st.integers(0, CAPACITY - 1), st.integers(1, 7 * MIB)).map(
     lambda pair: (pair[0], min(pair[1], CAPACITY - pair[0]))
 )
 
 
+@pytest.mark.parametrize("huge", [True, False])
 @settings(max_examples=40, deadline=None)
 @given(steps=st.lists(st.tuples(ranges, st.booleans()), min_size=1, max_size=8))
-def test_any_copies_arrive_and_touch_nothing_else(steps: list[tuple[tuple[int, int], bool]]) -> None:
+def test_any_copies_arrive_and_touch_nothing_else(
+    huge: bool, steps: list[tuple[tuple[int, int], bool]]
+) -> None:
     file = RegionFile(CAPACITY)
     try:
         region = opened(file)
+        if not huge:
+            refuse_huge_pages(region)
         expected = np.zeros(CAPACITY, np.uint8)
         random = np.random.default_rng(len(steps))
         for (offset, size), pages_go in steps:
@@ -97,8 +108,11 @@ def test_pages_are_mapped_for_somebody_who_writes_bit_by_bit(file: RegionFile) -
     assert not region.is_mapped(region.window(0, CAPACITY))
 
 
-def test_threads_copy_side_by_side(file: RegionFile) -> None:
+@pytest.mark.parametrize("huge", [True, False])
+def test_threads_copy_side_by_side(file: RegionFile, huge: bool) -> None:
     region = opened(file)
+    if not huge:
+        refuse_huge_pages(region)
     sources = [np.full(3 * MIB - 10, number + 1, np.uint8) for number in range(4)]
     threads = [
         threading.Thread(target=copy, args=(region, number * source.size, source))
@@ -118,6 +132,7 @@ def test_a_file_that_cannot_be_written_to_is_written_through_the_mapping(
         raise OSError(22, "Invalid argument")
 
     region = opened(file)
+    refuse_huge_pages(region)
     monkeypatch.setattr(os, "pwrite", refuse)
     for _ in range(2):
         source = np.random.default_rng(0).integers(0, 255, 5 * MIB + 3, np.uint8)
@@ -132,3 +147,55 @@ def test_no_descriptor_is_left(file: RegionFile) -> None:
     region.close()
     del region
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("refused", [(), (4 * MIB,), (2 * MIB, 4 * MIB, 6 * MIB, 8 * MIB)])
+def test_whole_units_of_new_pages_become_huge_ones(
+    file: RegionFile, monkeypatch: pytest.MonkeyPatch, refused: tuple[int, ...]
+) -> None:
+    asked = []
+
+    def make(_: HugePages, offset: int) -> bool:
+        asked.append(offset)
+        return offset not in refused
+
+    monkeypatch.setattr(HugePages, "make", make)
+    region = opened(file)
+    source = np.random.default_rng(1).integers(0, 255, 9 * MIB + 5, np.uint8)
+    copy(region, MIB, source)
+    assert np.array_equal(content(region)[MIB : 10 * MIB + 5], source)
+    assert not content(region)[:MIB].any()
+    assert not content(region)[10 * MIB + 5 :].any()
+    # After a refusal the rest is written as small pages, which this process has not mapped then.
+    end = min(refused, default=10 * MIB)
+    assert asked == list(range(2 * MIB, min(end + 1, 10 * MIB), 2 * MIB))
+    assert region.is_mapped(region.window(2 * MIB, end - 2 * MIB))
+    assert region.is_mapped(region.window(2 * MIB, 8 * MIB)) == (not refused)
+
+
+def test_huge_pages_of_the_kernel_hold_what_is_copied(file: RegionFile) -> None:
+    region, other = opened(file), Region(file.read_fd, None, CAPACITY)
+    region.window(5 * MIB, 1)[:] = 9  # not a hole: this unit has small pages
+    source = np.random.default_rng(1).integers(0, 255, 9 * MIB, np.uint8)
+    copy(region, MIB, source)
+    assert np.array_equal(content(other)[MIB : 10 * MIB], source)
+    assert not content(other)[:MIB].any()
+    assert not content(other)[10 * MIB :].any()
+    assert os.fstat(file.write_fd).st_blocks * 512 == 9 * MIB
+
+
+def test_who_finds_another_thread_writing_goes_through_the_mapping(
+    file: RegionFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise AssertionError("would wait for the other thread")
+
+    region = opened(file)
+    refuse_huge_pages(region)
+    assert region._writer is not None
+    monkeypatch.setattr(os, "pwrite", refuse)
+    source = np.random.default_rng(2).integers(0, 255, 5 * MIB, np.uint8)
+    with region._writer._writing:
+        copy(region, MIB + 1, source)
+    assert np.array_equal(content(region)[MIB + 1 : 6 * MIB + 1], source)
+    assert region._writer._writing.acquire(blocking=False)

@@ -1,0 +1,133 @@
+"""Huge pages of the region: mappings that can have them, and a kernel that refuses."""
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from shoal.store import hugepages
+from shoal.store.hugepages import UNIT, HugePages, map_aligned
+from shoald.store.region import RegionFile
+
+BOTH = mmap.PROT_READ | mmap.PROT_WRITE
+
+
+@pytest.fixture
+def file() -> Iterator[RegionFile]:
+    region_file = RegionFile(5 * UNIT + 4096)
+    yield region_file
+    region_file.close()
+
+
+def address_of(mapping: mmap.mmap) -> int:
+    return int(np.frombuffer(mapping, np.uint8).ctypes.data)
+
+
+def mappings() -> int:
+    with open("/proc/self/maps") as lines:
+        return sum(1 for _ in lines)
+
+
+def test_mappings_lie_at_a_multiple_and_leave_nothing_beside(file: RegionFile) -> None:
+    before = mappings()
+    kept = [map_aligned(file.write_fd, file.capacity, BOTH) for _ in range(4)]
+    assert [address_of(mapping) % UNIT for mapping in kept] == [0] * 4
+    assert mappings() <= before + 4
+    kept[0][5 * UNIT : 5 * UNIT + 3] = b"abc"
+    assert kept[3][5 * UNIT : 5 * UNIT + 3] == b"abc"
+    with pytest.raises(TypeError):
+        map_aligned(file.read_fd, file.capacity, mmap.PROT_READ)[0:1] = b"x"
+
+
+def test_a_small_file_is_mapped_like_any(file: RegionFile) -> None:
+    assert len(map_aligned(file.write_fd, 4096, BOTH)) == 4096
+
+
+def test_a_mapping_that_is_refused_leaves_nothing(file: RegionFile) -> None:
+    before = mappings()
+    with pytest.raises(OSError):
+        map_aligned(file.read_fd, file.capacity, BOTH)
+    assert mappings() <= before
+
+
+def test_a_unit_keeps_what_it_contains(file: RegionFile) -> None:
+    mapping = map_aligned(file.write_fd, file.capacity, BOTH)
+    mapping[UNIT + 5000 : UNIT + 5003] = b"abc"
+    made = HugePages(address_of(mapping)).make(UNIT)
+    assert mapping[UNIT + 5000 : UNIT + 5003] == b"abc"
+    assert mapping[UNIT : UNIT + 5000] == bytes(5000)
+    assert os.fstat(file.write_fd).st_blocks * 512 == (UNIT if made else 8192)
+
+
+class Kernel:
+    """Makes huge pages, or refuses, and takes its time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.error = 0
+        self.takes_s = 0.0001
+        self.time_s = 100.0
+
+    def madvise(self, _address: int, size: int, _advice: int) -> int:
+        if size != UNIT:
+            return 0
+        self.asked += 1
+        self.time_s += self.takes_s
+        ctypes.set_errno(self.error)
+        return -1 if self.error else 0
+
+    def clock(self) -> float:
+        return self.time_s
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    fake = Kernel()
+    monkeypatch.setattr(hugepages, "_madvise", fake.madvise)
+    return fake
+
+
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.EAGAIN])
+def test_a_kernel_that_refuses_is_asked_again_later(kernel: Kernel, error: int) -> None:
+    huge = HugePages(UNIT, kernel.clock, kernel.clock)
+    kernel.error = error
+    assert not any(huge.make(0) for _ in range(20))
+    assert not huge.possible()
+    assert kernel.asked == 4
+    kernel.time_s += 60
+    assert huge.possible()
+    assert not any(huge.make(0) for _ in range(20))
+    assert kernel.asked == 5
+    kernel.time_s += 60
+    kernel.error = 0
+    assert all(huge.make(0) for _ in range(20))
+
+
+def test_a_kernel_that_cannot_is_not_asked_again(kernel: Kernel) -> None:
+    huge = HugePages(UNIT, kernel.clock, kernel.clock)
+    kernel.error = errno.EINVAL
+    assert not huge.make(0)
+    kernel.time_s += 1e6
+    assert not huge.make(0)
+    assert kernel.asked == 1
+
+
+def test_pages_that_are_dear_are_made_no_more_for_a_while(kernel: Kernel) -> None:
+    huge = HugePages(UNIT, kernel.clock, kernel.clock)
+    assert all(huge.make(0) for _ in range(20))
+    kernel.takes_s = 0.003
+    assert [huge.make(0) for _ in range(6)] == [True] * 4 + [False] * 2
+    kernel.time_s += 60
+    assert [huge.make(0) for _ in range(3)] == [True, False, False]
+    kernel.time_s += 60
+    kernel.takes_s = 0.0001
+    assert all(huge.make(0) for _ in range(20))
+
+
+def test_none_are_made_where_the_mapping_lies_badly() -> None:
+    assert not HugePages(UNIT + 4096).possible()
+    assert not HugePages(UNIT + 4096).make(0)
