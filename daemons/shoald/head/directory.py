@@ -82,8 +82,10 @@ class Directory:
             among those that the batch touched.
         """
         had_copies: set[bytes] = set()
-        touched: dict[bytes, None] = {}
-        entries = self._entries
+        touched: dict[
+            bytes, None
+        ] = {}  # of which consequences are to be drawn: not what is held and was before
+        entries, unheld = self._entries, self._unheld
         of_node = self._by_node.setdefault(node_id, {}) if batch.born or batch.hold else {}
         for object_id, size in batch.born:
             entry = entries.get(object_id)
@@ -91,14 +93,19 @@ class Directory:
                 entry = entries[object_id] = Entry()
             entry.copies.add(node_id)
             entry.size_bytes = size
-            touched[object_id] = of_node[object_id] = None
+            of_node[object_id] = None
         for object_id in batch.hold:
             entry = entries.get(object_id)
             if entry is None:
                 entry = entries[object_id] = Entry()
             entry.holders.add(node_id)
             entry.held = True
-            touched[object_id] = of_node[object_id] = None
+            of_node[object_id] = None
+            if object_id in unheld:
+                touched[object_id] = None
+        for object_id, _ in batch.born:
+            if not entries[object_id].holders:
+                touched[object_id] = None
         for object_id in batch.release:
             if (known := self._entries.get(object_id)) is not None:
                 known.holders.discard(node_id)

@@ -166,7 +166,7 @@ class Ledger:
         if self.shared and obj.id in self.shared:
             self.changes.append((UNHELD, obj.id, 0))
         elif obj.pins is None:
-            self.free(obj)
+            self.free([obj])
         else:
             self.recall(obj)
 
@@ -234,10 +234,12 @@ class Ledger:
         if object_id not in self.objects and object_id not in self.early and object_id not in self.expected:
             self.unshare(object_id)
 
-    def free(self, obj: StoredObject) -> None:
-        """Free an object that nobody holds or pins, and whatever only it held; what is shared only loses a holder."""
+    def free(self, todo: list[StoredObject]) -> None:
+        """Free objects that nobody holds or pins, and whatever only they held; what is shared only loses a holder.
+
+        ``todo`` is empty afterwards.
+        """
         objects, freed, by_hash, watched = self.objects, self.freed, self.by_hash, self.watched
-        todo = [obj]
         count = 0
         while todo:
             obj = todo.pop()
@@ -284,8 +286,7 @@ class Ledger:
         """A record was replaced: what the old one contained has one holder less."""
         todo: list[StoredObject] = []
         self._release_contained(obj, todo)
-        for inner in todo:
-            self.free(inner)
+        self.free(todo)
 
     def drop_memory(self, obj: StoredObject) -> None:
         """The object's extent goes; its copy on disk, or on another node, is what is left of it."""

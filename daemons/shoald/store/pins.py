@@ -107,6 +107,7 @@ class Pins:
             fields(message, 1)
         ids = checked_ids(message[1])
         objects = self._ledger.objects
+        gone: list[StoredObject] = []
         for start in range(0, len(ids), 16):
             object_id = ids[start : start + 16]
             if client.duplicates and object_id in client.duplicates:
@@ -114,7 +115,9 @@ class Pins:
                 continue
             obj = objects.get(object_id)
             if obj is not None and obj.pins is not None and client in obj.pins:
-                self._less(client, obj)
+                self._less(client, obj, gone)
+        if gone:
+            self._ledger.free(gone)
 
     def add_duplicate(self, client: Client, obj: StoredObject) -> None:
         """Keep the second copy that a client sealed and pinned, and ask for it."""
@@ -152,13 +155,17 @@ class Pins:
         for object_id in list(client.duplicates):
             while object_id in client.duplicates:
                 self._unpin_duplicate(client, object_id)
+        gone: list[StoredObject] = []
         for object_id in list(client.pins):
             obj = self._ledger.objects[object_id]
             assert obj.pins is not None
             obj.pins[client] = 1
-            self._less(client, obj)
+            self._less(client, obj, gone)
+        if gone:
+            self._ledger.free(gone)
 
-    def _less(self, client: Client, obj: StoredObject) -> None:
+    def _less(self, client: Client, obj: StoredObject, gone: list[StoredObject]) -> None:
+        """One pin less; what nothing keeps any more goes into ``gone``."""
         pins = obj.pins
         assert pins is not None
         if pins[client] > 1:
@@ -170,7 +177,7 @@ class Pins:
             obj.pins = None
             self._ledger.pinned_bytes -= obj.allocated
             if obj.recalled:
-                self._ledger.free(obj)
+                gone.append(obj)
             elif obj.asked:
                 self._ledger.returned.append(obj)
 

@@ -44,7 +44,17 @@ class Readers:
         tables: if all of them are empty, `sealed` has nothing to do.
     """
 
-    __slots__ = ("_asked", "_ledger", "_parked", "_pins", "_restores", "_sequence", "_wanted", "tables")
+    __slots__ = (
+        "_asked",
+        "_asks",
+        "_ledger",
+        "_parked",
+        "_pins",
+        "_restores",
+        "_sequence",
+        "_wanted",
+        "tables",
+    )
 
     def __init__(self, ledger: Ledger, pins: Pins, restores: Restores) -> None:
         self._ledger = ledger
@@ -54,6 +64,7 @@ class Readers:
         self._parked: dict[bytes, dict[Read, None]] = {}
         self._sequence = count()
         self._wanted: dict[bytes, int] = {}  # id → the most urgent priority
+        self._asks = False  # somebody may only want to know whether something is there
         self._asked: dict[bytes, Client] = {}  # id → its owner, who was asked to have it made again
         # Whoever seals asks this first: a call of `sealed` costs 5 % of a seal.
         self.tables = (self._parked, self._wanted)
@@ -285,6 +296,8 @@ class Readers:
 
     def told(self, object_id: bytes, size: int, flags: int) -> None:
         """Another node has it: answer those who only wanted to know."""
+        if not self._asks:
+            return
         for read in [
             read
             for read in self._parked.get(object_id, ())
@@ -449,6 +462,10 @@ class Readers:
         if len(reads) >= self._ledger.config.parked_reads_max:
             raise ProtocolError(f"{len(reads)} reads of one client wait for objects")
         reads[read] = None
+        if read.priority == m.PRIORITY_ASK:
+            self._asks = True
+        elif not self._parked:
+            self._asks = False
         self._parked.setdefault(read.id, {})[read] = None
 
     def _take_out(self, read: Read) -> None:

@@ -23,7 +23,7 @@ from shoal.ids import OBJECT_ID_SIZE, node_tag, tag_of
 from shoal.wire import messages as m
 from shoald.store.holds import Holds
 from shoald.store.ledger import BORN, FREED, HELD, Ledger
-from shoald.store.objects import Client
+from shoald.store.objects import Client, StoredObject
 
 _TRANSIT_PREFIX = (
     b"\0T"  # no process id starts with it but by a chance of 2**-16, and then its node is another one's
@@ -153,18 +153,25 @@ class Sharing:
     def free(self, ids: list[bytes]) -> None:
         """Nobody in the cluster holds these, as far as the head knows: free them, or say that somebody does."""
         ledger = self._ledger
+        objects, early, shared, tell = ledger.objects, ledger.early, ledger.shared, ledger.changes.append
+        gone: list[StoredObject] = []
         for object_id in ids:
-            obj = ledger.objects.get(object_id)
-            if object_id in ledger.early or (obj is not None and obj.holders):
-                if object_id in ledger.shared:
-                    ledger.changes.append((HELD, object_id, 0))
+            obj = objects.get(object_id)
+            if object_id in early or (obj is not None and obj.holders):
+                if object_id in shared:
+                    tell((HELD, object_id, 0))
                     continue
-            elif object_id in ledger.shared and obj is not None:
+            elif object_id in shared and obj is not None:
                 ledger.unshare(object_id)
-                ledger.changes.append((FREED, object_id, 0))
-                ledger.unheld(obj)
+                tell((FREED, object_id, 0))
+                if obj.pins is None and not obj.contained:
+                    gone.append(obj)  # together; what held others goes at once, since these may be next
+                else:
+                    ledger.unheld(obj)
                 continue
-            ledger.changes.append((FREED, object_id, 0))  # it is gone already, or was never told of
+            tell((FREED, object_id, 0))  # it is gone already, or was never told of
+        if gone:
+            ledger.free(gone)
 
     def take_changes(self) -> list[tuple[str, bytes, int]]:
         """What the head has to hear, since the last call."""
