@@ -84,6 +84,7 @@ def templates(proc, object_id, offset):
         [m.ALLOC_FILE, 12, 64],
         [m.FILE_RETURN, 1],
         [m.UNEXPECT, object_id],
+        [m.RELEASE, object_id, 1],
         [m.FILE_STALLED, 1, 500],
         [m.FILE_DAMAGED, object_id, "/spill/1", "its checksum"],
         [m.SEAL_IN_FILE, 1, 5, object_id, 64, object_id, m.SEAL_PRIMARY, proc, "here.py:1", b""],

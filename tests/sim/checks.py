@@ -114,11 +114,7 @@ def see_through(cluster: Cluster, trouble: Faults, limit_s: float) -> None:
 
 
 def settle(cluster: Cluster) -> None:
-    """Liveness: all drivers forget everything, then they end; nothing is left of it.
-
-    A driver may have a hold that it does not know of: a worker sealed a result for it, died before it could tell, and then its
-    node died with that copy. Such a hold ends with the driver.
-    """
+    """Liveness: all drivers forget everything, and nothing is left of it; then they end, and nothing is left of them."""
     groupside.check_settled(cluster)
     for driver in cluster.drivers:
         if driver.alive:
@@ -128,8 +124,7 @@ def settle(cluster: Cluster) -> None:
     for process in cluster.processes():
         assert not process.table.entries, f"{process} remembers {list(process.table.entries.values())[:3]}"
         assert not process.dispatch.leases, f"{process} keeps {process.dispatch.leases}"
-    if all(daemon.alive for daemon in cluster.daemons.values()):
-        check_empty(cluster)
+    check_empty(cluster)
     for driver in cluster.drivers:
         cluster.kill(driver)
     cluster.clock.run(SETTLE_S)

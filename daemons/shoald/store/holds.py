@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
-from shoald.store.ledger import Ledger, checked_ids, fields
+from shoald.store.ledger import Ledger, checked_ids, checked_size, fields
 from shoald.store.objects import Client
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class Holds:
     def release(self, client: Client, message: list[Any], _now: float) -> None:
         """RELEASE: one less for each id; frees what has no holder and no pin left."""
         if len(message) != 2:
-            fields(message, 1)
+            self._release_unknown(client, *fields(message, 2))
+            return
         ids = checked_ids(message[1])
         ledger = self._ledger
         holds, objects = client.holds, ledger.objects
@@ -86,6 +88,15 @@ class Holds:
                 holds[object_id] = count
             else:
                 self._owe(client, object_id, count)
+
+    def _release_unknown(self, client: Client, ids: bytes, kept: int) -> None:
+        """Drop all holds of these but as many as the client knows of."""
+        checked_ids(ids)
+        checked_size(kept)
+        for start in range(0, len(ids), 16):
+            object_id = ids[start : start + 16]
+            for _ in range(client.holds.get(object_id, 0) - kept):
+                self.release(client, [m.RELEASE, object_id], 0.0)
 
     def drop(self, client: Client) -> None:
         """The client is gone, and its holds with it."""

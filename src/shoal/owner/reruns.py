@@ -6,6 +6,7 @@ a stream after which no ended run has sealed anything. At the end of the task:
 - What the last run sealed is held until the daemon has processed that seal (`ObjectTable.fulfil_again`, by a *barrier*): released
   before, the hold of the dead run's copy would pay for it, and the late seal would register another one.
 - What the last run did not seal may have been sealed by an earlier one: the submitter looks (`ObjectTable.reclaim`).
+  If that copy died with its node, a hold that was registered for it here may be left: all but the known ones are given up.
 
 A generator tells of its items as they come: what a dead run had sealed and not told are the next ones after those that arrived
 (`Stream.unsure_until`). Items that arrived before are known, and may be gone again: they are never looked for.

@@ -298,6 +298,9 @@ class ObjectTable(NodeStream):
             self._reclaiming.discard(object_id)
             if error is None:
                 self._release_ids.append(object_id)
+            else:  # the hold may have outlived the copy, whose node died
+                entry = self.entries.get(object_id)
+                self.to_node([m.RELEASE, object_id, entry.holds if entry is not None else 0])
         if self._fetching and object_id in self._fetching:
             self._fetched(object_id)
         entry = self.entries.get(object_id)

@@ -27,6 +27,7 @@ SEAL = 12  # [id, offset, size, contained ids, flags, holder proc, callsite: str
 #   The object takes [offset, offset+size rounded up to 64) out of the sender's leased extent. One hold for `holder`.
 HOLD = 13  # [holder proc, ids]: one more hold each, for that process (unknown or dead process: ignored)
 RELEASE = 14  # [ids]: the sender drops one hold each (an id may be repeated)
+#   [ids, kept]: it has so many holds of each; those that others registered for it besides, and have not told it of, go
 PIN = 15  # [req, id, stamp proc, stamp number, priority] → PINNED | PIN_FAILED (parked while the object is pending)
 UNPIN = 16  # [ids]: the sender has no views into them any more
 WATCH = 17  # [id, stamp proc, stamp number] → AVAILABLE, once, when it is sealed (on whatever node), failed or lost

@@ -75,7 +75,7 @@ class World:
         """The daemon processes the submitter's stream."""
         table = self.owner.table
         for message in table.take_node_messages():
-            if 10 <= message[0] <= 20:
+            if m.ALLOC <= message[0] <= m.UNRECOVERABLE:
                 self.store.handle(table.proc, message, 0.0)
             self.sent += 1
             self.store.advanced(table.proc, self.sent, 0.0)
@@ -87,6 +87,10 @@ class World:
         for proc, message in messages:
             if proc == table.proc and message[0] == m.AVAILABLE:
                 table.available(message[1], message[2], message[4].encode() if message[4] else None)
+            elif proc == table.proc and message[0] == m.RECOVER:
+                refused = self.owner.dispatch.lineage.recover(message[1])
+                if refused is not None:
+                    table.to_node([m.UNRECOVERABLE, message[1], *refused])
 
     def kill(self, worker, current):
         """Its death is confirmed when the daemon has processed its stream."""
@@ -287,3 +291,24 @@ def test_an_error_with_refs_that_a_dead_run_had_sealed_goes(world):
     world.settle()
     assert not world.held()
     del ref
+
+
+def test_a_hold_whose_copy_died_with_a_node_goes_with_the_retry(world):
+    """The first run sealed its result on another node, which told this one of the hold; then it died, and the node as well."""
+    entry = world.owner.submit(max_retries=1)
+    ref = ObjectRef(entry.id, entry)
+    first = world.grant()
+    world.store.handle(first.proc, [m.HOLD, world.owner.table.proc, entry.id], 0.0)
+    world.kill(first, entry.id)
+    second = world.grant()
+    world.owner.dispatch.done(second.lease, (m.DONE, entry.id, [b"v"], b"", 10.0))
+    world.flush()
+    world.store.lost([entry.id])
+    world.settle()
+    assert ref._entry.state == INLINE
+    assert not world.store._ledger.early, "nothing of it is in the store"
+    assert not world.store._ledger.clients[world.owner.table.proc].holds
+    del ref
+    world.owner.table.drain_released()
+    world.settle()
+    assert not world.store._ledger.clients[world.owner.table.proc].holds

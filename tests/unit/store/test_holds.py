@@ -239,3 +239,20 @@ def test_ids_of_one_stay_apart_from_others() -> None:
         bench.seal(A, object_id)
     bench.send(A, m.RELEASE, Y)
     assert bench.ids == {X, Z}
+
+
+def test_holds_that_a_client_does_not_know_of_go() -> None:
+    bench = Bench()
+    for object_id in (X, Y):
+        bench.send(A, m.HOLD, B, object_id)
+        bench.send(A, m.HOLD, B, object_id)
+    bench.seal(A, X)
+    bench.send(A, m.RELEASE, X)
+    bench.send(B, m.RELEASE, X + Y + Z, 1)
+    assert bench.ids == {X}
+    bench.send(B, m.RELEASE, X + Y, 0)
+    assert bench.ids == set()
+    assert not bench.core._ledger.early
+    bench.core.validate()
+    with pytest.raises(ProtocolError):
+        bench.send(B, m.RELEASE, X, -1)
