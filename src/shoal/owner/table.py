@@ -20,6 +20,7 @@ from shoal.owner.objects import (
     BORROWED,
     ESCAPED,
     FAILED,
+    GIVEN,
     INLINE,
     PENDING,
     PROMOTED,
@@ -237,7 +238,7 @@ class ObjectTable(NodeStream):
             return
         entry.value = value
         if stamp:
-            entry.is_given()
+            self._is_given(entry, stamp)
             entry.stamp = stamp
             entry.flags |= ESCAPED | PROMOTED
             entry.contained = []
@@ -247,7 +248,7 @@ class ObjectTable(NodeStream):
     def fulfil_stored(self, entry: Entry, size: int, stamp: Stamp | None) -> None:
         """A result was sealed in the store, with a hold for this process."""
         if entry.state == PENDING:
-            entry.is_given()
+            self._is_given(entry, stamp)
             entry.size = size
             entry.stamp = stamp
             if self.on_far is not None and self.is_away(entry):
@@ -263,6 +264,15 @@ class ObjectTable(NodeStream):
             container.count += 1
         entry.value = error
         self._settled(entry, FAILED)
+
+    def _is_given(self, entry: Entry, stamp: Stamp | None) -> None:
+        """A seal came with a hold, or without one, if it made again what was lost: then the first hold stays until the seal was
+        seen. If it were let go of before, the seal would give another, which nobody would know of.
+        """
+        if entry.flags & GIVEN and stamp is not None:
+            entry.count += 1
+            self._hold_until(stamp, entry)
+        entry.is_given()
 
     def _hold_until(self, stamp: Stamp, entry: Entry) -> None:
         """End one use of ``entry`` when the daemon has processed the stream of ``stamp`` so far.

@@ -99,6 +99,22 @@ def test_a_lost_result_is_made_again(node):
     assert node.dispatch.lineage.recovered == 1
 
 
+def test_what_is_made_again_is_held_until_the_store_has_seen_its_seal(node):
+    """Its seal gives no second hold as long as the first one is there."""
+    entry = node.submit()
+    node.run_all()
+    node.lose(entry)
+    assert node.dispatch.lineage.recover(entry.id) is None
+    lease = node.worker()
+    (task,) = lease.inflight.values()
+    node.run(lease, task)
+    node.drop(entry)
+    assert node.table.entries.get(entry.id) is entry
+    node.store_says()
+    assert entry.id not in node.table.entries
+    assert entry.count == 0
+
+
 def test_a_chain_of_50_whose_links_were_freed_is_run_again_from_its_beginning(node):
     entry = first = node.submit()
     for _ in range(49):
