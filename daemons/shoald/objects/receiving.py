@@ -1,8 +1,9 @@
 """The reader's threads: each has one connection to one source, and receives chunks straight into the region.
 
-A lane opens its connection when the first request comes, sends requests ahead as they are handed over, and checks every
-chunk's checksum. What became of a request is told to the loop in any case; after a failure everything that was under way on
-the connection has failed, and the next request opens another one. An idle connection is closed.
+A lane opens its connection when the first request comes, sends requests ahead as they are handed over, also in the middle of a
+chunk (else the source would have nothing to send after that one), and checks every chunk's checksum. What became of a request
+is told to the loop in any case; after a failure everything that was under way on the connection has failed, and the next
+request opens another one. An idle connection is closed.
 
 The room that a chunk is written to stays the pull's until its request has been told of: a lane never writes after that.
 """
@@ -112,7 +113,7 @@ class Lane:
             self._ask(sock, first)
             while under_way:
                 self._ask_ahead(sock, under_way)
-                outcomes, reason = self._receive(sock, under_way[0])
+                outcomes, reason = self._receive(sock, under_way)
                 self._on_landed(under_way.popleft().number, outcomes, reason)
         except BlockingIOError:
             self._fail(under_way, f"it sent nothing for {self._config.pull_stall_ms / 1000:g} s")
@@ -148,19 +149,17 @@ class Lane:
         sock.sendall(pieces.encode_request([piece[:2] for piece in request.pieces]))
 
     def _ask_ahead(self, sock: socket.socket, under_way: deque[Request]) -> None:
-        while True:
-            try:
-                request = self._queue.get_nowait()
-            except queue.Empty:
-                return
+        while not self._queue.empty():
+            request = self._queue.get()  # nobody else takes any
             if request is None:
                 self._queue.put(None)
                 return
             under_way.append(request)
             self._ask(sock, request)
 
-    def _receive(self, sock: socket.socket, request: Request) -> tuple[list[int], str]:
-        """(outcome of each piece, a reason if one is no checksum)."""
+    def _receive(self, sock: socket.socket, under_way: deque[Request]) -> tuple[list[int], str]:
+        """Receive the first request: (outcome of each piece, a reason if one is no checksum)."""
+        request = under_way[0]
         memory = self._memory()
         heads = pieces.decode_answers(receive_exactly(sock, len(request.pieces) * pieces.ANSWER_SIZE))
         windows: list[memoryview] = []
@@ -169,12 +168,14 @@ class Lane:
                 if sent != size:
                     raise pieces.BrokenRequest(f"a chunk of {sent} bytes instead of {size}")
                 windows.append(memory[offset : offset + size])
-        found = iter(self._receive_all(sock, windows))
+        found = iter(self._receive_all(sock, windows, under_way))
         outcomes = [next(found) if status == pieces.HERE else GONE for status, _ in heads]
         reasons = {GONE: "it does not have it any more", CORRUPT: "a chunk does not fit its checksum"}
         return outcomes, reasons.get(min(outcomes), "")
 
-    def _receive_all(self, sock: socket.socket, windows: list[memoryview]) -> list[int]:
+    def _receive_all(
+        self, sock: socket.socket, windows: list[memoryview], under_way: deque[Request]
+    ) -> list[int]:
         """Fill the windows; the outcome of each. A long one is checked part by part, each while it is in the cache."""
         import xxhash  # here: a node that is alone does without
 
@@ -193,6 +194,7 @@ class Lane:
                 piece = window[start : start + part]
                 receive_into(sock, [piece])
                 digest.update(piece)
+                self._ask_ahead(sock, under_way)
             digests[index] = digest.intdigest()
         receive_into(sock, [*waiting, memoryview(tails)])
         outcomes = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.packing import EMPTY
@@ -60,10 +61,15 @@ def borrowed_riders(
 
 
 class Arguments:
-    """Loads arguments in one worker."""
+    """Loads arguments in one worker.
+
+    Attributes:
+        waited_s: how long it has waited for stored ones, in all, until somebody sets it back.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.waited_s = 0.0
 
     def load(
         self,
@@ -156,7 +162,9 @@ class Arguments:
         try:
             if waiter is not None:
                 lend_after_s = runtime.config.arguments_lend_ms / 1000
+                since = perf_counter()
                 runtime.wait_for_objects(waiter, entries, None, lend_after_s)
+                self.waited_s += perf_counter() - since
         except BaseException:
             store.release(waiter)
             raise

@@ -17,6 +17,7 @@ from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
 from shoald.objects.serving import Ticket
+from shoald.objects.sockets import receive_exactly, send_all, set_blocking
 from shoald.shell.identity import Identity
 from unit.objects.world import body
 
@@ -167,6 +168,31 @@ def test_requests_are_answered_in_order_over_one_connection(rig):
     assert [it.landed.get(timeout=WAIT_S)[0] for _ in range(4)] == [0, 1, 2, 3]
     assert it.here[128:] == it.data
     assert it.source.accepted == 1
+
+
+def test_a_request_is_sent_ahead_in_the_middle_of_a_chunk(rig):
+    """Else the source has nothing to send from the end of that chunk until the reader has noticed it."""
+    it = rig(pull_part_bytes=10_000)
+    taken = queue.Queue()
+    slow = Source(lambda _target, sock: taken.put(sock), it.identity)
+    it.lane = it.lane_to(slow)
+    it.lane.receive(Request(1, it.pieces(0)))
+    sock = taken.get(timeout=WAIT_S)
+    set_blocking(sock, WAIT_S, WAIT_S)
+    asked = pieces.COUNT_SIZE + pieces.PIECE_SIZE
+    assert receive_exactly(sock, asked) == pieces.encode_request([(7, 0)])
+    data = memoryview(it.data[:CHUNK])
+    send_all(sock, [memoryview(pieces.encode_answers([(pieces.HERE, CHUNK)])), data[:10_000]])
+    until(lambda: it.here[128:10_128] == data[:10_000], "the first part")
+    it.lane.receive(Request(2, it.pieces(1)))
+    send_all(sock, [data[10_000:20_000]])
+    assert receive_exactly(sock, asked) == pieces.encode_request([(7, 1)])
+    checksum = xxhash.xxh3_64_intdigest(data)
+    send_all(sock, [data[20_000:], memoryview(pieces.encode_answers([(pieces.HERE, checksum)]))])
+    assert it.landed.get(timeout=WAIT_S) == (1, [checksum], "")
+    sock.close()
+    assert it.landed.get(timeout=WAIT_S)[:2] == (2, [UNREACHED])
+    slow.close()
 
 
 def test_many_pieces_in_one_request(rig):

@@ -1,0 +1,48 @@
+"""Arguments of tasks, as far as no cluster is needed."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+
+from shoal.config import Config
+from shoald.worker import arguments
+from shoald.worker.arguments import Arguments
+
+
+class Slow:
+    """A runtime with one stored object, which takes two seconds to come; the clock is moved by hand."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.here = False
+        self.config = Config()
+        self.lock = contextlib.nullcontext()
+        entry = SimpleNamespace(count=0, stamp=None)
+        self.table = SimpleNamespace(borrow=lambda _id: entry, drop_uses=lambda entries: None)
+        self.store = SimpleNamespace(
+            pins=SimpleNamespace(lookup=lambda _id: self.here or None),
+            request=lambda entries, priority: object(),
+            release=lambda waiter: None,
+            view=lambda _id: (b"", 0),
+        )
+
+    def wait_for_objects(self, *_):
+        self.now += 2.0
+        self.here = True
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    made = Slow()
+    monkeypatch.setattr(arguments, "perf_counter", lambda: made.now)
+    return made
+
+
+def test_the_time_that_arguments_are_waited_for_is_known(runtime):
+    """It is no part of how long a function takes: one that had to wait once would get its tasks one by one for a while."""
+    it = Arguments(runtime)
+    assert it._pin([(b"a" * 16, (b"p" * 8, 1))]) is not None
+    assert it.waited_s == 2.0
+    assert it._pin([(b"a" * 16, (b"p" * 8, 1))]) is None, "it is here"
+    assert it.waited_s == 2.0
