@@ -262,7 +262,8 @@ class ActorOptions(_Options):
 
     Attributes:
         num_cpus: None: 1 to be placed, 0 to run.
-        max_restarts, max_task_retries: -1 for no limit.
+        max_restarts, max_task_retries: -1 for no limit. An actor with max_restarts moves when its node drains (`shoal drain`), or
+            restarts elsewhere when a node that drained goes; that does not count.
         max_concurrency: calls at once; None: 1, and 1000 for an actor with async methods.
         max_pending_calls: calls of one handle that may wait; -1 for no limit.
         lifetime: "detached": it outlives its handles and its driver.

@@ -146,3 +146,60 @@ def test_what_only_the_node_has_is_moved_before_it_goes(nodes, way):
 def _log(node):
     with open(os.path.join(node.session_dir, "logs", "node.log"), encoding="utf-8") as file:
         return file.read()
+
+
+# --- actors ---
+
+
+@shoal.remote(max_restarts=1)
+class Counter:
+    def __init__(self):
+        self.count = 0
+
+    def add(self):
+        self.count += 1
+        return self.count
+
+    def where(self):
+        return shoal.get_runtime_context().get_node_id()
+
+    def hold(self, marks):
+        marks.add("actor-holds")
+        marks.wait("release-actor")
+        return self.where()
+
+
+def test_an_actor_that_may_restart_moves_when_its_node_drains_after_the_call_that_runs(nodes, marks):
+    nodes, head = nodes
+    actor = Counter.remote()
+    before = get(actor.where.remote())
+    held = actor.hold.remote(marks)
+    marks.wait("actor-holds")
+    behind = [actor.add.remote() for _ in range(20)]
+    assert drain(head, before).returncode == 0
+    until(lambda: _draining(head, before), "the node knows")
+    marks.add("release-actor")
+    assert get(held) == before, "what ran has ended in peace"
+    assert get(behind) == list(range(1, 21)), (
+        "what was not begun runs on the other node, though it has no retries"
+    )
+    after = get(actor.where.remote())
+    assert after in set(nodes) - {before}
+    assert drain(head, before, "--wait", "20").stdout.endswith("nothing runs there\n")
+    os.kill(nodes[before].pid, signal.SIGTERM)
+    until(lambda: nodes[before].process.poll() is not None, "the node has left")
+    assert get(actor.add.remote()) == 21
+
+
+def test_an_actor_that_may_not_restart_stays_until_its_node_goes(nodes):
+    nodes, head = nodes
+    actor = Counter.options(max_restarts=0).remote()
+    before = get(actor.where.remote())
+    assert drain(head, before).returncode == 0
+    until(lambda: _draining(head, before), "the node knows")
+    assert get([where.remote() for _ in range(4)]) == [next(node for node in nodes if node != before)] * 4
+    assert get(actor.where.remote()) == before
+    os.kill(nodes[before].pid, signal.SIGTERM)
+    until(lambda: nodes[before].process.poll() is not None, "the node has left")
+    with pytest.raises(shoal.exceptions.ActorDiedError):
+        get(actor.where.remote())

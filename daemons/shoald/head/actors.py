@@ -205,8 +205,8 @@ class ActorTable:
             else:
                 self.effects.append(HostActor(record.actor))
 
-    def node_died(self, node_id: str, reason: str) -> None:
-        """A node is dead: its actors go to other nodes, or are dead."""
+    def node_died(self, node_id: str, reason: str, drained: bool = False) -> None:
+        """A node is dead: its actors go to other nodes, or are dead. If it ``drained``, that counts against no actor."""
         for record in list(self._records.values()):
             record.subscribers.discard(node_id)
             actor = record.actor
@@ -218,7 +218,7 @@ class ActorTable:
             elif not actor.restarts_left:
                 self._end(record, why)
             else:
-                left = actor.restarts_left - (actor.restarts_left > 0)
+                left = actor.restarts_left - (actor.restarts_left > 0 and not drained)
                 gone = replace(
                     actor,
                     node_id="",

@@ -276,7 +276,7 @@ class HeadCore:
             self._effects.append(ev.ForgetNode(oldest.node_id, oldest.incarnation))
         for job in self.jobs.running_on(record.node_id):
             self._end_job(job.job_id, ev.JOB_FAILED, f"its node died: {reason}", now + self._unix_offset_s)
-        self.actors.node_died(record.node_id, reason)
+        self.actors.node_died(record.node_id, reason, record.draining)
         self._gauges.forget(record.node_id)
         self.groups.node_died(record.node_id, reason, now)
         self._news.add(record)

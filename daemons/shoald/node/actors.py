@@ -2,6 +2,7 @@
 
     PENDING (a worker is awaited) → STARTING (the constructor runs) → ALIVE → DEAD
     STARTING, ALIVE → RESTARTING → STARTING        after an unintended death, while `max_restarts` allows
+                                                   when the node drains, on another one, if it may restart at all
 
 To the scheduler an actor is a client that asks for one lease and keeps it for life (`proc`, a new one for each process). A
 detached actor is a job of its own: it does not end with its driver's.
@@ -45,11 +46,13 @@ class ActorRecord:
         restart_at: when it may start again, if it has to pause before; None otherwise.
         obstacle: why no worker can be had; "" if one can.
         moved: it was placed here by another node or the head, and does not go on to another.
+        leaving: its process ends because the node drains; that restart does not count.
     """
 
     __slots__ = (
-        "actor_id", "breaks", "callers", "details", "error", "final", "incarnation", "info", "job", "moved", "obstacle",
-        "owner_job", "pid", "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state", "worker_id",
+        "actor_id", "breaks", "callers", "details", "error", "final", "incarnation", "info", "job", "leaving", "moved",
+        "obstacle", "owner_job", "pid", "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state",
+        "worker_id",
     )  # fmt: skip
 
     def __init__(self, actor_id: bytes, info: dict[str, Any], owner_job: str, now: float) -> None:
@@ -74,6 +77,7 @@ class ActorRecord:
         self.restart_at: float | None = None
         self.details: dict[str, Any] = {}
         self.moved = False
+        self.leaving = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -190,10 +194,11 @@ class ActorCore:
         self.by_proc[record.proc] = record
         scheduler, info = self._scheduler, record.info
         scheduler.client_joined(record.proc, "actor", record.job)
-        # What is only needed to be placed is not kept; on one node it only has to be there at all.
-        placed = scheduler.ledger.feasible(info["placement"])
+        # What is only needed to be placed is not kept; on one node it only has to be there at all. If it is to go on, not here.
+        placed = scheduler.ledger.feasible(info["placement"]) and not scheduler.placement.draining
         resources: Amounts = info["resources"] if placed else info["placement"]
         options: dict[str, Any] = {"name": info["class"], "actor": True}
+        record.moved = record.moved and not scheduler.placement.draining
         if record.moved and record.group is None:
             options["strategy"] = ["affinity", self._node_id, False]
             options["env"] = info["constraints"].get("env", "")
@@ -277,19 +282,23 @@ class ActorCore:
         details = {
             "reason": text, "pid": record.pid, "exit_code": exit_code, "signal": signal, "current": current,
         }  # fmt: skip
-        if record.final or not record.restarts_left:
+        leaving, record.leaving = record.leaving, False
+        if record.final or not (record.restarts_left or leaving):
             if record.final:
                 details["reason"] = record.final
             self._finish(record, details, now)
             return
-        record.restarts_left -= record.restarts_left > 0
+        record.restarts_left -= record.restarts_left > 0 and not leaving
         record.restarts += 1
         record.details = details
-        unmade = details["unmade"] = record.state == STARTING
+        unmade = record.state == STARTING
+        details["unmade"] = unmade or (leaving and current == m.LEFT)
         self._enter(record, RESTARTING, now)
         for caller in record.callers:
             self._tell(caller, record, "restarting", details)
-        if unmade:  # its constructor takes the process down: without a pause that would be all this node does
+        if (
+            unmade and not leaving
+        ):  # its constructor takes the process down: without a pause that would be all this node does
             record.restart_at = now + self._config.worker_restart_ms / 1000
         else:
             self._start(record, now)
@@ -398,6 +407,34 @@ class ActorCore:
                 if record.worker_id and not self._is_dying(record):
                     self.outbox.append(("connect", caller, record))
         return due
+
+    # --- the node drains ---
+
+    def drain(self, now: float) -> bool:
+        """Have actors that may restart go to other nodes, if there are any for them; whether some are still about to.
+
+        Called again and again: there may be another actor later, or another node. A process ends after the call that runs, within
+        `drain_ms_max`; what was not begun goes to the next one. All others stay until the node goes.
+        """
+        scheduler = self._scheduler
+        leaving = False
+        for record in list(self.actors.values()):
+            info = record.info
+            if not info["max_restarts"] or record.final:
+                continue
+            if not record.leaving:
+                where = constraints.read(info["constraints"])
+                if not scheduler.placement.has_place_elsewhere(info["placement"], where, scheduler.view):
+                    continue
+                if record.worker_id:
+                    record.leaving = True
+                    worker, limit_ms = scheduler.pool.workers[record.worker_id], self._config.drain_ms_max
+                    scheduler.end_worker(worker, "its node drains", now, True, patience_ms=limit_ms)
+                elif record.moved and record.proc:  # it was to stay here
+                    self._forget_process(record, now)
+                    self._start(record, now)
+            leaving = True
+        return leaving
 
     # --- ends ---
 

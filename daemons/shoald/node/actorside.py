@@ -205,6 +205,12 @@ class ActorSide:
         self.core.job_ended(job_id, now)
         self.flush()
 
+    def drain(self, now: float) -> bool:
+        """The node drains: whether actors are about to move away."""
+        leaving = self.core.drain(now)
+        self.flush()
+        return leaving
+
     def end_for_good(self, proc: bytes, reason: str) -> None:
         """A process has lost its place; nothing if that is no actor."""
         self.core.end_for_good(proc, reason, self._daemon.loop.now())

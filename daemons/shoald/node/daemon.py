@@ -490,8 +490,11 @@ class NodeDaemon:
             self.workers.end(effect.worker_id, 0)
             return
         if client is not None:
-            client.sock.send([m.EXIT])
-        self.workers.end(effect.worker_id, self.config.worker_exit_ms_max / 1000)
+            client.sock.send([m.EXIT] if effect.patience_ms is None else [m.EXIT, True])
+        patience_ms = effect.patience_ms
+        self.workers.end(
+            effect.worker_id, (self.config.worker_exit_ms_max if patience_ms is None else patience_ms) / 1000
+        )
 
     def _grant(self, grant: Grant) -> None:
         submitter = self.clients.get(grant.proc)

@@ -2,7 +2,8 @@
 
 Leases are recalled: their submitters send nothing more, take back what was not started, and return them when the rest is done.
 Then what only this node has a copy of goes to others (`moving`). Not responsible for telling the head, which announces it to the
-others (they ask nothing of this node then), nor for what comes after. Actors stay until the node goes.
+others (they ask nothing of this node then), nor for what comes after. Actors that may restart do so on other nodes, and that
+does not count (`actors`); the others stay until the node goes.
 """
 
 from __future__ import annotations
@@ -53,11 +54,12 @@ class Draining:
 
     def _look(self) -> None:
         daemon, now = self._daemon, self._daemon.loop.now()
+        leaving = daemon.actors.drain(now)
         leases = [lease for lease in daemon.scheduler.leases.values() if lease.demand.client.kind != "actor"]
         for lease in leases:
             if lease.recalled_at is None:
                 daemon.scheduler.recall(lease, now)
-        if leases and now < self._until:
+        if (leases or leaving) and now < self._until:
             daemon.loop.call_later(_LOOK_S, self._look)
             return
         if not leases and not self._moved and now < self._until:

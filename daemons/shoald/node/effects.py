@@ -16,11 +16,12 @@ class StartWorker:
 
 @dataclass(frozen=True, slots=True)
 class EndWorker:
-    """End a worker: at once, or, if ``politely``, after it had `worker_exit_ms_max` to end by itself."""
+    """End a worker: at once, or, if ``politely``, after it had ``patience_ms`` (None: `worker_exit_ms_max`) to end by itself."""
 
     worker_id: bytes
     reason: str
     politely: bool
+    patience_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

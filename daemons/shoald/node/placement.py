@@ -140,6 +140,17 @@ class Placement:
 
     # --- deciding ---
 
+    def has_place_elsewhere(self, amounts: Amounts, constraints: Constraints | None, view: View) -> bool:
+        """Whether another node is large enough for these amounts, and allowed. Bundles are nowhere else."""
+        if constraints is not None and constraints.group:
+            return False
+        others = [
+            _Candidate(node.node_id, {}, node.resources, node.labels)
+            for node in view.alive()
+            if _feasible(amounts, node.resources)
+        ]
+        return bool(others if constraints is None else _allowed(others, constraints))
+
     def shares(self, waiting: Iterable[Demand], ledger: ResourceLedger, view: View, now: float) -> Shares:
         """What other nodes are asked for now, per demand. Sets `here`, `why`, `away` and `obstacle` of each."""
         self.due = None

@@ -291,9 +291,11 @@ class SchedulerCore:
         now: float,
         politely: bool = False,
         facts: dict[str, Any] | None = None,
+        patience_ms: float | None = None,
     ) -> None:
         """Have ``worker`` end; what it holds comes back when its death is confirmed. Again and less
         politely is possible. ``facts``: for WORKER_DIED, if there is more to say than ``reason``.
+        ``patience_ms``: see `EndWorker`.
         """
         if worker.state != DYING:
             self.pool.move(worker, DYING, now)
@@ -301,7 +303,7 @@ class SchedulerCore:
             worker.end_facts = facts or {}
         elif politely:
             return
-        self.outbox.append(EndWorker(worker.worker_id, reason, politely))
+        self.outbox.append(EndWorker(worker.worker_id, reason, politely, patience_ms))
 
     def worker_failed(self, worker_id: bytes, reason: str, now: float) -> None:
         """A worker that was to be started never was a process."""

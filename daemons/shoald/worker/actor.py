@@ -55,17 +55,18 @@ _UNSENT_S = 1.0  # what was answered before an intended end is waited for this l
 
 
 class _Inbox:
-    """Calls that wait for the main thread (an `Awaited` of the reactor)."""
+    """Calls that wait for the main thread (an `Awaited` of the reactor); none once the process is `leaving`."""
 
-    __slots__ = ("calls", "wake")
+    __slots__ = ("calls", "leaving", "wake")
 
     def __init__(self) -> None:
         self.calls: deque[tuple[Caller, tuple[Any, ...]]] = deque()
+        self.leaving = False
         self.wake: object = None
 
     @property
     def ready(self) -> bool:
-        return bool(self.calls)
+        return bool(self.calls) or self.leaving
 
 
 class ActorExecutor:
@@ -105,6 +106,7 @@ class ActorExecutor:
             runtime, lambda: self._making or bool(self._running), self._send_replies_locked
         )
         self._lends = "CPU" in resources
+        runtime.on_leave = self._leave_soon
         runtime.tick_hook = self._watch
         runtime.blocking_hook = self._blocking.begin if self._lends else None
         runtime.unblocked_hook = self._blocking.end if self._lends else None
@@ -245,12 +247,16 @@ class ActorExecutor:
             self._only_read()
         inbox = self._inbox
         calls = inbox.calls
+        if inbox.leaving:  # told so during the constructor
+            self._end_in_peace()
         wait = self.runtime.wait
         while True:
             try:
                 caller, message = calls.popleft()
             except IndexError:
                 self._send_replies()
+                if inbox.leaving:
+                    self._end_in_peace()
                 if self._cancels.any:
                     self._forget_cancels()
                 wait(inbox, None)
@@ -374,6 +380,23 @@ class ActorExecutor:
         """A method called sys.exit: the process ends; callers learn it from the daemon."""
         self._send_replies()
         self._end_process(error.code if isinstance(error.code, int) else int(error.code is not None))
+
+    def _leave_soon(self) -> None:
+        """The actor goes on elsewhere: no call is begun any more, and the process ends after the one on the main thread.
+
+        Called with the lock held. Calls in threads or on a loop are not waited for; what was not begun, or not answered, its
+        callers learn from the daemon.
+        """
+        if self._lanes is not None:
+            self._send_replies_locked()
+            self._end_process(0)
+        self._inbox.calls.clear()
+        self._inbox.calls = deque()  # nobody looks into that one
+        self._inbox.leaving = True
+
+    def _end_in_peace(self) -> NoReturn:
+        self._status[:16] = m.LEFT
+        self._end_process(0)
 
     def _end_process(self, code: int) -> NoReturn:
         deadline = perf_counter() + _UNSENT_S

@@ -25,7 +25,8 @@ _LOOK_S = 0.2
 def drain_command(node: str, wait_s: float, address: str, temp_dir: str | None, as_json: bool) -> None:
     """Give NODE (the beginning of its id, or its name) nothing new; what runs there ends in peace.
 
-    It stays in the cluster until it is stopped.
+    Actors with max_restarts go to other nodes after the call that runs (calls in threads or on an event loop are cut off), the
+    others stay. It stays in the cluster until it is stopped.
     """
     with asking(address, temp_dir) as daemon:
         node_id = daemon.request("drain", {"node": node})

@@ -118,6 +118,7 @@ class Runtime:
         self._early_peers: list[tuple[list[Any], socket.socket]] = []
         self.log_handler: Callable[[list[Any]], None] | None = None
         self.on_exit: Callable[[], None] | None = None
+        self.on_leave: Callable[[], None] | None = None
         self.tick_hook: Callable[[float], float | None] | None = None
         self.blocking_hook: Callable[[object], bool] | None = None
         self.unblocked_hook: Callable[[object], None] | None = None
@@ -214,6 +215,12 @@ class Runtime:
             self.store.region.close()
         self.futures.close()
 
+    def _on_exit(self, message: list[Any]) -> None:
+        """The daemon wants this process to end, perhaps after what it does now."""
+        leave = (self.on_leave if len(message) > 1 else None) or self.on_exit
+        if leave is not None:
+            leave()
+
     def _node_lost(self) -> None:
         self.closed = True
         if self.on_exit is not None:
@@ -256,7 +263,7 @@ class Runtime:
             m.WORKER_DIED: self.deaths.worker_died,
             m.DEMAND_STATUS: self._on_demand_status,
             m.PEER: self._on_peer,
-            m.EXIT: lambda message: self.on_exit() if self.on_exit else None,
+            m.EXIT: self._on_exit,
             m.CANCEL_ASKED: lambda message: cancel_asked(self, message),
             m.JOB_ENDED: lambda message: self.on_exit() if self.on_exit else None,
             m.RESPONSE: lambda message: ignored(self.node.answered(message[1], message)),

@@ -120,7 +120,7 @@ WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message
 DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible"|"limit"|"never", message]: the last two fail what waits
 PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind, group, whether with TLS] + descriptor of the task connection
 #   group: None, or [placement group, bundle or -1, capture children] that its tasks belong to
-EXIT = 135  # to a worker: finish nothing more, end
+EXIT = 135  # to a worker: finish nothing more, end; or [True]: an actor ends after the call that runs on its main thread
 CANCEL_ASKED = 136  # [object id, force, recursive]: a CANCEL_TASK for a task of this process
 
 RESPONSE = 140  # [req, ok: bool, data or error message]
@@ -132,7 +132,8 @@ JOB_ENDED = 144  # to a worker: its driver is gone
 ACTOR_PEER = 150  # to a caller: [actor, incarnation, worker proc, worker pid, whether with TLS] + descriptor of the connection to its process
 ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details: dict]
 #   details: {"reason", "name", "node", "pid", "exit_code", "signal", "current": id of the call started last,
-#   "unmade": its constructor had not returned, so no call ran, "error": bytes}
+#   "unmade": no call ran: its constructor had not returned, or it left in peace, "error": bytes}
+LEFT = b"\xff" * 16  # in the status word of an actor's process: it left (EXIT [True]), and all calls that it began are answered
 BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", "restarts", "job_id", "resources"}]; PEERs follow
 CALLER_LEFT = 153  # to an actor: [proc]: this caller has no handle any more, or is dead; what it had sent and has not started does not run
 

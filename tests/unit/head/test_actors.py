@@ -57,6 +57,14 @@ def test_a_name_is_given_once():
     assert actors.claim(named(B)).actor_id == B
 
 
+def test_the_end_of_a_node_that_drained_counts_against_no_actor():
+    actors = table("n2")
+    actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=1)])
+    actors.node_died("n1", "it left", drained=True)
+    moved = actors.find(A, "")
+    assert (moved.node_id, moved.restarts, moved.restarts_left) == ("n2", 1, 1)
+
+
 def test_subscribers_are_told_until_it_is_dead():
     actors = table()
     actors.reported("n1", [Actor(A, state=PENDING)])

@@ -1,6 +1,7 @@
 """The node's actors: creation, names, restarts, callers and ends, by hand and by random histories on a real scheduler."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -9,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shoal.config import Config
 from shoal.wire import messages as m
-from shoald.node.actors import ALIVE, PENDING, RESTARTING, STARTING, ActorCore
+from shoald.node.actors import ALIVE, PENDING, RESTARTING, STARTING, ActorCore, Moved
 from shoald.node.effects import EndWorker, Grant, Send, StartWorker
 from shoald.node.pool import Pool
 from shoald.node.scheduler import SchedulerCore
@@ -146,6 +147,111 @@ def test_names_belong_to_one_living_actor():
     again = node.create("one", get_if_exists=True)
     assert again is not one
     assert node.core.named("space", "one") is again
+
+
+class Beside:
+    """A view of one other node."""
+
+    def __init__(self, **resources):
+        amounts = {name: units * 10_000 for name, units in resources.items()}
+        self.other = SimpleNamespace(node_id="other", resources=amounts, available=amounts, labels={})
+
+    def alive(self):
+        return [self.other]
+
+
+def draining(**resources):
+    """A node with actors that are made by a test before it drains, beside one with these resources."""
+    node = Node()
+    node.scheduler.view = Beside(**resources)
+    node.scheduler.view_changed(node.now)
+    return node
+
+
+def drain(node):
+    node.scheduler.placement.draining = True
+    node.scheduler.view_changed(node.now)
+    return node.core.drain(node.now)
+
+
+def alive(node, **changes):
+    record = node.create(**changes)
+    node.core.ready(record.worker_id, record.actor_id, node.now)
+    return record
+
+
+def test_actors_that_may_restart_leave_a_node_that_drains_and_that_does_not_count():
+    node = draining(CPU=1)
+    moves, always, stays = (alive(node, max_restarts=number) for number in (1, -1, 0))
+    assert drain(node)
+    ended = [each for each in node.scheduler.outbox if isinstance(each, EndWorker)]
+    assert [each.worker_id for each in ended] == [moves.worker_id, always.worker_id]
+    assert all(each.politely and each.patience_ms == node.config.drain_ms_max for each in ended)
+    node.effects = []
+    node.run()
+    assert stays.state == ALIVE
+    for record, left in ((moves, 1), (always, -1)):
+        assert (record.state, record.restarts, record.restarts_left) == (RESTARTING, 1, left)
+        assert node.scheduler.clients[record.proc].demands[1].resources == {"CPU": 10_000}, (
+            "what it takes to place it"
+        )
+        assert node.scheduler.shares[record.proc, 1] == {"other": 1}
+        assert node.core.leave(record.proc, node.now) is record, "the shell hands it over"
+    assert node.states(DRIVER) == ["restarting"] * 2
+    assert not node.core.drain(node.now), "no other is about to leave"
+
+
+def test_a_restart_for_a_drain_is_not_the_last_one_that_is_left():
+    node = draining(CPU=1)
+    record = alive(node, max_restarts=1)
+    node.dies(record.worker_id)
+    node.run()
+    assert record.restarts_left == 0
+    node.core.ready(record.worker_id, record.actor_id, node.now)
+    assert drain(node)
+    node.run()
+    assert (record.state, record.restarts, record.restarts_left) == (RESTARTING, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"placement": {"GPU": 10_000}}, {"constraints": {"strategy": ["affinity", "node", False]}}]
+)
+def test_an_actor_that_no_other_node_may_have_stays_while_its_node_drains(changes):
+    node = draining(CPU=1)
+    node.scheduler.ledger.total["GPU"] = node.scheduler.ledger.free["GPU"] = 10_000
+    node.scheduler.placement.node_id = "node"
+    record = alive(node, max_restarts=5, **changes)
+    assert not drain(node)
+    node.run()
+    assert record.state == ALIVE
+
+
+def test_an_actor_that_came_from_elsewhere_and_waits_here_goes_on_when_the_node_drains():
+    node = draining(CPU=1)
+    node.scheduler.placement.node_id = "node"
+    alive(node, resources={"CPU": 20_000}, placement={"CPU": 20_000})
+    record = node.core.host(
+        Moved(b"%016d" % 99, 7, 2, 1), info(max_restarts=3, resources={"CPU": 10_000}), "job-1", node.now
+    )
+    node.run()
+    assert record.state == PENDING
+    assert drain(node)
+    node.run()
+    assert node.scheduler.shares[record.proc, 1] == {"other": 1}
+
+
+@pytest.mark.parametrize(("current", "in_doubt"), [(m.LEFT, False), (b"c" * 16, True)])
+def test_who_left_in_peace_has_no_call_in_doubt(current, in_doubt):
+    node = draining(CPU=1)
+    record = alive(node, max_restarts=1)
+    node.effects = []
+    drain(node)
+    node.scheduler.outbox.clear()
+    node.dies(record.worker_id, current)
+    node.run()
+    (told,) = node.taken("send", DRIVER)
+    assert told[2][2] == "restarting"
+    assert told[2][3]["unmade"] is not in_doubt
 
 
 def test_a_death_is_told_once_confirmed_and_restarts_are_counted():
