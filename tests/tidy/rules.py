@@ -19,6 +19,7 @@ CORES = {
         "sharing spills"
     ),
     "src/shoal/actors": "calls errors method",
+    "src/shoal/client": "crowding",
     "daemons/shoald/node": (
         "actors awayleases bundles cluster constraints effects fairness fields grantround groups guests leases peerstream "
         "placement pool pressure scheduler staffing"

@@ -24,6 +24,7 @@ import traceback
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from shoal.client.crowding import LOST_S, Crowding
 from shoal.wire.frames import BrokenFrame
 
 if TYPE_CHECKING:
@@ -34,16 +35,13 @@ if TYPE_CHECKING:
 _EVENTS_MAX = 32
 _QUIET_TICKS = 5  # ticks without activity before the backup thread parks
 _PARK_S = 5.0
+# So many turns in a tick, and whoever leads has nothing that runs long, nor leaves anything unsent for long: the backup looks
+# only once in so many ticks then, since each look takes the GIL from it.
+_BUSY_TURNS = 8
+_UNSEEN_MAX = 7
 _LAST_READS_MAX = 1000  # of a peer that has ended: more than its socket holds
 _LEAVE_S = 5.0  # how long `stop` waits for whoever leads
 _AFTER_ERROR_S = 1.0
-# A yield that took so long gave the processor to other work than a peer that answers: the machine is crowded, and sleeping, whose
-# end preempts such work, is better than polling. So waits sleep at once for a while, and the longer the more often that is
-# found again. Beside fourteen busy processes on two processors: 2,000 -> 3,500 calls/s, 180 -> 95 us of processor time each. (Not
-# after a poll in vain: two peers that sleep are kept on one processor, where an answer takes longer than the poll; with the
-# other one idle that halved the calls.)
-_FOREIGN_S = 0.0005
-_CROWDED_S_MIN, _CROWDED_S_MAX, _CROWDED_TRIES = 0.02, 1.0, 10
 _sched_yield = os.sched_yield
 
 
@@ -93,8 +91,9 @@ class Reactor:
         self._nudges = 0
         self._asleep = False  # the backup is parked, or blocks as the leader
         self._claims: list[object] = []  # one of each thread that wants the lead from the backup
-        self._sleepy_until = 0.0
-        self._crowded_s = _CROWDED_S_MIN
+        self._crowding = Crowding()
+        self._tick_at = 0.0  # what comes with time is not looked at again before
+        self._unseen = 0
         self._awaits = (
             0  # things awaited without a thread that waits (futures): the backup does not pause then
         )
@@ -226,7 +225,7 @@ class Reactor:
         self, awaited: Awaited, deadline: float | None, on_block: Callable[[], bool] | None
     ) -> bool:
         """Lead; True: stop waiting (ready, time is up, or other work)."""
-        poll = self._epoll.poll
+        poll, crowding = self._epoll.poll, self._crowding
         with self._lock:
             self._flush()
         now = monotonic()
@@ -238,12 +237,11 @@ class Reactor:
                 now = monotonic()
                 poll_until = now + self._poll_s
                 continue
-            if now >= self._sleepy_until:
+            if now >= crowding.sleepy_until:
                 _sched_yield()
                 before, now = now, monotonic()
-                if now - before > _FOREIGN_S:
-                    self._crowded(now)
-                elif now < poll_until and (deadline is None or now < deadline):
+                crowded = now - before >= LOST_S and crowding.lost(now, now - before)
+                if not crowded and now < poll_until and (deadline is None or now < deadline):
                     continue
             if deadline is not None and now >= deadline:
                 return True
@@ -258,18 +256,16 @@ class Reactor:
             now, poll_until = monotonic(), 0.0
         return True
 
-    def _crowded(self, now: float) -> None:
-        """Others work here: sleep at once for a while, for twice as long if polling has just begun to be tried again."""
-        tried_s = now - self._sleepy_until
-        if tried_s > _CROWDED_TRIES * self._crowded_s:
-            self._crowded_s = _CROWDED_S_MIN
-        else:
-            self._crowded_s = min(2 * self._crowded_s, _CROWDED_S_MAX)
-        self._sleepy_until = now + self._crowded_s
-
     def _sleep(self, deadline: float | None, now: float) -> None:
+        """Block until something comes; for what comes with time, at most until then.
+
+        That is not looked at before each of many short sleeps: a sleep that may be short ends with the tick instead.
+        """
+        delay: float | None = self._tick_at - now
         with self._lock:
-            delay = self._tick(now)
+            if now >= self._tick_at:
+                self._tick_at = now + self._tick_s
+                delay = self._tick(now)
             self._flush()
         if deadline is not None and (delay is None or deadline - now < delay):
             delay = deadline - now
@@ -398,7 +394,11 @@ class Reactor:
             return 0
         self._nap.acquire(timeout=self._tick_s)
         if self._lead.locked() or self._turns != seen:
-            self._backup_look()
+            if self._turns - seen < _BUSY_TURNS or self._unseen >= _UNSEEN_MAX:
+                self._unseen = 0
+                self._backup_look()
+            else:
+                self._unseen += 1
             return 0 if self._turns != seen else quiet + 1
         if not self._claims and self._lead.acquire(blocking=False):
             try:

@@ -128,7 +128,11 @@ class Waits:
         proxy: Awaited = Interrupted(awaited, interruptible) if interruptible.active else awaited
         try:
             while True:
-                until = min((at for at in (deadline, warn_at, lend_at) if at is not None), default=None)
+                until = deadline
+                if warn_at is not None and (until is None or warn_at < until):
+                    until = warn_at
+                if lend_at is not None and (until is None or lend_at < until):
+                    until = lend_at
                 left = None if until is None else max(until - time.monotonic(), 0.0)
                 done = runtime.reactor.wait(proxy, left, on_block if says else None)
                 if interruptible.hits:

@@ -440,3 +440,49 @@ def test_many_reactors_leave_no_descriptor(bench):
         other.reactor.stop()
         other.peer.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_comes_with_time_is_not_looked_at_before_each_of_many_short_sleeps(bench):
+    reactor = bench.reactor
+    reactor._crowding.sleepy_until = float("inf")  # no polling
+    reactor._tick_s = PATIENCE_S
+    for number in range(20):
+        bench.in_thread(bench.expect(number))
+        bench.answer(number)
+        bench.join()
+    assert bench.ticks == 1
+
+
+def test_a_sleep_that_turns_out_to_be_long_looks_at_what_comes_with_time(bench):
+    bench.reactor._crowding.sleepy_until = float("inf")
+    for number in range(2):
+        bench.ticks = 0
+        bench.in_thread(bench.expect(number))
+        until(lambda: bench.ticks)
+        bench.answer(number)
+        bench.join()
+
+
+class Nap:
+    """Stands in for the backup's nap of one tick, during which others take so many turns."""
+
+    def __init__(self, reactor, turns):
+        self.reactor = reactor
+        self.turns = turns
+
+    def acquire(self, timeout):
+        self.reactor._turns += self.turns
+
+    def release(self):
+        pass
+
+
+def test_the_backup_rarely_looks_while_others_take_turn_after_turn(bench):
+    reactor = bench.reactor
+    reactor._nap = Nap(reactor, 50)
+    assert [reactor._backup_turn(0) for _ in range(80)] == [0] * 80
+    assert bench.ticks == 10
+    reactor._nap = Nap(reactor, 1)
+    bench.ticks = 0
+    reactor._backup_turn(0)
+    assert bench.ticks == 1
