@@ -95,8 +95,12 @@ class Connection:
 
     def send_pickled(self, messages: list[Any], bytes_max: int) -> None:
         """Send a batch for another process of this job, in frames of at most ``bytes_max`` unless one message is longer."""
-        for data in pickled_frames(messages, bytes_max):
-            self.send(data)
+        body = pickle.dumps(messages, 5)
+        if len(body) <= bytes_max:
+            self.send(frame(body))
+        else:
+            for data in pickled_frames(messages, bytes_max):
+                self.send(data)
 
     def send_with_descriptor(self, data: bytes, descriptor: int) -> None:
         """Send after all that is queued, waiting for the kernel to take its start (the daemon reads whatever happens)."""

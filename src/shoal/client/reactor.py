@@ -288,7 +288,8 @@ class Reactor:
                     connection.writable()
                 if mask & ~select.EPOLLOUT:
                     self._read(connection)
-            self._handle_lost()
+            if self._lost:
+                self._handle_lost()
             self._flush()
         if self._followers:
             self._wake_followers()

@@ -433,10 +433,12 @@ class Runtime:
         if not outbox or lease.broken:
             return
         lease.outbox, lease.outbox_bytes = [], 0
-        for start in range(0, len(outbox), _FRAME_MESSAGES):
-            lease.connection.send_pickled(
-                outbox[start : start + _FRAME_MESSAGES], self.config.batch_bytes_max
-            )
+        send, bytes_max = lease.connection.send_pickled, self.config.batch_bytes_max
+        if len(outbox) <= _FRAME_MESSAGES:
+            send(outbox, bytes_max)
+        else:
+            for start in range(0, len(outbox), _FRAME_MESSAGES):
+                send(outbox[start : start + _FRAME_MESSAGES], bytes_max)
         if lease.connection.out_bytes > self.config.outbox_bytes_max:
             lease.held_back = True
 

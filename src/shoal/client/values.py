@@ -116,6 +116,15 @@ class Values:
             entry.state == INLINE or (entry.state == STORED and self._runtime.store.pins.lookup(entry.id))
         ):
             return self.load(entry)
+        if (
+            entry is not None
+            and entry.state == PENDING
+            and timeout is None
+            and self._runtime.run_here is None
+        ):
+            self._wait_settled([entry], None)  # as `get_all` would, which does more for more (1 µs)
+            if entry.state != STORED:
+                return self.load(entry)
         return self.get_all([ref], timeout)[0]
 
     def get_all(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:

@@ -67,7 +67,13 @@ class FrameDecoder:
 
         Raises `BrokenFrame` as soon as a header announces more than the limit.
         """
-        if self._size:
+        if not self._size:
+            if (
+                len(data) >= HEADER_SIZE
+                and _length.unpack_from(data)[0] == len(data) - HEADER_SIZE <= self._limit
+            ):
+                return [data[HEADER_SIZE:]]  # one whole frame, as most often where one waits for the other
+        else:
             self._chunks.append(data)
             self._size += len(data)
             if self._size < self._needed:
