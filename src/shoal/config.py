@@ -113,6 +113,11 @@ class Config:
     store_relief_wait_ms: float = 60000.0
     # A task that waits for its stored arguments lends its CPU out after this time: the next one would want room as well.
     arguments_lend_ms: float = 2000.0
+    # And after this time (doubled each time, up to a bound) it lets go of the arguments that it has for a moment: another task,
+    # which has what this one lacks, may lack them.
+    arguments_turn_ms: float = 3000.0
+    arguments_turn_ms_max: float = 60_000.0
+    arguments_pause_ms: float = 100.0
     # Objects are spilled to disk when the store is full.
     spilling: bool = True
     # Share of the store in use from which on the oldest objects are written to disk ahead of need.

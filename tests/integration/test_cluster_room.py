@@ -41,3 +41,27 @@ def test_a_full_store_makes_room_for_what_is_fetched():
             assert get([element.remote(ref, 7) for ref in held]) == [7.0] * 6
         finally:
             shoal.shutdown()
+
+
+@shoal.remote
+def total(*arrays):
+    return sum(float(array[0]) for array in arrays)
+
+
+def test_tasks_that_have_half_of_their_arguments_each_do_not_wait_for_each_other():
+    """Three arguments fit at a time, and a little; of each task's one is there, and two come from another node."""
+    size = 6_000_000 // 8
+    with Cluster(num_cpus=0) as cluster:
+        cluster.add_node(num_cpus=4, object_store_memory=25_000_000, resources={"small": 1000})
+        shoal.init(cluster.address)
+        try:
+            near = [make.options(resources={"small": 1}).remote(size) for _ in range(4)]
+            shoal.wait(near, num_returns=4, fetch_local=False)
+            far = [shoal.put(np.full(size, float(number))) for number in range(8)]
+            sums = [
+                total.options(resources={"small": 1}).remote(near[n], far[2 * n], far[2 * n + 1])
+                for n in range(4)
+            ]
+            assert get(sums) == [float(4 * n + 1) for n in range(4)]
+        finally:
+            shoal.shutdown()

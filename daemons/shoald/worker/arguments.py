@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+import random
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
+from shoal.client.awaits import Never
 from shoal.client.packing import EMPTY
 from shoal.client.values import as_raised, read_error
 from shoal.ids import split_ids
@@ -143,7 +145,9 @@ class Arguments:
     def _pin(self, stored: list[Any]) -> PinWaiter | None:
         """Pin stored arguments (id, stamp) in one round trip, until this is released; None if they are pinned already.
 
-        They are asked for together: so two tasks that each have half of their arguments cannot wait for each other.
+        They are asked for together: so two tasks that each have half of their arguments cannot wait for each other, if all of
+        them are on this node. Those of other nodes come one by one, and count once they are here: so a task that waits for long
+        lets go of what it has, for a moment, at a time of its own.
         """
         runtime = self._runtime
         store, table = runtime.store, runtime.table
@@ -160,11 +164,16 @@ class Arguments:
                 entries.append(entry)
             waiter = store.request(entries, m.PRIORITY_ARGUMENT)
         try:
-            if waiter is not None:
-                lend_after_s = runtime.config.arguments_lend_ms / 1000
-                since = perf_counter()
-                runtime.wait_for_objects(waiter, entries, None, lend_after_s)
-                self.waited_s += perf_counter() - since
+            since = perf_counter()
+            patience_s = runtime.config.arguments_turn_ms / 1000
+            while waiter is not None and not self._wait(waiter, entries, patience_s):
+                patience_s = min(2 * patience_s, runtime.config.arguments_turn_ms_max / 1000)
+                # What is pinned here may be in the way of another task, which has what this one needs.
+                store.release(waiter)
+                runtime.wait(Never(), random.uniform(0.5, 1.0) * runtime.config.arguments_pause_ms / 1000)
+                with runtime.lock:
+                    waiter = store.request(entries, m.PRIORITY_ARGUMENT)
+            self.waited_s += perf_counter() - since
         except BaseException:
             store.release(waiter)
             raise
@@ -172,6 +181,13 @@ class Arguments:
             with runtime.lock:
                 table.drop_uses(entries)
         return waiter
+
+    def _wait(self, waiter: PinWaiter, entries: list[Entry], patience_s: float) -> bool:
+        """Wait for pins, for about so long; whether all are there."""
+        runtime = self._runtime
+        lend_after_s = runtime.config.arguments_lend_ms / 1000
+        until = monotonic() + random.uniform(0.5, 1.0) * patience_s  # not all tasks give way at once
+        return runtime.wait_for_objects(waiter, entries, until, lend_after_s)
 
     def _read(self, loaded: Loaded, object_id: bytes) -> Any:
         store = self._runtime.store
