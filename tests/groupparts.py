@@ -69,7 +69,7 @@ class GroupCluster:
 
     def rooms(self):
         return {
-            node_id: gw.NodeRoom(member.resources, self.gauges[node_id])
+            node_id: gw.NodeRoom(member.resources, self.gauges[node_id], member.labels)
             for node_id, member in self.members.items()
             if member.connected
         }
@@ -106,12 +106,12 @@ class GroupCluster:
 
     # --- what processes ask ---
 
-    def create(self, member, strategy, *cpus, name="", detached=False, job=JOB):
+    def create(self, member, strategy, *cpus, name="", detached=False, job=JOB, selectors=()):
         self.made += 1
         group_id = self.made.to_bytes(16, "big")
         info = {
             "name": name, "namespace": "n", "strategy": strategy, "detached": detached,
-            "bundles": [{"CPU": count * 10_000} for count in cpus],
+            "bundles": [{"CPU": count * 10_000} for count in cpus], "selectors": list(selectors),
         }  # fmt: skip
         member.groups.create(MAKER, job, group_id, info, 7 if name else 0, self.now)
         member.collect()
@@ -216,7 +216,9 @@ def _news(fields):
 
 
 def _group(info):
-    return gw.Group(**{**info, "bundles": tuple(dict(bundle["resources"]) for bundle in info["bundles"])})
+    selectors = tuple(dict(bundle.get("selector", {})) for bundle in info["bundles"])
+    bundles = tuple(dict(bundle["resources"]) for bundle in info["bundles"])
+    return gw.Group(**{**info, "bundles": bundles, "selectors": selectors if any(selectors) else ()})
 
 
 def _order(order):
@@ -229,5 +231,9 @@ def _order(order):
 
 def _state(state):
     group = dataclasses.asdict(state.group)
-    group["bundles"] = [{"resources": dict(amounts)} for amounts in state.group.bundles]
+    selectors = group.pop("selectors") or [{}] * len(state.group.bundles)
+    group["bundles"] = [
+        {"resources": dict(amounts), "selector": selector}
+        for amounts, selector in zip(state.group.bundles, selectors, strict=True)
+    ]
     return {"group": group, "state": state.state, "reason": state.reason, "nodes": list(state.nodes)}

@@ -173,6 +173,17 @@ def test_results_stay_where_they_were_made_and_draw_tasks(nodes, shoal_session):
 # --- placement groups ---
 
 
+def test_bundles_are_where_their_labels_are(shoal_session, nodes):
+    _, _, b, c = nodes
+    selectors = [{"zone": "b"}, {"ray.io/node-id": c}, {"zone": "b"}]
+    group = placement_group([{"CPU": 1}] * 3, strategy="SPREAD", bundle_label_selector=selectors)
+    assert group.wait(20)
+    where = placement_group_table(group)["bundles_to_node_id"]
+    assert [where[index] for index in range(3)] == [b, c, b]
+    remove_placement_group(group)
+    until(all_is_free)
+
+
 @pytest.mark.parametrize(
     ("strategy", "bundles", "count"),
     [

@@ -207,10 +207,18 @@ def test_a_group_waits_for_room_and_gets_idle_leases_back():
 
 @pytest.mark.parametrize(
     ("bundles", "strategy"),
-    [([{"CPU": 5}], "PACK"), ([{"CPU": 1}, {"CPU": 1}], "STRICT_SPREAD"), ([{"tape": 1}], "SPREAD")],
+    [
+        ([{"CPU": 5}], "PACK"),
+        ([{"CPU": 1}, {"CPU": 1}], "STRICT_SPREAD"),
+        ([{"tape": 1}], "SPREAD"),
+        ([{"CPU": 1}], "zone"),
+    ],
 )
 def test_what_can_never_be_made_says_so(bundles, strategy, capfd):
-    group = placement_group(bundles, strategy=strategy)
+    if strategy == "zone":
+        group = placement_group(bundles, bundle_label_selector=[{"zone": "x"}])
+    else:
+        group = placement_group(bundles, strategy=strategy)
     ref = group.ready()
     with pytest.raises(GetTimeoutError):
         shoal.get(ref, timeout=0.5)
@@ -287,6 +295,10 @@ def test_many_groups_come_and_go():
         (([{"CPU": 1}], "TIGHT"), ValueError),
         (([{"CPU": 1}], "PACK", 3), TypeError),
         (([{"CPU": 1}], "PACK", "", "forever"), ValueError),
+        (([{"CPU": 1}], "PACK", "", None, [{}, {}]), ValueError),
+        (([{"CPU": 1}], "PACK", "", None, [{"zone": "in("}]), ValueError),
+        (([{"CPU": 1}], "PACK", "", None, {"zone": "x"}), TypeError),
+        (([{"CPU": 1}], "PACK", "", None, [{"zone": 1}]), TypeError),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(arguments, error):

@@ -14,9 +14,11 @@ Whatever comes from the wire and makes no sense raises ValueError.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from shoal.ids import OBJECT_ID_SIZE, split_ids
+from shoal.wire import labels
 from shoald.head import events as ev
 from shoald.head import groupwords as gw
 from shoald.head.actors import Actor
@@ -208,6 +210,9 @@ def _group_of(message: pb.Group) -> gw.Group:
         raise ValueError("a placement group has bundles, of not less than nothing")
     if message.strategy not in STRATEGIES:
         raise ValueError(f"there is no strategy {message.strategy!r}")
+    selectors = tuple(dict(bundle.selector) for bundle in message.bundles)
+    for selector in selectors:
+        labels.parse(selector)
     return gw.Group(
         _group_id(message.group_id),
         message.name,
@@ -217,6 +222,7 @@ def _group_of(message: pb.Group) -> gw.Group:
         message.detached,
         message.job_id,
         message.node_id,
+        selectors if any(selectors) else (),
     )
 
 
@@ -313,7 +319,10 @@ def group_message(state: gw.GroupState) -> pb.GroupState:
             name=group.name,
             namespace=group.namespace,
             strategy=group.strategy,
-            bundles=[pb.Bundle(resources=amounts) for amounts in group.bundles],
+            bundles=[
+                pb.Bundle(resources=amounts, selector=selector)
+                for amounts, selector in zip_longest(group.bundles, group.selectors)
+            ],
             detached=group.detached,
             job_id=group.job_id,
             node_id=group.node_id,

@@ -420,7 +420,11 @@ class HeadCore:
 
     def _rooms(self) -> dict[str, NodeRoom]:
         return {
-            record.node_id: NodeRoom(record.info.resources, record.gauges.available)
+            record.node_id: NodeRoom(
+                record.info.resources,
+                record.gauges.available,
+                {**labels_of(record.node_id), **record.info.labels},
+            )
             for record in self.nodes.live
             if record.state == ev.ALIVE and not record.draining
         }

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shoal.config import Config
+from shoal.wire.labels import describe, parse
 from shoald.head.groupwords import (
     COMMIT,
     CREATED,
@@ -45,7 +46,7 @@ from shoald.head.groupwords import (
     SaveGroup,
     TellGroups,
 )  # fmt: skip
-from shoald.head.planning import plan
+from shoald.head.planning import plan, with_labels
 
 _INFEASIBLE = "infeasible"  # so begins the reason of a group that waits for other nodes to come
 
@@ -367,7 +368,9 @@ class GroupTable:
         fixed = {i: owner for i, owner in enumerate(record.nodes) if owner}
         usable = {node_id: self._free(node_id, room, now) for node_id, room in rooms.items()}
         usable = {node_id: free for node_id, free in usable.items() if node_id not in self._full}
-        found = plan(group.strategy, missing, fixed, usable)
+        labels = {node_id: room.labels for node_id, room in rooms.items()}
+        wanting, marked = with_labels(missing, group.selectors, usable, labels)
+        found = plan(group.strategy, wanting, fixed, marked)
         if found is None:
             self._explain(record, missing, fixed, rooms)
             return False
@@ -410,10 +413,13 @@ class GroupTable:
         rooms: Mapping[str, NodeRoom],
     ) -> None:
         """Why there is no plan now; its maker is told when that changes."""
+        group = record.group
         empty = {node_id: room.total for node_id, room in rooms.items()}
-        if plan(record.group.strategy, missing, fixed, empty) is None:
+        labels = {node_id: room.labels for node_id, room in rooms.items()}
+        wanting, marked = with_labels(missing, group.selectors, empty, labels)
+        if plan(group.strategy, wanting, fixed, marked) is None:
             listed = "; ".join(f"node {n[:8]} {_words(r.total)}" for n, r in sorted(rooms.items())[:5])
-            needs = "; ".join(_words(missing[index]) for index in sorted(missing)[:5])
+            needs = "; ".join(_needs(group, index) for index in sorted(missing)[:5])
             reason = (
                 f"{_INFEASIBLE}: {record.group.strategy} of {len(missing)} bundle(s) ({needs}) is more than the nodes have in "
                 f"all: {listed or 'there is no node'}; remove it, or add nodes"
@@ -501,6 +507,14 @@ class GroupTable:
         for group_id in self._names.values():
             assert self._records[group_id].state not in OVER
         assert len(self._over) <= self._config.groups_removed_max
+
+
+def _needs(group: Group, index: int) -> str:
+    """For people: what a bundle needs."""
+    words = _words(group.bundles[index])
+    if not group.selectors or not group.selectors[index]:
+        return words
+    return f"{words} on a node with {describe(parse(group.selectors[index]).items())}"
 
 
 def _words(amounts: Amounts) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PENDING, CREATED, RESCHEDULING, REMOVED, REFUSED = (
     "PENDING", "CREATED", "RESCHEDULING", "REMOVED", "REFUSED",
@@ -16,7 +16,11 @@ Amounts = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A placement group as its maker wants it. Amounts in units of 1/10,000."""
+    """A placement group as its maker wants it. Amounts in units of 1/10,000.
+
+    Attributes:
+        selectors: what labels the node of each bundle must have (`label_selector`); empty if no bundle asks for any.
+    """
 
     group_id: bytes
     name: str = ""
@@ -26,6 +30,7 @@ class Group:
     detached: bool = False
     job_id: str = ""
     node_id: str = ""
+    selectors: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,8 @@ GroupEffect = TellGroups | SaveGroup | ForgetGroup
 
 @dataclass(frozen=True, slots=True)
 class NodeRoom:
-    """A node that bundles may be put on: all that it has, and what it said it has free."""
+    """A node that bundles may be put on: all that it has, what it said it has free, and its labels, its id among them."""
 
     total: Amounts
     free: Amounts
+    labels: Mapping[str, str] = field(default_factory=dict)

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from shoal.wire.labels import matches, parse
+
 PACK, SPREAD, STRICT_PACK, STRICT_SPREAD = "PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"
 STRATEGIES = (PACK, SPREAD, STRICT_PACK, STRICT_SPREAD)
 _STEPS_MAX = 2000
+_LABELS = "labels of bundle "  # no resource is called so
 
 Amounts = Mapping[str, int]
 Plan = dict[int, str]
@@ -43,6 +46,31 @@ def plan(
         free = {node_id: dict(amounts) for node_id, amounts in nodes.items()}
         found = _search(bundles, order, free)
     return found
+
+
+def with_labels(
+    bundles: Mapping[int, Amounts],
+    selectors: Sequence[Mapping[str, str]],
+    nodes: Mapping[str, Amounts],
+    labels: Mapping[str, Mapping[str, str]],
+) -> tuple[Mapping[int, Amounts], Mapping[str, Amounts]]:
+    """Conditions on labels, as amounts: a bundle with a selector takes one of what only nodes that meet it have.
+
+    Args:
+        selectors: of each bundle; empty if there are none.
+        nodes, labels: what each node has free, and its labels.
+    """
+    asked = {index: parse(selectors[index]) for index in bundles if selectors and selectors[index]}
+    if not asked:
+        return bundles, nodes
+    wanting = {
+        i: {**amounts, f"{_LABELS}{i}": 1} if i in asked else amounts for i, amounts in bundles.items()
+    }
+    marked = {}
+    for node_id, free in nodes.items():
+        met = [index for index, conditions in asked.items() if matches(labels[node_id], conditions.items())]
+        marked[node_id] = {**free, **{f"{_LABELS}{index}": 1 for index in met}}
+    return wanting, marked
 
 
 def _size(amounts: Amounts, nodes: Mapping[str, Amounts]) -> float:

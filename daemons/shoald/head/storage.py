@@ -188,7 +188,9 @@ def _statement(effect: ev.Effect) -> tuple[str, tuple[object, ...]] | None:
 
 def _pack_group(state: GroupState) -> bytes:
     bundles = [dict(amounts) for amounts in state.group.bundles]
-    packed: bytes = msgpack.packb({**asdict(state), "group": {**asdict(state.group), "bundles": bundles}})
+    selectors = [dict(selector) for selector in state.group.selectors]
+    group = {**asdict(state.group), "bundles": bundles, "selectors": selectors}
+    packed: bytes = msgpack.packb({**asdict(state), "group": group})
     return packed
 
 
@@ -196,6 +198,7 @@ def _unpack_group(packed: bytes) -> GroupState:
     fields = msgpack.unpackb(packed)
     group = fields.pop("group")
     group["bundles"] = tuple(group["bundles"])
+    group["selectors"] = tuple(group.get("selectors", ()))
     return GroupState(Group(**group), **{**fields, "nodes": tuple(fields["nodes"])})
 
 

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
+from shoal.wire.labels import describe, labels_of, matches, parse
 from shoald.node.bundles import COMMITTED, PREPARED, Bundles
 from shoald.node.pressure import format_amounts
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from shoal.config import Config
     from shoald.node.leases import Amounts
@@ -81,6 +82,12 @@ class GroupRecord:
         given = self.info["bundles"] if self.info is not None else ()
         return {index: bundle["resources"] for index, bundle in enumerate(given)}
 
+    def unmet(self, labels: Mapping[str, str]) -> list[Mapping[str, str]]:
+        """The selectors of its bundles that a node with these labels does not meet."""
+        given = self.info["bundles"] if self.info is not None else ()
+        selectors = [bundle["selector"] for bundle in given if bundle.get("selector")]
+        return [selector for selector in selectors if not matches(labels, parse(selector).items())]
+
     def __repr__(self) -> str:
         return f"<group {self.group_id.hex()} {self.state}, decided {self.decides}>"
 
@@ -121,12 +128,16 @@ class GroupCore:
         _check(group_id, info)
         if group_id in self.records or group_id in self.gone:
             raise ProtocolError(f"placement group {group_id.hex()} exists already")
+        selectors: list[dict[str, str]] = info.get("selectors") or [{}] * len(info["bundles"])
         info = {
             "group_id": group_id,
             "name": info["name"],
             "namespace": info["namespace"],
             "strategy": info["strategy"],
-            "bundles": [{"resources": amounts} for amounts in info["bundles"]],
+            "bundles": [
+                {"resources": amounts, "selector": selector}
+                for amounts, selector in zip(info["bundles"], selectors, strict=True)
+            ],
             "detached": info["detached"],
             "job_id": job_id,
             "node_id": self._node_id,
@@ -221,7 +232,7 @@ class GroupCore:
         bundles = record.bundles
         one = len(bundles) == 1 or record.info["strategy"] in _ON_ONE_NODE
         spread = record.info["strategy"] == "SPREAD" and self._alone
-        if self._scheduler.placement.draining or not (one or spread):
+        if self._scheduler.placement.draining or not (one or spread) or record.unmet(self._labels):
             return False
         if not self.bundles.reserve(record.group_id, bundles):
             return False
@@ -232,6 +243,10 @@ class GroupCore:
         if self._has_head:
             self._tell_later(record.group_id, now)
         return True
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        return {**labels_of(self._node_id), **self._scheduler.placement.labels}
 
     @property
     def _alone(self) -> bool:
@@ -253,8 +268,10 @@ class GroupCore:
                 total[name] = total.get(name, 0) + amount
         has = self._scheduler.ledger.total
         apart = record.info["strategy"] == "STRICT_SPREAD" and len(record.bundles) > 1
-        if apart or not all(amount <= has.get(name, 0) for name, amount in total.items()):
+        unmet = record.unmet(self._labels)
+        if apart or unmet or not all(amount <= has.get(name, 0) for name, amount in total.items()):
             needs = f"{len(record.bundles)} nodes" if apart else f"{format_amounts(total)} in all"
+            needs += "".join(f" on a node with {describe(parse(each).items())}" for each in unmet[:1])
             record.reason = (
                 f"{_INFEASIBLE}: it needs {needs}, and there is one node, with {format_amounts(has)}; remove it, or add "
                 "nodes that have it"
@@ -551,6 +568,14 @@ def _check(group_id: Any, info: Any) -> None:
     bundles = info.get("bundles")
     if type(bundles) is not list or not bundles:
         raise ProtocolError("a placement group has bundles")
+    selectors = info.get("selectors") or []
+    if type(selectors) is not list or len(selectors) not in (0, len(bundles)):
+        raise ProtocolError("a placement group has a label selector for each bundle, or none")
+    for selector in selectors:
+        try:
+            parse(selector)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ProtocolError(f"a bundle's label selector makes no sense: {error}") from None
     for amounts in bundles:
         if type(amounts) is not dict or not all(
             type(k) is str and type(v) is int and 0 < v < 2**63 for k, v in amounts.items()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import session
 from shoal.config import load
-from shoal.option_checks import to_units
+from shoal.option_checks import selector, to_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -141,6 +141,7 @@ def placement_group(
     strategy: str = "PACK",
     name: str = "",
     lifetime: str | None = None,
+    bundle_label_selector: Sequence[Mapping[str, str]] | None = None,
 ) -> PlacementGroup:
     """Ask for resources that are reserved together; returns at once, see `PlacementGroup.ready`.
 
@@ -150,8 +151,11 @@ def placement_group(
             on another node); the strict ones wait rather than bend.
         name: for `get_placement_group`, unique in the namespace.
         lifetime: "detached": it outlives its driver, until it is removed.
+        bundle_label_selector: for each bundle, what labels its node must have, spelled like `label_selector` of tasks:
+            [{"zone": "in(a, b)"}, {}]; a group that no node meets waits, like one that is too large.
 
-    Raises ValueError for bundles that are empty, an unknown strategy or a name that is taken; TypeError for a wrong kind.
+    Raises ValueError for bundles that are empty, an unknown strategy, a name that is taken, or selectors that make no sense, or
+    are not as many as bundles; TypeError for a wrong kind.
     """
     units = _check_bundles(bundles)
     if strategy not in STRATEGIES:
@@ -160,12 +164,14 @@ def placement_group(
         raise TypeError(f"name needs a string, not {type(name).__name__}")
     if lifetime not in (None, "detached"):
         raise ValueError(f'lifetime needs None or "detached", not {lifetime!r}')
+    selectors = _check_selectors(bundle_label_selector, len(units))
     runtime = session.current() or session.runtime()
     info = {
         "name": name,
         "namespace": "",
         "strategy": strategy,
         "bundles": units,
+        "selectors": selectors,
         "detached": lifetime == "detached",
     }
     group_id = runtime.groups.create(info)
@@ -189,6 +195,19 @@ def _check_bundles(bundles: Any) -> list[dict[str, int]]:
             raise ValueError(f"bundles[{number}] = {bundle!r} asks for nothing: a bundle needs some resource")
         units.append(amounts)
     return units
+
+
+def _check_selectors(given: Any, count: int) -> list[dict[str, str]]:
+    if given is None:
+        return []
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"bundle_label_selector needs a list of dicts, not {type(given).__name__}")
+    if len(given) != count:
+        raise ValueError(
+            f"bundle_label_selector has {len(given)} selectors for {count} bundles; {{}} is no condition"
+        )
+    found = [selector(f"bundle_label_selector[{number}]", each) for number, each in enumerate(given)]
+    return found if any(found) else []
 
 
 def remove_placement_group(placement_group: PlacementGroup) -> None:

@@ -92,7 +92,8 @@ ACTOR_EXITS = 56  # a worker: [actor, reason]: it ends on purpose (exit_actor), 
 
 # Placement groups. `group` is a 16-byte id that its maker chose.
 CREATE_GROUP = 60  # [req, group, info: dict] → GROUP_STATE; with a name also RESPONSE, once the head has given that
-#   info: {"name", "namespace", "strategy", "bundles": [{name: units of 1/10,000}], "detached"}
+#   info: {"name", "namespace", "strategy", "bundles": [{name: units of 1/10,000}], "detached",
+#     "selectors": [{label: text} for each bundle, or nothing]}
 REMOVE_GROUP = 61  # [group]
 WATCH_GROUP = 62  # [group] → GROUP_STATE
 

@@ -27,6 +27,23 @@ def test_a_group_that_fits_on_its_makers_node_is_made_in_the_same_step():
     cluster.check_settled()
 
 
+def test_bundles_with_selectors_are_where_their_labels_are():
+    cluster = GroupCluster(4, 4, 4)
+    first, second, third = members(cluster)
+    third.labels = {"zone": "x"}
+    cluster.settle(3)
+    group = cluster.create(first, "PACK", 1, 1, selectors=[{}, {"zone": "x"}])
+    assert not first.states_of(group), "its maker's node has room, but not that label"
+    cluster.settle(3)
+    assert cluster.state(group).nodes[1] == third.node_id
+    none = cluster.create(second, "SPREAD", 1, selectors=[{"zone": "nowhere"}])
+    cluster.settle(3)
+    assert cluster.state(none).state == "PENDING"
+    assert "infeasible" in cluster.state(none).reason
+    assert "on a node with zone in (nowhere)" in cluster.state(none).reason
+    cluster.check_settled()
+
+
 def test_a_group_that_is_gone_before_the_head_hears_of_it_is_never_mentioned():
     cluster = GroupCluster(4)
     (node,) = members(cluster)

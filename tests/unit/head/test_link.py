@@ -271,7 +271,10 @@ def test_a_placement_group_is_prepared_and_committed_by_its_nodes(head, join):
         link.tell_groups({"snapshot": True})
     group = {
         "group_id": ID, "name": "n", "namespace": "s", "strategy": "STRICT_SPREAD", "detached": False, "job_id": "j",
-        "bundles": [{"resources": {"CPU": 1}}, {"resources": {"CPU": 1}}], "node_id": "aa",
+        "bundles": [
+            {"resources": {"CPU": 1}, "selector": {"shoal.io/node-id": "bb"}}, {"resources": {"CPU": 1}, "selector": {}},
+        ],
+        "node_id": "aa",
     }  # fmt: skip
     nodes["aa"].tell_groups({"wanted": [group]})
 
@@ -291,11 +294,11 @@ def test_a_placement_group_is_prepared_and_committed_by_its_nodes(head, join):
         assert (order["kind"], order["group_id"], order["bundles"]) == (
             "PREPARE",
             ID,
-            [{"resources": {"CPU": 1}}],
+            [{"resources": {"CPU": 1}, "selector": {}}],
         )
         placed.update(dict.fromkeys(order["indices"], name))
         link.tell_groups({"answers": [{"group_id": ID, "attempt": order["attempt"], "ok": True}]})
-    assert sorted(placed) == [0, 1]
+    assert placed == {0: "bb", 1: "aa"}
     for link in nodes.values():
         assert [order["kind"] for order in orders(link)] == ["COMMIT"]
     found = nodes["bb"].call("FindGroup", {"name": "n", "namespace": "s"}).result(PATIENCE_S)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoald.head.planning import STRATEGIES, plan
+from shoald.head.planning import STRATEGIES, plan, with_labels
 
 
 def cpus(*counts):
@@ -32,6 +32,31 @@ def test_pack_takes_as_few_as_possible():
 
 def test_pack_goes_to_where_its_others_are():
     assert plan("PACK", {1: {"CPU": 1}}, {0: "b"}, nodes(a=1, b=4)) == {1: "b"}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_bundle_with_a_selector_is_only_where_that_is_met(strategy):
+    labels = {"a": {"zone": "x"}, "b": {"zone": "y"}, "c": {"zone": "y", "disk": "ssd"}}
+    free = nodes(a=4, b=4, c=4)
+
+    def planned(*selectors):
+        wanted = bundles(*(1 for _ in selectors))
+        return plan(strategy, *_with(wanted, selectors, free, labels))
+
+    found = planned({"zone": "y", "disk": "in(ssd, nvme)"}, {"zone": "y"})
+    assert found == {"STRICT_SPREAD": {0: "c", 1: "b"}, "SPREAD": {0: "c", 1: "b"}}.get(
+        strategy, {0: "c", 1: "c"}
+    )
+    assert planned({"disk": "!ssd"}, {"disk": "!ssd", "zone": "x"})[1] == "a" or strategy == "STRICT_PACK"
+    assert planned({"zone": "z"}, {}) is None
+    assert planned({}, {}) == plan(strategy, bundles(1, 1), {}, free)
+    if strategy == "STRICT_PACK":
+        assert planned({"zone": "x"}, {"zone": "y"}) is None, "no node meets both"
+
+
+def _with(wanted, selectors, free, labels):
+    wanting, marked = with_labels(wanted, selectors, free, labels)
+    return wanting, {}, marked
 
 
 def test_spread_uses_every_node_before_any_twice():

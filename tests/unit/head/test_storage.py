@@ -50,6 +50,7 @@ def test_nodes_jobs_and_the_cluster_survive(opened):
 
 def test_placement_groups_survive(opened):
     group = Group(b"g" * 16, "n", "s", "SPREAD", ({"CPU": 5}, {"CPU": 1, "disk": 2}), True, "j", "aa")
+    group = replace(group, selectors=({}, {"zone": "in(a, b)"}))
     state = GroupState(group, "CREATED", "why", ("aa", "bb"))
     storage = opened()
     storage.save([SaveGroup(replace(state, state="PENDING")), SaveGroup(state)])

@@ -240,7 +240,7 @@ class Group(_message.Message):
     def __init__(self, group_id: _Optional[bytes] = ..., name: _Optional[str] = ..., namespace: _Optional[str] = ..., strategy: _Optional[str] = ..., bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., detached: _Optional[bool] = ..., job_id: _Optional[str] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("resources",)
+    __slots__ = ("resources", "selector")
     class ResourcesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -248,9 +248,18 @@ class Bundle(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class SelectorEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    SELECTOR_FIELD_NUMBER: _ClassVar[int]
     resources: _containers.ScalarMap[str, int]
-    def __init__(self, resources: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    selector: _containers.ScalarMap[str, str]
+    def __init__(self, resources: _Optional[_Mapping[str, int]] = ..., selector: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class HeldBundles(_message.Message):
     __slots__ = ("group_id", "prepared", "committed")
