@@ -267,13 +267,16 @@ def test_a_session_is_resumed_after_nonsense_about_it(stranger):
 
 
 def test_the_log_says_why_a_connection_is_closed(stranger):
-    def said():
+    def log():
         logs = Path(session.runtime().identity.session_dir, "logs")
-        return "a call whose id has 5 bytes" in "".join(
-            path.read_text(errors="replace") for path in logs.iterdir()
-        )
+        return "".join(path.read_text(errors="replace") for path in logs.iterdir())
 
     message = stranger.call()
     message[1] = b"short"
     assert stranger.tries(message)
-    until(said)
+    stranger.begin()
+    stranger.peer.sendall(frame(b"garbage"))
+    assert stranger.closes()
+    stranger.hang_up()
+    for why in ("a call whose id has 5 bytes", "a frame that is no pickle: "):
+        until(lambda why=why: f"closing a connection: {why}" in log())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import threading
 from collections import deque
 from time import monotonic, perf_counter
@@ -40,7 +39,7 @@ from shoald.worker.callers import Caller, Callers
 from shoald.worker.calls import Calls
 from shoald.worker.cancels import Cancels
 from shoald.worker.functions import FunctionCache
-from shoald.worker.incoming import PLAIN_CALL, check_call, opening
+from shoald.worker.incoming import PLAIN_CALL, check_call, messages_of, opening
 from shoald.worker.lanes import Lanes
 from shoald.worker.results import Results
 
@@ -428,7 +427,7 @@ class ActorExecutor:
         connection.owner = message[2]  # the process, until it has said whether it goes on or begins anew
 
     def _on_first_frames(self, connection: Connection, bodies: list[bytes]) -> None:
-        messages = pickle.loads(bodies[0])
+        messages = messages_of(bodies[0])
         begins, session, heard = opening(messages)
         proc: Any = connection.owner
         if self._callers.is_late(proc, session, begins=begins):
@@ -514,7 +513,7 @@ class ActorExecutor:
     def _on_frames(self, connection: Connection, bodies: list[bytes]) -> None:
         caller: Any = connection.owner
         for body in bodies:
-            self._on_messages(caller, pickle.loads(body))
+            self._on_messages(caller, messages_of(body))
 
     def _on_messages(self, caller: Caller, messages: list[tuple[Any, ...]]) -> None:
         arrived: list[tuple[Caller, tuple[Any, ...]]] = []

@@ -8,6 +8,7 @@ the call, which fails for that.
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import OBJECT_ID_SIZE
@@ -39,6 +40,17 @@ _OPTIONS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+def messages_of(body: bytes) -> list[Any]:
+    """The messages of a frame; raises BrokenFrame if it is none."""
+    try:
+        messages = pickle.loads(body)
+    except Exception as error:  # pickle raises anything, and here all of it means the same
+        raise BrokenFrame(f"a frame that is no pickle: {type(error).__name__}: {error}") from error
+    if type(messages) is not list:
+        raise BrokenFrame(f"a frame with {type(messages).__name__} instead of a list of messages")
+    return messages
+
+
 def check_call(message: Any) -> None:
     """Raise BrokenFrame unless ``message`` (which says TASK) can be a call."""
     kinds = tuple(map(type, message))
@@ -56,9 +68,9 @@ def _described(kinds: tuple[type, ...]) -> str:
     return f"fields ({', '.join(kind.__name__ for kind in kinds[:10])}) instead of (tag, id, method, payload, arguments, options)"
 
 
-def opening(messages: Any) -> tuple[bool, int, int]:
+def opening(messages: list[Any]) -> tuple[bool, int, int]:
     """(whether it begins anew, session, frames heard) of a connection's first messages; raises BrokenFrame."""
-    first = messages[0] if type(messages) is list and messages else None
+    first = messages[0] if messages else None
     if type(first) is tuple and len(first) == 2 and first[0] == m.JOB and type(first[1]) is dict:
         session, heard, begins = first[1].get("session"), 0, True
     elif type(first) is tuple and len(first) == 3 and first[0] == m.RESUME:
