@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.unit.store.fakedisk import checksum_of
 
+from shoal.ids import split_ids
 from shoal.store.extents import ExtentLeases
 from shoal.store.pins import PinTable
 from shoal.wire import messages as m
@@ -285,6 +286,9 @@ class Storage:
             self.unpin(self.pins.recall([ids[at : at + 16] for at in range(0, len(ids), 16)]))
         elif tag == m.PINNED:
             self._pinned(message)
+        elif tag == m.PINNED_MANY:
+            for object_id, *where in zip(split_ids(message[1]), *message[2:], strict=True):
+                self._pinned([m.PINNED, 0, object_id, *where])
         elif tag == m.PINNED_IN_FILE:
             self._pinned_in_file(message)
         elif tag == m.PIN_FAILED:

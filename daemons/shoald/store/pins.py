@@ -56,6 +56,19 @@ class Pins:
         if obj.recalled:
             ledger.recalls.setdefault(client.proc, []).append(object_id)
 
+    def answer_many(self, client: Client, objects: list[StoredObject]) -> None:
+        """As `answer`, for several requests with number 0."""
+        ledger = self._ledger
+        for obj in objects:
+            self.add(client, obj)
+            obj.asked = False
+            if obj.recalled:
+                ledger.recalls.setdefault(client.proc, []).append(obj.id)
+        ledger.counters["pins"] += len(objects)
+        ids = b"".join([obj.id for obj in objects])
+        offsets, sizes = [obj.offset for obj in objects], [obj.size for obj in objects]
+        ledger.send(client, [m.PINNED_MANY, ids, offsets, sizes, [obj.flags for obj in objects]])
+
     def add_small(
         self, client: Client, ids: list[bytes], bytes_max: int, now: float
     ) -> list[tuple[int, StoredObject]]:

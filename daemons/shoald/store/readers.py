@@ -194,6 +194,7 @@ class Readers:
                 self.sealed(obj)
             return
         answer = self._pins.answer
+        together: dict[Client, list[StoredObject]] = {}  # what was asked for with others
         for obj in objects:
             object_id = obj.id
             if expected and object_id in expected:
@@ -209,8 +210,14 @@ class Readers:
                 del read.client.reads[read]
                 if read.req is None:
                     ledger.send(read.client, [m.AVAILABLE, object_id, obj.size, obj.flags, ""])
-                else:
+                elif read.req:
                     answer(read.client, read.req, obj)
+                elif read.client in together:
+                    together[read.client].append(obj)
+                else:
+                    together[read.client] = [obj]
+        for reader, pinned in together.items():
+            self._pins.answer_many(reader, pinned)
 
     def advanced(self, client: Client, number: int) -> None:
         """The client's stream is processed up to ``number``: settle the reads that waited for that."""

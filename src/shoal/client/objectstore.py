@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.client.node import Drained
 from shoal.client.roomwaits import waiting_for_room
 from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
+from shoal.ids import split_ids
 from shoal.owner.nodestream import MESSAGE_IDS_MAX
 from shoal.owner.objects import Waiter
 from shoal.refs import released
@@ -62,6 +63,12 @@ class PinWaiter(Waiter):
         self.ready = False
         self.guarded: list[bytes] = []
         self.in_files: list[bytes] = []
+
+    def one_less(self) -> None:
+        """One of the objects is pinned, or cannot be."""
+        self.missing -= 1
+        if self.missing <= 0:
+            self.ready = True
 
 
 class ClientStore:
@@ -412,16 +419,26 @@ class ClientStore:
 
     def pinned(self, message: list[Any]) -> None:
         """PINNED: an object can be read."""
-        _, _, object_id, offset, size, flags = message
-        waiters = self.pin_waiters.get(object_id, ())
+        self._pinned(*message[2:])
+
+    def pinned_many(self, message: list[Any]) -> None:
+        """PINNED_MANY: several can."""
+        _, ids, *columns = message
+        for object_id, offset, size, flags in zip(split_ids(ids), *columns, strict=True):
+            self._pinned(object_id, offset, size, flags)
+
+    def _pinned(self, object_id: bytes, offset: int, size: int, flags: int) -> None:
+        waiters = self.pin_waiters.pop(object_id, ())
         # A view for each reader, from now on: a recall may be next in the same batch.
-        self._unpin(self.pins.pinned(object_id, offset, size, flags, len(waiters)))
-        for waiter in waiters:
-            waiter.guarded.append(object_id)
+        surplus = self.pins.pinned(object_id, offset, size, flags, len(waiters))
+        if surplus:
+            self._unpin(surplus)
         entry = self._table.entries.get(object_id)
         if entry is None:
             self._unpin(self.pins.recall([object_id]))
-        self._tell(object_id)
+        for waiter in waiters:
+            waiter.guarded.append(object_id)
+            waiter.one_less()
         if entry is not None:
             self._table.available(object_id, size, None)
 
@@ -447,9 +464,7 @@ class ClientStore:
 
     def _tell(self, object_id: bytes) -> None:
         for waiter in self.pin_waiters.pop(object_id, ()):
-            waiter.missing -= 1
-            if waiter.missing <= 0:
-                waiter.ready = True
+            waiter.one_less()
 
     def view(self, object_id: bytes) -> tuple[np.ndarray[Any, Any], int] | None:
         """(read-only bytes, flags) of a pinned object, pinned while any part of the view lives; None if not pinned."""

@@ -250,6 +250,7 @@ class Runtime:
             m.EXTENT: lambda message: self.store.extent_granted(message),
             m.ALLOC_FAILED: lambda message: self.store.extent_refused(message),
             m.PINNED: lambda message: self.store.pinned(message),
+            m.PINNED_MANY: lambda message: self.store.pinned_many(message),
             m.FILE_LENT: lambda message: self.store.file_lent(message),
             m.PINNED_IN_FILE: lambda message: self.store.pinned_in_file(message),
             m.PIN_FAILED: lambda message: self.store.pin_failed(message),

@@ -104,6 +104,7 @@ WELCOME = 101  # [info: dict] + descriptors (region read-only, region writable)
 EXTENT = 110  # [req, offset, size]
 ALLOC_FAILED = 111  # [req, kind "full"|"never"|"disk", message]
 PINNED = 115  # [req, id, offset, size, flags]
+PINNED_MANY = 112  # [ids, offsets, sizes, flags]: as many PINNED with req 0, of what came together
 PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died"|"full"|"unrecoverable", message]
 FILE_LENT = 113  # [req, number, path]: an empty file to write one object into
 PINNED_IN_FILE = 114  # [req, id, path, offset, size, flags, checksum]: there was no room for it; it can be read where it was spilled

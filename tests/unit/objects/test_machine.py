@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shoal.wire import messages as m
 from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
-from unit.objects.world import CHUNK, Node, World, body
+from unit.objects.world import CHUNK, Node, World, body, singly
 
 NODES = 4
 SIZES = [0, 10, 300, CHUNK, 5 * CHUNK, 11 * CHUNK + 3]
@@ -36,7 +36,7 @@ class Fetches(RuleBasedStateMachine):
     def book(self) -> None:
         """Look at every answer at once: what is pinned must be what some run sealed."""
         for node in self.world.nodes:
-            for proc, message in node.sent:
+            for proc, message in [(proc, one) for proc, said in node.sent for one in singly(said)]:
                 reads = self.waiting.get((node.id, proc), set())
                 if message[0] == m.PINNED:
                     reads.discard(message[1])

@@ -11,7 +11,7 @@ from typing import Any
 from zlib import crc32
 
 from shoal.config import Config
-from shoal.ids import tag_of
+from shoal.ids import split_ids, tag_of
 from shoal.wire import messages as m
 from shoald.objects.copies import Copy
 from shoald.objects.core import INTERNAL, ObjectCore
@@ -85,7 +85,7 @@ class Node:
         return self.told(proc)
 
     def told(self, proc: bytes | None = None) -> list[list[Any]]:
-        mine = [message for to, message in self.sent if to == (proc or self.proc)]
+        mine = [each for to, message in self.sent if to == (proc or self.proc) for each in singly(message)]
         self.sent = [entry for entry in self.sent if entry[0] != (proc or self.proc)]
         return mine
 
@@ -299,6 +299,14 @@ class World:
         for node in self.nodes:
             if node.alive:
                 node.validate()
+
+
+def singly(message: list[Any]) -> list[list[Any]]:
+    """A message of the store; a PINNED_MANY as so many PINNED."""
+    if message[0] != m.PINNED_MANY:
+        return [message]
+    columns = zip(split_ids(message[1]), *message[2:], strict=True)
+    return [[m.PINNED, 0, object_id, *where] for object_id, *where in columns]
 
 
 def body(size: int, seed: int = 1) -> bytes:
