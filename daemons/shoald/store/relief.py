@@ -227,7 +227,8 @@ class Relief:
 
     def _write_ahead(self, now: float) -> None:
         behind = self._behind() - self._eviction.asked_bytes
-        if behind > 0 and not self._spills.writes:
+        # Beside another one only a whole file: many small ones cost more than they gain.
+        if behind > 0 and (not self._spills.writes or behind >= self._batch_min()):
             self._write_victims(behind, now)
 
     # --- giving up ---

@@ -19,6 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.store.checksums import half, joined
 from shoald.store.allocator import PAGE, round_up
 from shoald.store.spilldirs import Damaged, Directory, directory
 from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Write
@@ -199,9 +200,22 @@ class Spiller:
     def _read_into(
         self, directory: int, file: int, offset: int, into: memoryview, aligned: bool = False
     ) -> int:
-        """Fill ``into``; the checksum of what was read."""
+        """Fill ``into``; the checksum of what was read. The second half of something large may be read by another thread."""
+        middle = half(len(into))
+        if not middle:
+            return self._read_run(directory, file, offset, into, aligned)
+        second = _Shared(lambda: self._read_run(directory, file, offset + middle, into[middle:], aligned))
+        self._readers[directory].put(second.run)
+        try:
+            first = self._read_run(directory, file, offset, into[:middle], aligned)
+        except BaseException:
+            second.cancel()
+            raise
+        return joined(first, second.result())
+
+    def _read_run(self, directory: int, file: int, offset: int, into: memoryview, aligned: bool) -> int:
         for attempt in range(_READ_ATTEMPTS):
-            summing = Summing([into], [round_up(len(into))])
+            summing = Summing([into], [round_up(len(into))], whole=True)
             try:
                 self._directories[directory].read(file, offset, into, summing.add, aligned)
                 summing.add(round_up(len(into)) - len(into))
@@ -230,6 +244,46 @@ class Spiller:
         return intact
 
 
+class _Shared:
+    """Work that another thread does, if one comes to it before its result is wanted."""
+
+    def __init__(self, work: Callable[[], int]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._is_begun = False
+        self._result = 0
+        self._error: BaseException | None = None
+
+    def _begins(self) -> bool:
+        with self._lock:
+            begun, self._is_begun = self._is_begun, True
+        return not begun
+
+    def run(self) -> None:
+        """Do it, unless somebody else does or has."""
+        if not self._begins():
+            return
+        try:
+            self._result = self._work()
+        except BaseException as error:  # noqa: BLE001 - it is raised by whoever wants the result
+            self._error = error
+        self._ended.set()
+
+    def result(self) -> int:
+        """Its result, when it is there. Raises what the work raised."""
+        self.run()
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def cancel(self) -> None:
+        """Nobody does it any more when this returns."""
+        if not self._begins():
+            self._ended.wait()
+
+
 class _Lane:
     """A queue of jobs and the threads for it, started as they are needed."""
 
@@ -239,10 +293,14 @@ class _Lane:
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def put(self, job: Callable[[], object]) -> None:
+        """Have a thread do this; after `close` nobody does."""
         with self._lock:
+            if self._is_closed:
+                return
             self._busy += 1
             if self._busy > len(self._threads) and len(self._threads) < self._threads_max:
                 thread = threading.Thread(target=self._run, name=f"shoal-spill-{self._name}", daemon=True)
@@ -258,6 +316,8 @@ class _Lane:
 
     def close(self, deadline: float) -> bool:
         """Whether its threads have ended by the deadline."""
+        with self._lock:
+            self._is_closed = True
         try:
             while True:
                 self._jobs.get_nowait()

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import gc
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _AHEAD = 0
 _FOR_PROMOTION = 1
 _IDLE_S = 0.5
+_CROWDED_S = 0.003  # room that is there takes a tenth of it
 _OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
@@ -90,6 +92,7 @@ class ClientStore:
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self.file_copies: dict[bytes, FileCopy] = {}
         self._asked_for_promotion = False
+        self._is_crowded = False  # the last request for room had to wait until room was made
         self._written = self._written_seen = 0
         self._idle_since = 0.0
 
@@ -118,6 +121,9 @@ class ClientStore:
         contained = b"".join([ref.id for ref in value.refs])
         try:
             offset = self._room_for(size)
+            if self._is_crowded and not hashed:
+                # The pin would soon be asked for, and this thread is busy with the next copy then, while nothing is written.
+                flags &= ~m.SEAL_PINNED
         except ObjectStoreFullError as full:
             content_hash = value.content_hash() if hashed else b""
             file = [contained, flags & ~m.SEAL_PINNED, holder, callsite, content_hash]
@@ -255,7 +261,9 @@ class ClientStore:
             self._table.to_node([m.ALLOC, number, *self.extents.want(size), self._gives_up_nothing()])
         try:
             with waiting_for_room(runtime, f"room for {bytes_text(size)} in the object store") as wait:
+                began = time.monotonic()
                 wait(answer)
+                self._is_crowded = time.monotonic() - began > _CROWDED_S
         except BaseException:
             with runtime.lock:
                 if not self._node.forget(number) and answer.message[:1] == [m.EXTENT]:

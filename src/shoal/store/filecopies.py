@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from shoal.store import checksums
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,7 +29,7 @@ class FileCopy:
     Args:
         path, offset: where it is; size: bytes.
         flags: SEAL_* bits.
-        checksum: xxh3-64 of its bytes.
+        checksum: of its bytes, as in `checksums`.
 
     Attributes:
         mapping, capacity: of the whole file once opened, as `shoal.store.views` wants them.
@@ -65,12 +67,10 @@ class FileCopy:
         """Map the file. Raises OSError if it cannot be opened, ValueError if it is not what was written."""
         if self.mapping is not None:
             return
-        from xxhash import xxh3_64_intdigest
-
         with open(self.path, "rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         view = memoryview(mapping)[self.offset : self.offset + self.size]
-        if len(view) < self.size or xxh3_64_intdigest(view) != self._checksum:
+        if len(view) < self.size or checksums.checksum(view) != self._checksum:
             raise ValueError(f"{self.path} is damaged (its checksum is not what it was)")
         self.capacity = len(mapping)
         self.mapping = mapping
@@ -79,7 +79,6 @@ class FileCopy:
 def write_copy(path: str, value: Serialized) -> int:
     """Write a value into an empty file that was made for it; the checksum. Raises OSError, also if the disk is full."""
     import numpy as np
-    from xxhash import xxh3_64_intdigest
 
     size = -(-value.size // _ALIGNMENT) * _ALIGNMENT or _ALIGNMENT
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -91,7 +90,7 @@ def write_copy(path: str, value: Serialized) -> int:
         os.close(fd)
     window = np.frombuffer(mapping, np.uint8)
     value.write_into(window)
-    return int(xxh3_64_intdigest(memoryview(mapping)[: value.size]))
+    return checksums.checksum(memoryview(mapping)[: value.size])
 
 
 class FileWrite:

