@@ -34,6 +34,7 @@ from shoal.api import (
     put,
     remote,
     shutdown,
+    timeline,
     wait,
 )
 from shoal.context import RuntimeContext
@@ -108,6 +109,7 @@ __all__ = [
     "register_serializer",
     "remote",
     "shutdown",
+    "timeline",
     "util",
     "wait",
 ]

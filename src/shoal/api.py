@@ -9,6 +9,7 @@ import atexit
 import gc
 import importlib
 import inspect
+import json
 import os
 import sys
 import threading
@@ -467,6 +468,22 @@ def available_resources() -> dict[str, float]:
     """What no task holds at this moment."""
     found: dict[str, float] = session.runtime().request("available_resources", {})
     return found
+
+
+def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
+    """What ran when in the cluster: the events of a Chrome trace, for chrome://tracing or ui.perfetto.dev.
+
+    Each process remembers its newest tasks and calls of actors (`timeline_tasks_max`); what a killed one ran is lost. With
+    ``filename`` they are written there as JSON, and None is returned. `ts` (since 1970) and `dur` are in µs.
+    """
+    from shoal.client.timeline import chrome_events
+
+    events = chrome_events(session.runtime().request("timeline", {"cluster": True})["rows"])
+    if filename is None:
+        return events
+    with open(filename, "w", encoding="utf-8") as file:
+        json.dump(events, file)
+    return None
 
 
 def memory_summary() -> dict[str, Any]:

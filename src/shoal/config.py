@@ -349,6 +349,10 @@ class Config:
     package_bytes_max: int = 500 * MIB
     # Unpacked packages on one node; beyond, those that no worker uses go, oldest first.
     package_cache_bytes_max: int = 10 * 1024 * MIB
+    # What ran last, for `shoal timeline`: so many tasks and calls of each process, and so many bytes of what ended processes
+    # had. Beyond, the oldest are forgotten.
+    timeline_tasks_max: int = 10000
+    timeline_kept_bytes_max: int = 8 * MIB
     # Results of `.options(...)` remembered per function; beyond, they are made anew.
     options_cache_max: int = 64
     # The smallest store that init accepts.

@@ -183,6 +183,8 @@ class NodeDaemon:
             self.lease_side.cancel_at_owner(message)
         elif tag == m.ANSWER:
             self.requests.answered(client, message)
+        elif tag == m.TIMELINE:
+            self.requests.timelines.handed_over(self.name_of(client.proc), client.proc, message)
         elif tag == m.GOODBYE and client.kind == "driver":
             self._goodbye(client, now)
         else:

@@ -28,6 +28,7 @@ from shoal.wire import messages as m
 from shoald.node.leases import UNITS, Amounts
 from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Worker
 from shoald.node.questions import Questions
+from shoald.node.timelines import Timelines
 from shoald.node.why import Why
 from shoald.store.errors import ProtocolError
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 Reply = Any  # Callable[[bool, Any], None]: whether it could be answered, and the answer or why not
 
 
-_EVERYWHERE = ("memory", "workers", "jobs", "actors", "tasks", "objects")
+_EVERYWHERE = ("memory", "workers", "jobs", "actors", "tasks", "objects", "timeline")
 
 
 class _Query:
@@ -66,6 +67,7 @@ class Requests:
         self._queries: dict[int, _Query] = {}
         self._number = itertools.count(1).__next__
         self.questions = Questions(daemon, self._answer_here)
+        self.timelines = Timelines(daemon.node_id, daemon.config.timeline_kept_bytes_max)
         self._methods: dict[str, Answerer] = {
             "status": self._status,
             "nodes": self._nodes,
@@ -74,6 +76,7 @@ class Requests:
             "jobs": lambda _, reply: reply(True, {"rows": self._job_rows()}),
             "tasks": lambda params, reply: self._ask_all("tasks", params, reply),
             "objects": lambda params, reply: self._ask_all("objects", params, reply),
+            "timeline": self._timeline,
             "shortage": lambda _, reply: reply(
                 True, {"lines": daemon.store.shortage_lines(daemon.loop.now())}
             ),
@@ -343,6 +346,14 @@ class Requests:
     def _ask_all(self, what: str, params: dict[str, Any], reply: Reply) -> None:
         clients = self._daemon.clients
         self.ask([proc for proc, client in clients.items() if client.kind != "cli"], what, params, reply)
+
+    def _timeline(self, params: dict[str, Any], reply: Reply) -> None:
+        """What ran on this node, of processes that have ended too."""
+
+        def joined(ok: bool, data: Any) -> None:
+            reply(ok, {**data, "rows": self.timelines.rows() + data["rows"]} if ok else data)
+
+        self._ask_all("timeline", params, joined)
 
     def answered(self, client: Client, message: list[Any]) -> None:
         """An ANSWER; one that comes too late is dropped."""

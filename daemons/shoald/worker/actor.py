@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shoal.actors.actor_class import group_of_methods
 from shoal.actors.api import ActorExit
 from shoal.actors.handle import ActorHandle
+from shoal.client import timeline
 from shoal.client.awaits import Never
 from shoal.client.connection import Connection, pickled_frames
 from shoal.client.linking import link
@@ -100,6 +101,7 @@ class ActorExecutor:
             runtime, Arguments(runtime), Results(runtime), self._info["class"], resources, self.reply_now,
             set_task_name, self._cancels,
         )  # fmt: skip
+        self._remember = runtime.timeline.record
         self._making = True
         self._blocking = Blocking(
             runtime, lambda: self._making or bool(self._running), self._send_replies_locked
@@ -297,7 +299,10 @@ class ActorExecutor:
                 with self.runtime.lock:
                     self._waits_end()
         now = perf_counter()
-        if reply[0] == m.DONE:
+        good = reply[0] == m.DONE
+        shown = name if message[5] is None else self.calls.shown(message)
+        self._remember((shown, task_id, started, now, good))
+        if good:
             run_us = (now - started) * 1e6
             if run_us < 500:
                 self._short.add(name)
@@ -407,6 +412,7 @@ class ActorExecutor:
                     if each.out_bytes and not each.closed:
                         each.writable()
         output.flush()
+        timeline.hand_over(self.runtime)
         os._exit(code)
 
     def _describe(self) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import threading
 from collections import deque
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.api import ActorExit
@@ -135,7 +136,9 @@ class AsyncLanes:
             if self._beginning.pop(message[1]):
                 reply: tuple[Any, ...] = (*self._calls.results.cancelled(message[1]), b"", True)
             else:
+                started = perf_counter()
                 reply = await self._call(caller.proc, message)
+                self._calls.record(message, started, perf_counter(), reply[0] == m.DONE)
         except ActorExit:
             self._end("exit_actor() was called")
             return

@@ -58,6 +58,8 @@ class Calls:
         self._class_name = class_name
         self._cancels = cancels
         self._names: dict[bytes, tuple[str, str, str]] = {}
+        self._remember = runtime.timeline.record
+        runtime.timeline.name_of = lambda function_id: self.names(function_id)[1]
 
     def names(self, function_id: bytes) -> tuple[str, str, str]:
         """(method, name for people, concurrency group asked for or "") of the function field of a call."""
@@ -70,6 +72,17 @@ class Calls:
                 getattr(self.instance, name, None) is not None
             ):  # others are asked for by mistake, under any number of names
                 self._names[function_id] = found
+        return found
+
+    def record(self, message: tuple[Any, ...], started: float, ended: float, good: bool) -> None:
+        """A call is over; times of the monotonic clock."""
+        self._remember((self.shown(message), message[1], started, ended, good))
+
+    @staticmethod
+    def shown(message: tuple[Any, ...]) -> str | bytes:
+        """What a call is shown as: its name for people, or the function field that tells it."""
+        details = message[5]
+        found: str | bytes = details["name"] if details is not None and details["name"] else message[2]
         return found
 
     def begins(self, task_id: bytes) -> None:

@@ -19,6 +19,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shoal.client import timeline
 from shoal.client.connection import Connection
 from shoal.client.linking import link
 from shoal.context import TaskContext, current_task
@@ -27,7 +28,7 @@ from shoal.wire.frames import BrokenFrame
 from shoald.worker.arguments import Arguments, Loaded
 from shoald.worker.blocking import Blocking
 from shoald.worker.cancels import Cancels
-from shoald.worker.functions import FunctionCache
+from shoald.worker.functions import Function, FunctionCache
 from shoald.worker.garbage import Garbage
 from shoald.worker.output import flush_partial_lines
 from shoald.worker.prefetch import Prefetch
@@ -123,6 +124,7 @@ class Executor:
         self._prefetch = Prefetch(runtime)
         self._cancels = Cancels(self._running, runtime.lock)
         self._code = UserCode(self, self._cancels)
+        self._remember = runtime.timeline.record
         self._careful = False
         self._units: dict[str, int] = {}
         self._serial = 0
@@ -183,10 +185,15 @@ class Executor:
         now = perf_counter()
         if self._blocking.blocked:
             self._stop_blocking()
-        if reply[0] == m.DONE:
+        function = self._functions.known.get(function_id)
+        good = reply[0] == m.DONE
+        if details is None and function is not None:
+            self._remember((function.name, message[1], started, now, good))
+        else:
+            self._record(function, message, started, now, good)
+        if good:
             # Else a function that once waited for an argument of another node would count as slow, and get one task at a time.
             run_us = (now - started - self._arguments.waited_s) * 1e6
-            function = self._functions.known.get(function_id)
             if function is not None:
                 function.short = run_us < 500
             reply = (*reply, run_us)
@@ -198,6 +205,13 @@ class Executor:
                 self._count_call(peer, function_id, details["max_calls"])
             if details["careful"]:
                 self._send_replies()
+
+    def _record(
+        self, function: Function | None, message: tuple[Any, ...], started: float, ended: float, good: bool
+    ) -> None:
+        details = message[5]
+        name = (details and details["name"]) or (function.name if function is not None else "task")
+        self._remember((name, message[1], started, ended, good))
 
     def _run(
         self, submitter: bytes, resources: dict[str, float], message: tuple[Any, ...]
@@ -264,6 +278,7 @@ class Executor:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # user code may have replaced or closed them
                 stream.flush()
+        timeline.hand_over(self.runtime)
         os._exit(code)
 
     def _count_call(self, peer: Peer, function_id: bytes, max_calls: int) -> None:
@@ -297,7 +312,10 @@ class Executor:
         self._functions.add_local(task.function)
         proc = runtime.table.proc
         outer = current_task.get()
+        started = perf_counter()
         reply = self._run(proc, _amounts(task.queue.resources), message)
+        function = self._functions.known.get(message[2])
+        self._record(function, message, started, perf_counter(), reply[0] == m.DONE)
         with runtime.lock:
             if reply[0] == m.DONE:
                 if reply[3]:

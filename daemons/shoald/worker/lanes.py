@@ -14,6 +14,7 @@ import queue
 import sys
 import threading
 from collections import deque
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.api import ActorExit
@@ -130,7 +131,10 @@ class Lanes:
             cancelled = task_id in self._cancelled
         if cancelled:
             return self._cancelled_reply(task_id)
-        return self._calls.run(caller.proc, message)
+        started = perf_counter()
+        reply = self._calls.run(caller.proc, message)
+        self._calls.record(message, started, perf_counter(), reply[0] == m.DONE)
+        return reply
 
     def _over(self, task_id: bytes) -> None:
         """No interrupt comes for this call any more, and one that is on its way is taken back. Idempotent."""

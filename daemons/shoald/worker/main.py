@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from shoal import session
+from shoal.client import timeline
 from shoal.client.runtime import GC_THRESHOLD, Runtime
 from shoald.worker import output
 from shoald.worker.actor import ActorExecutor
@@ -42,7 +43,7 @@ def run_worker(
     sys.setrecursionlimit(_RECURSION_LIMIT)
     output.install(config)
     runtime = Runtime(socket_path, secret, node_id, "worker", {"worker_id": worker_id}, config, region)
-    runtime.on_exit = _leave
+    runtime.on_exit = lambda: _leave(runtime)
     session.adopt(runtime)
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
@@ -50,6 +51,7 @@ def run_worker(
     ActorExecutor(runtime, status, output.set_task, become).run()
 
 
-def _leave() -> None:
+def _leave(runtime: Runtime) -> None:
     output.flush()
+    timeline.hand_over(runtime)
     os._exit(0)

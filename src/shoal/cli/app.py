@@ -18,6 +18,7 @@ _COMMANDS = {
     "memory": ("memory", "What is in the object store, and who holds it."),
     "list": ("lists", "List nodes, workers, tasks, actors, objects or jobs."),
     "why": ("lists", "What a task or an object waits for."),
+    "timeline": ("timeline", "Write what ran when, as a Chrome trace."),
     "logs": ("logs", "Show or follow the logs of a daemon and its workers."),
 }
 

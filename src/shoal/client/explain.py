@@ -165,6 +165,8 @@ class Explain:
         if what == "why":
             wanted = str(params.get("id", ""))
             return self._running(wanted) if params.get("running") else self._known(wanted)
+        if what == "timeline":
+            return [{"pid": runtime.pid, "events": runtime.timeline.rows()}]
         if what == "ping":
             return time.time()
         return None

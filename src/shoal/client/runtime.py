@@ -36,6 +36,7 @@ from shoal.client.objectstore import ClientStore
 from shoal.client.packing import NOTHING_PACKED, Packed, Packer
 from shoal.client.reactor import Reactor
 from shoal.client.submitting import enter, new_queue, refs_of
+from shoal.client.timeline import Timeline
 from shoal.client.values import Values, callsite
 from shoal.client.waiting import drop_abandoned_waits
 from shoal.client.waits import Waits
@@ -136,6 +137,7 @@ class Runtime:
         self.actors = Actors(self)
         self.groups = Groups(self)
         self.environments = Environments(self)
+        self.timeline = Timeline(config.timeline_tasks_max)
         self.reactor = Reactor(
             self.lock, self._flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
         )
