@@ -66,7 +66,7 @@ class Arguments:
     """Loads arguments in one worker.
 
     Attributes:
-        waited_s: how long it has waited for stored ones, in all, until somebody sets it back.
+        waited_s: how long the last task with arguments that were refs has waited for stored ones.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -96,6 +96,7 @@ class Arguments:
             args, kwargs = deserialize(payload, riders)
         if not lifted:
             return args, kwargs
+        self.waited_s = 0.0
         places, contents = lifted
         loaded.values = values = self._values(loaded, contents)
         if places is None:

@@ -179,7 +179,6 @@ class Executor:
             self._careful = careful
             self._status[16] = careful
         self._units = peer.units
-        self._arguments.waited_s = 0.0
         started = perf_counter()
         reply = self._run(peer.proc, peer.resources, message)
         now = perf_counter()
@@ -192,8 +191,10 @@ class Executor:
         else:
             self._record(function, message, started, now, good)
         if good:
-            # Else a function that once waited for an argument of another node would count as slow, and get one task at a time.
-            run_us = (now - started - self._arguments.waited_s) * 1e6
+            # Else a function that waited once for an argument would count as slow, and get one task at a time.
+            if message[4]:
+                started += self._arguments.waited_s
+            run_us = (now - started) * 1e6
             if function is not None:
                 function.short = run_us < 500
             reply = (*reply, run_us)
