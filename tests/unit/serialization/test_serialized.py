@@ -1,6 +1,8 @@
 """The stored form: written, hashed and compared without temporaries; broken forms are refused."""
 
 import itertools
+import signal
+import threading
 import tracemalloc
 
 import numpy as np
@@ -112,12 +114,72 @@ def test_large_copies_are_split(monkeypatch):
         assert np.array_equal(loaded, array)
 
 
+def test_copies_are_split_over_processors_that_are_idle(monkeypatch, tmp_path):
+    monkeypatch.setattr(sources.os, "cpu_count", lambda: 8)
+    for elsewhere, threads in ((0, 4), (4, 4), (6, 2), (7, 1), (50, 1)):
+        monkeypatch.setattr(sources, "running_elsewhere", lambda count=elsewhere: count)
+        assert sources._copy_threads(sources.PARALLEL_IDLE_BYTES_MIN) == threads
+        assert sources._copy_threads(sources.PARALLEL_IDLE_BYTES_MIN - 1) == 1
+        assert sources._copy_threads(sources.PARALLEL_BYTES_MIN) == 4
+
+
+def test_what_runs_elsewhere_is_asked_of_the_system(monkeypatch, tmp_path):
+    monkeypatch.setattr(sources.os, "cpu_count", lambda: 8)
+    loads = tmp_path / "loadavg"
+    assert sources.running_elsewhere(str(loads)) == 8
+    for text, count in (("0.10 0.21 0.30 3/260 1625\n", 2), ("1", 8), ("0 0 0 x/y 1", 8)):
+        loads.write_text(text)
+        assert sources.running_elsewhere(str(loads)) == count
+    assert sources.running_elsewhere() >= 0
+
+
 def test_a_failure_in_a_copying_thread_is_raised():
     def fail():
         raise OSError("no memory behind this page")
 
     with pytest.raises(OSError, match="no memory"):
         sources.in_threads([fail, lambda: None])
+
+
+def test_where_no_thread_can_be_started_what_runs_is_waited_for(monkeypatch):
+    gate, ended = threading.Event(), []
+    start = sources.start_new_thread
+
+    def once(function, args):
+        if gate.is_set():
+            raise RuntimeError("can't start new thread")
+        gate.set()
+        return start(function, args)
+
+    monkeypatch.setattr(sources, "start_new_thread", once)
+    with pytest.raises(RuntimeError, match="new thread"):
+        sources.in_threads([lambda: ended.append(gate.wait(20)), *[lambda: ended.append(False)] * 3])
+    assert ended == [True]
+
+
+def test_nobody_writes_any_more_when_a_signal_ends_the_wait():
+    main = threading.get_ident()
+    raised, left, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def interrupt(*_):
+        raised.set()
+        raise KeyboardInterrupt
+
+    def slow():
+        signal.pthread_kill(main, signal.SIGINT)
+        raised.wait(20)
+        left.wait(0.2)  # nobody sets it before all have ended
+        ended.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sources.in_threads([slow, lambda: None])
+        was_over = ended.is_set()
+        left.set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert was_over
 
 
 def test_windows_that_do_not_fit():
