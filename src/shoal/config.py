@@ -168,10 +168,8 @@ class Config:
     cached_pins_max: int = 65_536
     # Partly used slabs a client keeps; beyond, the smallest rest is given back.
     slabs_max: int = 8
-    # A copy this large is split over threads, from the second size on only if processors are idle: one thread may saturate the
-    # memory, and a thread that waits for a processor would be waited for.
+    # A copy this large is split over threads; one saturates the memory for smaller ones.
     copy_split_bytes_min: int = 512 * MIB
-    copy_split_idle_bytes_min: int = 64 * MIB
     copy_threads_max: int = 4
     # Handshakes in progress, and how long one may take.
     handshake_ms_max: float = 5000.0

@@ -22,11 +22,9 @@ from shoal.config import Config
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-# Beyond the first a copy is split over threads (np.copyto releases the GIL), beyond the second over idle processors only. A
-# second thread makes 100 MB quicker by nothing to half, whatever the memory has left; where it has to share a processor, it is
-# waited for.
+# Beyond this a copy is split over threads (np.copyto releases the GIL; below it one thread saturates the
+# memory, mostly: 100 MB in two threads take between half and 1.04 times as long, as the machine happens to be).
 PARALLEL_BYTES_MIN = Config.copy_split_bytes_min
-PARALLEL_IDLE_BYTES_MIN = Config.copy_split_idle_bytes_min
 COPY_THREADS_MAX = Config.copy_threads_max
 # Hashing and comparing go in steps of this, which fit the cache where they are copied together first.
 BLOCK_BYTES = 512 * 1024
@@ -184,7 +182,8 @@ def _strided_blocks(array: Array) -> Iterator[Array]:
 def _copy(target: Array, source: Array, axis: int, copy: Copy = np.copyto) -> None:
     """``target[...] = source``, over threads along ``axis`` when that is worth it."""
     length = source.shape[axis]
-    threads = min(_copy_threads(source.nbytes), length)
+    # Counting processors reads a file: 40 µs.
+    threads = 1 if source.nbytes < PARALLEL_BYTES_MIN else min(COPY_THREADS_MAX, os.cpu_count() or 1, length)
     if threads < 2:
         copy(target, source)
         return
@@ -192,25 +191,6 @@ def _copy(target: Array, source: Array, axis: int, copy: Copy = np.copyto) -> No
     lead = (slice(None),) * axis
     cuts = [(*lead, slice(a, b)) for a, b in pairwise(bounds)]
     in_threads([lambda cut=cut: copy(target[cut], source[cut]) for cut in cuts])  # type: ignore[misc]
-
-
-def _copy_threads(size: int) -> int:
-    """How many threads a copy of so many bytes is worth. Counting processors reads a file: 40 µs."""
-    if size < min(PARALLEL_BYTES_MIN, PARALLEL_IDLE_BYTES_MIN):
-        return 1
-    processors = os.cpu_count() or 1
-    if size < PARALLEL_BYTES_MIN:
-        processors -= running_elsewhere()
-    return max(1, min(COPY_THREADS_MAX, processors))
-
-
-def running_elsewhere(loads: str = "/proc/loadavg") -> int:
-    """Threads of this machine that run or could, besides the caller; where nobody says so, more than there are processors."""
-    try:
-        with open(loads, encoding="ascii") as file:
-            return int(file.read().split()[3].partition("/")[0]) - 1
-    except (OSError, ValueError, IndexError):
-        return os.cpu_count() or 1
 
 
 def in_threads(jobs: list[Callable[[], None]]) -> None:

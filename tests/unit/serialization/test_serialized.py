@@ -114,25 +114,6 @@ def test_large_copies_are_split(monkeypatch):
         assert np.array_equal(loaded, array)
 
 
-def test_copies_are_split_over_processors_that_are_idle(monkeypatch, tmp_path):
-    monkeypatch.setattr(sources.os, "cpu_count", lambda: 8)
-    for elsewhere, threads in ((0, 4), (4, 4), (6, 2), (7, 1), (50, 1)):
-        monkeypatch.setattr(sources, "running_elsewhere", lambda count=elsewhere: count)
-        assert sources._copy_threads(sources.PARALLEL_IDLE_BYTES_MIN) == threads
-        assert sources._copy_threads(sources.PARALLEL_IDLE_BYTES_MIN - 1) == 1
-        assert sources._copy_threads(sources.PARALLEL_BYTES_MIN) == 4
-
-
-def test_what_runs_elsewhere_is_asked_of_the_system(monkeypatch, tmp_path):
-    monkeypatch.setattr(sources.os, "cpu_count", lambda: 8)
-    loads = tmp_path / "loadavg"
-    assert sources.running_elsewhere(str(loads)) == 8
-    for text, count in (("0.10 0.21 0.30 3/260 1625\n", 2), ("1", 8), ("0 0 0 x/y 1", 8)):
-        loads.write_text(text)
-        assert sources.running_elsewhere(str(loads)) == count
-    assert sources.running_elsewhere() >= 0
-
-
 def test_a_failure_in_a_copying_thread_is_raised():
     def fail():
         raise OSError("no memory behind this page")
