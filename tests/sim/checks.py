@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.sim import groupside
+from tests.sim import actorside, groupside
 
 from shoal.owner.objects import STORED
 from shoald.store.objects import LOST
@@ -124,6 +124,7 @@ def settle(cluster: Cluster) -> None:
     for process in cluster.processes():
         assert not process.table.entries, f"{process} remembers {list(process.table.entries.values())[:3]}"
         assert not process.dispatch.leases, f"{process} keeps {process.dispatch.leases}"
+    actorside.check_gone(cluster)
     check_empty(cluster)
     for driver in cluster.drivers:
         cluster.kill(driver)
@@ -131,6 +132,7 @@ def settle(cluster: Cluster) -> None:
     cluster.validate()
     check_empty(cluster)
     groupside.check_gone(cluster)
+    actorside.check_gone(cluster)
 
 
 def check_empty(cluster: Cluster) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from tests.sim import checks
+from tests.sim import acting, checks
 from tests.sim.daemons import Daemon
 from tests.sim.drivers import Driver
 from tests.sim.headlink import ClusterHead
@@ -81,6 +81,8 @@ class Cluster:
         self.lost: set[bytes] = set()
         self.damaged: set[bytes] = set()
         self.faulty = False
+        self.stage = acting.Stage(self)
+        self.becomes = acting.hears
         self.sealed: set[bytes] = set()
         self.watches_bytes = watches_bytes
         self.checked_every = 5
@@ -223,6 +225,7 @@ class Cluster:
                     for row in rows_of(driver.dispatch)[:20]
                     if row["state"] != "FINISHED"
                 ]
+                lines += [f"  {driver}: {line}" for line in driver.casts.describe()]
         for daemon in self.daemons.values():
             if daemon.alive:
                 lines += [f"  {daemon}: {row}" for row in daemon.scheduler.pending(self.clock.now)[:5]]
@@ -237,6 +240,8 @@ class Cluster:
                 for process in daemon.clients.values():
                     process.dispatch.validate()
                     process.table.validate()
+        for driver in self.drivers:
+            driver.casts.validate()
 
     def processed(self, proc: bytes) -> int:
         """How far the stream of a process has been processed by its daemon; -1 if that is dead."""

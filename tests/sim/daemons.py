@@ -1,4 +1,4 @@
-"""A node daemon for simulations: all cores of the production daemon but those of actors and placement groups, in its order.
+"""A node daemon for simulations: all cores of the production daemon, in its order.
 
 What is simulated is what the cores do not do: messages travel, workers start and end, connections are opened, and chunks move
 over a link of limited bandwidth. What a node sends to another in one turn travels as one message.
@@ -10,6 +10,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.actorside import Actors
 from tests.sim.disks import Disk
 from tests.sim.groupside import GroupSide
 from tests.sim.headlink import HeadLink
@@ -100,6 +101,8 @@ class Daemon:
             m.P_JOB_ENDED: self._job_ended,
             m.P_JOB_GONE: lambda node_id, fields, now: None,
         }
+        self.on_node_dead: list[Any] = []
+        self.actors = Actors(self)
         self.link = HeadLink(self, self.network, cluster.head, config)
         self.scheduler.start(self.now)
         self.turn()
@@ -124,6 +127,7 @@ class Daemon:
                 if self.objects is None:
                     self._meet()
                 self.refs.joined(node.node_id)
+                self.actors.cluster.joined()
                 for batch in self._early.pop(node.node_id, ()):
                     self._handle_batch(node.node_id, batch)
             elif change == DIED:
@@ -172,6 +176,8 @@ class Daemon:
             channel.close()
         self._outgoing.pop(node_id, None)
         self._early.pop(node_id, None)
+        for tell in self.on_node_dead:
+            tell(node_id, self.view.nodes[node_id].reason)
         self.away.node_died(self.view.nodes[node_id], now)
         for job_id in self.guests.node_died(node_id, now):
             self._job_ended(node_id, [job_id], now)
@@ -278,6 +284,8 @@ class Daemon:
                     self.scheduler.handle(proc, message, now)
             elif m.CREATE_GROUP <= tag <= m.WATCH_GROUP:
                 self.groups.from_client(process, message, now)
+            elif m.CREATE_ACTOR <= tag <= m.ACTOR_EXITS:
+                self.actors.from_client(process, message, now)
             else:
                 self.store.handle(proc, message, now)
                 if tag == m.SEAL:
@@ -312,8 +320,10 @@ class Daemon:
         self.scheduler.client_left(proc, now)
         self.away.client_left(proc)
         self.groups.core.client_left(proc)
+        self.actors.client_left(proc)
         if process.kind == "driver":
             self.groups.core.job_ended(process.job_id, now)
+            self.actors.job_ended(process.job_id, now)
             self.link.tell_head(ev.JobEnds(process.job_id, ev.JOB_FINISHED, "", now))
             self.scheduler.job_ended(process.job_id, now)
             self.guests.job_ended(process.job_id, "", now)
@@ -335,6 +345,7 @@ class Daemon:
     def _job_ended(self, node_id: str, fields: list[Any], now: float) -> None:
         self.guests.job_ended(fields[0], node_id, now)
         self.groups.core.job_ended(fields[0], now)
+        self.actors.job_ended(fields[0], now)
 
     def _job_of(self, client: Any) -> dict[str, Any] | None:
         if client.job is None:
@@ -355,7 +366,7 @@ class Daemon:
         self._in_turn = True
         now = self.now
         scheduler = self.scheduler
-        due = [self.groups.core.turn(now), scheduler.schedule(now)]
+        due = [self.actors.turn(now), self.groups.core.turn(now), scheduler.schedule(now)]
         while scheduler.outbox:
             effects, scheduler.outbox = scheduler.outbox, []
             for effect in effects:
@@ -449,7 +460,9 @@ class Daemon:
         if isinstance(effect, Grant):
             self._grant(effect)
         elif isinstance(effect, Send):
-            if not self.tell(effect.proc, effect.message):
+            if effect.proc in self.actors.core.by_proc:
+                self.actors.told(effect.proc, effect.message, self.now)
+            elif not self.tell(effect.proc, effect.message):
                 self._tell_guest(effect.proc, effect.message)
         elif isinstance(effect, StartWorker):
             self.forks[effect.worker_id] = None
@@ -487,6 +500,8 @@ class Daemon:
         submitter = self.clients.get(grant.proc)
         record = self.scheduler.pool.workers[grant.worker_id]
         worker = self.clients.get(record.proc)
+        if self.actors.granted(grant, record.pid, self.now):
+            return
         if submitter is None and self.guests.granted(grant, record):
             return
         if submitter is None or worker is None:
@@ -514,6 +529,8 @@ class Daemon:
             self.send(subject, message)
         elif kind == "client":
             self.tell(subject, message)
+        elif kind == "move":
+            self.actors.cluster.move(subject, message)
         elif kind == "dial":
             clock.at(self._latency_s(), lambda: self._dial(subject))
         elif kind == "timer":
@@ -565,6 +582,8 @@ class Daemon:
         self.away.validate()
         self.guests.validate()
         self.groups.core.validate()
+        self.actors.core.validate()
+        self.actors.cluster.away.validate()
         self.store.validate()
         self.refs.validate()
         self.view.validate()

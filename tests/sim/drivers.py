@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.casts import Casts
 from tests.sim.gangs import Gangs
 from tests.sim.workers import Process
-from tests.sim.workload import GROUP, PUT, SMALL, Plan, Workload
+from tests.sim.workload import ACTOR, GROUP, PUT, SMALL, Plan, Workload
 
 from shoal.owner.objects import STORED, Entry
 from shoal.wire import messages as m
@@ -34,6 +35,7 @@ class Driver(Process):
         self._looks = 0
         self._entries: dict[Plan, Entry] = {}
         self.gangs = Gangs(self)
+        self.casts = Casts(self)
         daemon.job_began(self, self.job_id)
 
     def go_on(self) -> None:
@@ -47,6 +49,9 @@ class Driver(Process):
                 continue
             if plan.function == GROUP:
                 self.gangs.make(plan)
+                continue
+            if plan.function == ACTOR:
+                self.casts.make(plan)
                 continue
             self.cluster.planned(plan)
             arguments = tuple(self._entries.pop(each) for each in plan.arguments)
@@ -77,7 +82,7 @@ class Driver(Process):
         self.cluster.clock.at(0.0, self.go_on)
 
     def hears(self, message: list[Any]) -> None:
-        if not self.gangs.hears(message):
+        if not self.gangs.hears(message) and not self.casts.hears(message):
             super().hears(message)
 
     def forget(self, entry: Entry) -> None:
@@ -91,11 +96,16 @@ class Driver(Process):
         entries, self._entries = self._entries, {}
         self.table.drop_uses(entries.values())
         self.gangs.forget()
+        self.casts.forget()
         self.flush()
 
     @property
     def done(self) -> bool:
-        return not self.left and not self.pending and not self._looks and not self.gangs.running
+        return (
+            not self.left
+            and not self.pending
+            and not (self._looks or self.gangs.running or self.casts.running)
+        )
 
     # --- values ---
 

@@ -52,6 +52,8 @@ class GroupSide:
                 self._daemon.tell(effect[1], effect[2])
             elif effect[0] == "news":
                 self._daemon.link.tell_groups(codec.groups_message(effect[1]).groups)
+            else:
+                self._daemon.actors.end_for_good(effect[1], effect[2])
 
 
 def check_node(daemon: Daemon) -> None:

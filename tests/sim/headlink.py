@@ -12,7 +12,7 @@ from tests.sim.machines import HEAD, VERSIONS, Head
 
 from shoald.head import codec
 from shoald.head import events as ev
-from shoald.head.reports import Confirmations, ReportBuffer
+from shoald.head.reports import ActorBuffer, Confirmations, ReportBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +105,7 @@ class HeadLink:
         self._config = config
         self._buffer = ReportBuffer()
         self._confirmations = Confirmations()
+        self._actors = ActorBuffer()
         self._up: Channel | None = None
         self._stream = 0
         self._number = 0
@@ -138,6 +139,7 @@ class HeadLink:
         self._number = 0
         self._buffer.start_over()
         self._confirmations.start_over()
+        self._actors.start_over()
         up.send((stream, ev.NodeRegisters(stream, host, "1", self._daemon.info, VERSIONS)))
 
     def _at_head(self, message: tuple[int, ev.Event]) -> None:
@@ -163,6 +165,7 @@ class HeadLink:
                 self.gauges = daemon.gauges()
                 self._buffer.add({**self.gauges, "snapshot": True, **daemon.snapshot()})
                 self.wants_flush()
+                daemon.actors.cluster.registered()
                 daemon.groups.core.connected(daemon.now)
             case ev.NodesChanged(nodes):
                 daemon.heard([row_of(view) for view in nodes])
@@ -175,6 +178,8 @@ class HeadLink:
                 daemon.refs.free(list(ids))
             case ev.LostObjects(ids):
                 daemon.store.lost(list(ids))
+            case ev.ActorChanged() | ev.ActorGiven():
+                daemon.actors.head_says(message)
             case ev.GroupsTold():
                 daemon.groups.told(message)
             case ev.Refused():
@@ -219,6 +224,28 @@ class HeadLink:
             )
             event = ev.NodeReports(self._stream, self._number, gauges, part.objects, part.snapshot, part.more)
             self._up.send((self._stream, event))
+        actors = self._actors.take()
+        if actors is not None:
+            report = codec.actors_message(*actors).actors
+            self._up.send((self._stream, codec.actors_event(self._stream, report)))
+
+    def report_actors(self, rows: list[dict[str, Any]], snapshot: bool) -> None:
+        """What has become of actors that this node hosts."""
+        self._actors.add(rows, snapshot)
+        self.wants_flush()
+
+    def call(self, ask: Callable[[Head], Any], then: Callable[[bool, Any], None]) -> None:
+        """Ask the head; ``then`` gets (whether it answered, what)."""
+        clock, latency_s = self._network.clock, self._network.latencies_s[0]
+
+        def asked() -> None:
+            if not self._head.up or self._network.parted(self._daemon.node_id, HEAD):
+                then(False, "the head does not answer")
+            else:
+                answer = ask(self._head)
+                clock.at(latency_s, lambda: then(True, answer))
+
+        clock.at(latency_s, asked)
 
     def tell_groups(self, news: Any) -> None:
         """News of placement groups (a GroupNews of head.proto), at once, as part of this session."""

@@ -10,6 +10,7 @@ from shoal.ids import new_process_id, node_tag
 from shoal.wire import messages as m
 from shoald.head import events as ev
 from shoald.head import groupwords as gw
+from shoald.head.actors import Actor, ForgetActor, SaveActor
 from shoald.head.core import Durable, HeadCore
 from shoald.head.reports import Confirmations, ReportBuffer
 from shoald.objects.cluster_refs import ClusterRefs
@@ -32,13 +33,14 @@ SIZE = 100
 
 
 class Head:
-    """HeadCore; a restart keeps what storage keeps: the tables of nodes, jobs and groups."""
+    """HeadCore; a restart keeps what storage keeps: the tables of nodes, jobs, actors and groups."""
 
     def __init__(self, network: Network, config: Config) -> None:
         self.network = network
         self.config = config
         self.saved: dict[str, ev.NodeView] = {}
         self.saved_jobs: dict[str, ev.Job] = {}
+        self.saved_actors: dict[bytes, Actor] = {}
         self.saved_groups: dict[bytes, gw.GroupState] = {}
         self.down: dict[int, Channel] = {}
         self.on_dead: Callable[[str], None] = lambda node_id: None
@@ -50,7 +52,8 @@ class Head:
         durable = Durable(
             tuple(self.saved.values()),
             tuple(self.saved_jobs.values()),
-            groups=tuple(self.saved_groups.values()),
+            tuple(self.saved_actors.values()),
+            tuple(self.saved_groups.values()),
         )
         return HeadCore(self.config, VERSIONS, durable, self.network.clock.now, 0.0)
 
@@ -82,6 +85,10 @@ class Head:
             self.saved_jobs[effect.job.job_id] = effect.job
         elif isinstance(effect, ev.ForgetJob):
             del self.saved_jobs[effect.job_id]
+        elif isinstance(effect, SaveActor):
+            self.saved_actors[effect.actor.actor_id] = effect.actor
+        elif isinstance(effect, ForgetActor):
+            self.saved_actors.pop(effect.actor_id, None)
         elif isinstance(effect, gw.SaveGroup):
             self.saved_groups[effect.state.group.group_id] = effect.state
         elif isinstance(effect, gw.ForgetGroup):

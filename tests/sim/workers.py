@@ -132,6 +132,7 @@ class Process:
         self._idle_due = float("inf")
         self._held: dict[Lease, list[Any]] = {}
         self.storage = Storage(self)
+        self.client: Any = None  # what actorside takes for its connection
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.proc.hex()}>"
@@ -364,6 +365,7 @@ class Worker(Process):
         self.worker_id = worker_id
         self.connections: dict[Connection, None] = {}
         self.current: Run | None = None
+        self.acting: Any = None  # acting.Acting, of an actor
         self._inbox: deque[tuple[Connection, tuple[Any, ...]]] = deque()
 
     def hears(self, message: list[Any]) -> None:
@@ -374,7 +376,7 @@ class Worker(Process):
             connection.accept()
         elif tag == m.EXIT:
             self.cluster.kill(self)
-        else:
+        elif not self.cluster.becomes(self, message):
             super().hears(message)
 
     def left(self, connection: Connection) -> None:

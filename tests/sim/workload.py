@@ -18,8 +18,9 @@ PLAIN = TaskOptions()
 TWO_CPUS = PLAIN.merged(num_cpus=2)
 SPREAD = PLAIN.merged(scheduling_strategy="SPREAD")
 ONCE = PLAIN.merged(max_retries=0)
-# The functions of plans that are no tasks: their driver writes a value, or makes a placement group and runs tasks in it.
-PUT, GROUP = "put", "group"
+# The functions of plans that are no tasks: their driver writes a value, or makes a placement group and runs tasks in it,
+# or an actor and calls it.
+PUT, GROUP, ACTOR = "put", "group", "actor"
 MEANS_S = {"short": 0.001, "medium": 0.2, "long": 1.0}
 SIZES = (200_000, 1_000_000, 5_000_000, 20_000_000)
 SMALL = 100
@@ -73,7 +74,7 @@ class Mix:
 
     Attributes:
         puts: values that drivers write themselves; gets: how many results drivers look at, for each task.
-        groups: placement groups.
+        groups: placement groups; actors: actors, with some calls each.
         once: tasks that may not run again; nested: those of which a stored result contains a ref to what the run has put.
     """
 
@@ -87,6 +88,7 @@ class Mix:
     once: float = 0.0
     nested: float = 0.0
     groups: float = 0.0
+    actors: float = 0.0
     sizes: tuple[int, ...] = SIZES
 
 
@@ -112,6 +114,8 @@ class Workload:
             return self._put()
         if mix.groups and source.random() < mix.groups:
             return Plan(self._next_number(), GROUP, 0.0, SMALL)
+        if mix.actors and source.random() < mix.actors:
+            return Plan(self._next_number(), ACTOR, 0.0, SMALL)
         plan = self.plain()
         if self._unread and source.random() < mix.readers:
             count = min(len(self._unread), source.randint(1, ARGUMENTS_MAX))

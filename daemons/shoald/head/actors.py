@@ -301,10 +301,9 @@ class ActorTable:
             assert actor.state != DEAD, actor
             assert not actor.node_id or actor.node_id in live_nodes, actor
             assert record.subscribers <= live_nodes, (actor, record.subscribers)
-            if actor.name:
-                assert self._names[actor.namespace, actor.name] == actor_id, actor
         for key, actor_id in self._names.items():
             actor = self._records[actor_id].actor
+            # Not the other way round: a host gives a name on as soon as its actor is to end, which is told when it has.
             assert (actor.namespace, actor.name) == key, actor
         assert len(self._dead) <= self._dead_max
         assert not self._dead.keys() & self._records.keys()

@@ -260,6 +260,7 @@ class HeadCore:
             record.become(ev.ALIVE, "heard of again", now)
             self.nodes.revived(record)
             self.groups.nodes_changed(now)
+            self.actors.nodes_changed()
             self._news.add(record)
 
     def _suspect(self, record: NodeRecord, reason: str, now: float) -> None:

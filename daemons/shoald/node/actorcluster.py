@@ -4,7 +4,7 @@
 A caller of another node is to a host what one of its own is: it is connected by a token, as to a leased worker, and what is
 said to it goes through its node.
 
-As long as there is no other node, only named and detached actors are told to the head; the others when one joins.
+As long as there never was another node, only named and detached actors are told to the head; the others when one joins.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class ActorCluster:
         self._gives: dict[int, tuple[str, Callable[[bytes | None], None]]] = {}  # who was asked, and what for
         self._numbers = 0
         self._kept: set[bytes] = set()  # detached actors that went elsewhere, held here until they are dead
+        self._tells_all = False  # the head, also of actors without a name
+        self._claiming: set[bytes] = set()  # actors whose names the head was asked for
 
     def join(self) -> None:
         """Take part in what nodes say to each other; called when the daemon has its links."""
@@ -235,6 +237,7 @@ class ActorCluster:
             return
         if record.info["detached"]:
             self._kept.add(record.actor_id)
+            self._look_after(record.actor_id, self.patience())
         facts = self._facts(record)
         daemon.peers.send(node_id, [m.P_ACTOR_HOST, record.actor_id, record.info, facts])
         handed = {**self._row(record), "node_id": node_id, "info": _packed(record, facts)}
@@ -261,13 +264,14 @@ class ActorCluster:
         moved = Moved(actor_id, facts["incarnation"], facts["restarts"], facts["restarts_left"])
         job = facts["job"]
         if not info["detached"] and not daemon.lease_side.guests.adopt(job):
-            row = {"actor_id": actor_id, "namespace": info["namespace"], "name": info["name"], "state": DEAD}
-            daemon.head.report_actors([{**row, "node_id": daemon.node_id, "reason": "its driver is gone"}])
+            self._report_dead(actor_id, info, "its driver is gone")
             return
         if self._core.host(moved, info, facts["owner_job"], now) is None:
             record = self._core.actors.get(actor_id)
             if record is not None:  # the head asks because it has not heard of it
                 daemon.head.report_actors([self._row(record)])
+            else:  # its whole life was faster than the word that it had been handed over
+                self._report_dead(actor_id, info, self._core.dead[actor_id]["reason"])
 
     def _node_died(self, node_id: str, reason: str) -> None:
         self.away.node_died(node_id, reason)
@@ -282,6 +286,7 @@ class ActorCluster:
 
     def joined(self) -> None:
         """Another node has joined: it may be given handles to any actor of this one."""
+        self._tells_all = True
         self._daemon.head.report_actors([self._row(record) for record in self._core.actors.values()])
 
     def registered(self) -> None:
@@ -289,18 +294,36 @@ class ActorCluster:
         rows = [self._row(record) for record in self._core.actors.values()]
         self._daemon.head.report_actors(rows, snapshot=True)
         self.away.head_is_back()
+        for actor_id in self._kept:
+            self._look_after(actor_id, self.patience())
         self.flush()
+
+    def _look_after(self, actor_id: bytes, until: float) -> None:
+        """Have the head tell when a detached actor that went elsewhere is dead, as it may be already."""
+
+        def found(actor: dict[str, Any] | None, problem: str) -> None:
+            ended = actor is None or actor["state"] == DEAD
+            if problem or actor_id not in self._kept or not ended:
+                return  # without an answer, it is asked again at the next registration
+            if actor is not None or not self.again(until, partial(self._look_after, actor_id, until)):
+                self._kept.discard(actor_id)
+                self._side.let_go(actor_id)
+
+        self._find({"actor_id": actor_id}, found)
 
     def changed(self, record: ActorRecord) -> None:
         """An actor of this node is new, or in another state."""
         if record.actor_id in self.away.actors:
             self.adopt(record.actor_id)
-        if not self.alone or record.info["name"] or record.info["detached"]:
+        if self._tells_all or record.info["name"] or record.info["detached"]:
             self._daemon.head.report_actors([self._row(record)])
 
     def heard(self, message: dict[str, Any]) -> None:
         """The head's word on an actor ("actor"), or that this node is to host one ("host_actor")."""
         actor = message["actor"]
+        if message["kind"] == "host_actor" and not actor["info"]:
+            self._was_claimed(actor)
+            return
         if message["kind"] == "host_actor":
             packed = msgpack.unpackb(actor["info"])
             facts = {
@@ -310,12 +333,30 @@ class ActorCluster:
             self._host("", actor["actor_id"], packed["info"], facts)
             self._side.flush()
             return
-        now = self._daemon.loop.now()
         if actor["state"] == DEAD and actor["actor_id"] in self._kept:
             self._kept.discard(actor["actor_id"])
             self._side.let_go(actor["actor_id"])
-        self.away.heard(actor["actor_id"], actor, now)
+        self._found(actor["actor_id"], actor)
         self.flush()
+
+    def _found(self, actor_id: bytes, actor: dict[str, Any] | None) -> None:
+        """The head says where an actor is that is called from here; None: it does not know it."""
+        now = self._daemon.loop.now()
+        if actor is None or actor["state"] == DEAD or actor["node_id"] != self._daemon.node_id:
+            self.away.heard(actor_id, actor, now)
+        elif actor_id in self._core.actors:
+            self.adopt(actor_id)
+        else:  # this node is about to be told to host it; or a head that comes after this one knows nothing of it
+            self.away.not_heard(actor_id, now)
+
+    def _was_claimed(self, actor: dict[str, Any]) -> None:
+        """The head knows nothing of an actor but that its name was claimed here."""
+        actor_id = actor["actor_id"]
+        record = self._core.actors.get(actor_id)
+        if record is not None:
+            self._daemon.head.report_actors([self._row(record)])
+        elif actor_id not in self._claiming:  # else it is about to be made, or not
+            self._report_dead(actor_id, actor, "it has ended")
 
     def _row(self, record: ActorRecord) -> dict[str, Any]:
         info, daemon = record.info, self._daemon
@@ -372,17 +413,20 @@ class ActorCluster:
         }
 
         def answered(ok: bool, answer: Any) -> None:
+            self._claiming.discard(actor_id)
             then(answer["actor"] if ok else None, "" if ok else str(answer))
             self._side.flush()
 
+        self._claiming.add(actor_id)
         daemon.head.call("ClaimActor", {"actor": row}, answered)
 
     def unclaim(self, actor_id: bytes, info: dict[str, Any]) -> None:
         """The actor that got a name is not made after all."""
+        self._report_dead(actor_id, info, "it was not made")
+
+    def _report_dead(self, actor_id: bytes, info: dict[str, Any], reason: str) -> None:
         row = {"actor_id": actor_id, "namespace": info["namespace"], "name": info["name"], "state": DEAD}
-        self._daemon.head.report_actors(
-            [{**row, "node_id": self._daemon.node_id, "reason": "it was not made"}]
-        )
+        self._daemon.head.report_actors([{**row, "node_id": self._daemon.node_id, "reason": reason}])
 
     def named(
         self, namespace: str, name: str, proc: bytes, then: Callable[[bytes | None, bytes, str], None]
@@ -489,14 +533,8 @@ class ActorCluster:
         def answered(ok: bool, answer: Any) -> None:
             if not ok:
                 self.away.not_heard(actor_id, daemon.loop.now())
-            elif (
-                answer["known"]
-                and answer["actor"]["node_id"] == daemon.node_id
-                and actor_id in self._core.actors
-            ):
-                self.adopt(actor_id)
             else:
-                self.away.heard(actor_id, answer["actor"] if answer["known"] else None, daemon.loop.now())
+                self._found(actor_id, answer["actor"] if answer["known"] else None)
             self._side.flush()
 
         daemon.head.call("FindActor", {"actor_id": actor_id, "node_id": daemon.node_id}, answered)

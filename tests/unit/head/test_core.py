@@ -7,6 +7,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from shoal.config import load
 from shoald.head import events as ev
+from shoald.head.actors import Actor
 from shoald.head.core import Durable, HeadCore
 from shoald.head.nodes import ImpossibleTransition, NodeRecord, NodeTable
 
@@ -241,6 +242,34 @@ class TestObjects:
         for _ in range(4):
             refused += sent(report(core, 1, more=True), ev.Refused)
         assert refused[0][1].reason == ev.REFUSED_INVALID
+
+
+class TestActors:
+    def test_one_without_a_home_gets_the_first_that_can_be_used_again(self):
+        core = make_core()
+        register(core, 1, "a")
+        register(core, 2, "b")
+        actor = Actor(b"a" * 16, node_id="b", restarts_left=1, info=b"made from")
+        core.handle(ev.ActorsReported(2, (actor,), False), 0.0)
+        core.handle(ev.StreamBreaks(1), 0.0)
+        core.handle(ev.NodeLeaves(2, "left"), 0.1)
+        assert core.actors.find(actor.actor_id, "").node_id == ""
+        register(core, 3, "a", now=0.2)
+        assert core.actors.find(actor.actor_id, "").node_id == "a"
+
+    def test_one_that_is_only_cut_off_is_a_home_when_it_is_heard_of_again(self):
+        core = make_core()
+        register(core, 1, "a")
+        register(core, 2, "b")
+        actor = Actor(b"a" * 16, node_id="b", restarts_left=1, info=b"made from")
+        core.handle(ev.ActorsReported(2, (actor,), False), 0.0)
+        report(core, 2, now=2.9)
+        core.handle(ev.TimePasses(), 3.0)
+        assert state_of(core, "a") == ev.SUSPECTED
+        core.handle(ev.NodeLeaves(2, "left"), 3.1)
+        assert core.actors.find(actor.actor_id, "").node_id == ""
+        report(core, 1, now=3.2)
+        assert core.actors.find(actor.actor_id, "").node_id == "a"
 
 
 class TestRestart:

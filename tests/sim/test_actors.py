@@ -1,0 +1,79 @@
+"""Actors in a whole cluster: made once, called in order, restarted as often as they may be, and gone with their last handle."""
+
+import os
+import re
+
+import pytest
+from tests.sim import checks
+from tests.sim.cluster import Cluster
+from tests.sim.faults import Faults
+from tests.sim.workload import Mix
+
+from shoal.actors.calls import ActorCalls
+from shoal.config import load
+from shoald.node.actors import ActorCore
+
+SEEDS = int(os.environ.get("SHOAL_SIM_SEEDS", "8"))
+MIX = Mix(actors=0.5, stored=0.2, readers=0.3, sizes=(150_000, 3_000_000))
+# An actor whose host has a copy of what it is made from, and of which the head hears of no handle for so long, ends. What nodes
+# report is up to 3 s under way here, and much longer when they are cut off.
+CONFIG = load({"directory_grace_ms": 60_000})
+
+
+def run(seed, nodes=4, tasks=25, drivers=2, *, faults=0, steady=False, limit_s=900.0):
+    cluster = Cluster(seed, nodes, cpus=3, config=CONFIG, steady=steady)
+    cluster.join()
+    for daemon in list(cluster.daemons.values())[:drivers]:
+        cluster.add_driver(daemon, tasks, MIX, window=8)
+    cluster.clock.after_each = cluster.checked
+    trouble = Faults(cluster, survivors=drivers)
+    trouble.plan(faults, within_s=30.0)
+    checks.see_through(cluster, trouble, limit_s)
+    return cluster
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_without_faults(seed):
+    outcomes = run(seed).outcomes
+    assert outcomes["called"] > 30
+
+
+@pytest.mark.parametrize("seed", [*range(SEEDS), 9, 25, 62, 68, 83])
+def test_with_faults(seed):
+    run(seed, faults=30)
+
+
+# --- canaries: a rule that is broken on purpose is noticed ---
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "broken", "seen"),
+    [
+        # Handles do not count; calls that were received are sent again; a call may run as often as it likes.
+        (ActorCore, "unheld", lambda core, actor_id, now: None, "keeps|nothing ends"),
+        (ActorCalls, "resumed", lambda calls, lease, received: RESUMED(calls, lease, 0), "runs again"),
+        (ActorCalls, "_give_up", lambda calls, *args: again(calls, *args), "runs again"),
+    ],
+)
+def test_a_broken_rule_is_noticed(owner, method, broken, seen, monkeypatch):
+    monkeypatch.setattr(owner, method, broken)
+    monkeypatch.setattr(Cluster, "validate", lambda cluster: None)
+    assert any(caught(seed, seen) for seed in range(12))
+
+
+RESUMED = ActorCalls.resumed
+GIVE_UP = ActorCalls._give_up
+
+
+def again(calls, lease, details, restarting):
+    for task in lease.inflight.values():
+        task.retries = -1
+    GIVE_UP(calls, lease, details, restarting)
+
+
+def caught(seed, seen):
+    try:
+        run(seed, faults=30)
+    except AssertionError as error:
+        return re.search(seen, str(error)) is not None
+    return False
