@@ -32,7 +32,7 @@ class Node:
         """Decide; fork what is asked for, and let the forks say hello if ``ready``."""
         self.now += passed_s
         for _ in range(100):
-            self.core.schedule(self.now)
+            due = self.core.schedule(self.now)
             effects, self.core.outbox = self.core.outbox, []
             for effect in effects:
                 self._carry_out(effect)
@@ -41,6 +41,7 @@ class Node:
                 self._hello(worker_id)
             self.core.validate()
             if not effects and not forked:
+                assert due is None or due > self.now, "the scheduler is due at once, again and again"
                 return
         raise AssertionError("the scheduler does not come to rest")
 

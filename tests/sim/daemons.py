@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _NO_TASK = bytes(16)
 _FORK_S = (0.001, 0.004)
 _REAP_S = 0.001
+_AT_ONCE_MAX = 1000  # turns that a daemon wants at the same moment
 
 
 class Daemon:
@@ -90,6 +91,7 @@ class Daemon:
         self._early: dict[str, list[list[list[Any]]]] = {}
         self._in_turn = False
         self._due = float("inf")
+        self._woken_at, self._at_once = 0.0, 0
         self._gauges_due = False
         self._processes = 0
         self.handlers: dict[int, Any] = {
@@ -452,6 +454,9 @@ class Daemon:
     def _woken(self, due: float) -> None:
         if due == self._due:
             self._due = float("inf")
+            self._at_once = self._at_once + 1 if due == self._woken_at else 0
+            self._woken_at = due
+            assert self._at_once < _AT_ONCE_MAX, f"{self} is never done with what is due at {due}"
             self.turn()
 
     # --- leases ---

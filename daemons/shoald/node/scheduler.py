@@ -458,9 +458,8 @@ class SchedulerCore:
         short = 0
         self.now = now
         self.rounds += 1
-        self._place(now)
+        deadlines.append(self._place(now))
         if self.waiting:
-            deadlines.append(self.placement.due)
             reserved = self._pressure.reservation(now)
             unmet, short = self._grants.grant_round(now, reserved)
             deadlines.append(self._pressure.recall_for(unmet, reserved, now))
@@ -475,12 +474,13 @@ class SchedulerCore:
             self._deadline = now
         self.held_back = yes
 
-    def _place(self, now: float) -> None:
-        """Decide where the waiting demands are met, unless that can only be here."""
-        if not self.waiting:
-            self.shares = {}
-        elif not self._alone or any(demand.constraints is not None for demand in self.waiting):
+    def _place(self, now: float) -> float | None:
+        """Decide where the waiting demands are met, unless that can only be here. Returns when time alone may change that."""
+        if self.waiting and (not self._alone or any(each.constraints is not None for each in self.waiting)):
             self.shares = self.placement.shares(self.waiting, self.ledger, self.view, now)
+            return self.placement.due
+        self.shares = {}  # earlier decisions, and how long they stand, were about what is gone, or can only be met here now
+        return None
 
     def view_changed(self, now: float) -> None:
         """What `view` knows of other nodes has changed: waiting demands may have other places now."""

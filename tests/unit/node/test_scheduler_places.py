@@ -69,3 +69,42 @@ def test_what_waited_for_another_node_is_granted_here_when_that_is_gone(node):
     node.core.view_changed(node.now)
     node.run()
     assert len(node.grants) == 1
+
+
+# --- how long a decision stands is about that decision: what waits later is not looked at without a pause because of it ---
+
+
+def due_in_s(node):
+    node.run()
+    return node.core.schedule(node.now) - node.now
+
+
+def test_what_waits_alone_is_not_held_to_a_decision_between_nodes(node):
+    other = Cluster(node)
+    other.available = {"CPU": 0}
+    for backlog in (
+        3,
+        2,
+    ):  # two take this node's room; the second time the decision on the rest stands for a while
+        node.demand(DRIVER, 1, backlog)
+        node.run()
+    assert node.core.placement.due > node.now
+    other.there = False
+    node.core.view_changed(node.now)
+    node.run(passed_s=1.0)
+    assert len(node.grants) == 2
+    assert due_in_s(node) > 0.001
+
+
+def test_what_waits_alone_is_not_held_to_a_decision_on_a_demand_that_is_gone():
+    node = Node()
+    node.core.placement.node_id = "aa" * 16
+    node.driver(DRIVER, "job1")
+    node.demand(DRIVER, 1, 3)
+    node.run()
+    node.demand(DRIVER, 2, 1, prefer=bytes.fromhex("aa" * 3), prefer_bytes=10**9)
+    node.run()
+    assert node.core.placement.due > node.now
+    node.demand(DRIVER, 2, 0)
+    node.run(passed_s=2.0)
+    assert due_in_s(node) > 0.001
