@@ -63,6 +63,7 @@ class Config:
     # Calls sent to one actor by one process and not answered; later ones wait at their caller.
     actor_calls_sent_max: int = 10_000
     # Dead actors that a node remembers, to say why they died; of older ones it only says that they are gone.
+    # As many with names that went on to other nodes, in case the head has not heard of it.
     dead_actors_max: int = 1000
     # A connection to an actor that the node has not heard of yet: its creation may be on its way for this long.
     actor_unknown_ms: float = 5000.0

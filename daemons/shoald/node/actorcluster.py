@@ -63,6 +63,7 @@ class ActorCluster:
         self._gives: dict[int, tuple[str, Callable[[bytes | None], None]]] = {}  # who was asked, and what for
         self._numbers = 0
         self._kept: set[bytes] = set()  # detached actors that went elsewhere, held here until they are dead
+        self._handed: dict[bytes, dict[str, Any]] = {}  # named actors that went on, as the head was told
         self._tells_all = False  # the head, also of actors without a name
         self._claiming: set[bytes] = set()  # actors whose names the head was asked for
 
@@ -242,6 +243,10 @@ class ActorCluster:
         daemon.peers.send(node_id, [m.P_ACTOR_HOST, record.actor_id, record.info, facts])
         handed = {**self._row(record), "node_id": node_id, "info": _packed(record, facts)}
         daemon.head.report_actors([handed])
+        if record.info["name"]:
+            self._handed[record.actor_id] = handed
+            if len(self._handed) > daemon.config.dead_actors_max:
+                del self._handed[next(iter(self._handed))]
         now = daemon.loop.now()
         for caller in record.callers:
             client = daemon.clients.get(caller)
@@ -266,6 +271,7 @@ class ActorCluster:
         if not info["detached"] and not daemon.lease_side.guests.adopt(job):
             self._report_dead(actor_id, info, "its driver is gone")
             return
+        self._handed.pop(actor_id, None)
         if self._core.host(moved, info, facts["owner_job"], now) is None:
             record = self._core.actors.get(actor_id)
             if record is not None:  # the head asks because it has not heard of it
@@ -355,6 +361,8 @@ class ActorCluster:
         record = self._core.actors.get(actor_id)
         if record is not None:
             self._daemon.head.report_actors([self._row(record)])
+        elif actor_id in self._handed:  # it lives elsewhere, and no snapshot says so
+            self._daemon.head.report_actors([self._handed[actor_id]])
         elif actor_id not in self._claiming:  # else it is about to be made, or not
             self._report_dead(actor_id, actor, "it has ended")
 
