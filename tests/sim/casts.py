@@ -275,6 +275,10 @@ class Casts:
             self._driver.table.to_node([m.CONNECT_ACTOR, calls.actor_id, calls.incarnation])
             self._driver.flush()
 
+    def inherit(self, gone: Casts) -> None:
+        """The detached actors of a driver that has died are killed by this one."""
+        self._detached += gone._detached
+
     def forget(self) -> None:
         """Detached actors are killed once more: with a host that died at the wrong moment, the first time may have been lost."""
         for actor_id in self._detached:

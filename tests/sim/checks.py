@@ -116,9 +116,12 @@ def see_through(cluster: Cluster, trouble: Faults, limit_s: float) -> None:
 def settle(cluster: Cluster) -> None:
     """Liveness: all drivers forget everything, and nothing is left of it; then they end, and nothing is left of them."""
     groupside.check_settled(cluster)
+    alive = [driver for driver in cluster.drivers if driver.alive]
     for driver in cluster.drivers:
-        if driver.alive:
-            driver.forget_all()
+        if alive and not driver.alive:
+            alive[0].casts.inherit(driver.casts)
+    for driver in alive:
+        driver.forget_all()
     cluster.clock.run(SETTLE_S)
     cluster.validate()
     for process in cluster.processes():
