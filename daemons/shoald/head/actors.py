@@ -185,8 +185,8 @@ class ActorTable:
 
     def _hand_over(self, record: _Record, actor: Actor) -> None:
         """Its host has given it to another node, which is told once more: what it has said so far counted for nothing."""
-        if not self._is_live(actor.node_id):
-            self._rehost(record, replace(actor, node_id=""))
+        if not self._is_live(actor.node_id):  # it may have run there before that died
+            self._host_died(record, actor, f"its node {actor.node_id[:8]} died")
             return
         record.confirmed = False
         self._change(record, actor)
@@ -215,19 +215,18 @@ class ActorTable:
             why = f"its node {node_id[:8]} died: {reason}"
             if actor.driver_node == node_id and not actor.detached:
                 self._end(record, f"the node of its driver died: {reason}")
-            elif not actor.restarts_left:
-                self._end(record, why)
             else:
-                left = actor.restarts_left - (actor.restarts_left > 0 and not drained)
-                gone = replace(
-                    actor,
-                    node_id="",
-                    state=RESTARTING,
-                    restarts=actor.restarts + 1,
-                    restarts_left=left,
-                    reason=why,
-                )
-                self._rehost(record, gone)
+                self._host_died(record, actor, why, drained)
+
+    def _host_died(self, record: _Record, actor: Actor, why: str, drained: bool = False) -> None:
+        """An actor goes to another node if it may start again, and ends if not."""
+        if not actor.restarts_left:
+            self._end(record, why)
+            return
+        left = actor.restarts_left - (actor.restarts_left > 0 and not drained)
+        restarts = actor.restarts + 1
+        gone = replace(actor, node_id="", state=RESTARTING, restarts=restarts, restarts_left=left, reason=why)
+        self._rehost(record, gone)
 
     def job_ended(self, job_id: str) -> None:
         """A driver is gone: actors of its job that have no host end here; hosts end the others themselves."""

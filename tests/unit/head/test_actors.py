@@ -120,6 +120,16 @@ def test_one_that_may_not_restart_is_dead_and_says_why():
     assert not of(actors.take(), HostActor)
 
 
+@pytest.mark.parametrize(("left", "after"), [(0, DEAD), (1, RESTARTING)])
+def test_one_that_was_handed_to_a_node_that_has_died_meanwhile_may_have_run_there(left, after):
+    actors = ActorTable(Hosts("n3"), lambda node: node != "n2", dead_max=10)
+    handed = replace(named(A, restarts_left=left), node_id="n2")
+    actors.reported("n1", [handed])
+    found = actors.find(A, "")
+    assert (found.state, found.restarts_left) == (after, 0)
+    assert found.reason == "its node n2 died"
+
+
 def test_an_actor_ends_with_the_node_of_its_driver_unless_it_is_detached():
     actors = table("n2")
     mine = Actor(A, state=ALIVE, restarts_left=-1, driver_node="n1")
