@@ -35,6 +35,8 @@ _MADV_POPULATE_WRITE = 23
 _MADV_COLLAPSE = 25
 _MAP_NORESERVE = 0x4000
 _PAGE = mmap.PAGESIZE
+_OTHER_GAPS_MAX = 16
+_FAILED: int = ctypes.c_void_p(-1).value or -1
 _LINUX = sys.platform.startswith("linux")
 _madvise = libc.function("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _munmap = libc.function("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
@@ -102,22 +104,34 @@ def map_aligned(descriptor: int, size: int, protection: int) -> mmap.mmap:
     """A shared mapping of the first ``size`` bytes of a file, at a multiple of `UNIT` where that can be had.
 
     `mmap.mmap` takes no address, and the kernel takes the highest gap that is large enough: so room is reserved, and a gap of
-    just this size opened in it. Should another thread be faster, the mapping lies where it lies, and is only slower.
+    just this size opened in it. If the kernel would take another one, that is stopped up meanwhile. Should another thread be
+    faster, the mapping lies where it lies, and is only slower.
 
     Raises OSError as `mmap.mmap`.
     """
     length = -(-size // _PAGE) * _PAGE
-    reserved = None
+    reserved = _FAILED
     if _LINUX and size >= UNIT:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         reserved = _mmap(None, length + UNIT, 0, flags, -1, 0)
-    if reserved is None or reserved == ctypes.c_void_p(-1).value:
+    if reserved == _FAILED:
         return mmap.mmap(descriptor, size, mmap.MAP_SHARED, protection)
     start = -(-reserved // UNIT) * UNIT
     _munmap(start, length)
+    stopped: list[int] = []
     try:
+        for _ in range(_OTHER_GAPS_MAX):
+            there = _mmap(None, size, protection, mmap.MAP_SHARED, descriptor, 0)
+            if there == _FAILED:
+                break  # mmap.mmap says why
+            if there == start:
+                _munmap(there, length)
+                break
+            stopped.append(there)
         return mmap.mmap(descriptor, size, mmap.MAP_SHARED, protection)
     finally:
+        for there in stopped:
+            _munmap(there, length)
         if start > reserved:
             _munmap(reserved, start - reserved)
         _munmap(start + length, reserved + UNIT - start)
