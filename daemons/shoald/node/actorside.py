@@ -116,17 +116,24 @@ class ActorSide:
         elif owner is None:
             text = f"whether the name {info['name']!r} is free is for the head to say, and it does not answer: {trouble}"
             client.sock.send([m.RESPONSE, req, False, text])
-        elif owner["actor_id"] == actor_id or self._knows(owner):
+        elif owner["actor_id"] == actor_id or self._lives_here(owner["actor_id"]):
             self._make(client, req, actor_id, info, daemon.loop.now())
-        elif info["get_if_exists"]:
+        elif info["get_if_exists"] or self._knows(owner):
             there, ask = owner["actor_id"], partial(self._claim, client, req, actor_id, info, until)
             got = partial(self._got, client, req, there, until, ask)
-            if owner["node_id"]:
+            if self._knows(owner):
+                got(None)  # it has ended, or is about to: the name is free when the head has heard of that
+            elif owner["node_id"]:
                 self.cluster.get(owner["node_id"], there, client.proc, got)
             else:  # no node has what it needs, for now
                 got(b"")
         else:
             client.sock.send([m.RESPONSE, req, False, name_taken(info)])
+
+    def _lives_here(self, actor_id: bytes) -> bool:
+        """Whether an actor is hosted here and not about to end: then this node knows who gets it, and who does not."""
+        record = self.core.actors.get(actor_id)
+        return record is not None and not record.final
 
     def _knows(self, owner: dict[str, Any]) -> bool:
         """Whether an actor is, or was, hosted here. Of one that was handed over the head may still say so: it is elsewhere."""
