@@ -48,13 +48,18 @@ os.statvfs = statvfs
 """
 
 
-@pytest.fixture
-def hanging(no_leaks, tmp_path, monkeypatch):
-    """Starts a cluster for whose daemon a directory of the name "hangs" hangs; yields a function."""
-    (tmp_path / "sitecustomize.py").write_text(HANGS)
+def patch_daemon(code, tmp_path, monkeypatch):
+    """Have every Python that starts from now on run ``code`` first, which finds the path "hangs" in HANGS."""
+    (tmp_path / "sitecustomize.py").write_text(code)
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("HANGS", str(tmp_path / "hangs"))
+
+
+@pytest.fixture
+def hanging(no_leaks, tmp_path, monkeypatch):
+    """Starts a cluster for whose daemon a directory of the name "hangs" hangs; yields a function."""
+    patch_daemon(HANGS, tmp_path, monkeypatch)
 
     def begin(*names, **settings):
         directories = ",".join(str(tmp_path / name) for name in names)
@@ -81,10 +86,7 @@ os.preadv = preadv
 @pytest.fixture
 def hanging_reads(no_leaks, tmp_path, monkeypatch):
     """A cluster whose daemon hangs in reads of spill files while the file that this yields is there."""
-    (tmp_path / "sitecustomize.py").write_text(READS_HANG)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setenv("HANGS", str(tmp_path / "hangs"))
+    patch_daemon(READS_HANG, tmp_path, monkeypatch)
     settings = {"spill_stall_ms": 200, "spill_read_ms_max": 200, "spill_threshold": 1.0}
     start(object_spilling_directory=str(tmp_path / "disk"), _system_config=settings)
     yield tmp_path / "hangs"

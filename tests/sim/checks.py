@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
     from tests.sim.daemons import Daemon
     from tests.sim.faults import Faults
+    from tests.sim.workload import Mix
 
 SETTLE_S = 120.0
 
@@ -111,6 +112,20 @@ def see_through(cluster: Cluster, trouble: Faults, limit_s: float) -> None:
         story = [f"seed {cluster.seed}, {len(cluster.daemons)} nodes:", *cluster.history[-60:]]
         error.add_note("\n".join(story))
         raise
+
+
+def play(
+    cluster: Cluster, mix: Mix, tasks: int, *, drivers: int, window: int,
+    trouble: Faults, faults: int, within_s: float, limit_s: float,
+) -> Cluster:  # fmt: skip
+    """Have the first ``drivers`` nodes submit ``tasks`` each of a mix, through so many faults, to the end; all is checked."""
+    cluster.join()
+    for daemon in list(cluster.daemons.values())[:drivers]:
+        cluster.add_driver(daemon, tasks, mix, window=window)
+    cluster.clock.after_each = cluster.checked
+    trouble.plan(faults, within_s=within_s)
+    see_through(cluster, trouble, limit_s)
+    return cluster
 
 
 def settle(cluster: Cluster) -> None:

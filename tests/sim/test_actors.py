@@ -22,14 +22,10 @@ CONFIG = load({"directory_grace_ms": 60_000})
 
 def run(seed, nodes=4, tasks=25, drivers=2, *, faults=0, steady=False, limit_s=900.0):
     cluster = Cluster(seed, nodes, cpus=3, config=CONFIG, steady=steady)
-    cluster.join()
-    for daemon in list(cluster.daemons.values())[:drivers]:
-        cluster.add_driver(daemon, tasks, MIX, window=8)
-    cluster.clock.after_each = cluster.checked
-    trouble = Faults(cluster, survivors=drivers)
-    trouble.plan(faults, within_s=30.0)
-    checks.see_through(cluster, trouble, limit_s)
-    return cluster
+    return checks.play(
+        cluster, MIX, tasks, drivers=drivers, window=8, trouble=Faults(cluster, survivors=drivers), faults=faults,
+        within_s=30.0, limit_s=limit_s,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(SEEDS // 2))

@@ -20,14 +20,10 @@ MIX = Mix(stored=0.4, readers=0.4, parents=0.15, failing=0.05, odd=0.1, sizes=(1
 
 def run(seed, nodes=4, tasks=40, drivers=2, *, faults=0, steady=False, limit_s=900.0):
     cluster = Cluster(seed, nodes, cpus=2, steady=steady)
-    cluster.join()
-    for daemon in list(cluster.daemons.values())[:drivers]:
-        cluster.add_driver(daemon, tasks, MIX, window=20)
-    cluster.clock.after_each = cluster.checked
-    trouble = Faults(cluster, survivors=drivers)
-    trouble.plan(faults, within_s=30.0)
-    checks.see_through(cluster, trouble, limit_s)
-    return cluster
+    return checks.play(
+        cluster, MIX, tasks, drivers=drivers, window=20, trouble=Faults(cluster, survivors=drivers), faults=faults,
+        within_s=30.0, limit_s=limit_s,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -21,14 +21,10 @@ MIX = Mix(groups=0.35, stored=0.2, readers=0.3, parents=0.1, sizes=(150_000, 3_0
 
 def run(seed, nodes=4, tasks=30, drivers=2, *, faults=0, steady=False, limit_s=900.0):
     cluster = Cluster(seed, nodes, cpus=3, steady=steady)
-    cluster.join()
-    for daemon in list(cluster.daemons.values())[:drivers]:
-        cluster.add_driver(daemon, tasks, MIX, window=12)
-    cluster.clock.after_each = cluster.checked
-    trouble = Faults(cluster, survivors=drivers)
-    trouble.plan(faults, within_s=30.0)
-    checks.see_through(cluster, trouble, limit_s)
-    return cluster
+    return checks.play(
+        cluster, MIX, tasks, drivers=drivers, window=12, trouble=Faults(cluster, survivors=drivers), faults=faults,
+        within_s=30.0, limit_s=limit_s,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(SEEDS // 2))

@@ -44,15 +44,11 @@ def run(seed, nodes=1, tasks=40, *, directories=2, faults=0, kinds=DISK_KINDS, m
         seed, nodes, cpus=2, config=CONFIG, steady=False, store_bytes=STORE_BYTES, directories=directories,
         watches_bytes=True,
     )  # fmt: skip
-    cluster.join()
-    for daemon in list(cluster.daemons.values())[:2]:
-        cluster.add_driver(daemon, tasks, mix, window=8)
     cluster.checked_every = 3
-    cluster.clock.after_each = cluster.checked
-    trouble = Faults(cluster, survivors=2, kinds=kinds)
-    trouble.plan(faults, within_s=20.0)
-    checks.see_through(cluster, trouble, limit_s)
-    return cluster
+    return checks.play(
+        cluster, mix, tasks, drivers=2, window=8, trouble=Faults(cluster, survivors=2, kinds=kinds), faults=faults,
+        within_s=20.0, limit_s=limit_s,
+    )  # fmt: skip
 
 
 HEALTHY = {"finished", "put", "get done", "the function raised", "dependent"}
