@@ -46,7 +46,10 @@ def cut(handle, heard):
     lease = calls.lease
     if calls.heard == heard or lease is None or lease.broken:
         return heard
-    lease.connection.sock.shutdown(socket.SHUT_RDWR)
+    try:
+        lease.connection.sock.shutdown(socket.SHUT_RDWR)
+    except OSError:  # the other end saw the last cut first, and has closed this connection by itself
+        return heard
     return calls.heard
 
 
