@@ -9,7 +9,7 @@ import os
 from shoal.control import ControlError, request
 from shoal.sessions import SessionError, find_sessions
 
-ANSWER_S = 5.0
+ANSWER_S = 30.0
 
 
 def ledgers_that_do_not_add_up():

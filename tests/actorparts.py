@@ -4,7 +4,7 @@ import time
 
 import shoal
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def get(refs, timeout=PATIENCE_S):
@@ -21,7 +21,7 @@ def alive(pid):
         return False
 
 
-def wait_until(condition, timeout_s=10.0):
+def wait_until(condition, timeout_s=PATIENCE_S):
     """Wait for a condition."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -20,7 +20,7 @@ from accounts import ledgers_that_do_not_add_up
 from leaks import Snapshot, difference_after_wait
 
 RUN = os.environ["SHOAL_TEST_RUN"] = uuid.uuid4().hex
-LEAK_WAIT_S = 10.0
+LEAK_WAIT_S = 30.0
 # Folders whose tests start processes.
 CHECKED_FOLDERS = frozenset({"integration", "fuzz", "chaos"})
 

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 def until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:

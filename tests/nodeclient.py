@@ -20,7 +20,7 @@ from shoal.wire.frames import FrameDecoder, decode_batch, encode_batch
 
 TESTS = Path(__file__).parent
 CPU1 = {"CPU": 10_000}
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def until(condition, what="the condition"):

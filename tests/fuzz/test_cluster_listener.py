@@ -28,7 +28,7 @@ LEASES = (m.P_PING, m.P_PONG, *range(m.P_DEMAND, m.P_TAKEN + 1), m.P_QUERY, m.P_
 
 @pytest.fixture(scope="module")
 def shared(module_leaves_nothing):
-    config = {"goodbye_ms_max": 50, "handshake_ms_max": 300, "frame_bytes_max": 1024 * 1024}
+    config = {"goodbye_ms_max": 50, "handshake_ms_max": 1500, "frame_bytes_max": 1024 * 1024}
     with Daemon("--head", config=config) as running:
         running.data_address = _own_row(running)["address"]
         node = {"node_id": OTHER, "incarnation": "1", "resources": {}}

@@ -24,7 +24,7 @@ ROUNDS = 60
 
 @pytest.fixture(scope="module")
 def shared(module_leaves_nothing):
-    config = {"frame_bytes_max": FRAME_MAX, "handshake_ms_max": 300, "handshakes_max": 16, "shapes_max": 20}
+    config = {"frame_bytes_max": FRAME_MAX, "handshake_ms_max": 1500, "handshakes_max": 16, "shapes_max": 20}
     with Daemon(config=config) as running:
         until(lambda: len(running.descendants()) == 3, "the workers")
         yield running
@@ -54,7 +54,7 @@ def daemon(shared):
 
 def connect(daemon):
     sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(20)
+    sock.settimeout(60)
     sock.connect(daemon.ready["socket"])
     return sock
 

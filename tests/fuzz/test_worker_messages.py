@@ -66,7 +66,7 @@ class Submitter:
         if self.worker is None:
             ((grant, self.worker),) = self.client.lease(resources=CPU1)
             self.lease_id = grant[2]
-            self.worker.settimeout(20)
+            self.worker.settimeout(60)
             self.decoder = FrameDecoder(2**28)
             self.send((m.JOB, {**JOB, "caller": self.client.proc}))
             self.send((m.FUNCTION, FUNCTION_ID, self.blob, "twice"))

@@ -110,7 +110,7 @@ def test_a_constructor_that_waits_lends_the_cpu(shoal_session, kind):
     argument = answer.remote()
     actors = [shoal.remote(Asks).options(**options).remote(argument) for _ in range(2)]
     assert get([actor.result.remote() for actor in actors]) == [(42, 42)] * 2
-    assert shoal.available_resources().get("CPU", 0) == 0
+    wait_until(lambda: shoal.available_resources().get("CPU", 0) == 0)
 
 
 def test_a_future_that_nobody_waits_for_is_not_a_wait_of_the_next_call(shoal_session, tmp_path):

@@ -215,7 +215,7 @@ def test_no_caller_hangs_when_many_call_a_dying_actor(shoal_session):
         count = 0
         try:
             while True:
-                shoal.get(handle.add.remote(), timeout=20)
+                shoal.get(handle.add.remote(), timeout=60)
                 count += 1
         except ActorDiedError:
             return count
@@ -270,7 +270,7 @@ def test_get_if_exists_raced_by_ten_callers_makes_one_actor(shoal_session):
     @shoal.remote(num_cpus=0)
     def race():
         handle = Worker.options(name="raced", get_if_exists=True).remote()
-        return handle, shoal.get(handle.pid.remote(), timeout=20)
+        return handle, shoal.get(handle.pid.remote(), timeout=60)
 
     results = get([race.remote() for _ in range(10)])
     assert len({pid for _, pid in results}) == 1
@@ -282,7 +282,7 @@ def test_names_inside_actors_and_tasks(shoal_session):
 
     @shoal.remote
     def find():
-        return shoal.get(shoal.get_actor("inside").pid.remote(), timeout=20)
+        return shoal.get(shoal.get_actor("inside").pid.remote(), timeout=60)
 
     assert get(find.remote()) == get(worker.pid.remote())
 
@@ -302,7 +302,7 @@ def test_shutdown_ends_actors(shoal_session):
     assert not any(alive(pid) for pid in pids)
     shoal.init(num_cpus=2)
     with pytest.raises(ActorDiedError, match="does not know it"):
-        shoal.get(kept.add.remote(), timeout=20)
+        shoal.get(kept.add.remote(), timeout=60)
 
 
 def test_a_detached_actor_needs_no_handle(shoal_session):

@@ -34,7 +34,7 @@ def test_threaded_actor_runs_calls_at_once(shoal_session):
             self.barrier = threading.Barrier(4)
 
         def meet(self):
-            self.barrier.wait(10)
+            self.barrier.wait(60)
             return threading.current_thread().name
 
     meeting = Meeting.remote()
@@ -96,7 +96,7 @@ def test_concurrency_groups_have_limits_of_their_own(shoal_session):
 
         @shoal.method(concurrency_group="io")
         def wait(self):
-            return self.go.wait(10)
+            return self.go.wait(60)
 
         def release(self):
             self.go.set()

@@ -48,7 +48,7 @@ class Counter:
             yield i
 
     def call(self, other):
-        return shoal.get(other.add.remote(), timeout=20)
+        return shoal.get(other.add.remote(), timeout=60)
 
     def me(self):
         return shoal.get_runtime_context().current_actor
@@ -129,7 +129,7 @@ def test_callers_do_not_block_each_other(shoal_session, tmp_path):
 
     @shoal.remote
     def call(counter):
-        return shoal.get(counter.add.remote(5), timeout=20)
+        return shoal.get(counter.add.remote(5), timeout=60)
 
     gate = str(tmp_path / "gate-callers")
     counter = Counter.remote()
@@ -234,7 +234,7 @@ def test_constructor_error_reaches_every_caller(shoal_session):
 
     @shoal.remote
     def call(handle):
-        return shoal.get(handle.call.remote(), timeout=20)
+        return shoal.get(handle.call.remote(), timeout=60)
 
     with pytest.raises(ActorDiedError, match="no model file"):
         get(call.remote(broken))
@@ -308,7 +308,7 @@ def test_handles_travel(shoal_session):
 
     @shoal.remote
     def use(handles, by_name):
-        return [shoal.get(handle.add.remote(), timeout=20) for handle in (*handles, by_name["counter"])]
+        return [shoal.get(handle.add.remote(), timeout=60) for handle in (*handles, by_name["counter"])]
 
     @shoal.remote
     def make():
@@ -316,7 +316,7 @@ def test_handles_travel(shoal_session):
 
     @shoal.remote
     def closure():
-        return shoal.get(counter.add.remote(), timeout=20)
+        return shoal.get(counter.add.remote(), timeout=60)
 
     assert get(use.remote([counter], {"counter": counter})) == [1, 2]
     assert get(closure.remote()) == 3

@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -99,20 +98,20 @@ def test_a_ref_awaited_twice_and_from_two_loops(shoal_session):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert results == [12, 12]
 
 
 def test_futures(shoal_session):
     futures = [double.remote(i).future() for i in range(50)]
-    done, pending = concurrent.futures.wait(futures, timeout=30)
+    done, pending = concurrent.futures.wait(futures, timeout=60)
     assert not pending
     assert sorted(future.result() for future in done) == list(range(0, 100, 2))
     with pytest.raises(ValueError, match="no"):
-        fail.remote().future().result(30)
+        fail.remote().future().result(60)
     called = threading.Event()
     double.remote(1).future().add_done_callback(lambda future: called.set())
-    assert called.wait(30)
+    assert called.wait(60)
 
 
 def test_a_callback_may_use_shoal(shoal_session):
@@ -124,7 +123,7 @@ def test_a_callback_may_use_shoal(shoal_session):
         called.set()
 
     double.remote(1).future().add_done_callback(callback)
-    assert called.wait(30)
+    assert called.wait(60)
     assert answers == [4]
 
 
@@ -147,7 +146,7 @@ def test_async_functions_are_tasks(shoal_session):
         await asyncio.sleep(0)
         return sum(parts)
 
-    assert shoal.get([work.remote(10) for _ in range(5)], timeout=30) == [90] * 5
+    assert shoal.get([work.remote(10) for _ in range(5)], timeout=60) == [90] * 5
 
 
 def test_gets_in_threads_beside_a_loop(shoal_session):
@@ -157,6 +156,4 @@ def test_gets_in_threads_beside_a_loop(shoal_session):
         awaited = asyncio.gather(*[double.remote(i) for i in range(20)])
         return await asyncio.gather(*calls), await awaited
 
-    start = time.monotonic()
     assert asyncio.run(main()) == ([2 * i for i in range(20)], [2 * i for i in range(20)])
-    assert time.monotonic() - start < 30

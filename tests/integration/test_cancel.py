@@ -25,11 +25,11 @@ def identity(value):
 
 def assert_cancelled(ref):
     with pytest.raises(TaskCancelledError):
-        shoal.get(ref, timeout=30)
+        shoal.get(ref, timeout=60)
 
 
 def assert_workers_work():
-    assert shoal.get([identity.remote(i) for i in range(20)], timeout=30) == list(range(20))
+    assert shoal.get([identity.remote(i) for i in range(20)], timeout=60) == list(range(20))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_tasks_that_were_sent_ahead_to_a_busy_worker(shoal_session, marks):
     outcomes = []
     for number, ref in enumerate(refs):
         try:
-            outcomes.append(shoal.get(ref, timeout=30) == number)
+            outcomes.append(shoal.get(ref, timeout=60) == number)
         except TaskCancelledError:
             outcomes.append(None)
     assert outcomes[0] is True
@@ -240,7 +240,7 @@ def test_cancel_at_any_moment_of_many_short_tasks(shoal_session):
             shoal.cancel(ref)
         for number, ref in enumerate(refs):
             try:
-                assert shoal.get(ref, timeout=30) == number
+                assert shoal.get(ref, timeout=60) == number
             except TaskCancelledError:
                 assert number % 2 == 0
 
@@ -302,7 +302,7 @@ def test_force_spares_the_task_that_runs_before_it(shoal_session, marks):
     for ref in refs[2:]:
         shoal.cancel(ref, force=True)
     marks.add("go")
-    assert shoal.get(refs[:2], timeout=30) == [0, 1]
+    assert shoal.get(refs[:2], timeout=60) == [0, 1]
     assert marks.count("started") == 2
 
 
@@ -367,7 +367,7 @@ def test_a_task_can_cancel_its_own_child(shoal_session, marks):
         except TaskCancelledError:
             return "cancelled"
 
-    assert shoal.get(parent.remote(), timeout=30) == "cancelled"
+    assert shoal.get(parent.remote(), timeout=60) == "cancelled"
 
 
 @pytest.mark.parametrize("force", [False, True])

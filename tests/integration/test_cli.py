@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from shoal.cli.app import app
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 DRIVER = """
 import sys, time
 import numpy as np
@@ -251,7 +251,7 @@ def test_nodes_outlive_their_head_and_say_so(head):
 
 
 def test_a_killed_node_is_declared_dead(no_leaks):
-    fast = "heartbeat_ms=100,node_suspect_ms=300,node_dead_ms=600"
+    fast = "heartbeat_ms=200,node_suspect_ms=600,node_dead_ms=1500"
     start = ("--num-cpus", "1", "--object-store-memory", "64MB", "--system-config", fast, "--json")
     head = run("start-head", "--port", "0", *start).json
     node = run("start-node", "--address", head["head_address"], *start).json

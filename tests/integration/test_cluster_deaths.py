@@ -18,7 +18,7 @@ from shoal.control import request
 from shoal.exceptions import NodeDiedError, TaskCancelledError
 from shoal.testing import Cluster
 
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 FAST_DEATHS = {"node_dead_ms": 1500.0, "node_suspect_ms": 700.0, "heartbeat_ms": 200.0}
 
 
@@ -37,10 +37,11 @@ def where():
 
 
 @pytest.fixture
-def dying(no_leaks):
-    """A driver on a node without CPUs, and two that can be killed."""
-    with Cluster(num_cpus=0, system_config=FAST_DEATHS) as cluster:
-        nodes = [cluster.add_node(num_cpus=1, system_config=FAST_DEATHS) for _ in range(2)]
+def dying(request, no_leaks):
+    """A driver on a node without CPUs, and two that can be killed; its parameter: the system_config."""
+    config = getattr(request, "param", FAST_DEATHS)
+    with Cluster(num_cpus=0, system_config=config) as cluster:
+        nodes = [cluster.add_node(num_cpus=1, system_config=config) for _ in range(2)]
         shoal.init(cluster.address)
         try:
             yield {node.node_id: node for node in nodes}
@@ -83,6 +84,7 @@ def test_what_may_not_run_twice_fails_with_its_node(dying, marks):
     assert "stay" in str(caught.value)
 
 
+@pytest.mark.parametrize("dying", [{}], indirect=True, ids=["slow to be dead"])
 def test_a_node_that_is_paused_loses_nothing(dying, marks):
     nodes = dying
     ref = stay.remote(marks, "task", "once")

@@ -49,7 +49,7 @@ def holder(marks, nodes):
 
 
 def get(refs):
-    return shoal.get(refs, timeout=30)
+    return shoal.get(refs, timeout=60)
 
 
 def drain(head, *arguments):
@@ -126,7 +126,7 @@ def make(fill):
 def test_what_only_the_node_has_is_moved_before_it_goes(nodes, way):
     nodes, head = nodes
     refs = [make.remote(float(number)) for number in range(8)]
-    assert len(shoal.wait(refs, num_returns=8, timeout=30, fetch_local=False)[0]) == 8
+    assert len(shoal.wait(refs, num_returns=8, timeout=60, fetch_local=False)[0]) == 8
     places = {node: request(nodes[node].socket, nodes[node].secret, "memory", {})["rows"] for node in nodes}
     leaving = max(nodes, key=lambda node: len(places[node]))
     assert places[leaving], "nothing to move"

@@ -39,7 +39,7 @@ def state(group):
 
 def test_a_dead_nodes_bundle_gets_another_node(cluster):
     group = placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
-    assert group.wait(20)
+    assert group.wait(60)
     before = placement_group_table(group)["bundles_to_node_id"]
     own = shoal.get_runtime_context().get_node_id()
     index = next(number for number, node_id in before.items() if node_id != own)
@@ -51,7 +51,7 @@ def test_a_dead_nodes_bundle_gets_another_node(cluster):
     assert len(set(after.values())) == 2
     until(lambda: state(group) == "CREATED")
     member = where.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, index))
-    assert shoal.get(member.remote(), timeout=30) == after[index]
+    assert shoal.get(member.remote(), timeout=60) == after[index]
     remove_placement_group(group)
 
 
@@ -73,7 +73,7 @@ def test_a_group_ends_with_its_driver_unless_it_is_detached(cluster):
         shoal.init(sys.argv[1], namespace="groups")
         kept = placement_group([{"CPU": 1}], name="kept", lifetime="detached")
         gone = placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
-        assert kept.wait(20) and gone.wait(20)
+        assert kept.wait(60) and gone.wait(60)
         print(kept.id.hex(), gone.id.hex())
     """
     kept, gone = driver(cluster, code)

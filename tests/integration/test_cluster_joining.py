@@ -72,7 +72,7 @@ def test_a_join_string_is_all_that_a_node_needs(cluster, elsewhere):
         assert nodes_of(cluster)[node_id]["address"].startswith("127.0.0.2:")
         shoal.init(cluster.address)
         try:
-            assert shoal.get(where.options(resources={"there": 1}).remote(), timeout=30) == node_id
+            assert shoal.get(where.options(resources={"there": 1}).remote(), timeout=60) == node_id
         finally:
             shoal.shutdown()
     finally:
@@ -111,7 +111,7 @@ def test_a_driver_without_a_node_brings_one_for_itself(cluster, there, monkeypat
         own = shoal.get_runtime_context().get_node_id()
         assert own != cluster.head.node_id
         assert nodes_of(cluster)[own]["resources"]["CPU"] == 0
-        assert shoal.get(where.remote(), timeout=30) == cluster.head.node_id
+        assert shoal.get(where.remote(), timeout=60) == cluster.head.node_id
     finally:
         shoal.shutdown()
     until(lambda: set(nodes_of(cluster)) == {cluster.head.node_id}, "its node has left")

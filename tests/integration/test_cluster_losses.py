@@ -15,7 +15,12 @@ from shoal.exceptions import ObjectLostError, OwnerDiedError
 from shoal.testing import Cluster
 
 TIMEOUT_S = 60
-FAST_DEATHS = {"node_dead_ms": 1500.0, "node_suspect_ms": 700.0, "heartbeat_ms": 200.0}
+FAST_DEATHS = {
+    "node_dead_ms": 1500.0,
+    "node_suspect_ms": 700.0,
+    "heartbeat_ms": 200.0,
+    "directory_grace_ms": 300.0,
+}
 
 
 def get(refs):
@@ -105,7 +110,7 @@ def test_refs_in_a_small_result_outlive_the_node_that_sealed_it(nodes):
     get(on("c", total).remote([inner]))
     del inner, read
     kill(nodes["b"])
-    time.sleep(3)  # the head frees, if it does, after directory_grace_ms
+    time.sleep(1)  # the head frees, if it does, after directory_grace_ms
     assert get(on("c", total).remote([again])) == [50_000]
     del again
     [inner] = get(unread)

@@ -16,7 +16,7 @@ from shoal.control import request
 from shoal.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 from shoal.testing import Cluster
 
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 @pytest.fixture

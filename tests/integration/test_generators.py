@@ -215,15 +215,16 @@ def test_items_that_were_kept_survive_a_second_attempt(shoal_session, marks):
     assert [int(array[0]) for array in shoal.get(kept)] == list(range(6))
 
 
-def test_a_worker_that_dies_for_good_ends_the_stream_with_its_error(shoal_session):
+def test_a_worker_that_dies_for_good_ends_the_stream_with_its_error(shoal_session, marks):
     @shoal.remote(max_retries=0)
     def stream():
         yield 1
-        time.sleep(0.05)  # the item is on its way
+        marks.wait("seen")
         os.kill(os.getpid(), signal.SIGKILL)
 
     generator = stream.remote()
     assert shoal.get(next(generator)) == 1
+    marks.add("seen")
     with pytest.raises(WorkerCrashedError):
         shoal.get(next(generator))
     with pytest.raises(StopIteration):
@@ -270,4 +271,4 @@ def test_a_generator_read_by_another_task(shoal_session):
     def reader(n):
         return sum(shoal.get(ref) for ref in count.remote(n))
 
-    assert shoal.get(reader.remote(200), timeout=30) == 19_900
+    assert shoal.get(reader.remote(200), timeout=60) == 19_900

@@ -1,6 +1,7 @@
 """Store pages that were made ahead of demand are given back when nobody needs them."""
 
-import os
+import contextlib
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -14,10 +15,10 @@ MIB = 1024**2
 def resident_bytes():
     """Memory that the store's region takes, from the daemon's descriptor of it."""
     for process in psutil.Process().children():
-        folder = f"/proc/{process.pid}/fd"
-        for name in os.listdir(folder):
-            if "shoal-store" in os.readlink(f"{folder}/{name}"):
-                return os.stat(f"{folder}/{name}").st_blocks * 512
+        for path in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                if "shoal-store" in str(path.readlink()):
+                    return path.stat().st_blocks * 512
     raise AssertionError("no process here has the store open")
 
 

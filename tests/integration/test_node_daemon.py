@@ -64,7 +64,7 @@ def test_second_daemon_in_a_directory_is_refused_in_one_line(daemon):
     second = Daemon(directory=daemon.directory)
     assert not second.ready["ok"]
     assert "already" in second.ready["error"]
-    assert second.process.wait(10) == 1
+    assert second.process.wait(60) == 1
     assert daemon.client().welcome
 
 
@@ -78,7 +78,7 @@ def test_second_daemon_in_a_directory_is_refused_in_one_line(daemon):
 )
 def test_bad_options_are_one_line(arguments, part):
     command = [sys.executable, "-m", "shoald.node", "--session-dir", "/tmp/never-made", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert part in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
@@ -188,12 +188,18 @@ def test_question_to_all_processes_names_those_that_do_not_answer():
         driver = daemon.client()
         until(lambda: len(daemon.client("cli", hello=False).request("workers")["rows"]) == 2)
         cli = daemon.client("cli", hello=False)
-        cli.send([m.REQUEST, 1, "tasks", {}])
-        query = driver.receive(m.QUERY)
-        assert query[2] == "tasks"
-        driver.send([m.ANSWER, query[1], [{"id": "ab", "name": "f"}]])
-        _, _, ok, data = cli.receive(m.RESPONSE)
-        assert ok
+
+        def answered():
+            """Asked again if this process, which has to answer in time, stood still meanwhile."""
+            cli.send([m.REQUEST, 1, "tasks", {}])
+            query = driver.receive(m.QUERY)
+            assert query[2] == "tasks"
+            driver.send([m.ANSWER, query[1], [{"id": "ab", "name": "f"}]])
+            _, _, ok, data = cli.receive(m.RESPONSE)
+            assert ok
+            return data if data["rows"] else None
+
+        data = until(answered)
         [row] = data["rows"]
         assert {"id": "ab", "name": "f", "process": f"driver {os.getpid()}"}.items() <= row.items()
         assert len([name for name in data["silent"] if name.startswith("worker")]) == len(data["silent"])
@@ -210,7 +216,7 @@ def test_why_tells_what_demands_wait_for(daemon):
 
 def test_stop_request_ends_the_daemon(daemon):
     assert daemon.client("cli", hello=False).request("stop") == "stopping"
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
 
 
 # --- nothing is left ---
@@ -232,7 +238,7 @@ def test_stop_leaves_only_the_logs(daemon):
     client.lease()
     children = [process.pid for process in daemon.descendants()]
     daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
     gone(children)
     assert client.closed_by_daemon()
     assert {entry.name for entry in Path(daemon.directory).iterdir()} == {"logs"}
@@ -244,7 +250,7 @@ def test_daemon_of_a_driver_goes_with_it_and_leaves_nothing():
     children = [process.pid for process in daemon.descendants()]
     owner.kill()
     owner.wait()
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
     gone(children)
     assert not os.path.exists(daemon.directory)
 
@@ -256,7 +262,7 @@ def test_daemon_of_a_driver_goes_after_its_goodbye():
     client.send([m.GOODBYE])
     client.receive(m.GOODBYE_OK)
     client.close()
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
     assert not os.path.exists(daemon.directory)
 
 
@@ -266,7 +272,7 @@ def test_killed_daemon_leaves_no_process(daemon):
     stayer = int(tell(peer, "stay"))
     children = [process.pid for process in daemon.descendants()]
     daemon.process.kill()
-    daemon.process.wait(10)
+    daemon.process.wait(60)
     gone([*children, stayer])
 
 
@@ -331,7 +337,7 @@ def test_fork_message_keeps_its_pipe_until_the_child_is_gone(daemon):
 
 def test_stale_socket_of_a_killed_daemon_is_no_obstacle(daemon):
     daemon.process.kill()
-    daemon.process.wait(10)
+    daemon.process.wait(60)
     assert os.path.exists(daemon.ready["socket"])
     with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as sock:
         sock.connect(daemon.ready["socket"])
@@ -356,7 +362,7 @@ def test_daemon_that_hosts_a_head_is_ready_with_its_address_and_others_join(tmp_
         wrong = Daemon("--head-address", address, "--secret-file", str(tmp_path / "wrong"))
         assert not wrong.ready["ok"]
         assert "secret" in wrong.ready["error"]
-        assert wrong.process.wait(10) == 1
+        assert wrong.process.wait(60) == 1
         wrong.stop()
         secret = os.path.join(first.directory, "secret")
         with Daemon("--head-address", address, "--secret-file", secret, cpus=3) as second:

@@ -121,7 +121,7 @@ def test_a_cancelled_get_takes_nothing(shoal_session):
     with pytest.raises(TaskCancelledError):
         get(waiting)
     queue.put("x")
-    assert queue.get(timeout=10) == "x"
+    assert queue.get(timeout=60) == "x"
 
 
 def test_a_dead_process_takes_nothing_and_adds_nothing(shoal_session, tmp_path):
@@ -146,7 +146,7 @@ def test_a_dead_process_takes_nothing_and_adds_nothing(shoal_session, tmp_path):
     killed_while_it_waits(puts=False)
     queue.put("x")
     killed_while_it_waits(puts=True)
-    assert queue.get(timeout=10) == "x"
+    assert queue.get(timeout=60) == "x"
     assert queue.empty()
 
 
@@ -249,7 +249,7 @@ def test_timeouts(shoal_session, tmp_path):
     with pytest.raises(TimeoutError):
         pool.get_next(timeout=0.01, ignore_if_timedout=True)
     open(go, "w").close()
-    assert pool.get_next(timeout=20) == 4
+    assert pool.get_next(timeout=60) == 4
     assert not pool.has_next()
 
 
@@ -260,10 +260,10 @@ def test_an_actor_gets_its_next_call_when_it_is_free(shoal_session, tmp_path):
     pool.submit(wait_for, second)
     pool.submit(double, 1)
     open(second, "w").close()
-    assert pool.get_next_unordered(timeout=20) == second
-    assert pool.get_next_unordered(timeout=20) == 2
+    assert pool.get_next_unordered(timeout=60) == second
+    assert pool.get_next_unordered(timeout=60) == 2
     open(first, "w").close()
-    assert pool.get_next(timeout=20) == first
+    assert pool.get_next(timeout=60) == first
 
 
 def test_an_actor_is_not_lost_with_a_call_that_could_not_be_made(shoal_session):

@@ -11,7 +11,7 @@ from nodeclient import until
 from shoal.exceptions import ActorDiedError, RuntimeEnvSetupError
 from shoal.testing import Cluster
 
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 def get(refs):

@@ -32,7 +32,7 @@ def test_a_result_does_not_wait_for_the_long_task_behind_it(shoal_session, marks
     refs = [work.remote(number) for number in range(10)]
     others = refs[:3] + refs[4:]
     # Those before it at its worker are answered, and those behind it run elsewhere, while it waits for us.
-    assert shoal.get(others, timeout=20) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert shoal.get(others, timeout=60) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     marks.add("seen")
     assert shoal.get(refs[3]) == 3
 
@@ -46,7 +46,7 @@ def test_tasks_behind_a_task_that_blocks_run_elsewhere(shoal_session, marks):
 
     shoal.get([work.remote(1) for _ in range(200)])
     refs = [work.remote(number) for number in range(40)]
-    assert shoal.get(refs[1:], timeout=20) == list(range(1, 40))
+    assert shoal.get(refs[1:], timeout=60) == list(range(1, 40))
     marks.add("go")
     assert shoal.get(refs[0]) == 0
 
@@ -69,7 +69,7 @@ def test_both_cpus_are_used(shoal_session, marks):
         return os.getpid()
 
     for number in range(3):
-        assert len(set(shoal.get([meet.remote(f"m{number}") for _ in range(2)], timeout=20))) == 2
+        assert len(set(shoal.get([meet.remote(f"m{number}") for _ in range(2)], timeout=60))) == 2
 
 
 def test_a_task_of_another_shape_gets_its_turn(shoal_session):
@@ -81,7 +81,7 @@ def test_a_task_of_another_shape_gets_its_turn(shoal_session):
         return number
 
     smalls = [small.remote(number) for number in range(6000)]
-    assert shoal.get(identity.options(num_cpus=2).remote("large"), timeout=30) == "large"
+    assert shoal.get(identity.options(num_cpus=2).remote("large"), timeout=60) == "large"
     _, unfinished = shoal.wait(smalls, num_returns=len(smalls), timeout=0)
     assert unfinished  # it did not just wait for their end
     for ref in unfinished:

@@ -91,7 +91,7 @@ def test_a_thread_may_go_on_after_the_main_thread(run_script):
 
         def work():
             threading.main_thread().join()
-            print(shoal.get(echo.remote("a value")), echo.remote("a future").future().result(30))
+            print(shoal.get(echo.remote("a value")), echo.remote("a future").future().result(60))
 
         threading.Thread(target=work).start()
     """)
@@ -242,11 +242,11 @@ def test_finalizers_may_use_shoal_wherever_they_interrupt_it(run_script):
             Cycle(turn % 5)
             turn += 1
             numbers = [echo.remote(number) for number in range(20)]
-            assert shoal.get(numbers, timeout=30) == list(range(20))
+            assert shoal.get(numbers, timeout=60) == list(range(20))
             while numbers:
-                done, numbers = shoal.wait(numbers, timeout=30)
+                done, numbers = shoal.wait(numbers, timeout=60)
                 assert done
-            assert shoal.get(echo.remote(np.ones(20_000)), timeout=30).sum() == 20_000
+            assert shoal.get(echo.remote(np.ones(20_000)), timeout=60).sum() == 20_000
         gc.collect()  # what is left would be finalized after the session has ended
         gc.disable()
         runtime = shoal.session.current()

@@ -283,7 +283,7 @@ def test_a_task_that_needs_no_cpu_runs_beside_a_full_node(shoal_session, tmp_pat
         until(gate.exists)
 
     holding = [hold.remote() for _ in range(2)]
-    assert shoal.get(identity.options(num_cpus=0).remote(1), timeout=20) == 1
+    assert shoal.get(identity.options(num_cpus=0).remote(1), timeout=60) == 1
     gate.touch()
     shoal.get(holding)
 

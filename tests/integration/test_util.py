@@ -117,8 +117,8 @@ def test_queue_between_tasks(shoal_session):
 
     queue = Queue(maxsize=5)
     consumer = consume.remote(queue, 40)
-    shoal.get(produce.remote(queue, 40), timeout=20)
-    assert shoal.get(consumer, timeout=20) == sum(range(40))
+    shoal.get(produce.remote(queue, 40), timeout=60)
+    assert shoal.get(consumer, timeout=60) == sum(range(40))
 
 
 def test_queue_awaited(shoal_session):
@@ -151,8 +151,8 @@ def test_pool_calls(shoal_session):
         assert list(pool.imap(square, range(20), chunksize=3)) == [i * i for i in range(20)]
         assert sorted(pool.imap_unordered(square, range(20))) == [i * i for i in range(20)]
         assert pool.map(square, []) == []
-        assert pool.map_async(square, [2]).get(timeout=20) == [4]
-        assert pool.apply_async(time.sleep, (0,)).get(timeout=20) is None
+        assert pool.map_async(square, [2]).get(timeout=60) == [4]
+        assert pool.apply_async(time.sleep, (0,)).get(timeout=60) is None
 
 
 def test_pool_errors_and_callbacks(shoal_session):
@@ -166,9 +166,9 @@ def test_pool_errors_and_callbacks(shoal_session):
         with pytest.raises(ValueError, match="no 1"):
             next(iterator)
         good, bad = [], []
-        pool.apply_async(square, (3,), callback=good.append).wait(20)
+        pool.apply_async(square, (3,), callback=good.append).wait(60)
         result = pool.apply_async(fail, (3,), error_callback=bad.append)
-        result.wait(20)
+        result.wait(60)
         assert not result.successful()
         pool.close()
         pool.join()
@@ -188,7 +188,7 @@ def test_pool_lives(shoal_session):
     with pytest.raises(ValueError, match="not running"):
         pool.apply(square, (1,))
     pool.join()
-    assert late.get(timeout=20) == 25
+    assert late.get(timeout=60) == 25
     with Pool(1, maxtasksperchild=1) as short:
         assert len({pid for _, pid in short.map(recall_pid, range(3), chunksize=1)}) == 3
     waiting = Pool(1)
@@ -198,7 +198,7 @@ def test_pool_lives(shoal_session):
     waiting.terminate()
     waiting.join()
     with pytest.raises(shoal.exceptions.ActorDiedError):
-        result.get(timeout=20)
+        result.get(timeout=60)
 
 
 def recall_pid(x):
@@ -211,17 +211,17 @@ def recall_pid(x):
 def test_executor(shoal_session):
     with Executor() as executor:
         future = executor.submit(power, 2, exponent=5)
-        assert future.result(20) == 32
+        assert future.result(60) == 32
         assert list(executor.map(power, [2, 3], [3, 2])) == [8, 9]
         assert list(executor.map(square, range(10), chunksize=3)) == [i * i for i in range(10)]
         futures = [executor.submit(square, i) for i in range(5)]
-        assert {each.result() for each in concurrent.futures.as_completed(futures, 20)} == {0, 1, 4, 9, 16}
+        assert {each.result() for each in concurrent.futures.as_completed(futures, 60)} == {0, 1, 4, 9, 16}
         bad = executor.submit(fail, 1)
-        assert type(bad.exception(20)) is ValueError
+        assert type(bad.exception(60)) is ValueError
         called = []
         done = executor.submit(square, 3)
         done.add_done_callback(lambda each: called.append(each.result()))
-        concurrent.futures.wait([done], 20)
+        concurrent.futures.wait([done], 60)
     assert called == [9]
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(square, 1)

@@ -24,7 +24,7 @@ from unit.objects.world import body
 SECRET = b"s" * 32
 READER = bytes(range(16))
 CHUNK = 256 * 1024
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def read(sock, size):

@@ -72,7 +72,7 @@ def test_a_fold_is_printed_when_its_window_ends(streams):
     out = Waking()
     output = DriverOutput("here", Config(output_fold_ms=20.0), out, err, clock=lambda: now[0])
     output.entries([entry(["x"], pid) for pid in range(1, 4)])
-    assert printed.wait(10)
+    assert printed.wait(60)
     output.close()
     assert out.getvalue().count("x") == 2 + 1  # "across"
 
@@ -144,13 +144,13 @@ def test_what_comes_too_fast_is_left_out_and_said(streams):
     class Slow(Recorder):
         def write(self, text):
             blocked.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             return super().write(text)
 
     out = Slow()
     output = DriverOutput("here", Config(output_queue_lines_max=5), out, err)
     output.entries([entry(["first"])])
-    assert blocked.wait(10)
+    assert blocked.wait(60)
     for number in range(20):
         output.entries([entry([f"line {number}"])])
     go_on.set()

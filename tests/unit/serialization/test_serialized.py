@@ -134,7 +134,7 @@ def test_where_no_thread_can_be_started_what_runs_is_waited_for(monkeypatch):
 
     monkeypatch.setattr(sources, "start_new_thread", once)
     with pytest.raises(RuntimeError, match="new thread"):
-        sources.in_threads([lambda: ended.append(gate.wait(20)), *[lambda: ended.append(False)] * 3])
+        sources.in_threads([lambda: ended.append(gate.wait(60)), *[lambda: ended.append(False)] * 3])
     assert ended == [True]
 
 
@@ -148,7 +148,7 @@ def test_nobody_writes_any_more_when_a_signal_ends_the_wait():
 
     def slow():
         signal.pthread_kill(main, signal.SIGINT)
-        raised.wait(20)
+        raised.wait(60)
         left.wait(0.2)  # nobody sets it before all have ended
         ended.set()
 

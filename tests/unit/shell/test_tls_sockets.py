@@ -17,7 +17,7 @@ from shoald.shell.loop import Loop
 from shoald.shell.tcp import Dial
 
 SECRET = b"s" * 32
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture
