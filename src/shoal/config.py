@@ -215,11 +215,13 @@ class Config:
     peer_ack_ms: float = 20.0
     # Objects of other nodes: bytes per checksum and request (of a large object a relay_parts-th of it, within these bounds),
     # connections to one source, requests sent ahead on each, chunks in one request, and objects that are sought in one turn (the
-    # rest in the next). A chunk is moved and checked in parts that stay in the processor's cache meanwhile. Objects up to
-    # parcel_object_bytes_max that are sought together come together, as one chunk.
+    # rest in the next). A chunk is moved and checked in parts that stay in the processor's cache meanwhile; between nodes on one
+    # machine about data_ahead_bytes of them are under way. Objects up to parcel_object_bytes_max that are sought together come
+    # together, as one chunk.
     pull_chunk_bytes: int = 4 * MIB
     pull_chunk_bytes_max: int = 16 * MIB
     pull_part_bytes: int = 512 * KIB
+    data_ahead_bytes: int = 64 * KIB
     pull_connections: int = 2
     pull_requests_max: int = 2
     pull_pieces_max: int = 256

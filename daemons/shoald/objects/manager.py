@@ -13,6 +13,7 @@ from shoal.ids import tag_of
 from shoal.wire import auth
 from shoald.objects.core import ObjectCore
 from shoald.objects.effects import Effect, Locate, Note, Receive, Tell
+from shoald.objects.processors import Receivers
 from shoald.objects.pulls import UNREACHED
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
@@ -37,6 +38,7 @@ class ObjectManager:
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._mapped: memoryview | None = None
         self._mapping = threading.Lock()
+        self._receivers = Receivers()
         daemon.side.takers[auth.KIND_DATA] = self._server.take
         daemon.on_node_dead.append(self._node_dead)
         for tag in self.core.tags:
@@ -112,6 +114,7 @@ class ObjectManager:
                 self._daemon.config,
                 self._memory,
                 self._landed,
+                self._receivers,
             )
         lane.receive(Request(effect.number, effect.pieces))
 

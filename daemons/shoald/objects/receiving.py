@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.wire import auth, pieces
 from shoal.wire.tls import TlsUnavailable
+from shoald.objects.processors import Receivers
 from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
-from shoald.objects.sockets import dial, receive_exactly, receive_into
+from shoald.objects.sockets import dial, receive_exactly, receive_into, stays_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,7 @@ class Lane:
         target: this node's id, 16 bytes: who reads.
         memory: gives the region's bytes, writable; called on the thread.
         on_landed: called on the thread with (request number, outcome of each piece, reason), once for each request.
+        receivers: all of this node.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Lane:
         config: Config,
         memory: Callable[[], memoryview],
         on_landed: Landed,
+        receivers: Receivers,
     ) -> None:
         self._address = address
         self._identity = identity
@@ -63,6 +66,7 @@ class Lane:
         self._config = config
         self._memory = memory
         self._on_landed = on_landed
+        self._receivers = receivers
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._sock: socket.socket | None = None
         self._lock = threading.Lock()  # the socket against `close`
@@ -103,6 +107,7 @@ class Lane:
             if request is None:
                 break
             self._work(request)
+            self._receivers.leave()
         self._disconnect()
 
     def _work(self, first: Request) -> None:
@@ -110,11 +115,16 @@ class Lane:
         under_way: deque[Request] = deque([first])
         try:
             sock = self._connected()
+            near = stays_here(sock)
+            if near:
+                self._receivers.settle()
             self._ask(sock, first)
             while under_way:
                 self._ask_ahead(sock, under_way)
                 outcomes, reason = self._receive(sock, under_way)
                 self._on_landed(under_way.popleft().number, outcomes, reason)
+                if near:
+                    self._receivers.settle()
         except BlockingIOError:
             self._fail(under_way, f"it sent nothing for {self._config.pull_stall_ms / 1000:g} s")
         except (OSError, auth.HandshakeFailed, TlsUnavailable, pieces.BrokenRequest) as error:

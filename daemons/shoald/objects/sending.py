@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.store.filecopies import FileCopy
 from shoal.wire import pieces
-from shoald.objects.sockets import receive_exactly, send_all, set_blocking
+from shoald.objects.processors import follow
+from shoald.objects.sockets import keep_close, receive_exactly, send_all, set_blocking, stays_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,8 +95,11 @@ class DataServer:
 
     def _serve(self, reader: str, sock: socket.socket) -> None:
         try:
+            near = stays_here(sock)
+            if near:
+                keep_close(sock, self._config.data_ahead_bytes)
             while True:
-                self._answer(reader, sock)
+                self._answer(reader, sock, near)
         except pieces.BrokenRequest as error:
             self._log(f"data connection of node {reader[:8]} closed: {error}")
         except OSError:
@@ -105,10 +109,12 @@ class DataServer:
                 self._socks.discard(sock)
             sock.close()
 
-    def _answer(self, reader: str, sock: socket.socket) -> None:
+    def _answer(self, reader: str, sock: socket.socket, near: bool) -> None:
         """Serve one request. Raises OSError when the connection ends."""
         count = pieces.decode_count(receive_exactly(sock, pieces.COUNT_SIZE))
         wanted = pieces.decode_pieces(receive_exactly(sock, count * pieces.PIECE_SIZE))
+        if near:
+            follow(sock)
         with self._lock:
             self._answering += 1
         size = 0

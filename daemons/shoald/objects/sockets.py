@@ -35,6 +35,24 @@ def set_blocking(sock: socket.socket, receive_s: float, send_s: float) -> None:
         sock.setsockopt(socket.SOL_SOCKET, option, _timeval.pack(whole, int((seconds - whole) * 1e6)))
 
 
+def stays_here(sock: socket.socket) -> bool:
+    """Whether the connection stays on this machine, and in clear: to encrypt takes so much longer that nothing else counts."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or isinstance(sock, TlsSocket):
+        return False
+    here: str = sock.getsockname()[0]
+    return here == sock.getpeername()[0] or here.startswith("127.")
+
+
+def keep_close(sock: socket.socket, unsent_bytes: int) -> None:
+    """Have the kernel take no more than about ``unsent_bytes`` ahead of the reader, on a connection that stays on this machine.
+
+    There is no latency to cover there, and what lies between the two goes through the memory: with a buffer that grows as the
+    kernel likes 200 MB take 35 ms over two connections, with 64 KiB 22. The reader's buffer stays as it is: a small one there
+    instead makes it 40.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, unsent_bytes)
+
+
 def dial(address: str, identity: Identity, target: bytes, config: Config) -> socket.socket:
     """A proven data connection to the node that listens at ``address``. Raises OSError, HandshakeFailed or TlsUnavailable."""
     host, port = split_address(address)

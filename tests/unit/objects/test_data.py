@@ -13,11 +13,12 @@ from nodeclient import until
 from shoal.config import Config
 from shoal.wire import auth, pieces
 from shoald.objects.copies import Copy
+from shoald.objects.processors import Receivers
 from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
 from shoald.objects.serving import Ticket
-from shoald.objects.sockets import receive_exactly, send_all, set_blocking
+from shoald.objects.sockets import receive_exactly, send_all, set_blocking, stays_here
 from shoald.shell.identity import Identity
 from unit.objects.world import body
 
@@ -105,6 +106,7 @@ class Rig:
         )
         self.source = Source(self.server.take, identity)
         self.landed = queue.Queue()
+        self.receivers = Receivers()
         self.lane = self.lane_to(self.source)
 
     def lane_to(self, source):
@@ -115,6 +117,7 @@ class Rig:
             self.config,
             lambda: memoryview(self.here),
             lambda *landed: self.landed.put(landed),
+            self.receivers,
         )
 
     def pieces(self, *chunks):
@@ -159,6 +162,43 @@ def test_chunks_come_with_their_checksums(rig):
     assert it.here[128:] == it.data
     assert bytes(it.here[:128]) == bytes(128)
     until(lambda: it.server.sent_bytes == len(it.data), "the count of what was sent")
+
+
+def test_on_one_machine_the_source_is_never_far_ahead(rig):
+    it = rig(size=4 * 1024**2, data_ahead_bytes=32 * 1024)
+    it.copy.chunk = 4 * 1024**2
+    ours = socket.socket()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ours:
+        ours.connect(listener.getsockname())
+        theirs, _ = listener.accept()
+        assert stays_here(ours)
+        assert stays_here(theirs)
+        before = theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        it.server.take(READER, theirs)
+        ours.sendall(pieces.encode_request([(7, 0)]))
+        assert receive_exactly(ours, pieces.ANSWER_SIZE)
+        assert theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < before
+
+
+def test_what_is_no_plain_connection_of_this_machine_does_not_stay_here(tmp_path):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not stays_here(ours)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
+        sock.connect(listener.getsockname())
+        sock.setblocking(False)
+        with Identity(SECRET, "on", str(tmp_path)).wrap(sock, server_side=False) as wrapped:
+            assert not stays_here(wrapped)
+
+
+def test_a_lane_that_has_nothing_to_do_may_run_anywhere(rig, monkeypatch):
+    it = rig()
+    seen = []
+    monkeypatch.setattr(Receivers, "settle", lambda _: seen.append("settle"))
+    monkeypatch.setattr(Receivers, "leave", lambda _: seen.append("leave"))
+    assert it.get(1, it.pieces(0, 1))[1] == ""
+    until(lambda: "leave" in seen)
+    assert seen == (["leave"] if it.identity.mode == "on" else ["settle", "settle", "leave"])
 
 
 def test_requests_are_answered_in_order_over_one_connection(rig):
@@ -320,6 +360,7 @@ def test_a_wrong_secret_is_a_failure_like_others(rig, tmp_path):
         it.config,
         lambda: memoryview(it.here),
         lambda *landed: it.landed.put(landed),
+        it.receivers,
     )
     outcomes, reason = it.get(1, it.pieces(0))
     assert outcomes == [UNREACHED]
