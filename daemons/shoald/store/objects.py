@@ -131,6 +131,7 @@ class SpillFile:
         over: the number of the spare file that it is written over; 0: of none.
         is_cached: it was written through this machine's page cache.
         is_told: a client was told where it lies, and may look at it for as long as it likes.
+        moves: directories that hung when they were to write what is in it.
     """
 
     __slots__ = (
@@ -139,6 +140,7 @@ class SpillFile:
         "is_told",
         "live",
         "live_bytes",
+        "moves",
         "number",
         "over",
         "reads",
@@ -154,7 +156,7 @@ class SpillFile:
         self.live: dict[bytes, tuple[StoredObject, int]] = {}
         self.live_bytes = 0
         self.ready = False
-        self.reads = self.over = 0
+        self.reads = self.over = self.moves = 0
         self.shunned = self.is_cached = self.is_told = False
 
 

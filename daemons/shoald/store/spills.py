@@ -21,8 +21,8 @@ an object's with its seal (SEAL_IN_FILE), or removed with the client.
 Small objects share a file, up to config.spill_file_bytes_max; a larger one has a file of its own. A file
 is of no use when nothing in it is alive, and is rewritten without its dead parts when config.spill_dead_share of it
 is dead. What is of no use is removed, or kept for a moment to be written over (spares). Which directory a file goes to, and
-which of them hang: see disks. A file to lend that its directory does not make in config.spill_lend_ms_max is looked for in
-another one; if there is none the creator is refused, with the name of the directory.
+which of them hang: see disks. What one that hangs does not write in time is written to another one, and a file to lend that it
+does not make in config.spill_lend_ms_max is looked for there; without another one the creator is refused, with the name.
 """
 
 from __future__ import annotations
@@ -165,10 +165,14 @@ class Spills:
         """Whether some directory can be written to."""
         return self.disks.usable(now)
 
-    def write(self, objects: list[StoredObject], now: float) -> None:
-        """Give these, which are in the region only, a copy on disk. Some directory must be usable."""
+    def write(self, objects: list[StoredObject], now: float, moves: int = 0) -> None:
+        """Give these, which are in the region only, a copy on disk. Some directory must be usable.
+
+        ``moves``: from how many directories that hang they come.
+        """
         config = self._ledger.config
         file = self._new_file(self.disks.next(now))
+        file.moves = moves
         for obj in objects:
             assert obj.disk is None, obj
             obj.disk = DiskCopy(file, file.size)
@@ -272,6 +276,8 @@ class Spills:
         for number in self.disks.late(now):
             if -number in self.reading:
                 self._late.add(-number, self.reading[-number], now)
+            if number in self._writing and self.usable(now):
+                self._move(self.files[number], now)
             entry = self._lent.get(number)
             if entry is not None:  # its directory will answer some day, or never: the file goes then
                 client, req = entry
@@ -282,6 +288,15 @@ class Spills:
         for reading in self._late.take_hopeless(now):
             self._give_up(reading, now)
         self._remove_all(self._spares.expired(now))
+
+    def _move(self, file: SpillFile, now: float) -> None:
+        """Have what is on its way to a directory that hangs written to another one, but not on and on: all may just be slow."""
+        if file.moves < len(self.disks) - 1:
+            objects = [obj for obj, _ in file.live.values()]
+            for obj in objects:
+                self.forget(obj)
+            if objects:
+                self.write(objects, now, file.moves + 1)
 
     def next_deadline(self) -> float | None:
         """When `check_disks` has something to do."""

@@ -93,11 +93,10 @@ def test_a_directory_that_hangs_gets_nothing_more_until_it_answers() -> None:
     assert disks.complaints(3.0) == ["/b has not answered for 1 s (does its file system hang?)"]
 
 
-def test_a_write_that_hangs_is_not_counted_on_and_the_other_directory_goes_on() -> None:
+def test_what_hangs_on_its_way_to_a_directory_is_written_to_another_one() -> None:
+    """Also if that is all there is in the store: nothing else could make room."""
     bench = bench_of()
-    bench.seal(A, X, size=32 * KIB)
-    bench.now = 0.1
-    bench.seal(A, Y, size=32 * KIB)
+    bench.seal(A, X, size=64 * KIB)
     assert bench.send(B, m.ALLOC, 1, 32 * KIB, 0) == []
     (first,) = effects(bench)
     assert later(bench, 0.9) == []
@@ -106,12 +105,32 @@ def test_a_write_that_hangs_is_not_counted_on_and_the_other_directory_goes_on() 
     (second,) = effects(bench)
     assert isinstance(second, Write)
     assert second.directory != first.directory
+    assert second.parts == first.parts
+    bench.core.validate()
     bench.core.spills.wrote(second.file, [1], 1.0)
-    assert later(bench, 0.0) == [(B, [m.EXTENT, 1, 32 * KIB, 32 * KIB])]
-    # When it comes after all, it counts.
+    assert later(bench, 0.0) == [(B, [m.EXTENT, 1, 0, 32 * KIB])]
+    # The first comes after all: nobody needs it any more.
+    bench.core.spills.wrote(first.file, [7], 1.0)
+    later(bench, 2.0)
+    assert effects(bench) == [Remove(first.file, first.directory)]
+    stats = bench.core.stats()
+    assert (stats["spilled_objects"], stats["disk_files"]) == (1, 1)
+    bench.core.validate()
+
+
+def test_where_all_directories_are_slow_what_is_written_is_not_moved_on_and_on() -> None:
+    bench = bench_of()
+    bench.seal(A, X, size=64 * KIB)
+    assert bench.send(B, m.ALLOC, 1, 32 * KIB, 0) == []
+    (first,) = effects(bench)
+    assert later(bench, 1.0) == []
+    (second,) = effects(bench)
     bench.core.spills.wrote(first.file, [1], 1.0)
-    later(bench, 0.0)
-    assert bench.core.stats()["spilled_objects"] == 2
+    assert later(bench, 1.0) == []
+    assert effects(bench) == [Remove(first.file, first.directory)], "the first could take it again by now"
+    bench.core.spills.wrote(second.file, [1], 1.0)
+    assert later(bench, 0.0) == [(B, [m.EXTENT, 1, 0, 32 * KIB])]
+    bench.core.validate()
 
 
 def test_a_file_that_is_not_made_in_time_is_made_in_another_directory() -> None:
