@@ -12,6 +12,7 @@ import shoal
 from ledger import rows
 from marks import until
 from shoal.cli.app import app
+from shoal.testing import Cluster
 
 MIB = 1024**2
 STORE = 64 * MIB
@@ -131,6 +132,48 @@ def test_a_result_whose_read_hangs_is_made_again(hanging_reads, tmp_path):
     assert marks.read_text().split().count(str(number)) == 2
     hanging_reads.unlink()
     until(lambda: not shoal.memory_summary()["restoring"])
+
+
+@shoal.remote(num_cpus=0, resources={"far": 1})
+class Keeper:
+    """Holds a ref on another node."""
+
+    def keep(self, refs):
+        self.refs = refs
+
+    def value(self):
+        return shoal.get(self.refs[0])[0]
+
+
+def test_a_value_that_other_nodes_hold_is_back_for_all_when_its_directory_answers(
+    no_leaks, tmp_path, monkeypatch
+):
+    patch_daemon(READS_HANG, tmp_path, monkeypatch)
+    hangs = tmp_path / "hangs"
+    settings = {"spill_stall_ms": 200, "spill_read_ms_max": 200, "spill_threshold": 1.0}
+    options = {"object_store_memory": STORE, "system_config": settings}
+    with Cluster(num_cpus=1, spilling_directories=(str(tmp_path / "disk"),), **options) as cluster:
+        cluster.add_node(num_cpus=1, resources={"far": 1}, **options)
+        shoal.init(cluster.address)
+        try:
+            refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+            ref = next(ref for ref in refs if state_of(ref) == "spilled")
+            number = refs.index(ref)
+            keeper = Keeper.remote()
+            shoal.get(keeper.keep.remote([ref]))
+            hangs.touch()
+            for get in (lambda: shoal.get(keeper.value.remote()), lambda: shoal.get(ref)):
+                with pytest.raises(shoal.exceptions.ObjectLostError):
+                    get()
+            assert not state_of(ref), "it is looked for on other nodes"
+            hangs.unlink()
+            until(lambda: state_of(ref))
+            check(shoal.get(ref), number)
+            refs = ref = None
+            assert shoal.get(keeper.value.remote()) == number
+        finally:
+            hangs.unlink(missing_ok=True)
+            shoal.shutdown()
 
 
 @pytest.fixture

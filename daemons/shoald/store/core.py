@@ -83,8 +83,8 @@ class StoreCore:
         self._readers = Readers(ledger, self._pins, self._restores)
         self._extents = Extents(ledger)
         self._relief = Relief(ledger, self._extents, self._restores, self.spills)
-        self.spills.on_found = self._readers.sealed
         self._seals = seals = Seals(ledger, self._holds, self._pins, self._readers, self.spills)
+        self.spills.on_found = seals.found
         self._handlers: dict[int, _Handler] = {
             m.ALLOC: self._extents.alloc,
             m.EXTENT_RETURN: self._extents.give_back,
@@ -404,7 +404,7 @@ class StoreCore:
             assert sum(1 for n in client.holds.values() if n < 0) <= client.debts, client
             for object_id, count in client.holds.items():
                 counts[object_id] = counts.get(object_id, 0) + (count > 0)
-        for obj in ledger.objects.values():
+        for obj in {*ledger.objects.values(), *ledger.returning}:
             for inner in obj.contained:
                 counts[inner] = counts.get(inner, 0) + 1
         for obj in ledger.objects.values():

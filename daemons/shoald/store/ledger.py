@@ -54,6 +54,8 @@ class Ledger:
         outbox: messages for clients, in order: (proc, message).
         watched: ids that somebody in the daemon wants to be told of when nobody holds them any more (actors).
         unheld_watched: those of them that this happened to; the shell empties it.
+        returning: objects whose copy counts as lost while a read of it may still end; they hold what they contain, though
+            their records may have gone (`abandon`).
         clustered: there were ever other nodes; only then is anything shared (see sharing) or looked for elsewhere.
         node_id: of this node, 16 bytes; node_tag: its first bytes, which ids of its processes begin with.
         hints: id → nodes that have it, as peers said; of ids that nobody here refers to any more, `last_seen` has the newest:
@@ -96,6 +98,7 @@ class Ledger:
         "recalls",
         "restoring_bytes",
         "returned",
+        "returning",
         "sealed_bytes",
         "sealed_elsewhere",
         "shared",
@@ -132,6 +135,7 @@ class Ledger:
         self.outbox: list[tuple[bytes, list[Any]]] = []
         self.recalls: dict[bytes, list[bytes]] = {}
         self.returned: list[StoredObject] = []
+        self.returning: set[StoredObject] = set()
         self.forget_copy: Callable[[StoredObject], None]
         self.watched: set[bytes] = set()
         self.unheld_watched: list[bytes] = []
@@ -328,8 +332,20 @@ class Ledger:
         if owner is not None and owner.holds.get(obj.id, 0) > 0:
             self.given[obj.id] = owner.proc
         self._forget_record(obj)
-        if obj.contained:
+        if obj.contained and obj not in self.returning:
             self.release_contained(obj)
+
+    def is_missed(self, obj: StoredObject) -> bool:
+        """Whether an object that is `returning` has not been made again, and is not about to be."""
+        known = self.objects.get(obj.id)
+        return known is obj or (known is None and obj.id not in self.expected)
+
+    def returns_no_more(self, obj: StoredObject | None) -> None:
+        """The read of an object has ended in vain, or brought what is not missed; nothing if it was not `returning`."""
+        if obj is not None and obj in self.returning:
+            self.returning.discard(obj)
+            if self.objects.get(obj.id) is not obj:
+                self.release_contained(obj)
 
     def _forget_record(self, obj: StoredObject) -> None:
         """There is no copy here any more, but there may be holders."""

@@ -83,6 +83,7 @@ class Seals:
         for inner in obj.contained:
             self._contain(inner)
         if known is not None:
+            ledger.returning.discard(known)
             ledger.release_contained(known)
         if ledger.clustered:
             self._share(obj, before, holder_proc)
@@ -94,6 +95,29 @@ class Seals:
             self._readers.sealed(obj)
         if not obj.holders and object_id not in ledger.shared:
             ledger.unheld(obj)
+
+    def found(self, obj: StoredObject) -> None:
+        """What a directory that had been given up has brought is in the region: it is the object of its id (again)."""
+        ledger = self._ledger
+        ledger.returning.discard(obj)
+        resumes = ledger.objects.get(obj.id) is not obj
+        if resumes:
+            self._resume(obj)
+        self._readers.sealed(obj)
+        if resumes and not obj.holders and obj.id not in ledger.shared:
+            ledger.unheld(obj)
+
+    def _resume(self, obj: StoredObject) -> None:
+        """An abandoned record takes its place again: it has the holders that its id has now, and other nodes hear of the copy."""
+        ledger = self._ledger
+        obj.holders = before = ledger.early.pop(obj.id, 0)
+        ledger.objects[obj.id] = obj
+        if obj.content_hash and not obj.flags & m.SEAL_ERROR:
+            ledger.by_hash.setdefault(obj.content_hash, obj.id)
+        if obj.id in ledger.shared:
+            self._share(obj, before, NO_PROCESS)
+        elif ledger.clustered:
+            self._holds.sharing.share(obj.id)  # processes elsewhere may hold it: the head knows
 
     def seal_copy(self, client: Client, stamp: bytes, seal: list[Any], now: float) -> StoredObject:
         """See `StoreCore.seal_copy`."""

@@ -9,7 +9,7 @@ for as long as the object lives: a restored object that must go again costs no s
                                                                 read_failed: LOST (no copy at all)
 
 A read from a directory that hangs is given up after config.spill_read_ms_max: LOST, but if it ends after all the object is back
-in the region. Its extent stays taken until then.
+in the region, also if its record has gone meanwhile (`Ledger.returning`). Its extent stays taken until then.
 
 Effects go into `outbox`: `Lend`, `Write`, `Read`, `Rewrite` and `Remove`; the shell answers all but the last with
 one event each, in any order. Objects that die meanwhile are forgotten at once; only the extent that is being read into
@@ -115,7 +115,7 @@ class Spills:
         trouble: why the last write failed; "" after one that did not.
         full: it failed because a disk is full.
         on_settled: called with an object whose read has ended, well or not.
-        on_found: called with an object whose copy had counted as lost, and is in the region now.
+        on_found: called with an object whose copy had counted as lost, and is in the region now; its record may have gone.
         locate: (directory, file) → its path, or "" if clients cannot map it; set by the shell.
     """
 
@@ -307,10 +307,8 @@ class Spills:
         """For people: files that are being made for creators, and directories that hang."""
         waiting = [number for number in self._lent if self.disks.has(number)]
         making = [self.files[number] for number in waiting if not self.disks.is_late(number)]
-        names = self.disks.names
-        lines = [
-            f"a file for {bytes_text(file.size)} is being made in {names[file.directory]}" for file in making
-        ]
+        text = "a file for {} is being made in {}"
+        lines = [text.format(bytes_text(file.size), self.disks.names[file.directory]) for file in making]
         return lines + self.disks.complaints(now)
 
     def take_back(self, client: Client, number: int) -> None:
@@ -380,8 +378,8 @@ class Spills:
         reading = self._end_reading(transfer)
         self._seconds["restore"] += seconds
         obj = reading.obj
-        if obj is None or (reading.is_given_up and not self._is_lost(obj)):
-            self._ledger.allocator.free(reading.target, reading.allocated)
+        if obj is None or (reading.is_given_up and not self._ledger.is_missed(obj)):
+            self._in_vain(reading)
         else:
             self._back(obj, reading)
         self._tidy(reading.file)
@@ -400,14 +398,14 @@ class Spills:
         self._ledger.counters["restored_objects"] += 1
         (self.on_found if reading.is_given_up else self.on_settled)(obj)
 
-    def _is_lost(self, obj: StoredObject) -> bool:
-        """Whether this is still the object of its id, and has no copy."""
-        return self._ledger.objects.get(obj.id) is obj and obj.disk is not None and obj.disk.state == LOST
+    def _in_vain(self, reading: Reading) -> None:
+        self._ledger.allocator.free(reading.target, reading.allocated)
+        self._ledger.returns_no_more(reading.obj)
 
     def read_failed(self, transfer: int, why: str) -> None:
         """The copy on disk is damaged or gone: the object is lost."""
         reading = self._end_reading(transfer)
-        self._ledger.allocator.free(reading.target, reading.allocated)
+        self._in_vain(reading)
         if reading.obj is not None and not reading.is_given_up:
             self._lose(reading.obj, why)
             self.on_settled(reading.obj)
@@ -430,8 +428,9 @@ class Spills:
         if reading.obj is not None:
             file = reading.file
             where = self.locate(file.directory, file.number) or f"file {file.number}"
-            complaints = "; ".join(self.disks.complaints(now))
-            self._lose(reading.obj, f"reading {where} was given up: {complaints}")
+            why = f"reading {where} was given up: {'; '.join(self.disks.complaints(now))}"
+            self._ledger.returning.add(reading.obj)
+            self._lose(reading.obj, why)
             self.on_settled(reading.obj)
 
     def _lose(self, obj: StoredObject, why: str) -> None:
@@ -475,12 +474,13 @@ class Spills:
         """The object was freed, or is about to: its copy on disk is of no use."""
         copy, obj.disk = obj.disk, None
         assert copy is not None
+        if copy.state == READING or obj in self._ledger.returning:
+            self._ledger.returning.discard(obj)
+            for reading in [reading for reading in self.reading.values() if reading.obj is obj]:
+                reading.obj = None
         if copy.file is None:
             return
         if copy.state == READING:
-            for reading in self.reading.values():
-                if reading.obj is obj:
-                    reading.obj = None
             self.on_settled(obj)
         self._take_out(copy.file, obj)
         self._tidy(copy.file)

@@ -12,6 +12,8 @@ from shoald.store.spills import Lend, Read, Remove, Write
 from unit.store.storebench import A, B, Bench, C, X, Y
 
 KIB = 1024
+NODE = "c0ffee" + "00" * 13
+FAR = b"F" * 8  # what reads for it
 SETTINGS = {
     "spill_batch_bytes_min": 1,
     "spill_threshold": 1.0,
@@ -47,10 +49,10 @@ def later(bench: Bench, seconds: float) -> list[tuple[bytes, list[Any]]]:
     return bench.take()
 
 
-def spilled(bench: Bench, object_id: bytes, cached: bool = True) -> Write:
+def spilled(bench: Bench, object_id: bytes, cached: bool = True, contained: bytes = b"") -> Write:
     """Seal an object that fills the store, and have it written and dropped."""
     bench.now += 0.01  # victims are listed anew not more often than that
-    bench.seal(A, object_id, size=64 * KIB)
+    bench.seal(A, object_id, size=64 * KIB, contained=contained)
     assert bench.send(B, m.ALLOC, 1, 64 * KIB, 0) == []
     (effect,) = [each for each in effects(bench) if isinstance(each, Write)]
     bench.core.spills.wrote(effect.file, [1], 1.0, cached)
@@ -326,6 +328,103 @@ def test_what_was_freed_or_made_again_meanwhile_stays_so() -> None:
     bench.core.spills.read_done(effect.transfer, 8.0)
     assert bench.core.stats()["used"] == 0
     bench.core.validate()
+
+
+def shared_and_given_up(bench: Bench, contained: bytes = b"") -> Read:
+    """X is known to another node, which reads it and asks for it again; its read back hangs, and was given up."""
+    bench.core.sharing.joined(NODE)
+    bench.core.register(FAR, {"kind": "node", "pid": None, "node_id": NODE})
+    spilled(bench, X, contained=contained)
+    bench.core.sharing.share(X)
+    bench.pin(FAR, X)
+    (effect,) = effects(bench)
+    assert isinstance(effect, Read)
+    later(bench, 1.0)
+    ((_, answer),) = later(bench, 6.0)
+    assert (answer[0], answer[3]) == (m.PIN_FAILED, "elsewhere"), "other copies first"
+    assert X not in bench.ids
+    assert ("freed", X, 0) in bench.core.sharing.take_changes()
+    return effect
+
+
+def test_what_other_nodes_know_is_back_for_them_too_when_its_directory_answers() -> None:
+    bench = bench_of(directories=1)
+    effect = shared_and_given_up(bench)
+    assert bench.pin(C, X) == []
+    assert [want[0] for want in bench.core.take_wants(9)] == [X], "is it anywhere else?"
+    bench.core.spills.read_done(effect.transfer, 8.0)
+    assert [message[0] for proc, message in bench.take() if proc == C] == [m.PINNED], (
+        "and who still waits has it"
+    )
+    assert ("born", X, 64 * KIB) in bench.core.sharing.take_changes()
+    ((_, message),) = bench.pin(FAR, X)
+    assert (message[0], message[2]) == (m.PINNED, X)
+    assert bench.core.stats()["used"] == bench.core.stats()["sealed"] == 64 * KIB
+    bench.send(C, m.UNPIN, X)
+    bench.send(FAR, m.UNPIN, X)
+    bench.send(A, m.RELEASE, X)
+    bench.core.sharing.free([X])
+    bench.core.settle()
+    bench.take()
+    assert bench.core.stats()["used"] == 0
+
+
+def test_what_only_other_nodes_hold_is_theirs_when_it_comes_back() -> None:
+    bench = bench_of(directories=1)
+    effect = shared_and_given_up(bench)
+    bench.send(A, m.RELEASE, X)
+    bench.core.sharing.take_changes()
+    bench.core.spills.read_done(effect.transfer, 8.0)
+    bench.take()
+    assert bench.core.sharing.take_changes() == [("born", X, 64 * KIB)], (
+        "the head knows who holds it, if anybody does"
+    )
+    bench.core.sharing.free([X])
+    bench.take()
+    assert bench.core.stats()["used"] == 0
+
+
+def with_contents(bench: Bench) -> Read:
+    """X, which was given up, contains Y, which nobody else holds."""
+    effect = shared_and_given_up(bench, contained=Y)
+    bench.seal(C, Y, 64)
+    bench.send(C, m.RELEASE, Y)
+    assert bench.ids == {Y}
+    return effect
+
+
+def test_what_an_object_contains_that_may_come_back_stays() -> None:
+    bench = bench_of(64 * KIB + 64, directories=1)
+    effect = with_contents(bench)
+    bench.core.spills.read_done(effect.transfer, 8.0)
+    bench.take()
+    assert bench.ids == {X, Y}
+    bench.send(A, m.RELEASE, X)
+    bench.core.sharing.free([X])
+    bench.core.sharing.free([Y])
+    bench.take()
+    assert bench.core.stats()["used"] == 0
+
+
+def test_what_an_object_contained_that_never_came_back_goes() -> None:
+    bench = bench_of(64 * KIB + 64, directories=1)
+    effect = with_contents(bench)
+    bench.core.spills.read_failed(effect.transfer, "stale handle")
+    bench.take()
+    bench.core.sharing.free([Y])
+    bench.take()
+    assert bench.core.stats()["used"] == 0
+
+
+def test_what_is_about_to_be_made_again_is_not_what_comes_back() -> None:
+    bench = bench_of(directories=1)
+    effect = shared_and_given_up(bench)
+    bench.send(A, m.EXPECT, X)
+    bench.core.spills.read_done(effect.transfer, 8.0)
+    assert bench.core.stats()["used"] == 0
+    bench.seal(B, X, 64 * KIB, holder=A)
+    assert bench.ids == {X}
+    assert bench.core.stats()["sealed"] == 64 * KIB
 
 
 def test_a_file_that_a_creator_cannot_write_to_is_one_in_another_directory() -> None:
