@@ -302,7 +302,8 @@ def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T
 def get(refs: Any, *, timeout: float | None = None) -> Any:
     """The value of a ref, or the values of a list of refs, in order.
 
-    Arrays come back read-only, and over 100 KiB they are views into shared memory. ``timeout`` in seconds; 0 polls.
+    Arrays come back read-only, and over 100 KiB they are views into shared memory. ``timeout`` in seconds; 0 polls. In tasks that
+    are nested deep (config.inline_timed_depth_min) a ``timeout`` is not looked at while a child runs in its parent's place.
 
     Raises the task's exception (also an instance of `TaskError`), the first one of a list at once; GetTimeoutError; ValueError
     for what is no ref. A get of an argument of the running task that was a ref when it was passed returns it as it is.

@@ -50,6 +50,9 @@ class Config:
     lease_idle_ms: float = 500.0
     # In-place execution of own unstarted children inside a blocked get: nesting in one process.
     inline_depth_max: int = 40
+    # Tasks nested at least so deep run children in place also in waits with a timeout, which is noticed late then; nearer to the
+    # driver timeouts are exact, and each level takes a process.
+    inline_timed_depth_min: int = 8
     # Memory of the machine or of this process's cgroup in use, as a share, above which workers are ended (0 ms: no watch);
     # how often it is read while workers run something, how long it must last, and the pause after the end of one.
     memory_usage_share_max: float = 0.95

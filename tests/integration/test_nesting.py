@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -71,6 +73,15 @@ def down_by_timeout(n):
 
 
 @shoal.remote
+def down_by_timed_wait(n):
+    if n == 0:
+        return 0
+    ref = down_by_timed_wait.remote(n - 1)
+    assert shoal.wait([ref], timeout=60) == ([ref], [])
+    return 1 + shoal.get(ref)
+
+
+@shoal.remote
 async def down_by_await(n):
     return 0 if n == 0 else 1 + await down_by_await.remote(n - 1)
 
@@ -109,11 +120,81 @@ def test_recursion_200_deep_takes_few_processes():
     assert len(worker_pids() | before) <= len(before) + len(set(pids)) + 1
 
 
+@shoal.remote
+def timed_down(n, seen=()):
+    seen = (*seen, os.getpid())
+    return seen if n == 0 else shoal.get(timed_down.remote(n - 1, seen), timeout=60)
+
+
+def test_recursion_with_a_timeout_takes_few_processes():
+    config = shoal.session.runtime().config
+    pids = shoal.get(timed_down.remote(200), timeout=60)
+    assert len(pids) == 201
+    assert len(set(pids)) <= config.inline_timed_depth_min + 201 / config.inline_depth_max + 2
+
+
+@shoal.remote
+def deeper(n, timeout, path):
+    """At the end of a chain of `n`, one whose child waits for a file for longer than its timeout."""
+    if n:
+        return shoal.get(deeper.remote(n - 1, timeout, path))
+    child = until_there.remote(path)
+    try:
+        return os.getpid(), shoal.get(child, timeout=timeout)
+    except shoal.exceptions.GetTimeoutError:
+        return os.getpid(), "timeout"
+    finally:
+        Path(path).touch()
+
+
+@shoal.remote
+def until_there(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def test_a_timeout_near_the_driver_is_exact(tmp_path):
+    assert shoal.get(deeper.remote(2, 0.2, str(tmp_path / "there")))[1] == "timeout"
+
+
+def test_a_timeout_deep_down_is_looked_at_when_the_child_has_ended(tmp_path):
+    depth = shoal.session.runtime().config.inline_timed_depth_min
+    path = tmp_path / "there"
+    ref = deeper.remote(depth, 0.1, str(path))
+    assert shoal.wait([ref], timeout=1) == ([], [ref]), "it waits for its child"
+    path.touch()
+    parent, child = shoal.get(ref)
+    assert child == parent, "in place"
+
+
+@shoal.remote
+def two_slow(n):
+    """At the end of a chain of `n`, one that waits for two children, of which the first takes longer than the timeout."""
+    if n:
+        return shoal.get(two_slow.remote(n - 1))
+    refs = [nap.remote(0.3), nap.remote(60)]
+    with pytest.raises(shoal.exceptions.GetTimeoutError):
+        shoal.get(refs, timeout=0.1)
+    shoal.cancel(refs[1])
+    return "timeout"
+
+
+@shoal.remote
+def nap(seconds):
+    time.sleep(seconds)
+
+
+def test_no_child_is_begun_in_place_when_the_time_is_over():
+    assert shoal.get(two_slow.remote(shoal.session.runtime().config.inline_timed_depth_min)) == "timeout"
+
+
 @pytest.mark.parametrize(
     ("function", "depth"),
     [
         (down_by_wait, 100),
-        (down_by_timeout, 12),
+        (down_by_timeout, 100),
+        (down_by_timed_wait, 100),
         (down_by_await, 12),
         (down_by_future, 12),
         (down_by_thread, 12),

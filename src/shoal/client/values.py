@@ -138,8 +138,7 @@ class Values:
             entries = [ref._entry or table.entry_of(ref) for ref in refs]
         missing = [entry for entry in entries if entry.state == PENDING]
         if missing:
-            if timeout is None:
-                run_in_place(runtime, missing)
+            run_in_place(runtime, missing, deadline)
             missing = [entry for entry in missing if entry.state == PENDING]
         if missing:
             self._wait_settled(missing, deadline)
@@ -303,12 +302,12 @@ class Values:
         self, state: WaitState, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
     ) -> None:
         """Wait until that many of the refs are ready, or for as long as the timeout allows."""
-        if num_returns == len(refs) and timeout is None:
+        deadline = None if timeout is None else monotonic() + timeout
+        if num_returns == len(refs):
             # All of them are needed, so it does not matter that one that runs here keeps this thread from others.
-            run_in_place(self._runtime, [ref._entry or self._table.entry_of(ref) for ref in refs])
+            run_in_place(self._runtime, [ref._entry or self._table.entry_of(ref) for ref in refs], deadline)
             if len(state.arrived) >= num_returns:
                 return
-        deadline = None if timeout is None else monotonic() + timeout
         with self._lock:
             state.expect(num_returns)
         if timeout == 0:
