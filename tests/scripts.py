@@ -27,6 +27,7 @@ class Script:
     def __init__(self, folder: Path, source: str, **environment: str) -> None:
         self.path = folder / "script.py"
         self.path.write_text(textwrap.dedent(source))
+        self._said = ""  # what is no fact, of the output that was read
         self.process = subprocess.Popen(
             [sys.executable, str(self.path), str(folder)],
             stdout=subprocess.PIPE,
@@ -44,9 +45,10 @@ class Script:
                 pytest.fail(f"the script ended: {self.process.communicate()[1]}")
             if text.startswith("{"):
                 return json.loads(text)
+            self._said += text
 
     def finish(self, code=0):
         """Wait for its end; returns what else it printed, and its errors."""
         out, err = self.process.communicate(timeout=LIMIT_S)
         assert self.process.returncode == code, err
-        return out, err
+        return self._said + out, err
