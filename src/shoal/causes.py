@@ -21,6 +21,8 @@ import pickle
 import types
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shoal.tracebacks import TEXT_CHARS_MAX, shorten
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,6 +32,7 @@ Packed = tuple[bytes, list[Any]]  # pickle, refs in it
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made by a `class` statement, or like one
 _OWN_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+_SHORT_BYTES_MAX = 256 * 1024  # of a cause that was too large to be sent as it is
 _STEERING = (StopIteration, StopAsyncIteration)
 _mixed: dict[tuple[type, type], Any] = {}
 
@@ -104,8 +107,14 @@ def _pickles_itself(cls: type) -> bool:
 # --- there and back ---
 
 
-def pack_cause(error: BaseException) -> Packed | None:
-    """``error`` as bytes and the refs in them, with as much of it as can travel; None if its class cannot."""
+def pack_cause(error: BaseException, shortened: bool = False) -> Packed | None:
+    """``error`` as bytes and the refs in them, with as much of it as can travel; None if its class cannot.
+
+    ``shortened``: in all `_SHORT_BYTES_MAX` bytes at most; what is long in it is shortened, or left out.
+    """
+    if shortened:
+        packed = _pack_what_can_travel(error, _SHORT_BYTES_MAX // 4)
+        return packed if packed is not None and len(packed[0]) <= _SHORT_BYTES_MAX else None
     return _pack(error, own_way=True) or _pack(error, own_way=False) or _pack_what_can_travel(error)
 
 
@@ -128,11 +137,15 @@ def _pack(value: object, own_way: bool) -> Packed | None:
     return packed if type(loaded) is type(value) or not isinstance(value, BaseException) else None
 
 
-def _pack_what_can_travel(error: BaseException) -> Packed | None:
+def _pack_what_can_travel(error: BaseException, part_bytes_max: int | None = None) -> Packed | None:
     def travels(value: object) -> bool:
-        return _pack(value, own_way=True) is not None
+        packed = _pack(value, own_way=True)
+        return packed is not None and (part_bytes_max is None or len(packed[0]) <= part_bytes_max)
 
-    arguments = tuple(each if travels(each) else safe_repr(each) for each in error.args)
+    def told(value: object) -> str:
+        return shorten(value if isinstance(value, str) else safe_repr(value), TEXT_CHARS_MAX)
+
+    arguments = tuple(each if travels(each) else told(each) for each in error.args)
     try:
         stripped = bare_exception(type(error), arguments)
     except Exception:  # noqa: BLE001  a group with parts that cannot travel, or a class with a __new__ of its own mind

@@ -171,18 +171,20 @@ class TaskError(ShoalError):
 
     @classmethod
     def from_exception(
-        cls, exc: BaseException, task_name: str, pid: int, node: str, traceback_text: str
+        cls, exc: BaseException, task_name: str, pid: int, node: str, traceback_text: str, unsent: str = ""
     ) -> TaskError:
         """The error for a task that raised ``exc``; made in its worker. Never raises.
 
         ``traceback_text`` is that of `format_remote_traceback(exc)`. If ``exc`` is itself the error of a task
         whose result this one had asked for, the answer is that error, with this task added to its `hops`.
+        ``unsent``: why that could not be sent; what is long in the exception is shortened then, or left out.
         """
-        if isinstance(exc, TaskError):
+        if isinstance(exc, TaskError) and not unsent:
             hop = TaskHop(task_name, pid, node, traceback_text)
             return exc._plain(hops=(*exc.hops, hop))
+        exc = (exc.cause if isinstance(exc, TaskError) else None) or exc
         error = TaskError(
-            describe(exc),
+            f"{describe(exc)} (it could not be sent as it is: {unsent})" if unsent else describe(exc),
             task_name=task_name,
             pid=pid,
             node=node,
@@ -191,9 +193,9 @@ class TaskError(ShoalError):
             cause_class=class_name(type(exc)),
         )
         notes = getattr(exc, "__notes__", None)
-        if isinstance(notes, list):
+        if isinstance(notes, list) and not unsent:
             error.__notes__ = [str(note) for note in notes]
-        error.__dict__["_packed"] = pack_cause(exc)
+        error.__dict__["_packed"] = pack_cause(exc, shortened=bool(unsent))
         return error
 
     def as_instanceof_cause(self) -> TaskError:

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 
-_TEXT_CHARS_MAX = 2000  # of the one line that says what was raised
+TEXT_CHARS_MAX = 2000  # of the one line that says what was raised
 _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -52,13 +52,17 @@ def describe(error: BaseException) -> str:
         text = error.message if isinstance(error, ShoalError) else str(error)
     except Exception as problem:  # noqa: BLE001  the user's code; what it did is said instead
         text = f"<its text cannot be had: __str__ raised {type(problem).__name__}>"
-    return shorten(f"{name}: {text}" if text else name, _TEXT_CHARS_MAX)
+    return shorten(f"{name}: {text}" if text else name, TEXT_CHARS_MAX)
 
 
 def class_name(cls: type) -> str:
     """How people call a class: with its module, unless that is obvious."""
     module = cls.__module__
-    return cls.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{cls.__qualname__}"
+    return (
+        cls.__qualname__
+        if module in {"builtins", "__main__", "__mp_main__"}
+        else f"{module}.{cls.__qualname__}"
+    )
 
 
 def shorten(text: str, chars_max: int) -> str:

@@ -126,6 +126,20 @@ def test_exceptions_that_cannot_travel_still_arrive(shoal_session):
         shoal.get(fail.remote("refuses"))
 
 
+def test_an_exception_of_any_size_keeps_its_class(shoal_session):
+    @shoal.remote
+    def fail():
+        error = ValueError("x" * 10_000_000, 7)
+        error.row, error.rows = 3, list(range(1_000_000))
+        raise error
+
+    with pytest.raises(ValueError, match="could not be sent as it is") as caught:
+        shoal.get(fail.remote())
+    assert (caught.value.args[1], caught.value.row) == (7, 3)
+    assert not hasattr(caught.value, "rows")
+    assert len(str(caught.value)) < 100_000
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit, StopIteration])
 def test_exceptions_that_steer_python_arrive_as_task_error_only(shoal_session, kind):
     @shoal.remote

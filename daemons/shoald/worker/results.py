@@ -126,16 +126,10 @@ class Results:
                     self._seal(error_id, packed, m.SEAL_PRIMARY | m.SEAL_ERROR, submitter, name),
                 )
         except Exception as problem:  # noqa: BLE001  the exception holds something that cannot travel
-            text = f"{type(error).__name__}: {error} (it could not be sent as it is: {problem})"
-            packed = serialize(
-                TaskError.from_exception(
-                    RuntimeError(text),
-                    name,
-                    os.getpid(),
-                    self._runtime.identity.node_id,
-                    format_remote_traceback(error),
-                )
-            )
+            node = self._runtime.identity.node_id
+            text = format_remote_traceback(error)
+            told = TaskError.from_exception(error, name, os.getpid(), node, text, unsent=str(problem))
+            packed = serialize(told)
         return (m.FAILED, task_id, packed.to_bytes(), container, False)
 
     def cancelled(self, task_id: bytes, name: str = "") -> tuple[Any, ...]:
