@@ -32,6 +32,7 @@ from shoal.bootstrap import (
 from shoal.context import RuntimeContext, current_task
 from shoal.exceptions import ClusterNotFoundError, ClusterStartError
 from shoal.generator import ObjectRefGenerator
+from shoal.option_checks import seconds, whole
 from shoal.options import ActorOptions, TaskOptions
 from shoal.refs import ObjectRef
 from shoal.remote_function import RemoteFunction
@@ -358,11 +359,13 @@ def wait(
             raise ValueError("wait needs each ref once; the list contains duplicates")
     if not refs:
         return [], []
+    if type(num_returns) is not int:
+        num_returns = whole(0)("num_returns", num_returns)
     if num_returns <= 0 or num_returns > len(refs):
         raise ValueError(
             f"num_returns={num_returns} with {len(refs)} ref(s); it must be between 1 and their number"
         )
-    if timeout is not None and timeout < 0:
+    if timeout is not None and seconds("timeout", timeout) < 0:
         raise ValueError(f"timeout={timeout}; it must be 0 or more seconds, or None")
     return runtime.values.wait(refs, num_returns, timeout, state, fetch_local)
 

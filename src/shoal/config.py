@@ -359,6 +359,8 @@ class Config:
     # had. Beyond, the oldest are forgotten.
     timeline_tasks_max: int = 10000
     timeline_kept_bytes_max: int = 8 * MIB
+    # Refs that one call may return (num_returns); with more it is refused, and may stream them.
+    returns_max: int = 1_000_000
     # Results of `.options(...)` remembered per function; beyond, they are made anew.
     options_cache_max: int = 64
     # The smallest store that init accepts.

@@ -12,10 +12,12 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from shoal import runtime_env
+from shoal.config import load
 from shoal.wire import labels
 
 UNITS = 10_000
 _UNITS_MAX = 2**63 - 1
+_RETURNS_MAX = load().returns_max
 _OPTION_OF_RESOURCE = {
     "CPU": "num_cpus",
     "GPU": "num_gpus",
@@ -84,6 +86,15 @@ def whole(least: int, also: int | None = None) -> Check:
     return check
 
 
+def seconds(name: str, value: Any) -> Any:
+    """A time in seconds; also a negative one, which has passed, or inf."""
+    if not isinstance(value, int | float) and not hasattr(value, "__float__"):
+        raise TypeError(f"{name} needs a number of seconds, or None, not {type(value).__name__}")
+    if math.isnan(value):
+        raise ValueError(f"{name} needs a number of seconds, or None, not nan")
+    return value
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
@@ -150,7 +161,12 @@ def returns(name: str, value: Any) -> int | str:
     """How many values a task returns, or that it streams them."""
     if isinstance(value, str):
         return str(one_of("dynamic", "streaming")(name, value))
-    return int(whole(0)(name, value))
+    count = int(whole(0)(name, value))
+    if count > _RETURNS_MAX:
+        raise ValueError(
+            f'{name} may be {_RETURNS_MAX} at most, not {count}; with more, use {name}="streaming"'
+        )
+    return count
 
 
 def retriable(name: str, value: Any) -> bool | tuple[type[BaseException], ...]:

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import dataclasses
+import datetime as dt
 import pickle
 import threading
 import time
@@ -191,6 +192,21 @@ def test_timeouts_that_are_none(shoal_session):
             shoal.wait([ref], timeout=wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [("1", TypeError), (dt.timedelta(seconds=1), TypeError), (float("nan"), ValueError)],
+)
+def test_timeouts_that_are_no_time(shoal_session, gates, wrong, kind):
+    slow = gates.task("slow")
+    for call in (shoal.get, lambda ref, timeout: shoal.get([ref], timeout=timeout)):
+        with pytest.raises(kind, match="timeout needs a number of seconds"):
+            call(slow, timeout=wrong)
+    with pytest.raises(kind, match="timeout needs a number of seconds"):
+        shoal.wait([slow], timeout=wrong)
+    gates.open("slow")
+    assert shoal.get(slow, timeout=np.float64(20)) is None
+
+
 # --- wait ---
 
 
@@ -227,6 +243,10 @@ def test_wait_refuses(shoal_session):
     for count in (0, -1, 3):
         with pytest.raises(ValueError, match="num_returns"):
             shoal.wait([ref, other], num_returns=count)
+    for count in ("1", None, 1.0, True):
+        with pytest.raises(TypeError, match="num_returns needs an int"):
+            shoal.wait([ref, other], num_returns=count)
+    assert shoal.wait([ref, other], num_returns=np.int64(2)) == ([ref, other], [])
     with pytest.raises(TypeError, match="list"):
         shoal.wait(ref)
     with pytest.raises(TypeError, match="contains int"):

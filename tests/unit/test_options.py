@@ -57,6 +57,7 @@ def test_defaults_are_those_of_the_documentation():
         (TaskOptions, "num_returns", True, TypeError),
         (TaskOptions, "num_returns", "many", ValueError),
         (TaskOptions, "max_retries", -2, ValueError),
+        (TaskOptions, "num_returns", 10**12, ValueError),
         (TaskOptions, "max_retries", "3", TypeError),
         (TaskOptions, "retry_exceptions", 1, TypeError),
         (TaskOptions, "retry_exceptions", [3], TypeError),
