@@ -99,6 +99,56 @@ if __name__ == "__main__":
     run.finish()
 
 
+def test_functions_and_classes_of_a_spawned_process(script, no_leaks):
+    """Its main module is called __mp_main__, which no worker can import."""
+    run = script(
+        PRELUDE
+        + """
+import multiprocessing
+from dataclasses import dataclass
+
+STEP = 3
+
+@dataclass
+class Point:
+    x: int
+
+def moved(point):
+    return Point(point.x + STEP)
+
+def drive():
+    shoal.init(num_cpus=1)
+    there = shoal.get(shoal.remote(moved).remote(Point(1)))
+    kept = shoal.get(shoal.put([Point(5)]))
+    tell(x=there.x, same_class=type(there) is Point, kept=kept == [Point(5)])
+    shoal.shutdown()
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=drive)
+    child.start()
+    child.join()
+"""
+    )
+    assert run.line() == {"x": 4, "same_class": True, "kept": True}
+    run.finish()
+
+
+def test_a_process_without_room_for_the_store_is_told_so(script, no_leaks):
+    run = script(
+        PRELUDE
+        + """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+try:
+    shoal.init(num_cpus=1, object_store_memory=2 << 30)
+except shoal.exceptions.ClusterStartError as error:
+    tell(error=str(error))
+"""
+    )
+    assert "cannot map the object store of 2.15 GB" in run.line()["error"]
+    assert run.finish()[1] == ""
+
+
 def test_a_script_without_init_and_without_shutdown(script):
     run = script(
         PRELUDE

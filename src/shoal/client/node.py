@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.client.connection import Connection
 from shoal.exceptions import AuthenticationError, ClusterNotFoundError
+from shoal.store.region import Region
 from shoal.wire import auth, frames
 from shoal.wire import messages as m
 
@@ -158,6 +159,21 @@ class NodeLink:
         if not descriptors:
             raise frames.BrokenFrame("a message without the descriptor that belongs to it")
         return descriptors.popleft()
+
+    def map_store(self, capacity: int, inherited: Region | None) -> Region:
+        """The store, mapped with the descriptors that came with WELCOME; ``inherited``: it is mapped for reading already.
+
+        Raises OSError if there is no address space for it.
+        """
+        readable, writable = self.take_descriptor(), self.take_descriptor()
+        try:
+            if inherited is None:
+                return Region(readable, writable, capacity)
+            inherited.open_writer(writable, rewrites=True)
+            return inherited
+        finally:
+            os.close(readable)
+            os.close(writable)
 
     def _on_frames(self, connection: Connection, bodies: list[bytes]) -> None:
         handlers = self._handlers

@@ -42,7 +42,7 @@ from shoal.client.waiting import drop_abandoned_waits
 from shoal.client.waits import Waits
 from shoal.client.withdrawing import withdraw
 from shoal.context import Identity, current_task
-from shoal.exceptions import NodeDiedError
+from shoal.exceptions import ClusterStartError, NodeDiedError
 from shoal.generator import abandoned, drop_abandoned
 from shoal.ids import IdSource, node_tag, split_ids
 from shoal.owner.dispatch import Dispatcher
@@ -50,7 +50,7 @@ from shoal.owner.objects import FAILED, REFUSED
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, TaskRecord, forgotten
 from shoal.refs import ObjectRef, released
-from shoal.store.region import Region
+from shoal.sizes import bytes_text
 from shoal.wire import messages as m
 from shoal.wire.frames import BrokenFrame
 from shoal.wire.tls import Contexts
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from shoal.config import Config
     from shoal.options import TaskOptions
+    from shoal.store.region import Region
 
 # Refs, entries and tasks are many, long-lived, and in no cycles: looking for cycles among them at every 700th new object
 # cost a fifth of the time of submitting.
@@ -81,7 +82,7 @@ class Runtime:
         info: the rest of HELLO, see wire.messages.
         region: the store's mapping, if this process has it already (workers inherit it from the fork server).
 
-    Raises ClusterNotFoundError or AuthenticationError if it cannot join.
+    Raises ClusterNotFoundError, AuthenticationError or ClusterStartError if it cannot join.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Runtime:
         self.closed = False  # no use can be made of it any more
         self._left = False
         self.lost_reason = ""
+        self._no_store: ClusterStartError | None = None
         self._no_room = b""
         self.garbage_suspected = False  # garbage in cycles may hold refs or views that matter to others
         self.identity = Identity(kind=kind)
@@ -162,7 +164,7 @@ class Runtime:
         try:
             self.wait(self._welcomed, self.config.handshake_ms_max / 1000)
             if not self.welcome:
-                raise self.connection_lost()
+                raise self._no_store or self.connection_lost()
         except BaseException:
             self.closed = True
             with self.lock:
@@ -172,17 +174,17 @@ class Runtime:
         self.reactor.start()
 
     def _on_welcome(self, message: list[Any]) -> None:
-        self.welcome = info = message[1]
-        readable, writable = self.node.take_descriptor(), self.node.take_descriptor()
+        info: dict[str, Any] = message[1]
         try:
-            region = self._region
-            if region is None:
-                region = Region(readable, writable, info["capacity"])
-            else:
-                region.open_writer(writable, rewrites=True)
-        finally:
-            os.close(readable)
-            os.close(writable)
+            region = self.node.map_store(info["capacity"], self._region)
+        except OSError as error:
+            self._no_store = ClusterStartError(
+                f"this process cannot map the object store of {bytes_text(info['capacity'])}: {error.strerror}",
+                next_step="let it have more address space (ulimit -v), or make the store smaller (object_store_memory)",
+            )
+            self._welcomed.set(message)
+            return
+        self.welcome = info
         self.store = ClientStore(self, self.node, region)
         identity = self.identity
         identity.node_id = info["node_id"]

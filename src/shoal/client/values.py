@@ -23,9 +23,18 @@ from shoal.exceptions import (
     TaskError,
 )
 from shoal.ids import split_ids
+from shoal.option_checks import seconds
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STORED, WITHOUT_REFS, Entry, Waiter
 from shoal.refs import ObjectRef, released
-from shoal.serialization import Serialized, contained_ids, deserialize, dumps_small, serialize, set_ref_type
+from shoal.serialization import (
+    Serialized,
+    adopt_spawned_main,
+    contained_ids,
+    deserialize,
+    dumps_small,
+    serialize,
+    set_ref_type,
+)
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
@@ -53,6 +62,7 @@ class Values:
         self._table = runtime.table
         self._lock = runtime.lock
         self._inline_max = runtime.config.inline_bytes_max
+        adopt_spawned_main()
 
     # --- put ---
 
@@ -131,7 +141,7 @@ class Values:
         """The values, in order; the first failure raises at once."""
         runtime = self._runtime
         table = self._table
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + seconds("timeout", timeout)
         with self._lock:
             if released:
                 table.drain_released()

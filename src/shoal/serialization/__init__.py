@@ -17,7 +17,7 @@ business.
 from .culprit import FailureTuple, inspect_serializability
 from .custom import deregister_serializer, register_custom_serializer, register_serializer
 from .format import BrokenFormatError
-from .pickler import set_ref_type
+from .pickler import adopt_spawned_main, set_ref_type
 from .serialized import Serialized, dumps_code, serialize
 from .small import dumps_call, dumps_small
 from .tensors import PrivatePages, private_pages
@@ -28,6 +28,7 @@ __all__ = [
     "FailureTuple",
     "PrivatePages",
     "Serialized",
+    "adopt_spawned_main",
     "contained_ids",
     "deregister_serializer",
     "deserialize",

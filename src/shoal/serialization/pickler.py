@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copyreg
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from operator import getitem, methodcaller
 from types import CodeType
@@ -42,6 +43,7 @@ POOL_MAX = 8
 
 # Libraries with reducers of their own, loaded when a class of theirs turns up.
 _LIBRARIES = {"pandas": "frames", "polars": "frames", "pyarrow": "frames", "torch": "tensors"}
+SPAWNED_MAIN = "__mp_main__"  # what multiprocessing calls the main module in a process that it has spawned
 # How the pickle says that something is in the main module: a string of 8 characters.
 _MAIN = b"\x8c\x08__main__"
 _FRAME = b"\x95"
@@ -354,6 +356,12 @@ def set_ref_type(cls: type) -> None:
     """Tell which class refs are of: its instances have an ``id`` of 16 bytes."""
     global _ref_type
     _ref_type = cls
+
+
+def adopt_spawned_main() -> None:
+    """Have the main module go by value also where it is `SPAWNED_MAIN`: no other process has a module of that name."""
+    if SPAWNED_MAIN in sys.modules:
+        cloudpickle_module.register_pickle_by_value(sys.modules[SPAWNED_MAIN])
 
 
 def is_by_value(module: str | None) -> bool:
