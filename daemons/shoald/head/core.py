@@ -245,8 +245,6 @@ class HeadCore:
         for record in deaths:
             if record.stream is not None:
                 self._close(record.stream, ev.Refused(ev.REFUSED_DEAD, "declared dead after a long silence"))
-            if record.state == ev.ALIVE:
-                self._suspect(record, "silent", now)
             self._bury(record, f"silent for {now - record.last_seen:.1f} s", now)
         self._end_recovery(now)
         if not self.recovering:

@@ -166,13 +166,12 @@ class NodeTable:
 
     def silent(self, now: float) -> tuple[list[NodeRecord], list[NodeRecord]]:
         """(nodes to suspect, nodes to declare dead) because of their silence."""
-        suspects, deaths = [], []
+        suspects: list[NodeRecord] = []
+        deaths: list[NodeRecord] = []
         for record in self._live.values():
             # The sums of `next_deadline`: rounding would make a difference fall short of what it said.
-            if now >= record.last_seen + self._dead_s:
-                deaths.append(record)
-            elif record.state == ALIVE and now >= record.last_seen + self._suspect_s:
-                suspects.append(record)
+            if now >= self._deadline(record):
+                (suspects if record.state == ALIVE else deaths).append(record)
         return suspects, deaths
 
     def revived(self, record: NodeRecord) -> None:
@@ -180,7 +179,13 @@ class NodeTable:
         self._watch(record)
 
     def _deadline(self, record: NodeRecord) -> float:
-        return record.last_seen + (self._suspect_s if record.state == ALIVE else self._dead_s)
+        """When its silence says something new. Nobody is dead who was not suspected for as long as that takes: a head that stood
+        still itself (its machine was suspended, or too busy) has not read yet what came meanwhile.
+        """
+        if record.state == ALIVE:
+            return record.last_seen + self._suspect_s
+        suspected_at = record.history[-1][0]
+        return max(record.last_seen + self._dead_s, suspected_at + self._dead_s - self._suspect_s)
 
     def _watch(self, record: NodeRecord) -> None:
         record.due = self._deadline(record)

@@ -77,6 +77,19 @@ class TestNodes:
         assert sent(effects, ev.Refused)[0][1].reason == ev.REFUSED_DEAD
         assert core.next_deadline() is None
 
+    def test_a_head_that_stood_still_itself_hears_first_what_came_meanwhile(self):
+        core = make_core()
+        register(core, 1, "a")
+        register(core, 2, "b")
+        core.handle(ev.TimePasses(), 60.0)
+        assert {state_of(core, each) for each in "ab"} == {ev.SUSPECTED}
+        report(core, 1, 60.1)
+        core.handle(ev.TimePasses(), 66.9)
+        assert (state_of(core, "a"), state_of(core, "b")) == (ev.SUSPECTED, ev.SUSPECTED)
+        report(core, 1, 66.9)
+        core.handle(ev.TimePasses(), 67.0)
+        assert (state_of(core, "a"), state_of(core, "b")) == (ev.ALIVE, ev.DEAD)
+
     def test_a_report_revives_a_suspect(self):
         core = make_core()
         register(core, 1, "a")
@@ -98,6 +111,7 @@ class TestNodes:
     def test_a_dead_incarnation_is_refused_and_a_new_one_admitted(self):
         core = make_core()
         register(core, 1, "a", "one")
+        core.handle(ev.TimePasses(), 3.0)
         core.handle(ev.TimePasses(), 10.0)
         effects = register(core, 2, "a", "one", 11.0)
         assert sent(effects, ev.Refused)[0][1].reason == ev.REFUSED_DEAD
@@ -215,6 +229,7 @@ class TestObjects:
         register(core, 1, "a")
         register(core, 2, "b")
         report(core, 1, born=[(oid(1), 100)], hold=[oid(1)])
+        core.handle(ev.TimePasses(), 3.0)
         report(core, 2, hold=[oid(1)], now=9.0)
         effects = core.handle(ev.TimePasses(), 10.0)
         assert sent(effects, ev.LostObjects) == [(2, ev.LostObjects((oid(1),)))]
