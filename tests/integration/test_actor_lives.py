@@ -300,9 +300,11 @@ def test_shutdown_ends_actors(shoal_session):
     pids.append(get(kept.pid.remote()))
     shoal.shutdown()
     assert not any(alive(pid) for pid in pids)
-    shoal.init(num_cpus=2)
+    shoal.init(num_cpus=2, _system_config={"actor_unknown_ms": 300})
     with pytest.raises(ActorDiedError, match="does not know it"):
         shoal.get(kept.add.remote(), timeout=60)
+    shoal.shutdown()
+    shoal.init(num_cpus=2)
 
 
 def test_a_detached_actor_needs_no_handle(shoal_session):

@@ -19,11 +19,17 @@ def marks(tmp_path):
     return Marks(tmp_path)
 
 
+# Of a node that is killed nothing is known until it counts as dead.
+SETTINGS = {"heartbeat_ms": 400, "node_suspect_ms": 1500, "node_dead_ms": 3000}
+
+
 @pytest.fixture
 def nodes(no_leaks):
     """A driver on a node without CPUs, and two with one; yields these by id, and the head's."""
-    with Cluster(num_cpus=0) as cluster:
-        nodes = [cluster.add_node(num_cpus=1, name=f"node-{number}") for number in range(2)]
+    with Cluster(num_cpus=0, system_config=SETTINGS) as cluster:
+        nodes = [
+            cluster.add_node(num_cpus=1, name=f"node-{number}", system_config=SETTINGS) for number in range(2)
+        ]
         shoal.init(cluster.address)
         try:
             yield {node.node_id: node for node in nodes}, cluster.head
