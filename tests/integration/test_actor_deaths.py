@@ -161,7 +161,7 @@ def test_a_stream_of_an_actor_that_dies_ends(shoal_session, tmp_path):
 
 
 def test_a_caller_that_dies_takes_its_waiting_calls_with_it(shoal_session, tmp_path):
-    go, path = str(tmp_path / "go"), str(tmp_path / "notes")
+    go, die, path = (str(tmp_path / name) for name in ("go", "die", "notes"))
 
     @shoal.remote
     class Gate:
@@ -175,14 +175,18 @@ def test_a_caller_that_dies_takes_its_waiting_calls_with_it(shoal_session, tmp_p
     @shoal.remote(num_cpus=0, max_retries=0)
     def call_and_die(gate, path):
         refs = [gate.note.remote(path, number) for number in range(100)]
-        shoal.wait(refs, timeout=0.2)
+        while not os.path.exists(die):
+            shoal.wait(refs, timeout=0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
     gate = Gate.remote()
     waiting = gate.wait_for.remote(go)
-    with pytest.raises(shoal.exceptions.WorkerCrashedError):
-        get(call_and_die.remote(gate, path))
+    calling = call_and_die.remote(gate, path)
     why = ["why", gate._actor_id.hex()]
+    wait_until(lambda: "and 100 wait here" in CliRunner().invoke(app, why).stdout)
+    open(die, "w").close()
+    with pytest.raises(shoal.exceptions.WorkerCrashedError):
+        get(calling)
     wait_until(lambda: "and 0 wait here" in CliRunner().invoke(app, why).stdout)  # it has noticed
     mine = gate.note.remote(path, 1000)
     open(go, "w").close()
