@@ -68,6 +68,11 @@ class Config:
     # Dead actors that a node remembers, to say why they died; of older ones it only says that they are gone.
     # As many with names that went on to other nodes, in case the head has not heard of it.
     dead_actors_max: int = 1000
+    # Killed actors that a head remembers until their host has confirmed the end, and a node until it hears of the actor or the
+    # head has confirmed the kill; beyond, the oldest is forgotten: it could come back if its host dies at the wrong moment.
+    actor_kills_max: int = 10_000
+    # `shoal.kill` waits so long for a head that does not answer; the node goes on telling it.
+    actor_kill_ms_max: float = 2000.0
     # A connection to an actor that the node has not heard of yet: its creation may be on its way for this long.
     actor_unknown_ms: float = 5000.0
     # The head is asked again after this time for an actor that it does not know (yet), or whose host does not.

@@ -75,7 +75,7 @@ def templates(proc, object_id, offset):
         [m.CREATE_ACTOR, 10, object_id, dict(ACTOR)],
         [m.CONNECT_ACTOR, object_id, 0],
         [m.DISCONNECT_ACTOR, object_id],
-        [m.KILL_ACTOR, object_id, True],
+        [m.KILL_ACTOR, 3, object_id, True],
         [m.ACTOR_READY, object_id],
         [m.ACTOR_FAILED, object_id, b"error"],
         [m.ACTOR_EXITS, object_id, "reason"],

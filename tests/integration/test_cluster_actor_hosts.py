@@ -1,4 +1,4 @@
-"""Actors whose hosts are slow, or die: each test has nodes of its own."""
+"""Actors whose hosts are slow, or die, also while the actors are killed: each test has nodes of its own."""
 
 import os
 import signal
@@ -100,3 +100,62 @@ def test_when_its_node_dies_it_goes_to_another_one_if_it_may(cluster):
     if there == node:
         with pytest.raises((ActorDiedError, ActorUnavailableError), match="node"):
             shoal.get(stays.add.remote(), timeout=60)
+
+
+@pytest.mark.parametrize("cluster", [FAST_DEATHS], indirect=True, ids=["fast deaths"])
+@pytest.mark.parametrize("first", ["the kill", "the death"])
+def test_an_actor_that_was_killed_does_not_come_back_when_its_node_dies(cluster, first):
+    """Its host stands still: it never hears of the kill, and is gone before it could."""
+    moves = Counter.options(
+        max_restarts=-1, max_task_retries=-1, name="killed", lifetime="detached", resources={"either": 0.1}
+    )
+    for name in ("three", "four"):
+        cluster.add_node(num_cpus=1, resources={"either": 1}, name=name, system_config=FAST_DEATHS)
+    actor = moves.remote(7)
+    node, _ = shoal.get(actor.where.remote())
+    name = next(row["NodeName"] for row in shoal.nodes() if row["NodeID"] == node)
+    if first == "the kill":
+        os.kill(node_named(cluster, name).process.pid, signal.SIGSTOP)
+        shoal.kill(actor)
+    kill_node(cluster, name)
+    if first == "the death":
+        shoal.kill(actor)
+    with pytest.raises(ActorDiedError, match=r"killed by shoal.kill\(\) in driver \d+ on node [0-9a-f]{8}"):
+        shoal.get(actor.add.remote(), timeout=60)
+    other = moves.remote(100)  # the name is free
+    assert shoal.get(other.add.remote(), timeout=60) == 101
+    assert shoal.get(shoal.get_actor("killed").add.remote()) == 102
+    until(lambda: not is_alive(node))
+    with pytest.raises(ActorDiedError, match="killed"):
+        shoal.get(actor.add.remote(), timeout=60)
+    shoal.kill(other)
+
+
+def is_alive(node):
+    return any(row["NodeID"] == node and row["Alive"] for row in shoal.nodes())
+
+
+@shoal.remote
+def kill_unheard(actor, *stopped):
+    """Kill an actor while these processes stand still, for as long as the killer waits."""
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        shoal.kill(actor)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+IMPATIENT = {"head_call_ms_max": 100, "actor_unknown_ms": 100, "actor_kill_ms_max": 500}
+
+
+@pytest.mark.parametrize("cluster", [IMPATIENT], indirect=True, ids=["impatient with the head"])
+def test_a_kill_that_nobody_hears_of_reaches_the_head_later(cluster):
+    actor = Counter.options(max_restarts=-1, **at("two")).remote(7)
+    _, pid = shoal.get(actor.where.remote())
+    head, host = (cluster.nodes[number].process.pid for number in (0, 2))
+    shoal.get(kill_unheard.options(**at("one")).remote(actor, head, host), timeout=60)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    with pytest.raises(ActorDiedError, match=r"killed by shoal.kill\(\) in worker"):
+        shoal.get(actor.add.remote(), timeout=60)

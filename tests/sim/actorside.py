@@ -95,6 +95,9 @@ class _Head:
     def report_actors(self, rows: list[dict[str, Any]], snapshot: bool = False) -> None:
         self._daemon.link.report_actors(rows, snapshot)
 
+    def report_kill(self, actor_id: bytes, reason: str, then: Callable[[], None]) -> None:
+        self._daemon.link.report_kill(actor_id, reason, then)
+
     def call(self, method: str, params: dict[str, Any], then: Callable[[bool, Any], None]) -> None:
         ask = _find if method == "FindActor" else _claim
         self._daemon.link.call(partial(ask, params=params), partial(self._answered, then))
@@ -173,8 +176,10 @@ class Actors(ActorSide):
         """A message of a process about actors."""
         self.handle(client_of(process), message, now)  # type: ignore[arg-type]
 
-    def head_says(self, message: ev.ActorChanged | ev.ActorGiven) -> None:
-        kind = "actor" if isinstance(message, ev.ActorChanged) else "host_actor"
+    def head_says(self, message: ev.ActorChanged | ev.ActorGiven | ev.ActorEnds) -> None:
+        kind = {ev.ActorChanged: "actor", ev.ActorGiven: "host_actor", ev.ActorEnds: "end_actor"}[
+            type(message)
+        ]
         self.cluster.heard({"kind": kind, "actor": row_of(message.actor)})
 
     def _connect(self, proc: bytes, record: ActorRecord) -> None:

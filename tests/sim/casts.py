@@ -51,7 +51,10 @@ class Casts:
         self._requests: dict[int, tuple[_Cast, bool]] = {}
         self._living: dict[_Cast, None] = {}
         self._numbers = 0
-        self._detached: list[bytes] = []
+        # Detached actors that nobody has killed for good: made here, or by a driver that has died; and kills without an answer.
+        self._detached: dict[bytes, None] = {}
+        self._killing: dict[int, bytes] = {}
+        self._unsure: dict[bytes, None] = {}
 
     @property
     def running(self) -> int:
@@ -77,7 +80,7 @@ class Casts:
         name = source.choice(_NAMES)
         cast.detached = bool(name) and source.random() < 0.3
         if cast.detached:
-            self._detached.append(actor_id)
+            self._detached[actor_id] = None
         cast.kills = cast.detached or source.random() < 0.2
         restarts = source.choice((0, 1, 3))
         driver.cluster.stage.restarts_max[actor_id] = restarts
@@ -172,9 +175,17 @@ class Casts:
             return
         if cast.kills:
             cast.calls.lost()
-            driver.table.to_node([m.KILL_ACTOR, cast.calls.actor_id, True])
+            self._kill(cast.calls.actor_id)
         self._ends(cast, "actor killed" if cast.kills else "actor let go")
         driver.flush()
+
+    def _kill(self, actor_id: bytes) -> None:
+        """`Actors.kill`: once is enough, unless this driver dies before it is answered."""
+        self._numbers -= 1
+        self._killing[self._numbers] = actor_id
+        if self._detached.pop(actor_id, self) is None:
+            self._unsure[actor_id] = None
+        self._driver.table.to_node([m.KILL_ACTOR, self._numbers, actor_id, True])
 
     def _ends(self, cast: _Cast, outcome: str) -> None:
         cast.over = True
@@ -215,6 +226,10 @@ class Casts:
         if tag == m.RESPONSE and message[1] in self._requests:
             cast, _ = self._requests.pop(message[1])
             self._answered(cast, message[2], message[3])
+        elif tag == m.RESPONSE and message[1] in self._killing:
+            actor_id = self._killing.pop(message[1])
+            if message[3]:  # the head knows; else only this node goes on telling it
+                self._unsure.pop(actor_id, None)
         elif tag == m.ACTOR_PEER:
             self._meets(*message[1:])
         elif tag == m.ACTOR_STATE:
@@ -277,12 +292,12 @@ class Casts:
 
     def inherit(self, gone: Casts) -> None:
         """The detached actors of a driver that has died are killed by this one."""
-        self._detached += gone._detached
+        self._detached.update(gone._detached | gone._unsure)
 
     def forget(self) -> None:
-        """Detached actors are killed once more: with a host that died at the wrong moment, the first time may have been lost."""
-        for actor_id in self._detached:
-            self._driver.table.to_node([m.KILL_ACTOR, actor_id, True])
+        """Detached actors that nobody has killed are."""
+        for actor_id in list(self._detached):
+            self._kill(actor_id)
 
     def describe(self) -> list[str]:
         """What is not over, for people."""

@@ -12,7 +12,7 @@ from tests.sim.machines import HEAD, VERSIONS, Head
 
 from shoald.head import codec
 from shoald.head import events as ev
-from shoald.head.reports import ActorBuffer, Confirmations, ReportBuffer
+from shoald.head.reports import ActorBuffer, Confirmations, KillBuffer, ReportBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +106,8 @@ class HeadLink:
         self._buffer = ReportBuffer()
         self._confirmations = Confirmations()
         self._actors = ActorBuffer()
+        self._kills = KillBuffer(config.actor_kills_max)
+        self._killed = 0
         self._up: Channel | None = None
         self._stream = 0
         self._number = 0
@@ -140,6 +142,8 @@ class HeadLink:
         self._buffer.start_over()
         self._confirmations.start_over()
         self._actors.start_over()
+        self._kills.start_over()
+        self._killed = 0
         up.send((stream, ev.NodeRegisters(stream, host, "1", self._daemon.info, VERSIONS)))
 
     def _at_head(self, message: tuple[int, ev.Event]) -> None:
@@ -162,6 +166,7 @@ class HeadLink:
         match message:
             case ev.Registered(nodes):
                 daemon.heard([row_of(view) for view in nodes])
+                self._send_kills()
                 self.gauges = daemon.gauges()
                 self._buffer.add({**self.gauges, "snapshot": True, **daemon.snapshot()})
                 self.wants_flush()
@@ -178,7 +183,10 @@ class HeadLink:
                 daemon.refs.free(list(ids))
             case ev.LostObjects(ids):
                 daemon.store.lost(list(ids))
-            case ev.ActorChanged() | ev.ActorGiven():
+            case ev.KillsAcked(number):
+                for then in self._kills.acknowledged(number):
+                    then()
+            case ev.ActorChanged() | ev.ActorGiven() | ev.ActorEnds():
                 daemon.actors.head_says(message)
             case ev.GroupsTold():
                 daemon.groups.told(message)
@@ -233,6 +241,18 @@ class HeadLink:
         """What has become of actors that this node hosts."""
         self._actors.add(rows, snapshot)
         self.wants_flush()
+
+    def report_kill(self, actor_id: bytes, reason: str, then: Callable[[], None]) -> None:
+        """An actor was killed: told at once, and over each stream again until the head has confirmed it."""
+        self._kills.add(actor_id, reason, then)
+        self._send_kills()
+
+    def _send_kills(self) -> None:
+        if self._up is None or self._kills.empty:
+            return
+        self._killed += 1
+        report = codec.kills_message(self._killed, self._kills.take(self._killed).items()).kills
+        self._up.send((self._stream, codec.kills_event(self._stream, report)))
 
     def call(self, ask: Callable[[Head], Any], then: Callable[[bool, Any], None]) -> None:
         """Ask the head; ``then`` gets (whether it answered, what)."""

@@ -6,6 +6,11 @@ A node hosts an actor: it finds the worker, restarts the process, and ends it (s
 node cannot: a name is given once in the cluster, and an actor whose node died is given to another one while `restarts_left`
 allows. Nodes that ask for an actor are told of every change until it is dead.
 
+A kill is a fact about an actor, whoever says it, and whether the actor is known here yet: from then on it is dead, its name is
+free, and it is started nowhere. Its host may not have heard: it is told, and told again whenever it speaks of the actor as
+living (after a broken stream, a hand-over, a restart of either). Kills are durable, and forgotten when a host has confirmed
+the end, or at their bound, the oldest first.
+
 Invariants: a name belongs to at most one actor that is not dead; an actor that is not dead has a host or is homeless
 (no node has what it needs); what a node says of an actor that it does not host (any more) counts for nothing.
 """
@@ -79,7 +84,27 @@ class ForgetActor:
     actor_id: bytes
 
 
-ActorEffect = TellNode | HostActor | SaveActor | ForgetActor
+@dataclass(frozen=True, slots=True)
+class EndActor:
+    """``node_id`` may have this actor, which was killed; `reason` says by whom."""
+
+    node_id: str
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class SaveKill:
+    """An actor that was killed, to be remembered across a restart of the head."""
+
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetKill:
+    actor_id: bytes
+
+
+ActorEffect = TellNode | HostActor | EndActor | SaveActor | ForgetActor | SaveKill | ForgetKill
 
 
 class _Record:
@@ -107,6 +132,8 @@ class ActorTable:
         choose_host: for an actor, the node that is to host it, or "" if none can now.
         is_live: whether a node may host actors.
         dead_max: dead actors that are remembered; beyond, the longest dead is forgotten.
+        kills_max: the same for killed actors whose end no host has confirmed.
+        durable, killed: what an earlier run saved.
     """
 
     def __init__(
@@ -115,6 +142,8 @@ class ActorTable:
         is_live: Callable[[str], bool],
         dead_max: int,
         durable: Iterable[Actor] = (),
+        kills_max: int = 1,
+        killed: Iterable[Actor] = (),
     ) -> None:
         self._choose_host = choose_host
         self._is_live = is_live
@@ -122,6 +151,8 @@ class ActorTable:
         self._records: dict[bytes, _Record] = {}
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: OrderedDict[bytes, Actor] = OrderedDict()
+        self._kills_max = kills_max
+        self._kills: OrderedDict[bytes, Actor] = OrderedDict((actor.actor_id, actor) for actor in killed)
         self.effects: list[ActorEffect] = []
         for actor in durable:
             self._add(actor)
@@ -144,6 +175,8 @@ class ActorTable:
         owner = self.named(actor.namespace, actor.name)
         if owner is not None:
             return owner
+        if actor.actor_id in self._kills:  # whoever makes it hears of that when it is reported
+            return actor
         self._add(actor)
         self._save(actor)
         return actor
@@ -157,7 +190,7 @@ class ActorTable:
         """An actor, dead ones that are remembered included; ``asker`` is told of changes from now on ("": nobody is)."""
         record = self._records.get(actor_id)
         if record is None:
-            return self._dead.get(actor_id)
+            return self._dead.get(actor_id) or self._kills.get(actor_id)
         if asker:
             record.subscribers.add(asker)
         return record.actor
@@ -171,6 +204,9 @@ class ActorTable:
     def reported(self, node_id: str, actors: Iterable[Actor]) -> None:
         """Changes of actors that ``node_id`` hosts; one with another node's id was handed over to that."""
         for actor in actors:
+            if actor.actor_id in self._kills:
+                self._killed_reported(node_id, actor)
+                continue
             record = self._records.get(actor.actor_id)
             if record is None and actor.state != DEAD and actor.actor_id not in self._dead:
                 record = self._add(replace(actor, node_id=node_id))
@@ -191,6 +227,34 @@ class ActorTable:
         record.confirmed = False
         self._change(record, actor)
         self.effects.append(HostActor(actor))
+
+    # --- kills ---
+
+    def kill(self, actor_id: bytes, reason: str) -> None:
+        """An actor is to end for good. Again changes nothing: who was first is remembered."""
+        if actor_id in self._kills:
+            return
+        record = self._records.get(actor_id)
+        if record is not None:
+            host = record.actor.node_id
+            self._end(record, reason)
+            if host:
+                self.effects.append(EndActor(host, record.actor))
+        actor = record.actor if record is not None else Actor(actor_id, state=DEAD, reason=reason)
+        self._kills[actor_id] = actor
+        self.effects.append(SaveKill(actor))
+        if len(self._kills) > self._kills_max:
+            self.effects.append(ForgetKill(self._kills.popitem(last=False)[0]))
+
+    def _killed_reported(self, node_id: str, actor: Actor) -> None:
+        """A node speaks of an actor that was killed: it has ended it, or does not know, or whom it gave it to does not."""
+        killed = self._kills[actor.actor_id]
+        if actor.state != DEAD:
+            self.effects.append(EndActor(actor.node_id or node_id, replace(killed, node_id=node_id)))
+            return
+        del self._kills[actor.actor_id]
+        self.effects.append(ForgetKill(actor.actor_id))
+        self._remember_dead(replace(actor, node_id=node_id, info=b""))
 
     def snapshot(self, node_id: str, actors: Iterable[Actor]) -> None:
         """All that ``node_id`` hosts: what it hosted and does not any more has ended; what it was not told of is sent again."""
@@ -280,7 +344,10 @@ class ActorTable:
             del self._names[actor.namespace, actor.name]
         if actor.name or actor.detached:
             self.effects.append(ForgetActor(actor.actor_id))
-        self._dead[actor.actor_id] = record.actor
+        self._remember_dead(record.actor)
+
+    def _remember_dead(self, actor: Actor) -> None:
+        self._dead[actor.actor_id] = actor
         if len(self._dead) > self._dead_max:
             self._dead.popitem(last=False)
 
@@ -304,5 +371,7 @@ class ActorTable:
             actor = self._records[actor_id].actor
             # Not the other way round: a host gives a name on as soon as its actor is to end, which is told when it has.
             assert (actor.namespace, actor.name) == key, actor
+        assert len(self._kills) <= self._kills_max
+        assert not self._kills.keys() & self._records.keys()
         assert len(self._dead) <= self._dead_max
         assert not self._dead.keys() & self._records.keys()

@@ -81,6 +81,12 @@ def actors_message(actors: Iterable[Mapping[str, Any]], snapshot: bool) -> pb.No
     return pb.NodeMessage(actors=report)
 
 
+def kills_message(number: int, kills: Iterable[tuple[bytes, str]]) -> pb.NodeMessage:
+    """Actors that are to end for good, with the reason; numbered from 1 in each stream."""
+    rows = [pb.Kill(actor_id=actor_id, reason=reason) for actor_id, reason in kills]
+    return pb.NodeMessage(kills=pb.KillReport(number=number, kills=rows))
+
+
 def groups_message(news: Mapping[str, Any]) -> pb.NodeMessage:
     """What a node says of placement groups: a dict with the fields of GroupNews in head.proto, as plain values."""
     return pb.NodeMessage(groups=pb.GroupNews(**news))
@@ -171,9 +177,19 @@ def actors_event(stream: int, message: pb.ActorReport) -> ev.ActorsReported:
     return ev.ActorsReported(stream, tuple(map(actor_of, message.actors)), message.snapshot)
 
 
+def kills_event(stream: int, message: pb.KillReport) -> ev.ActorsKilled:
+    kills = tuple((_actor_id(kill.actor_id), kill.reason) for kill in message.kills)
+    return ev.ActorsKilled(stream, message.number, kills)
+
+
+def _actor_id(actor_id: bytes) -> bytes:
+    if len(actor_id) != OBJECT_ID_SIZE:
+        raise ValueError(f"an actor's id has {OBJECT_ID_SIZE} bytes, not {len(actor_id)}")
+    return actor_id
+
+
 def actor_of(message: pb.Actor) -> Actor:
-    if len(message.actor_id) != OBJECT_ID_SIZE:
-        raise ValueError(f"an actor's id has {OBJECT_ID_SIZE} bytes, not {len(message.actor_id)}")
+    _actor_id(message.actor_id)
     fields = {name: getattr(message, name) for name in Actor.__slots__}
     return Actor(**{**fields, "placement": dict(message.placement)})
 
@@ -259,6 +275,10 @@ def head_message(message: ev.Message, cluster_id: str, epoch: str) -> pb.HeadMes
             return pb.HeadMessage(actor=actor_message(actor))
         case ev.ActorGiven(actor):
             return pb.HeadMessage(host_actor=actor_message(actor))
+        case ev.KillsAcked(number):
+            return pb.HeadMessage(kills_acked=pb.KillsAcked(number=number))
+        case ev.ActorEnds(actor):
+            return pb.HeadMessage(end_actor=actor_message(actor))
 
 
 def node_message(view: ev.NodeView) -> pb.Node:

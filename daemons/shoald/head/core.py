@@ -22,7 +22,7 @@ import msgpack
 from shoal.config import Config
 from shoal.wire.labels import labels_of, matches
 from shoald.head import events as ev
-from shoald.head.actors import Actor, ActorTable, HostActor, TellNode
+from shoald.head.actors import Actor, ActorTable, EndActor, HostActor, TellNode
 from shoald.head.directory import Directory
 from shoald.head.gauges import GaugeBatches, NodeGauges
 from shoald.head.groups import GroupTable
@@ -41,6 +41,7 @@ class Durable:
     jobs: tuple[ev.Job, ...] = field(default=())
     actors: tuple[Actor, ...] = field(default=())
     groups: tuple[GroupState, ...] = field(default=())
+    kills: tuple[Actor, ...] = field(default=())
 
 
 class HeadCore:
@@ -64,7 +65,14 @@ class HeadCore:
         self.nodes = NodeTable(config.node_suspect_ms / 1000, config.node_dead_ms / 1000)
         self.directory = Directory(config.directory_grace_ms / 1000)
         self.jobs = JobTable(config.jobs_max, durable.jobs)
-        self.actors = ActorTable(self._host_for, self.nodes.is_live, config.dead_actors_max, durable.actors)
+        self.actors = ActorTable(
+            self._host_for,
+            self.nodes.is_live,
+            config.dead_actors_max,
+            durable.actors,
+            config.actor_kills_max,
+            durable.kills,
+        )
         self.groups = GroupTable(self._rooms, config, durable.groups)
         self._gauges = GaugeBatches(config)
         self._news = NodeNews(config)
@@ -84,6 +92,7 @@ class HeadCore:
             ev.JobEnds: self._on_job_ends,
             ev.ActorsReported: self._on_actors_reported,
             ev.ActorClaimed: self._on_actor_claimed,
+            ev.ActorsKilled: self._on_actors_killed,
             ev.GroupsHeard: self._on_groups_heard,
             ev.TimePasses: self._on_time_passes,
         }
@@ -362,6 +371,15 @@ class HeadCore:
     def _on_actor_claimed(self, event: ev.ActorClaimed, _now: float) -> None:
         self.actors.claim(event.actor)
 
+    def _on_actors_killed(self, event: ev.ActorsKilled, now: float) -> None:
+        record = self.nodes.of_stream(event.stream)
+        if record is None:
+            return
+        self._seen(record, now)
+        for actor_id, reason in event.kills:
+            self.actors.kill(actor_id, reason)
+        self._effects.append(ev.Send(event.stream, ev.KillsAcked(event.number)))
+
     def _host_for(self, actor: Actor) -> str:
         """The node for an actor that lost its own: one that has what it needs where it may be, the one with most free CPUs."""
         fit = [
@@ -397,17 +415,20 @@ class HeadCore:
 
     def _carry_actors(self) -> None:
         for effect in self.actors.take():
-            if isinstance(effect, TellNode | HostActor):
-                told = isinstance(effect, TellNode)
-                record = self.nodes.get(
-                    effect.node_id if isinstance(effect, TellNode) else effect.actor.node_id
-                )
-                if record is not None and record.stream is not None:
-                    # Without a stream: a host's next snapshot brings it up again, and who asked asks again.
-                    message = ev.ActorChanged(effect.actor) if told else ev.ActorGiven(effect.actor)
-                    self._effects.append(ev.Send(record.stream, message))
+            message: ev.Message
+            if isinstance(effect, TellNode):
+                node_id, message = effect.node_id, ev.ActorChanged(effect.actor)
+            elif isinstance(effect, HostActor):
+                node_id, message = effect.actor.node_id, ev.ActorGiven(effect.actor)
+            elif isinstance(effect, EndActor):
+                node_id, message = effect.node_id, ev.ActorEnds(effect.actor)
             else:
                 self._effects.append(effect)
+                continue
+            record = self.nodes.get(node_id)
+            if record is not None and record.stream is not None:
+                # Without a stream: a host's next snapshot brings it up again, and who asked asks again.
+                self._effects.append(ev.Send(record.stream, message))
 
     # --- placement groups ------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from shoald.head.actors import Actor, ForgetActor, SaveActor
+from shoald.head.actors import Actor, ForgetActor, ForgetKill, SaveActor, SaveKill
 from shoald.head.gauges import NodeGauges
 from shoald.head.groupwords import ForgetGroup, GroupState, News, Order, SaveGroup
 
@@ -183,6 +183,15 @@ class ActorClaimed:
 
 
 @dataclass(frozen=True, slots=True)
+class ActorsKilled:
+    """Actors that processes of a node have killed, hosted anywhere: (id, reason)."""
+
+    stream: int
+    number: int
+    kills: tuple[tuple[bytes, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GroupsHeard:
     """What a node says of placement groups."""
 
@@ -205,6 +214,7 @@ Event: TypeAlias = (
     | JobEnds
     | ActorsReported
     | ActorClaimed
+    | ActorsKilled
     | GroupsHeard
     | TimePasses
 )
@@ -266,6 +276,18 @@ class ActorGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class KillsAcked:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActorEnds:
+    """The actor was killed: whatever the node has of it, or is given of it, ends."""
+
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
 class GaugesChanged:
     nodes: tuple[NodeGauges, ...]
 
@@ -288,6 +310,8 @@ Message: TypeAlias = (
     | DrainNode
     | ActorChanged
     | ActorGiven
+    | KillsAcked
+    | ActorEnds
     | GaugesChanged
     | GroupsTold
 )
@@ -345,6 +369,8 @@ Effect: TypeAlias = (
     | ForgetJob
     | SaveActor
     | ForgetActor
+    | SaveKill
+    | ForgetKill
     | SaveGroup
     | ForgetGroup
     | Note

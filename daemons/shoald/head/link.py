@@ -33,7 +33,7 @@ from shoald.head.channel import (
     quiet_poller,
 )
 from shoald.head.pb import head_pb2 as pb
-from shoald.head.reports import ActorBuffer, Confirmations, ReportBuffer
+from shoald.head.reports import ActorBuffer, Confirmations, KillBuffer, ReportBuffer
 from shoald.shell.identity import Identity
 from shoald.shell.tcp import split_address
 
@@ -65,6 +65,7 @@ class HeadLink:
             "nodes" {"nodes"}: these changed; "free" | "lost" {"ids"}; "drain" {"reason"};
             "gauges" {"nodes"}: what these have free; "groups" {"orders", "states"}: placement groups (head.proto);
             "actor" {"actor"}: it has changed, and this node had asked for it; "host_actor" {"actor"}: host it;
+            "end_actor" {"actor"}: it was killed;
             "disconnected" {"reason"}: attempts go on (told again with another reason);
             "refused" {"reason"}: final, told once.
     """
@@ -88,6 +89,7 @@ class HeadLink:
         self._has_news = False  # and the thread knows
         self._actors = ActorBuffer()
         self._unconfirmed = Confirmations()
+        self._kills = KillBuffer(self._config.actor_kills_max)
         self._told_registered = False
         self._groups: list[Mapping[str, Any]] = []  # news of this session that were not sent yet
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -150,6 +152,15 @@ class HeadLink:
         with self._lock:
             self._actors.add(actors, snapshot)
         self._wake_up()
+
+    def report_kill(self, actor_id: bytes, reason: str, then: Callable[[], None]) -> None:
+        """Tell the head, at once, that an actor was killed: over the next stream again, until the head has made it durable.
+
+        ``then`` is called in the link's thread when it has.
+        """
+        with self._lock:
+            self._kills.add(actor_id, reason, then)
+        self._wake_up(urgent=True)
 
     def tell_groups(self, news: Mapping[str, Any]) -> None:
         """News of placement groups (codec.groups_message), at once and in order.
@@ -273,6 +284,7 @@ class HeadLink:
                 self._buffer.start_over()
                 self._actors.start_over()
                 self._unconfirmed.start_over()
+                self._kills.start_over()
                 self._groups = []
                 self._told_registered = False
             await stream.write(self._register)
@@ -347,17 +359,22 @@ class HeadLink:
                 confirmed = self._unconfirmed.acknowledged(message.acked.number)
             for then in confirmed:
                 then()
+        elif kind == "kills_acked":
+            with self._lock:
+                confirmed = self._kills.acknowledged(message.kills_acked.number)
+            for then in confirmed:
+                then()
         elif kind == "drain":
             self._tell({"kind": kind, "reason": message.drain.reason})
-        elif kind in {"actor", "host_actor"}:
+        elif kind in {"actor", "host_actor", "end_actor"}:
             self._tell({"kind": kind, "actor": codec.plain_dict(getattr(message, kind))})
 
     async def _speak(self, stream: Any, listener: asyncio.Future[None]) -> None:
         """Send reports as they come, and a heartbeat when none came; ends with the listener or at stop.
 
-        News of placement groups are sent at once: somebody waits for them.
+        News of placement groups and kills are sent at once: somebody waits for them.
         """
-        number = 0
+        number = killed = 0
         config = self._config
         rested = spoke = 0.0  # when reports may be sent again, and when the last one was
         while not self._stopping:
@@ -371,6 +388,8 @@ class HeadLink:
                 if now >= rested:
                     self._has_news = False
                 groups, self._groups = self._groups, []
+                killed += not self._kills.empty
+                kills = self._kills.take(killed)
                 wanted = (
                     not self._buffer.empty or self._unconfirmed.waiting or now >= spoke + self._beat_ms / 1000
                 )
@@ -381,6 +400,8 @@ class HeadLink:
                 actors = self._actors.take() if now >= rested else None
             for news in groups:
                 await stream.write(codec.groups_message(news))
+            if kills:
+                await stream.write(codec.kills_message(killed, kills.items()))
             for part in parts:
                 number += 1
                 await stream.write(codec.report_message(number, part))

@@ -68,6 +68,57 @@ class ActorBuffer:
         return taken
 
 
+class KillBuffer:
+    """Kills of actors that the head is to hear of: kept until it has acknowledged them, over as many streams as that takes.
+
+    They are no part of any snapshot: whoever killed an actor need not host it.
+
+    Args:
+        kills_max: that are kept; beyond, the oldest is given up, as if nobody had killed it.
+    """
+
+    def __init__(self, kills_max: int) -> None:
+        self._kills_max = kills_max
+        self._unsent: dict[bytes, str] = {}
+        self._sent: deque[tuple[int, dict[bytes, str]]] = deque()  # with the number of their report
+        self._then: dict[bytes, list[Callable[[], None]]] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to send."""
+        return not self._unsent
+
+    def add(self, actor_id: bytes, reason: str, then: Callable[[], None]) -> None:
+        """An actor is killed; ``then`` is to be called when the head knows."""
+        if actor_id not in self._then:
+            self._unsent[actor_id] = reason
+        self._then.setdefault(actor_id, []).append(then)
+        if len(self._unsent) > self._kills_max:
+            oldest = next(iter(self._unsent))
+            del self._unsent[oldest], self._then[oldest]
+
+    def take(self, number: int) -> dict[bytes, str]:
+        """All that is to be sent now, as the report of this number: reasons by actor."""
+        taken, self._unsent = self._unsent, {}
+        if taken:
+            self._sent.append((number, taken))
+        return taken
+
+    def acknowledged(self, number: int) -> list[Callable[[], None]]:
+        """The head knows of the reports up to this number; returns whom to call, in order."""
+        confirmed: list[Callable[[], None]] = []
+        while self._sent and self._sent[0][0] <= number:
+            for actor_id in self._sent.popleft()[1]:
+                confirmed += self._then.pop(actor_id)
+        return confirmed
+
+    def start_over(self) -> None:
+        """A new stream: what was not acknowledged is sent again, in the same order."""
+        sent = {actor_id: reason for _, kills in self._sent for actor_id, reason in kills.items()}
+        self._unsent = {**sent, **self._unsent}
+        self._sent.clear()
+
+
 class ReportBuffer:
     """Merges reports.
 

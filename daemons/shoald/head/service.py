@@ -325,5 +325,7 @@ def _event(stream: int, message: pb.NodeMessage) -> ev.Event:
             return codec.groups_event(stream, message.groups)
         case "actors":
             return codec.actors_event(stream, message.actors)
+        case "kills":
+            return codec.kills_event(stream, message.kills)
         case _:
             return ev.NodeLeaves(stream, message.goodbye.reason)

@@ -1,5 +1,5 @@
-"""What the head must not forget, in SQLite (WAL): cluster id, nodes and fences, jobs, named and detached actors, placement
-groups, durable keys.
+"""What the head must not forget, in SQLite (WAL): cluster id, nodes and fences, jobs, named and detached actors, actors that
+were killed, placement groups, durable keys.
 
 One connection, used from the head's thread only. `synchronous=NORMAL` under WAL survives a crash of the
 process at any point, and of the machine up to the last transactions, without an fsync per write (1 ms and
@@ -20,11 +20,11 @@ import msgpack
 
 from shoal.config import Config
 from shoald.head import events as ev
-from shoald.head.actors import Actor, ForgetActor, SaveActor
+from shoald.head.actors import Actor, ForgetActor, ForgetKill, SaveActor, SaveKill
 from shoald.head.core import Durable
 from shoald.head.groupwords import ForgetGroup, Group, GroupState, SaveGroup
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _NONE = ev.Gauges()
 FILE_NAME = "head.sqlite"
 _SCHEMA = """
@@ -35,6 +35,7 @@ CREATE TABLE nodes (
 );
 CREATE TABLE jobs (job_id TEXT PRIMARY KEY, serial INTEGER, job TEXT NOT NULL);
 CREATE TABLE actors (actor_id BLOB PRIMARY KEY, actor BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE kills (serial INTEGER PRIMARY KEY, actor_id BLOB NOT NULL UNIQUE, actor BLOB NOT NULL);
 CREATE TABLE groups (group_id BLOB PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
@@ -108,11 +109,13 @@ class HeadStorage:
         jobs = self._db.execute("SELECT job FROM jobs ORDER BY serial")
         actors = self._db.execute("SELECT actor FROM actors")
         groups = self._db.execute("SELECT state FROM groups")
+        kills = self._db.execute("SELECT actor FROM kills ORDER BY serial")
         return Durable(
             nodes,
             tuple(ev.Job(**json.loads(text)) for (text,) in jobs),
             tuple(Actor(**msgpack.unpackb(packed)) for (packed,) in actors),
             tuple(_unpack_group(packed) for (packed,) in groups),
+            tuple(Actor(**msgpack.unpackb(packed)) for (packed,) in kills),
         )
 
     def save(self, effects: list[ev.Effect]) -> None:
@@ -172,10 +175,17 @@ def _statement(effect: ev.Effect) -> tuple[str, tuple[object, ...]] | None:
     if isinstance(effect, ev.ForgetJob):
         return "DELETE FROM jobs WHERE job_id = ?", (effect.job_id,)
     if isinstance(effect, SaveActor):
-        packed = msgpack.packb({**asdict(effect.actor), "placement": dict(effect.actor.placement)})
-        return "INSERT OR REPLACE INTO actors VALUES (?, ?)", (effect.actor.actor_id, packed)
+        return "INSERT OR REPLACE INTO actors VALUES (?, ?)", (
+            effect.actor.actor_id,
+            _pack_actor(effect.actor),
+        )
     if isinstance(effect, ForgetActor):
         return "DELETE FROM actors WHERE actor_id = ?", (effect.actor_id,)
+    if isinstance(effect, SaveKill):
+        actor = effect.actor
+        return "INSERT INTO kills (actor_id, actor) VALUES (?, ?)", (actor.actor_id, _pack_actor(actor))
+    if isinstance(effect, ForgetKill):
+        return "DELETE FROM kills WHERE actor_id = ?", (effect.actor_id,)
     if isinstance(effect, SaveGroup):
         return "INSERT OR REPLACE INTO groups VALUES (?, ?)", (
             effect.state.group.group_id,
@@ -184,6 +194,11 @@ def _statement(effect: ev.Effect) -> tuple[str, tuple[object, ...]] | None:
     if isinstance(effect, ForgetGroup):
         return "DELETE FROM groups WHERE group_id = ?", (effect.group_id,)
     return None
+
+
+def _pack_actor(actor: Actor) -> bytes:
+    packed: bytes = msgpack.packb({**asdict(actor), "placement": dict(actor.placement)})
+    return packed
 
 
 def _pack_group(state: GroupState) -> bytes:

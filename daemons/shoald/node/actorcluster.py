@@ -19,6 +19,7 @@ from shoal.wire import auth
 from shoal.wire import messages as m
 from shoald.node.actors import ALIVE, DEAD, PENDING, RESTARTING, ActorRecord, Moved
 from shoald.node.awayactors import AwayActors
+from shoald.node.kills import Kills
 from shoald.shell.tcp import Dial
 from shoald.store.errors import ProtocolError
 
@@ -58,6 +59,7 @@ class ActorCluster:
         self._side = side
         self._core = side.core
         self.away = AwayActors(daemon.config)
+        self.kills = Kills(daemon, side, self)
         self._callers: dict[bytes, Caller] = {}
         self._tokens: dict[bytes, tuple[ActorRecord, int, bytes]] = {}  # record, incarnation, caller
         self._gives: dict[int, tuple[str, Callable[[bytes | None], None]]] = {}  # who was asked, and what for
@@ -79,7 +81,7 @@ class ActorCluster:
             m.P_ACTOR_UNKNOWN: lambda node_id, actor_id: self.away.not_there(
                 node_id, actor_id, daemon.loop.now()
             ),
-            m.P_ACTOR_KILL: self._kill_here,
+            m.P_ACTOR_KILL: self.kills.from_node,
             m.P_ACTOR_GIVE: self._give,
             m.P_ACTOR_GIVEN: self._given,
         }
@@ -108,29 +110,6 @@ class ActorCluster:
             return False
         self.away.connect(client.proc, client.kind, actor_id, broken)
         return True
-
-    def kill(self, actor_id: bytes, no_restart: bool) -> bool:
-        """KILL_ACTOR; whether it is for an actor that this node does not host."""
-        core = self._core
-        if self.alone or actor_id in core.actors or actor_id in core.dead:
-            return False
-        self._kill_there(actor_id, no_restart, self.patience())
-        return True
-
-    def _kill_there(self, actor_id: bytes, no_restart: bool, until: float) -> None:
-        """Kill an actor that is not here: where the head says it is, which it may not have heard yet."""
-        daemon = self._daemon
-
-        def found(actor: dict[str, Any] | None, _problem: str) -> None:
-            if actor_id in self._core.actors:  # it has come here meanwhile
-                self._core.kill(actor_id, no_restart, daemon.loop.now())
-            elif actor is None or actor["node_id"] in ("", daemon.node_id):
-                if actor is None or actor["state"] != DEAD:
-                    self.again(until, partial(self._kill_there, actor_id, no_restart, until))
-            else:
-                daemon.peers.send(actor["node_id"], [m.P_ACTOR_KILL, actor_id, no_restart])
-
-        self._find({"actor_id": actor_id}, found)
 
     def client_left(self, proc: bytes) -> None:
         """A process of this node is gone, as a caller."""
@@ -222,12 +201,6 @@ class ActorCluster:
         client.sock.send([m.PEER, 0, proc, record.owner_job, resources, kind, None, tls], sock.detach())
         return True
 
-    def _kill_here(self, _node_id: str, actor_id: bytes, no_restart: bool) -> None:
-        if actor_id in self._core.actors or actor_id in self._core.dead:
-            self._core.kill(actor_id, bool(no_restart), self._daemon.loop.now())
-        else:  # it has left, or is on its way here
-            self._kill_there(actor_id, bool(no_restart), self.patience())
-
     # --- who hosts it ---
 
     def move(self, proc: bytes, node_id: str) -> None:
@@ -272,6 +245,10 @@ class ActorCluster:
             self._report_dead(actor_id, info, "its driver is gone")
             return
         self._handed.pop(actor_id, None)
+        namesake = self._core.named(info["namespace"], info["name"]) if info["name"] else None
+        if namesake is not None and namesake.actor_id != actor_id:
+            self.end_if_killed(namesake.actor_id)
+            self.end_if_killed(actor_id)
         if self._core.host(moved, info, facts["owner_job"], now) is None:
             record = self._core.actors.get(actor_id)
             if record is not None:  # the head asks because it has not heard of it
@@ -315,18 +292,26 @@ class ActorCluster:
                 self._kept.discard(actor_id)
                 self._side.let_go(actor_id)
 
-        self._find({"actor_id": actor_id}, found)
+        self.find({"actor_id": actor_id}, found)
 
     def changed(self, record: ActorRecord) -> None:
         """An actor of this node is new, or in another state."""
         if record.actor_id in self.away.actors:
             self.adopt(record.actor_id)
-        if self._tells_all or record.info["name"] or record.info["detached"]:
+        if self.tells_of(record):
             self._daemon.head.report_actors([self._row(record)])
 
+    def tells_of(self, record: ActorRecord) -> bool:
+        """Whether the head is told of an actor of this node."""
+        return self._tells_all or bool(record.info["name"]) or bool(record.info["detached"])
+
     def heard(self, message: dict[str, Any]) -> None:
-        """The head's word on an actor ("actor"), or that this node is to host one ("host_actor")."""
+        """The head's word on an actor ("actor"), that this node is to host one ("host_actor"), or to end it ("end_actor")."""
         actor = message["actor"]
+        if message["kind"] == "end_actor":
+            self.kills.from_head(actor)
+            self._side.flush()
+            return
         if message["kind"] == "host_actor" and not actor["info"]:
             self._was_claimed(actor)
             return
@@ -390,7 +375,7 @@ class ActorCluster:
             "details": msgpack.packb(record.details) if record.state == DEAD else b"",
         }
 
-    def _find(self, what: dict[str, Any], then: Callable[[dict[str, Any] | None, str], None]) -> None:
+    def find(self, what: dict[str, Any], then: Callable[[dict[str, Any] | None, str], None]) -> None:
         """Ask the head for an actor, by id or by name; ``then`` gets None if there is none, or with why the head did not say."""
 
         def answered(ok: bool, answer: Any) -> None:
@@ -400,6 +385,16 @@ class ActorCluster:
         self._daemon.head.call("FindActor", {**what, "node_id": self._daemon.node_id}, answered)
 
     # --- names ---
+
+    def end_if_killed(self, actor_id: bytes, then: Callable[[], None] = lambda: None) -> None:
+        """The head has given the name of an actor to another one: it was killed, if the head says so. ``then`` in any case."""
+
+        def found(actor: dict[str, Any] | None, _problem: str) -> None:
+            if actor is not None and actor["state"] == DEAD:
+                self.kills.from_head(actor)
+            then()
+
+        self.find({"actor_id": actor_id}, found)
 
     def claim(
         self, actor_id: bytes, info: dict[str, Any], job_id: str, then: Callable[[Any, str], None]
@@ -446,7 +441,7 @@ class ActorCluster:
         until = self.patience()
 
         def find() -> None:
-            self._find({"namespace": namespace, "name": name}, found)
+            self.find({"namespace": namespace, "name": name}, found)
 
         def found(actor: dict[str, Any] | None, problem: str) -> None:
             if actor is None:

@@ -8,7 +8,9 @@ To the scheduler an actor is a client that asks for one lease and keeps it for l
 detached actor is a job of its own: it does not end with its driver's.
 
 Invariants: a name belongs to at most one actor that is not dead, and is free as soon as the actor is to end for good. Callers
-are told of each death once that of the process is confirmed; of a constructor's failure at once.
+are told of each death once that of the process is confirmed; of a constructor's failure at once. What was killed for good never
+runs here again: a kill may be faster than the creation, or than the word that this node is to host the actor, so kills are
+remembered (`_kills`), and what comes later ends at once.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
 from shoald.node import constraints
+from shoald.node.actorinfo import TEXT_MAX, check, kill_reason, name_taken
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
 PENDING, STARTING, ALIVE, RESTARTING, DEAD = "PENDING_CREATION", "STARTING", "ALIVE", "RESTARTING", "DEAD"
 _pack_number = struct.Struct(">Q").pack  # process ids that no process has: theirs are random
-_TEXT_MAX = 1000
 
 
 class ActorRecord:
@@ -123,7 +125,8 @@ class ActorCore:
         self.dead: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
         self.outbox: list[tuple[Any, ...]] = []
         self._early: dict[bytes, dict[bytes, float]] = {}
-        self._early_kills: set[bytes] = set()  # of these, those that are to be killed
+        self._kills: OrderedDict[bytes, str] = OrderedDict()  # why, of those that are not here; oldest first
+        self._namesakes: dict[tuple[str, str], ActorRecord] = {}  # see `host`
         self._procs = 0
 
     # --- creation ---
@@ -149,7 +152,8 @@ class ActorCore:
     def host(self, moved: Moved, info: Any, owner_job: str, now: float) -> ActorRecord | None:
         """An actor that was made elsewhere is this node's from now on; None if it is here already, or was.
 
-        Raises ProtocolError for a description that makes no sense.
+        If another one here has its name, one of the two was killed, and this node has not heard of that yet: so long the first
+        keeps it. Raises ProtocolError for a description that makes no sense.
         """
         check(moved.actor_id, info)
         if moved.actor_id in self.actors or moved.actor_id in self.dead:
@@ -162,8 +166,8 @@ class ActorCore:
         return record
 
     def _add(self, record: ActorRecord, now: float, *callers: bytes) -> None:
-        if record.info["name"]:
-            self.names[record.key] = record
+        if record.info["name"] and self.names.setdefault(record.key, record) is not record:
+            self._namesakes[record.key] = record
         self.actors[record.actor_id] = record
         record.callers.update(dict.fromkeys(callers))
         record.callers.update(dict.fromkeys(self._early.pop(record.actor_id, ())))
@@ -171,9 +175,9 @@ class ActorCore:
             self.outbox.append(("hold", record.actor_id))
         self.outbox.append(("changed", record))
         self._start(record, now)
-        if record.actor_id in self._early_kills:
-            self._early_kills.discard(record.actor_id)
-            self.kill(record.actor_id, True, now)
+        reason = self._kills.pop(record.actor_id, "")
+        if reason:
+            self._end(record, reason, now)
 
     def leave(self, proc: bytes, now: float) -> ActorRecord | None:
         """The actor that waits for a worker as ``proc`` goes to another node, and is forgotten here; None if none waits so."""
@@ -182,8 +186,7 @@ class ActorCore:
             return None
         self._forget_process(record, now)
         del self.actors[record.actor_id]
-        if self.names.get(record.key) is record:
-            del self.names[record.key]
+        self._free_name(record)
         return record
 
     def _start(self, record: ActorRecord, now: float) -> None:
@@ -259,7 +262,7 @@ class ActorCore:
         """The process ends on purpose."""
         record = self._of_worker(worker_id, actor_id)
         if record is not None and not record.final:
-            self._finalize(record, str(reason)[:_TEXT_MAX])
+            self._finalize(record, str(reason)[:TEXT_MAX])
             self._end_process(record, record.final, now, politely=True)
 
     def _of_worker(self, worker_id: bytes, actor_id: Any) -> ActorRecord | None:
@@ -392,7 +395,6 @@ class ActorCore:
                     due = until
             if not waiting:
                 del self._early[actor_id]
-                self._early_kills.discard(actor_id)
         for record in list(self.actors.values()):
             if record.restart_at is not None:
                 if record.restart_at <= now:
@@ -438,19 +440,19 @@ class ActorCore:
 
     # --- ends ---
 
-    def kill(self, actor_id: Any, no_restart: bool, now: float) -> None:
-        """Somebody wants it ended, or its process replaced; nothing if it is dead."""
+    def kill(self, actor_id: bytes, no_restart: bool, now: float, reason: str = "") -> None:
+        """Somebody wants it ended for good, or its process replaced; nothing if it is dead. ``reason``: see `kill_reason`."""
         record = self.actors.get(actor_id)
-        if record is None:
-            if (
-                no_restart and actor_id in self._early
-            ):  # the killer is connected: its creation may be on its way
-                self._early_kills.add(actor_id)
-            return
-        if no_restart:
-            self._end(record, "it was killed by shoal.kill()", now)
-        elif record.worker_id:
-            self._end_process(record, "its process was killed by shoal.kill(no_restart=False)", now)
+        reason = reason or kill_reason(no_restart)
+        if not no_restart:
+            if record is not None and record.worker_id:
+                self._end_process(record, reason, now)
+        elif record is not None:
+            self._end(record, reason, now)
+        elif actor_id not in self.dead and actor_id not in self._kills:
+            self._kills[actor_id] = reason
+            if len(self._kills) > self._config.actor_kills_max:
+                self._kills.popitem(last=False)
 
     def unheld(self, actor_id: bytes, now: float) -> None:
         """Nobody holds the lifetime object any more: the last handle is gone."""
@@ -482,8 +484,16 @@ class ActorCore:
     def _finalize(self, record: ActorRecord, reason: str) -> None:
         """It will not be restarted; its name is free."""
         record.final = record.final or reason
-        if self.names.get(record.key) is record:
-            del self.names[record.key]
+        self._free_name(record)
+
+    def _free_name(self, record: ActorRecord) -> None:
+        heir = self._namesakes.get(record.key)
+        if heir is record or self.names.get(record.key) is record:
+            self._namesakes.pop(record.key, None)
+            if heir is not record:
+                del self.names[record.key]
+                if heir is not None:
+                    self.names[record.key] = heir
 
     def _finish(self, record: ActorRecord, details: dict[str, Any], now: float) -> None:
         self._finalize(record, details["reason"])
@@ -561,39 +571,8 @@ class ActorCore:
             assert not record.proc or self.by_proc[record.proc] is record, record
             assert bool(record.worker_id) == (record.state in (STARTING, ALIVE)), record
             assert not record.worker_id or self.by_worker[record.worker_id] is record, record
-            assert not record.info["name"] or record.final or self.names[record.key] is record, record
+            known = (self.names.get(record.key), self._namesakes.get(record.key))
+            assert not record.info["name"] or record.final or record in known, record
         for key, record in self.names.items():
             assert record.key == key, record
             assert self.actors.get(record.actor_id) is record, record
-
-
-def name_taken(info: dict[str, Any]) -> str:
-    """What to say to who wants a name that another actor has."""
-    return (
-        f"an actor named {info['name']!r} exists already in namespace {info['namespace']!r}; take another name, "
-        "get_if_exists=True, or kill it first"
-    )
-
-
-def check(actor_id: Any, info: Any) -> None:
-    """Raise ProtocolError unless these describe an actor."""
-    if type(actor_id) is not bytes or len(actor_id) != OBJECT_ID_SIZE or type(info) is not dict:
-        raise ProtocolError("an actor needs an id and a description")
-    texts = ("name", "namespace", "class")
-    if any(type(info.get(name)) is not str or len(info[name]) > _TEXT_MAX for name in texts):
-        raise ProtocolError("an actor's names are texts")
-    if type(info.get("max_restarts")) is not int or info["max_restarts"] < -1:
-        raise ProtocolError("an actor needs its number of restarts")
-    if any(type(info.get(name)) is not bool for name in ("detached", "get_if_exists")):
-        raise ProtocolError("an actor is detached or not, and gotten or not")
-    for name in ("resources", "placement"):
-        amounts = info.get(name)
-        if type(amounts) is not dict or not all(
-            type(k) is str and type(v) is int and 0 <= v < 2**63 for k, v in amounts.items()
-        ):
-            raise ProtocolError("resources are whole numbers of 1/10,000, not negative")
-    if type(info.get("constraints")) is not dict:
-        raise ProtocolError("an actor's constraints are a dictionary")
-    constraints.read(info["constraints"])
-    if type(info.get("table")) is not bytes:
-        raise ProtocolError("an actor's table is bytes")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
 from shoald.node.actorcluster import ActorCluster
-from shoald.node.actors import ActorCore, ActorRecord, check, name_taken
+from shoald.node.actorinfo import check, name_taken
+from shoald.node.actors import ActorCore, ActorRecord
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ class ActorSide:
                 core.disconnect(client.proc, actor_id)
                 self.cluster.away.disconnect(client.proc, actor_id)
             elif tag == m.KILL_ACTOR:
-                actor_id, no_restart = fields
-                if not self.cluster.kill(actor_id, bool(no_restart)):
-                    core.kill(actor_id, bool(no_restart), now)
+                req, actor_id, no_restart = fields
+                self.cluster.kills.asked(client, req, actor_id, bool(no_restart))
             elif client.kind != "worker":
                 raise ProtocolError(f"message {tag} is not one that a {client.kind} sends")
             elif tag == m.ACTOR_READY:
@@ -117,7 +117,12 @@ class ActorSide:
             text = f"whether the name {info['name']!r} is free is for the head to say, and it does not answer: {trouble}"
             client.sock.send([m.RESPONSE, req, False, text])
         elif owner["actor_id"] == actor_id or self._lives_here(owner["actor_id"]):
-            self._make(client, req, actor_id, info, daemon.loop.now())
+            make = partial(self._make, client, req, actor_id, info)
+            namesake = self.core.named(info["namespace"], info["name"])
+            if namesake is None or namesake.actor_id == owner["actor_id"]:
+                make(daemon.loop.now())
+            else:
+                self.cluster.end_if_killed(namesake.actor_id, lambda: make(daemon.loop.now()))
         elif info["get_if_exists"] or self._knows(owner):
             there, ask = owner["actor_id"], partial(self._claim, client, req, actor_id, info, until)
             got = partial(self._got, client, req, there, until, ask)

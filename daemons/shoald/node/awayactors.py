@@ -106,7 +106,8 @@ class AwayActors:
         actor.unknown_since = None
         if found["state"] == DEAD:
             details = msgpack.unpackb(found["details"]) if found["details"] else {"reason": found["reason"]}
-            self._dead(actor, {"name": found["name"], "class": found["class_name"], **details})
+            facts = {"name": found["name"], "class": found["class_name"], "node": found["node_id"]}
+            self._dead(actor, {**facts, **details})
         elif not found["node_id"]:
             self._left(actor)
             reason = f"{found['reason']}; no node that is left has what it needs"

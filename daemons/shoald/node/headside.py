@@ -124,6 +124,11 @@ class HeadSide:
         if self._link is not None:
             self._link.report_actors(actors, snapshot)
 
+    def report_kill(self, actor_id: bytes, reason: str, then: Callable[[], None]) -> None:
+        """Tell the head that an actor was killed (HeadLink.report_kill); ``then`` is called in the loop when it knows."""
+        if self._link is not None:
+            self._link.report_kill(actor_id, reason, lambda: self._loop.call_soon_threadsafe(then))
+
     def tell_groups(self, news: dict[str, Any]) -> None:
         """News of placement groups (HeadLink.tell_groups)."""
         if self._link is not None:

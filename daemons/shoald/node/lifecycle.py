@@ -390,7 +390,7 @@ class Lifecycle:
             self._daemon.head_trouble = message["reason"]
             if self._ready:
                 self._stop(f"the head refuses this node: {message['reason']}")
-        elif kind in {"actor", "host_actor"}:
+        elif kind in {"actor", "host_actor", "end_actor"}:
             self._daemon.actors.cluster.heard(message)
         elif kind == "drain":
             self._daemon.draining.begin(message["reason"], lambda _ended: None)

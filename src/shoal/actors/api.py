@@ -23,9 +23,16 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
-    """End an actor at once, in the middle of its calls; these fail with ActorDiedError.
+    """End an actor for good, in the middle of its calls; these fail with ActorDiedError.
 
-    ``no_restart`` False: its process ends, and is replaced if `max_restarts` allows. Raises ValueError for what is no actor.
+    The actor's node hears of it at once. The call returns when the head has noted the kill, so that nothing brings the actor
+    back: neither the death of its node, nor that of this process or its node, nor a restart of the head; and its name is free.
+    That takes a millisecond or two; an actor on this node that neither has a name nor has other nodes is just ended. A head that
+    cannot be reached is waited for some seconds (`actor_kill_ms_max`); then the call returns, and this node goes on telling it.
+    The process itself may live on for as long as the machine it is on cannot be reached.
+
+    ``no_restart`` False: its process ends, and is replaced if `max_restarts` allows; the call returns at once, and a kill that
+    does not reach the actor's node is lost. Raises ValueError for what is no actor.
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(  # noqa: TRY004  as in Ray

@@ -120,7 +120,7 @@ class Actors:
             self._forget(calls)
         return self._received(data)
 
-    def _ask(self, message: Callable[[int], list[Any]]) -> dict[str, Any]:
+    def _ask(self, message: Callable[[int], list[Any]]) -> Any:
         runtime = self._runtime
         with runtime.lock:
             number, answer = runtime.node.ask()
@@ -131,8 +131,7 @@ class Actors:
         _, _, good, data = answer.message
         if not good:
             raise ValueError(data)
-        found: dict[str, Any] = data
-        return found
+        return data
 
     def _received(self, data: dict[str, Any]) -> ActorHandle:
         """A handle to an actor that the daemon has told of; it has registered a hold for this process."""
@@ -262,13 +261,10 @@ class Actors:
         return calls
 
     def kill(self, handle: ActorHandle, no_restart: bool) -> None:
-        """End the actor's process; no later call of this process reaches it."""
-        runtime = self._runtime
-        with runtime.lock:
-            calls = self.attach(handle)
-            calls.lost()
-            runtime.table.to_node([m.KILL_ACTOR, handle._actor_id, no_restart])
-            runtime.flush()
+        """End the actor's process; no later call of this process reaches it. Returns when the kill cannot get lost."""
+        with self._runtime.lock:
+            self.attach(handle).lost()
+        self._ask(lambda number: [m.KILL_ACTOR, number, handle._actor_id, no_restart])
 
     # --- messages of the daemon (lock held) ---
 

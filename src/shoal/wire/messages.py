@@ -86,7 +86,7 @@ CREATE_ACTOR = 50  # [req, actor, info: dict] → RESPONSE unless req is 0; data
 #   `table` is opaque (what callers need to make a handle); amounts in units of 1/10,000. The creator is connected by this.
 CONNECT_ACTOR = 51  # [actor, incarnation]: → ACTOR_PEER with a newer connection, when there is one, and ACTOR_STATE at changes
 DISCONNECT_ACTOR = 52  # [actor]: the sender has no handle any more
-KILL_ACTOR = 53  # [actor, no_restart: bool]
+KILL_ACTOR = 53  # [req, actor, no_restart: bool] → RESPONSE when nothing can undo it any more; data: whether the head has said so
 ACTOR_READY = 54  # a worker: [actor]: the constructor has returned
 ACTOR_FAILED = 55  # a worker: [actor, error: bytes]: the constructor raised; the error is opaque, for callers
 ACTOR_EXITS = 56  # a worker: [actor, reason]: it ends on purpose (exit_actor), and is not restarted
@@ -236,6 +236,6 @@ P_ACTOR_DISCONNECT = 372  # [actor, caller]
 P_ACTOR_PEER = 373  # [caller, actor, incarnation, worker proc, worker pid, token]: connect to the worker, as for P_LEASE
 P_ACTOR_TOLD = 374  # [caller, message]: an ACTOR_STATE
 P_ACTOR_UNKNOWN = 375  # [actor]: this node does not host it
-P_ACTOR_KILL = 376  # [actor, no_restart]
+P_ACTOR_KILL = 376  # [actor, no_restart, reason]
 P_ACTOR_GIVE = 377  # [req, actor, process]: give that process of the sender's node a hold on it → P_ACTOR_GIVEN
 P_ACTOR_GIVEN = 378  # [req, table: bytes; b"": not known here (yet), None: it has ended]

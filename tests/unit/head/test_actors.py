@@ -15,9 +15,12 @@ from shoald.head.actors import (
     RESTARTING,
     Actor,
     ActorTable,
+    EndActor,
     ForgetActor,
+    ForgetKill,
     HostActor,
     SaveActor,
+    SaveKill,
     TellNode,
 )
 
@@ -76,6 +79,87 @@ def test_subscribers_are_told_until_it_is_dead():
     told = of(actors.take(), TellNode)
     assert [(tell.node_id, tell.actor.state) for tell in told] == [("n2", ALIVE), ("n2", DEAD)]
     assert actors.find(A, "n2").reason == "gone"
+
+
+# --- kills ---
+
+
+def killed(actors, actor_id=A, reason="killed by somebody"):
+    actors.take()
+    actors.kill(actor_id, reason)
+    return actors.take()
+
+
+def test_a_killed_actor_is_dead_at_once_and_its_host_is_told():
+    actors = table("n2", "n1")
+    actors.reported("n1", [named(A, state=ALIVE, restarts_left=-1)])
+    actors.find(A, "n3")
+    effects = killed(actors)
+    (tell,), (end,), (save,) = (of(effects, kind) for kind in (TellNode, EndActor, SaveKill))
+    assert (tell.node_id, tell.actor.state, tell.actor.reason) == ("n3", DEAD, "killed by somebody")
+    assert (end.node_id, end.actor.actor_id) == ("n1", A)
+    assert save.actor.actor_id == A
+    assert of(effects, ForgetActor)
+    assert actors.claim(named(B)).actor_id == B, "its name is free"
+    assert not of(killed(actors, reason="again"), SaveKill)
+    assert actors.find(A, "").reason == "killed by somebody"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_killed_actor_goes_nowhere_when_its_host_dies(when):
+    actors = table("n2")
+    actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=-1, driver_node="n3")])
+    if when == "before":
+        killed(actors)
+    actors.node_died("n1", "silent")
+    if when == "after":  # it is on its way to another one
+        (end,) = of(killed(actors), EndActor)
+        assert end.node_id == "n2"
+    assert not of(actors.take(), HostActor)
+    assert actors.find(A, "").state == DEAD
+    actors.reported("n2", [Actor(A, state=PENDING)])
+    assert of(actors.take(), EndActor)
+
+
+def test_a_kill_may_be_faster_than_the_actor():
+    actors = table()
+    killed(actors)
+    assert actors.find(A, "n2").state == DEAD
+    actors.reported("n1", [Actor(A, state=PENDING, restarts_left=3)])
+    (end,) = of(actors.take(), EndActor)
+    assert (end.node_id, end.actor.reason) == ("n1", "killed by somebody")
+    actors.reported("n1", [replace(Actor(A), node_id="n2")])  # it was handed over meanwhile
+    (end,) = of(actors.take(), EndActor)
+    assert end.node_id == "n2"
+    assert not len(actors)
+
+
+def test_a_host_is_told_again_until_it_has_ended_it():
+    actors = table()
+    actors.reported("n1", [named(A, state=ALIVE)])
+    killed(actors)
+    actors.snapshot("n1", [named(A, state=ALIVE)])
+    assert of(actors.take(), EndActor)
+    actors.snapshot("n1", [named(A, state=DEAD, reason="killed", details=b"exit code")])
+    assert of(actors.take(), ForgetKill)
+    assert actors.find(A, "").details == b"exit code"
+    actors.reported("n1", [named(A, state=ALIVE)])
+    assert actors.find(A, "").state == DEAD
+
+
+def test_kills_survive_a_restart_and_are_bounded():
+    first = table()
+    first.reported("n1", [named(A, state=ALIVE, restarts_left=1, detached=True)])
+    saved = [effect.actor for effect in of(killed(first), SaveKill)]
+    second = ActorTable(Hosts("n2"), lambda node: True, 10, (), 2, saved)
+    second.snapshot("n1", [named(A, state=ALIVE, restarts_left=1, detached=True)])
+    assert of(second.take(), EndActor)
+    assert second.find(A, "").state == DEAD
+    assert second.named("space", "name") is None
+    killed(second, B)
+    (forgotten,) = of(killed(second, C), ForgetKill)
+    assert forgotten.actor_id == A
+    second.validate({"n1", "n2"})
 
 
 def test_what_a_node_says_of_another_nodes_actor_counts_for_nothing():
@@ -202,7 +286,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.hosts = Hosts(*NODES)
-        self.table = ActorTable(self.hosts, lambda node: node in self.hosts.nodes, 3)
+        self.table = ActorTable(self.hosts, lambda node: node in self.hosts.nodes, 3, kills_max=len(IDS))
+        self.killed = set()
         self.hosted = {}
 
     @rule(
@@ -228,6 +313,12 @@ class Machine(RuleBasedStateMachine):
         actor = self.table.find(actor_id, "")
         if actor is not None and node in self.hosts.nodes:
             self.table.reported(node, [replace(actor, state=state)])
+
+    @rule(actor_id=st.sampled_from(IDS))
+    def killed_for_good(self, actor_id):
+        self.table.kill(actor_id, "killed")
+        self.killed.add(actor_id)
+        assert self.table.find(actor_id, "").state == DEAD
 
     @rule(node=st.sampled_from(NODES), actor_id=st.sampled_from(IDS))
     def asks(self, node, actor_id):
@@ -257,6 +348,7 @@ class Machine(RuleBasedStateMachine):
         self.table.validate(set(self.hosts.nodes))
         for effect in self.table.take():
             assert not isinstance(effect, HostActor) or effect.actor.node_id in self.hosts.nodes
+            assert not isinstance(effect, HostActor | SaveActor) or effect.actor.actor_id not in self.killed
         if self.hosts.nodes:
             assert all(actor.node_id or actor.state == DEAD for actor in self.table.all())
 

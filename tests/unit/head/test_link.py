@@ -354,6 +354,43 @@ def test_names_are_claimed_and_changes_of_actors_are_heard(head, join):
     assert len(asker.call("ListActors").result(PATIENCE_S)["actors"]) == 1
 
 
+def test_a_kill_is_confirmed_and_told_to_the_host_also_by_the_next_head(head, join, tmp_path, identity):
+    host, killer = join(head.address, "aa"), join(head.address, "bb")
+    for link in (host, killer):
+        link.hear("registered")
+        link.report_actors([], snapshot=True)
+    actor = {
+        "actor_id": ID,
+        "namespace": "s",
+        "name": "n",
+        "node_id": "aa",
+        "state": "ALIVE",
+        "restarts_left": -1,
+    }
+    host.call("ClaimActor", {"actor": actor}).result(PATIENCE_S)
+    known = threading.Event()
+    killer.report_kill(ID, "it was killed by us", known.set)
+    assert known.wait(PATIENCE_S)
+    assert host.hear("end_actor")["actor"]["reason"] == "it was killed by us"
+    second = {**actor, "actor_id": b"p" * 16}
+    assert killer.call("ClaimActor", {"actor": second}).result(PATIENCE_S)["actor"]["actor_id"] == b"p" * 16
+    for link in (host, killer):
+        link.stop()
+    head.stop()
+    again = HeadServer("127.0.0.1", 0, identity(), str(tmp_path / "data"), CONFIG)
+    address = f"127.0.0.1:{again.start()}"
+    try:
+        third = join(address, "cc")
+        third.hear("registered")
+        third.report_actors([{**actor, "node_id": "cc"}], snapshot=True)
+        assert third.hear("end_actor")["actor"]["actor_id"] == ID
+        found = third.call("FindActor", {"actor_id": ID}).result(PATIENCE_S)["actor"]
+        assert (found["state"], found["reason"]) == ("DEAD", "it was killed by us")
+    finally:
+        third.stop()
+        again.stop()
+
+
 def test_an_actor_goes_to_another_node_and_names_survive_the_head(head, join, tmp_path, identity):
     host, other = join(head.address, "aa"), join(head.address, "bb")
     for link in (host, other):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoald.head.directory import Directory
-from shoald.head.reports import ActorBuffer, ReportBuffer
+from shoald.head.reports import ActorBuffer, KillBuffer, ReportBuffer
 
 
 def oid(number):
@@ -172,3 +172,35 @@ def test_of_actors_the_last_word_counts_and_a_snapshot_comes_first():
     buffer.start_over()
     buffer.add([{"actor_id": b"a"}], snapshot=False)
     assert buffer.take() is None
+
+
+# --- kills ---
+
+
+def test_kills_are_told_again_until_they_are_acknowledged():
+    buffer, heard = KillBuffer(10), []
+    buffer.add(A, "why", lambda: heard.append("a"))
+    assert not buffer.empty
+    assert buffer.take(1) == {A: "why"}
+    assert buffer.empty
+    buffer.add(B, "why not", lambda: heard.append("b"))
+    buffer.add(A, "again", lambda: heard.append("a too"))
+    assert buffer.take(2) == {B: "why not"}, "what is under way is not told twice over one stream"
+    buffer.start_over()
+    buffer.add(oid(3), "late", lambda: heard.append("c"))
+    assert list(buffer.take(1).items()) == [(A, "why"), (B, "why not"), (oid(3), "late")]
+    assert not heard
+    for then in buffer.acknowledged(1):
+        then()
+    assert heard == ["a", "a too", "b", "c"]
+    buffer.start_over()
+    assert buffer.empty
+    assert buffer.take(2) == {}
+    assert buffer.acknowledged(2) == []
+
+
+def test_kills_that_wait_for_a_head_are_bounded():
+    buffer = KillBuffer(2)
+    for number in (1, 2, 3):
+        buffer.add(oid(number), "why", lambda: None)
+    assert list(buffer.take(1)) == [B, oid(3)]

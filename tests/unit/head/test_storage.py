@@ -7,6 +7,7 @@ import pytest
 
 from shoal.config import load
 from shoald.head import events as ev
+from shoald.head.actors import Actor, ForgetKill, SaveKill
 from shoald.head.groupwords import ForgetGroup, Group, GroupState, SaveGroup
 from shoald.head.storage import HeadStorage, StorageError
 
@@ -46,6 +47,16 @@ def test_nodes_jobs_and_the_cluster_survive(opened):
     assert durable.jobs == (job,)
     storage.save([ev.ForgetJob("j")])
     assert opened().load().jobs == ()
+
+
+def test_kills_survive_in_their_order(opened):
+    kills = [Actor(bytes([number]) * 16, name="n", state="DEAD", reason="killed") for number in (3, 1, 2)]
+    storage = opened()
+    storage.save([SaveKill(actor) for actor in kills])
+    storage = opened()
+    assert storage.load().kills == tuple(kills)
+    storage.save([ForgetKill(kills[0].actor_id)])
+    assert opened().load().kills == tuple(kills[1:])
 
 
 def test_placement_groups_survive(opened):

@@ -365,13 +365,46 @@ def test_a_killer_may_be_faster_than_the_creator():
     assert record.final
     assert node.states(DRIVER)[-1] == "dead"
     assert node.core.named("space", "one") is None
-    unknown = b"%016d" % 2
+
+
+def test_a_kill_is_remembered_however_late_the_actor_comes():
+    node = Node()
+    unknown = b"%016d" % 1
+    node.core.kill(unknown, False, node.now)  # a restart is not
     node.core.connect(OTHER, unknown, 0, node.now)
-    node.core.kill(unknown, True, node.now)
-    node.core.tick(node.now + node.config.actor_unknown_ms / 1000)
-    assert (
-        node.create().final == ""
-    )  # it was told that there is none: what comes later is another one's to end
+    node.core.kill(unknown, True, node.now, "it was killed by somebody")
+    node.core.kill(unknown, True, node.now, "again")
+    node.core.tick(node.now + 2 * node.config.actor_unknown_ms / 1000)
+    record = node.create()
+    node.run()
+    assert record.final == node.core.dead[unknown]["reason"] == "it was killed by somebody"
+    moved = Moved(b"%016d" % 7, 1, 0, 3)
+    node.core.kill(moved.actor_id, True, node.now)
+    node.core.host(moved, info(), "job", node.now)
+    node.run()
+    assert moved.actor_id in node.core.dead
+
+
+def test_kills_of_unknown_actors_are_bounded():
+    node = Node(actor_kills_max=2)
+    for number in (1, 2, 3):
+        node.core.kill(b"%016d" % number, True, node.now)
+    assert node.create().final == "", "the oldest is forgotten"
+    assert node.create().final
+
+
+def test_of_two_actors_with_one_name_the_first_keeps_it_until_one_is_known_to_be_killed():
+    node = Node()
+    one = node.create(name="one")
+    other = node.core.host(Moved(b"%016d" % 77, 0, 0, 0), info("one"), "job", node.now)
+    node.core.validate()
+    assert node.core.named("space", "one") is one
+    node.core.kill(one.actor_id, True, node.now)
+    assert node.core.named("space", "one") is other
+    node.core.kill(other.actor_id, True, node.now)
+    assert node.core.named("space", "one") is None
+    node.run()
+    node.core.validate()
 
 
 def test_a_broken_connection_waits_for_the_death_and_else_is_made_anew():

@@ -110,7 +110,7 @@ def test_death_says_why(away):
     assert told == (
         "client",
         P,
-        [m.ACTOR_STATE, A, "dead", {"name": "", "class": "K", "reason": "killed", "signal": 9}],
+        [m.ACTOR_STATE, A, "dead", {"name": "", "class": "K", "node": "n1", "reason": "killed", "signal": 9}],
     )
     assert not away.actors
 

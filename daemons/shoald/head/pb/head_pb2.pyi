@@ -9,18 +9,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeMessage(_message.Message):
-    __slots__ = ("register", "report", "goodbye", "groups", "actors")
+    __slots__ = ("register", "report", "goodbye", "groups", "actors", "kills")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     ACTORS_FIELD_NUMBER: _ClassVar[int]
+    KILLS_FIELD_NUMBER: _ClassVar[int]
     register: Register
     report: Report
     goodbye: Goodbye
     groups: GroupNews
     actors: ActorReport
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., groups: _Optional[_Union[GroupNews, _Mapping]] = ..., actors: _Optional[_Union[ActorReport, _Mapping]] = ...) -> None: ...
+    kills: KillReport
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., groups: _Optional[_Union[GroupNews, _Mapping]] = ..., actors: _Optional[_Union[ActorReport, _Mapping]] = ..., kills: _Optional[_Union[KillReport, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
     __slots__ = ("node_id", "incarnation", "info", "versions")
@@ -156,6 +158,22 @@ class ActorReport(_message.Message):
     snapshot: bool
     def __init__(self, actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ..., snapshot: _Optional[bool] = ...) -> None: ...
 
+class KillReport(_message.Message):
+    __slots__ = ("number", "kills")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KILLS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kills: _containers.RepeatedCompositeFieldContainer[Kill]
+    def __init__(self, number: _Optional[int] = ..., kills: _Optional[_Iterable[_Union[Kill, _Mapping]]] = ...) -> None: ...
+
+class Kill(_message.Message):
+    __slots__ = ("actor_id", "reason")
+    ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    actor_id: bytes
+    reason: str
+    def __init__(self, actor_id: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class Actor(_message.Message):
     __slots__ = ("actor_id", "namespace", "name", "class_name", "node_id", "state", "incarnation", "restarts_left", "restarts", "detached", "job_id", "driver_node", "placement", "strategy", "info", "reason", "details")
     class PlacementEntry(_message.Message):
@@ -284,7 +302,7 @@ class GroupAnswer(_message.Message):
     def __init__(self, group_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., ok: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class HeadMessage(_message.Message):
-    __slots__ = ("registered", "refused", "nodes", "acked", "free", "lost", "drain", "gauges", "groups", "actor", "host_actor")
+    __slots__ = ("registered", "refused", "nodes", "acked", "free", "lost", "drain", "gauges", "groups", "actor", "host_actor", "kills_acked", "end_actor")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +314,8 @@ class HeadMessage(_message.Message):
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     HOST_ACTOR_FIELD_NUMBER: _ClassVar[int]
+    KILLS_ACKED_FIELD_NUMBER: _ClassVar[int]
+    END_ACTOR_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
     refused: Refused
     nodes: NodesChanged
@@ -307,7 +327,15 @@ class HeadMessage(_message.Message):
     groups: GroupOrders
     actor: Actor
     host_actor: Actor
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., nodes: _Optional[_Union[NodesChanged, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., free: _Optional[_Union[ObjectIds, _Mapping]] = ..., lost: _Optional[_Union[ObjectIds, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., gauges: _Optional[_Union[GaugesChanged, _Mapping]] = ..., groups: _Optional[_Union[GroupOrders, _Mapping]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., host_actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
+    kills_acked: KillsAcked
+    end_actor: Actor
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., nodes: _Optional[_Union[NodesChanged, _Mapping]] = ..., acked: _Optional[_Union[Acked, _Mapping]] = ..., free: _Optional[_Union[ObjectIds, _Mapping]] = ..., lost: _Optional[_Union[ObjectIds, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., gauges: _Optional[_Union[GaugesChanged, _Mapping]] = ..., groups: _Optional[_Union[GroupOrders, _Mapping]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., host_actor: _Optional[_Union[Actor, _Mapping]] = ..., kills_acked: _Optional[_Union[KillsAcked, _Mapping]] = ..., end_actor: _Optional[_Union[Actor, _Mapping]] = ...) -> None: ...
+
+class KillsAcked(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("cluster_id", "epoch", "nodes", "heartbeat_ms")
