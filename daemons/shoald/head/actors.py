@@ -283,8 +283,11 @@ class ActorTable:
                 self._host_died(record, actor, why, drained)
 
     def _host_died(self, record: _Record, actor: Actor, why: str, drained: bool = False) -> None:
-        """An actor goes to another node if it may start again, and ends if not."""
-        if not actor.restarts_left:
+        """An actor goes to another node if it may start again, and ends if not.
+
+        One that has used its restarts up may once more if the node ``drained``: it would have moved, had there been the time.
+        """
+        if not actor.restarts_left and not (drained and actor.restarts and actor.info):
             self._end(record, why)
             return
         left = actor.restarts_left - (actor.restarts_left > 0 and not drained)

@@ -354,7 +354,7 @@ class ActorCluster:
     def _row(self, record: ActorRecord) -> dict[str, Any]:
         info, daemon = record.info, self._daemon
         facts = self._facts(record)
-        again = record.state != DEAD and (record.restarts_left or info["name"])
+        again = record.state != DEAD and (info["max_restarts"] or info["name"])
         return {
             "actor_id": record.actor_id,
             "namespace": info["namespace"],

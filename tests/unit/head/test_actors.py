@@ -68,6 +68,18 @@ def test_the_end_of_a_node_that_drained_counts_against_no_actor():
     assert (moved.node_id, moved.restarts, moved.restarts_left) == ("n2", 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("restarts", "drained", "after"), [(1, True, RESTARTING), (1, False, DEAD), (0, True, DEAD)]
+)
+def test_one_without_restarts_left_is_moved_from_a_node_that_drained_if_it_ever_had_any(
+    restarts, drained, after
+):
+    actors = table("n2")
+    actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=0, restarts=restarts, info=b"made of")])
+    actors.node_died("n1", "it left", drained=drained)
+    assert (actors.find(A, "").state, actors.find(A, "").restarts_left) == (after, 0)
+
+
 def test_subscribers_are_told_until_it_is_dead():
     actors = table()
     actors.reported("n1", [Actor(A, state=PENDING)])
