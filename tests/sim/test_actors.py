@@ -34,7 +34,9 @@ def test_without_faults(seed):
     assert outcomes["called"] > 30
 
 
-@pytest.mark.parametrize("seed", [*range(SEEDS), 9, 10, 25, 62, 68, 83, 155, 289, 302, 360, 453, 456, 805])
+@pytest.mark.parametrize(
+    "seed", [*range(SEEDS), 9, 10, 25, 62, 68, 83, 96, 155, 289, 302, 360, 453, 456, 805]
+)
 def test_with_faults(seed):
     run(seed, faults=30)
 

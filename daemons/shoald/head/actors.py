@@ -274,12 +274,13 @@ class ActorTable:
         for record in list(self._records.values()):
             record.subscribers.discard(node_id)
             actor = record.actor
-            if actor.node_id != node_id:
+            if actor.node_id and actor.node_id != node_id:
                 continue
             why = f"its node {node_id[:8]} died: {reason}"
-            if actor.driver_node == node_id and not actor.detached:
+            driver_died = actor.driver_node == node_id or not self._is_live(actor.driver_node)
+            if actor.driver_node and driver_died and not actor.detached:
                 self._end(record, f"the node of its driver died: {reason}")
-            else:
+            elif actor.node_id:
                 self._host_died(record, actor, why, drained)
 
     def _host_died(self, record: _Record, actor: Actor, why: str, drained: bool = False) -> None:

@@ -248,6 +248,18 @@ def test_a_homeless_actor_waits_for_a_node():
     assert of(actors.take(), HostActor)[0].actor.node_id == "n4"
 
 
+@pytest.mark.parametrize("order", [("n1", "n3"), ("n3", "n1")])
+def test_a_homeless_actor_ends_with_the_node_of_its_driver(order):
+    live = {"n1", "n3"}
+    actors = ActorTable(Hosts(), live.__contains__, 10)
+    mine = Actor(A, state=ALIVE, restarts_left=-1, driver_node="n3")
+    actors.reported("n1", [mine, replace(mine, actor_id=B, detached=True)])
+    for node in order:
+        live.discard(node)
+        actors.node_died(node, "silent")
+    assert [actors.find(each, "").state for each in (A, B)] == [DEAD, RESTARTING]
+
+
 def test_a_homeless_actor_ends_with_its_driver():
     actors = table()
     actors.reported("n1", [Actor(A, state=ALIVE, restarts_left=1, driver_node="n3", job_id="j")])
