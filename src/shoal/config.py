@@ -147,7 +147,8 @@ class Config:
     spill_stall_ms: float = 10000.0
     spill_lend_ms_max: float = 5000.0
     # A read of an object from a directory that hangs is given up when for this time nothing more was read there, plus the time
-    # that its bytes take at the slowest rate of a disk: the copy counts as lost, until it comes after all.
+    # that its bytes take at the slowest rate of a disk: the copy counts as lost, until it comes after all. So is a
+    # client's read in a file, since there is no room for it in memory, when it has used no processor time for this time.
     spill_read_ms_max: float = 30000.0
     spill_bytes_per_s_min: int = 20 * MIB
     # A creator's write to a file counts as hanging when it has used no processor time for this time: another directory is tried,

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import shoal
 from ledger import rows
 from marks import until
 from shoal.cli.app import app
+from shoal.store import filecopies
 from shoal.testing import Cluster
 
 MIB = 1024**2
@@ -263,3 +265,51 @@ def test_one_directory_that_hangs_does_not_stop_the_others(hanging):
     for number, ref in enumerate(refs):
         check(shoal.get(ref), number)
     check(shoal.get(shoal.put(array(5, 2 * STORE))), 5, 2 * STORE)
+
+
+def test_a_read_in_a_file_that_hangs_is_an_error_of_that_read_alone(no_leaks, tmp_path, monkeypatch):
+    start(object_spilling_directory=str(tmp_path), _system_config={"spill_read_ms_max": 1000})
+    answers = threading.Event()
+    try:
+        ref = shoal.put(array(1, 2 * STORE))
+        real = filecopies.checksums.checksum
+
+        def checksum(view):
+            answers.wait()
+            return real(view)
+
+        monkeypatch.setattr(filecopies.checksums, "checksum", checksum)
+        text = rf"{tmp_path}/\S*\.spill, which has given nothing for 1 s"
+        with pytest.raises(shoal.exceptions.OutOfDiskError, match=text):
+            shoal.get(ref)
+        answers.set()
+        check(shoal.get(ref), 1, 2 * STORE)
+    finally:
+        answers.set()
+        shoal.shutdown()
+
+
+def test_why_tells_of_a_task_that_reads_in_a_file(no_leaks, tmp_path):
+    start(object_spilling_directory=str(tmp_path))
+    answers = tmp_path / "answers"
+
+    @shoal.remote
+    def read(refs):
+        real = filecopies.checksums.checksum
+
+        def checksum(view):
+            while not answers.exists():
+                time.sleep(0.01)
+            return real(view)
+
+        filecopies.checksums.checksum = checksum
+        return int(shoal.get(refs[0])[0])
+
+    try:
+        ref = read.remote([shoal.put(array(1, 2 * STORE))])
+        until(lambda: "134.22 MB to be read from" in CliRunner().invoke(app, ["why", ref.hex()]).stdout)
+        answers.touch()
+        assert shoal.get(ref) == 1
+    finally:
+        answers.touch()
+        shoal.shutdown()

@@ -191,7 +191,7 @@ class DataServer:
             path, start, checksum = copy.file
             found = FileCopy(path, start, copy.size, 0, checksum)
             try:
-                found.open()
+                found.open(None)  # if it hangs, readers turn to other nodes
             except FileNotFoundError:
                 return None  # it was rewritten: the reader asks again
             except (OSError, ValueError) as error:

@@ -489,14 +489,16 @@ class ClientStore:
     def _view_of_file(self, object_id: bytes) -> tuple[np.ndarray[Any, Any], int] | None:
         """The same of an object that is read where it was spilled; None also if it has to be asked for again.
 
-        A file that has gone meanwhile was copied to another. Of one that is damaged the daemon is told: it has the object
-        brought from elsewhere, or made again, or says that it is lost.
+        A file that has gone meanwhile was copied to another; one that gives nothing is an error of this read. Of one that is
+        damaged the daemon is told: it has the object brought from elsewhere, or made again, or says that it is lost.
         """
         copy = self.file_copies.get(object_id)
         if copy is None or copy.is_damaged:
             return None
+        patience_s = self._runtime.config.spill_read_ms_max / 1000
         try:
-            copy.open()
+            with waiting_for_room(self._runtime, f"{bytes_text(copy.size)} to be read from {copy.path}"):
+                opened = copy.open(patience_s)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -508,6 +510,12 @@ class ClientStore:
             with self._runtime.lock:
                 self._table.to_node([m.FILE_DAMAGED, object_id, copy.path, str(error)])
             return None
+        if not opened:
+            raise OutOfDiskError(
+                f"object {object_id.hex()} lies in {copy.path}, which has given nothing for {patience_s:g} s "
+                "(does its file system hang?)",
+                next_step="get it again when the directory answers: nothing is lost",
+            )
         return make_view(copy, copy.offset, copy.size, object_id, _UNCOUNTED), copy.flags
 
     # --- giving back (lock held) ---

@@ -2,6 +2,10 @@
 
 The mapping is read-only and shared, so the page cache is what is read; it stays valid when the daemon removes the
 file, for as long as a view over it lives. The checksum is compared when it is opened.
+
+Where a file system hangs, nothing can make a thread that reads or writes there come back; so files are opened, looked through
+and written by threads of their own, which can be left behind. What is not bounded is the touch of a page of a view that the
+page cache has dropped since the file was opened: that hangs whoever touches it.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
     from shoal.serialization import Serialized
 
-THREAD = "shoal-file"  # the name of threads that write a value to a file
+THREAD = "shoal-file"  # the name of threads that write a value to a file, or read one
 _ALIGNMENT = 64
 
 
@@ -63,10 +67,24 @@ class FileCopy:
     def private(self, address: int, size: int, source: object) -> None:
         """None: by now the file may be gone, and a descriptor of each would be too many (see `shoal.store.views`)."""
 
-    def open(self) -> None:
-        """Map the file. Raises OSError if it cannot be opened, ValueError if it is not what was written."""
+    def open(self, patience_s: float | None) -> bool:
+        """Map the file; False if nothing has come of it for so long: its file system hangs. None: in this thread.
+
+        Raises OSError if it cannot be opened, ValueError if it is not what was written.
+        """
         if self.mapping is not None:
-            return
+            return True
+        if patience_s is None:
+            self._open()
+            return True
+        opening = FileWork(self._open)
+        if not opening.wait(patience_s):
+            return False
+        if opening.error is not None:
+            raise opening.error
+        return True
+
+    def _open(self) -> None:
         with open(self.path, "rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         view = memoryview(mapping)[self.offset : self.offset + self.size]
@@ -93,19 +111,16 @@ def write_copy(path: str, value: Serialized) -> int:
     return checksums.checksum(memoryview(mapping)[: value.size])
 
 
-class FileWrite:
-    """`write_copy` in a thread of its own: where a file system hangs, nothing can make a thread that writes there come back.
-
-    The value, and the file, are the thread's until it has ended.
+class FileWork:
+    """Something that is done to a file by a thread of its own; what it needs is the thread's until it has ended.
 
     Attributes:
-        checksum: of what was written; error: why it was not; both once it has ended.
+        error: what it raised, once it has ended.
     """
 
-    def __init__(self, path: str, value: Serialized) -> None:
-        self.checksum = 0
+    def __init__(self, work: Callable[[], None]) -> None:
         self.error: BaseException | None = None
-        self._write: Callable[[], int] | None = lambda: write_copy(path, value)
+        self._work: Callable[[], None] | None = work
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._then: Callable[[], None] | None = None
@@ -113,12 +128,12 @@ class FileWrite:
         self._thread.start()
 
     def _run(self) -> None:
-        assert self._write is not None
+        assert self._work is not None
         try:
-            self.checksum = self._write()
+            self._work()
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
             self.error = error
-        self._write = None
+        self._work = None
         with self._lock:
             self._ended.set()
             then = self._then
@@ -147,3 +162,19 @@ class FileWrite:
                 self._then = call
                 return
         call()
+
+
+class FileWrite(FileWork):
+    """`write_copy`, as such a work.
+
+    Attributes:
+        checksum: of what was written, once it has ended without an error.
+    """
+
+    def __init__(self, path: str, value: Serialized) -> None:
+        self.checksum = 0
+
+        def write() -> None:
+            self.checksum = write_copy(path, value)
+
+        super().__init__(write)
