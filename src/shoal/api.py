@@ -349,13 +349,17 @@ def wait(
     """
     if not isinstance(refs, list):
         raise TypeError(f"wait needs a list of ObjectRefs, not {type(refs).__name__}")
-    runtime = session.runtime()
-    state = runtime.values.continued(refs, fetch_local)
+    values = session.runtime().values
+    if timeout is None or timeout >= 0:
+        both = values.take_next(refs, num_returns, fetch_local)
+        if both is not None:
+            return both
+    state = values.continued(refs, fetch_local)
     if state is None:
         for ref in refs:
             if type(ref) is not ObjectRef:
                 raise TypeError(f"wait needs ObjectRefs; the list contains {type(ref).__name__}")
-        if len(set(refs)) != len(refs):
+        if len({ref.id for ref in refs}) != len(refs):  # without a call of __hash__ for each
             raise ValueError("wait needs each ref once; the list contains duplicates")
     if not refs:
         return [], []
@@ -367,7 +371,7 @@ def wait(
         )
     if timeout is not None and seconds("timeout", timeout) < 0:
         raise ValueError(f"timeout={timeout}; it must be 0 or more seconds, or None")
-    return runtime.values.wait(refs, num_returns, timeout, state, fetch_local)
+    return values.wait(refs, num_returns, timeout, state, fetch_local)
 
 
 def cancel(

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.inplace import run_in_place
-from shoal.client.waiting import WaitState, local_wait_state
+from shoal.client.waiting import WaitState, local_wait_state, take_next
 from shoal.exceptions import (
     GetTimeoutError,
     ObjectFreedError,
@@ -286,6 +286,12 @@ class Values:
         return as_raised(deserialize(entry.value, riders))
 
     # --- wait ---
+
+    def take_next(
+        self, refs: list[ObjectRef[Any]], num_returns: int, fetches: bool
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]] | None:
+        """What `wait` returns, if that is known without a check of ``refs`` (see `waiting.take_next`); else None."""
+        return take_next(refs, num_returns, self._table, self._lock, fetches)
 
     def continued(self, refs: list[ObjectRef[Any]], fetches: bool) -> WaitState | None:
         """The state of this thread's last `wait` if ``refs`` is the list that it left, unchanged: it needs no checks."""

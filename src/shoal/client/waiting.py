@@ -30,6 +30,23 @@ def local_wait_state() -> WaitState | None:
     return _states.get(get_ident())
 
 
+def take_next(
+    refs: list[ObjectRef[Any]], count: int, table: ObjectTable, lock: threading.RLock, fetches: bool
+) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]] | None:
+    """What `wait` returns if ``refs`` is what this thread's last one left, unchanged, and ``count`` of them are ready; else None.
+
+    Nothing has to be checked or waited for then: this is a call of its own, since most calls of a loop are such ones.
+    """
+    state = _states.get(get_ident())
+    if state is None or not 0 < count <= len(state.arrived) or not state.matches(refs, table, fetches):
+        return None
+    with lock:
+        both = state.cut(count)
+        if not both[1]:
+            state.stay(False)
+        return both
+
+
 def drop_abandoned_waits() -> None:
     """Forget the states whose list is gone (lock held)."""
     for thread, state in list(_states.items()):
@@ -89,7 +106,7 @@ class WaitState:
         self.wake: object = None
         with lock:
             for position, ref in enumerate(refs):
-                entry = table.entry_of(ref)
+                entry = ref._entry or table.entry_of(ref)
                 arrival = _Arrival(self, position)
                 if not table.wait_for(entry, arrival):
                     if entry.state != STORED or not fetches or not self.fetch(entry, arrival):
@@ -119,6 +136,12 @@ class WaitState:
         self.ready = len(self.arrived) >= count
 
     def take(self, count: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """As `cut`; the state is this thread's for the next call, if there is anything left."""
+        both = self.cut(count)
+        self.stay(bool(both[1]))
+        return both
+
+    def cut(self, count: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Up to ``count`` ready refs, and all others, both in the order of the list (lock held)."""
         arrived, positions, snapshot = self.arrived, self._positions, self._snapshot
         if count == 1 and arrived:
@@ -132,11 +155,9 @@ class WaitState:
             for index in reversed(indices):
                 del positions[index], snapshot[index]
         self._list = rest = snapshot.copy()
-        if not rest or _states.get(get_ident()) is not self:
-            self._stay(bool(rest))
         return ready, rest
 
-    def _stay(self, wanted: bool) -> None:
+    def stay(self, wanted: bool) -> None:
         """Be this thread's state for the next call, or not; the one before it is over."""
         thread = get_ident()
         before = _states.get(thread)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.client import waiting
-from shoal.client.waiting import WaitState, local_wait_state
+from shoal.client.waiting import WaitState, local_wait_state, take_next
 from shoal.ids import OBJECT_ID_SIZE
 from shoal.owner.objects import INLINE, PENDING, Entry
 from shoal.owner.table import ObjectTable
@@ -59,7 +59,8 @@ def test_what_is_taken_is_what_a_look_at_all_refs_would_find(data: st.DataObject
         wanted = data.draw(st.integers(1, len(left)))
         there = [ref for ref in left if ref._entry is not None and ref._entry.state == INLINE][:wanted]
         before, kept = left, list(left)
-        ready, left = state.take(wanted)
+        quick = take_next(left, wanted, table, LOCK, False) if data.draw(st.booleans()) else None
+        ready, left = quick or state.take(wanted)
         assert ready == there
         assert left == [ref for ref in before if ref not in there]
         assert before == kept, "a list that was returned is the caller's"
@@ -76,6 +77,36 @@ def test_a_changed_list_is_another_one() -> None:
     assert not state.matches(list(left), table, False)
     left.reverse()
     assert not state.matches(left, table, False)
+
+
+def test_the_quick_way_is_for_the_list_that_was_left_and_only_if_enough_is_ready() -> None:
+    table, refs = make(6)
+    state = WaitState(refs, table, LOCK, fetches=False)
+    for ref in refs[:4]:
+        arrive(ref)
+    assert take_next(refs, 1, table, LOCK, False) is None, "no call has returned this list"
+    _, left = state.take(1)
+    assert take_next(list(left), 1, table, LOCK, False) is None, "another list"
+    assert take_next(left, 1, table, LOCK, True) is None, "ready in another sense"
+    assert take_next(left, 1, ObjectTable(bytes(8)), LOCK, False) is None, "another session"
+    assert take_next(left, 0, table, LOCK, False) is None, "a number to be refused"
+    assert take_next(left, 4, table, LOCK, False) is None, "three are ready"
+    assert take_next(left, 3, table, LOCK, False) == (refs[1:4], refs[4:])
+    changed = state._list
+    changed.reverse()
+    arrive(refs[4])
+    assert take_next(changed, 1, table, LOCK, False) is None, "changed since"
+
+
+def test_the_quick_way_ends_with_the_last_ref() -> None:
+    table, refs = make(2)
+    state = WaitState(refs, table, LOCK, fetches=False)
+    for ref in refs:
+        arrive(ref)
+    _, left = state.take(1)
+    assert take_next(left, 1, table, LOCK, False) == ([refs[1]], [])
+    assert local_wait_state() is None
+    assert take_next([], 1, table, LOCK, False) is None
 
 
 def test_closing_leaves_no_waiter_behind() -> None:
