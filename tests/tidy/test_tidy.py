@@ -121,6 +121,11 @@ def test_a_daemon_loads_nothing_that_only_clients_need():
     assert loaded_by(statement) & {"numpy", "cloudpickle", "click", "rich"} == set()
 
 
+def test_a_fork_server_loads_nothing_that_only_some_workers_need():
+    statement = "import numpy, cloudpickle, shoald.worker.forkserver, shoald.worker.main, shoal.wire.auth"
+    assert loaded_by(statement) & {"grpc", "asyncio", "ssl", "sqlite3"} == set()
+
+
 def test_what_is_exported_and_loaded_late_is_there():
     loaded = loaded_by("import shoal; [getattr(shoal, name) for name in shoal.__all__]; from shoal import *")
     assert {"numpy", "cloudpickle"} <= loaded

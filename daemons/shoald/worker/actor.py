@@ -34,7 +34,6 @@ from shoal.wire import messages as m
 from shoal.wire.frames import BrokenFrame
 from shoald.worker import output
 from shoald.worker.arguments import Arguments
-from shoald.worker.asynclanes import AsyncLanes
 from shoald.worker.blocking import Blocking, CallWaits
 from shoald.worker.callers import Caller, Callers
 from shoald.worker.calls import Calls
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.client.runtime import Runtime
+    from shoald.worker.asynclanes import AsyncLanes
 
 _MAIN = threading.main_thread()
 _UNSENT_S = 1.0  # what was answered before an intended end is waited for this long
@@ -129,8 +129,7 @@ class ActorExecutor:
         self._enter(ref)
         if settings["asynchronous"] or settings["groups"] or settings["concurrency"] > 1:
             groups = {"": settings["concurrency"], **settings["groups"]}
-            kind = AsyncLanes if settings["asynchronous"] else Lanes
-            self._lanes = kind(
+            self._lanes = _kind_of_lanes(settings["asynchronous"])(
                 self.calls, groups, group_of_methods(cls), self._answer, self._exit, self._leave
             )
             self._lend_together()
@@ -209,10 +208,10 @@ class ActorExecutor:
                 context.arguments = ()
 
         self.calls.set_task_name(context.name)
-        if isinstance(self._lanes, AsyncLanes):
-            self._lanes.run_first(make)
-        else:
+        if self._lanes is None or isinstance(self._lanes, Lanes):
             make()
+        else:
+            self._lanes.run_first(make)
 
     def _fail(self, error: BaseException) -> NoReturn:
         """The actor cannot be made: tell the daemon, which tells the callers and ends this process."""
@@ -576,3 +575,12 @@ class ActorExecutor:
             self._cancels.request(task_id)  # also one that is just being started, or over
         if recursive:
             self.runtime.dispatch.cancel_children(task_id, False)
+
+
+def _kind_of_lanes(asynchronous: bool) -> type[Lanes | AsyncLanes]:
+    """What runs the calls of an actor whose methods may run at the same time."""
+    if not asynchronous:
+        return Lanes
+    from shoald.worker.asynclanes import AsyncLanes  # asyncio: 30 ms and 3 MB that only such actors pay
+
+    return AsyncLanes

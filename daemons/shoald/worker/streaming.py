@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import return_id
@@ -119,6 +118,8 @@ class _Drained:
     """An async generator as an iterator, on a loop of its own that runs while a step does."""
 
     def __init__(self, generator: Any) -> None:
+        import asyncio  # 30 ms that only workers of such tasks pay
+
         self._generator = generator
         self._runner = asyncio.Runner()
 
