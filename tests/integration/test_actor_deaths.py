@@ -63,7 +63,7 @@ def make(kind, **options):
 def call_many(handle, path, start, count, killed=None):
     """(answered, failed): the numbers of calls that came back, and of those that raised because of the actor.
 
-    There are ``count`` calls, and as many more as it takes until the file ``killed`` is there.
+    There are ``count`` calls, and as many more as it takes until the file ``killed`` is there, and one after that.
     """
     answered, failed, refs = [], [], []
 
@@ -80,6 +80,8 @@ def call_many(handle, path, start, count, killed=None):
         number += 1
         if len(refs) >= 50:
             take(*refs.pop(0))
+    if killed is not None:
+        refs.append((number, handle.note.remote(path, number)))
     for each in refs:
         take(*each)
     return answered, failed

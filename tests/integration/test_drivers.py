@@ -432,6 +432,7 @@ def test_driver_and_daemon_killed_at_once_leave_no_process(script):
     session = run.line()["session"]
     family = psutil.Process(run.process.pid).children(recursive=True)
     daemon = psutil.Process(run.process.pid).children()[0]
+    run.process.send_signal(signal.SIGSTOP)  # it does not see the daemon's end
     daemon.kill()
     run.process.kill()
     run.finish(-signal.SIGKILL)

@@ -389,7 +389,12 @@ def test_a_crash_in_place_is_the_childs_in_the_end(shoal_session, marks):
     assert marks.count("parent") <= 2
 
 
-def test_neither_parent_nor_child_that_may_not_run_twice_shares_a_process(shoal_session):
+def test_neither_parent_nor_child_that_may_not_run_twice_shares_a_process(shoal_session, marks):
+    @shoal.remote
+    def hold():
+        marks.add("held")
+        marks.wait("release")
+
     @shoal.remote(max_retries=0)
     def crash():
         kill_self()
@@ -404,10 +409,14 @@ def test_neither_parent_nor_child_that_may_not_run_twice_shares_a_process(shoal_
             shoal.get(crash.remote())
         return os.getpid(), shoal.get(fine.remote())
 
+    holding = hold.remote()  # or a child might get the other CPU before its parent waits for it
+    marks.wait("held")
     own, childs = shoal.get(parent.remote(), timeout=60)
     own_careful, childs_careful = shoal.get(parent.options(max_retries=0).remote(), timeout=60)
     assert own == childs  # in place
     assert own_careful != childs_careful
+    marks.add("release")
+    shoal.get(holding)
 
 
 def test_sys_exit_in_place_ends_the_child_alone(shoal_session, marks):

@@ -265,7 +265,7 @@ def test_children_of_other_shapes_have_their_own_workers():
     def resources():
         return os.getpid(), shoal.get_runtime_context().get_assigned_resources()
 
-    @shoal.remote(num_cpus=0.5)
+    @shoal.remote(num_cpus=0.9)  # what is left is too little for either, until it waits
     def parent():
         return os.getpid(), shoal.get([resources.remote(), resources.options(num_cpus=0.25).remote()])
 

