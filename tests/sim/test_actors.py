@@ -35,7 +35,7 @@ def test_without_faults(seed):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(SEEDS), 9, 10, 25, 62, 68, 83, 96, 155, 289, 302, 360, 453, 456, 805]
+    "seed", [*range(SEEDS), 9, 10, 25, 62, 68, 83, 96, 110, 155, 289, 302, 360, 453, 456, 805]
 )
 def test_with_faults(seed):
     run(seed, faults=30)

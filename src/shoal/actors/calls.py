@@ -213,7 +213,7 @@ class ActorCalls:
         self.lease = lease
         self.leases = [lease]
         self.incarnation = incarnation
-        self.pump()
+        self.settle()  # calls may have been given up just now, the last ones too
 
     def resumed(self, lease: Lease, received: int) -> None:
         """(RESUMED, calls received): the first message on a connection that goes on where another one broke."""
@@ -233,7 +233,7 @@ class ActorCalls:
                 self._remind(lease, task)
             self._unsend(lease, tasks[kept:])
         self.dispatch.dirty.add(lease)
-        self.pump()
+        self.settle()
 
     def _unsend(self, lease: Lease, tasks: list[TaskRecord]) -> None:
         """Take back the last calls, which were sent and not received."""

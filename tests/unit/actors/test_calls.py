@@ -144,6 +144,18 @@ def test_a_new_connection_to_a_living_actor_leaves_the_old_calls_in_doubt():
     assert list(lease.inflight) == [later.id]
 
 
+def test_when_a_new_connection_ends_the_last_calls_the_lifetime_object_goes():
+    caller = Caller()
+    entry = caller.submit()
+    caller.connect()
+    assert caller.lifetime.count == 2
+    caller.calls.lost()
+    caller.connect()
+    assert isinstance(error_of(entry), ActorUnavailableError)
+    assert caller.lifetime.count == 1, "an actor whose handles are gone would never end"
+    caller.validate()
+
+
 class OneActor(RuleBasedStateMachine):
     """Calls of one process to an actor that runs them in order, dies and comes back."""
 
