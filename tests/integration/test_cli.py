@@ -250,6 +250,22 @@ def test_nodes_outlive_their_head_and_say_so(head):
         assert run("status", "--address", asked, "--json").json["node_id"] == again.json["node_id"]
 
 
+def test_a_cluster_at_an_ipv6_address(no_leaks):
+    with socket.socket(socket.AF_INET6) as sock:
+        try:
+            sock.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"this machine has no IPv6: {error}")
+    start = ("--num-cpus", "1", "--object-store-memory", "64MB", "--json")
+    result = run("start-head", "--host", "::1", "--port", "0", *start)
+    assert result.status == 0, result.err
+    address = result.json["head_address"]
+    assert address.startswith("[::1]:")
+    assert run("start-node", "--address", address, *start).status == 0
+    assert [row["state"] for row in run("list", "nodes", "--json").json["rows"]] == ["ALIVE", "ALIVE"]
+    assert run("stop").status == 0
+
+
 def test_a_killed_node_is_declared_dead(no_leaks):
     fast = "heartbeat_ms=200,node_suspect_ms=600,node_dead_ms=1500"
     start = ("--num-cpus", "1", "--object-store-memory", "64MB", "--system-config", fast, "--json")

@@ -21,6 +21,7 @@ from shoald.head.service import HeadService
 from shoald.head.storage import HeadStorage
 from shoald.head.tickets import TicketGate
 from shoald.shell.identity import Identity
+from shoald.shell.tcp import join_address
 
 import grpc.aio  # isort: skip  (after channel.py, which silences it)
 
@@ -120,7 +121,7 @@ class HeadServer:
         return await reach.obstacle(address, self._identity, self._config.handshake_ms_max / 2000)
 
     def _bind(self, server: grpc.aio.Server) -> int:
-        address = f"{self._host}:{self._port}"
+        address = join_address(self._host, self._port)
         credentials = server_credentials(self._identity) if self._identity.wants_tls(self._host) else None
         try:
             if credentials is None:
