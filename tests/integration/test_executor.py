@@ -373,6 +373,25 @@ def test_initializer(shoal_session):
         Executor(initializer=1)
 
 
+def test_wrong_arguments_are_refused_at_once(shoal_session):
+    for wrong in (
+        {"max_workers": "2"},
+        {"max_workers": 1.5},
+        {"num_returns": 2},
+        {"num_returns": "streaming"},
+    ):
+        [name] = wrong
+        with pytest.raises(TypeError, match=name):
+            Executor(**wrong)
+    for count in (0, -1):
+        with pytest.raises(ValueError, match="max_workers"):
+            Executor(count)
+    with Executor(2) as executor:
+        for chunksize in ("a", 1.5):
+            with pytest.raises(TypeError, match="chunksize needs an int"):
+                executor.map(abs, range(3), chunksize=chunksize)
+
+
 def test_an_initializer_that_fails_breaks_the_executor(shoal_session):
     with Executor(max_workers=1, initializer=raise_error, initargs=(ValueError("bad start"),)) as executor:
         futures = [executor.submit(abs, number) for number in range(5)]

@@ -241,3 +241,9 @@ def test_executor_limits_and_cancels(shoal_session):
     executor.shutdown()
     with Executor() as late, pytest.raises(TimeoutError):
         list(late.map(time.sleep, [0, 1], timeout=0.05))
+
+
+def test_serializers_are_where_ray_has_them():
+    for name in ("register_serializer", "deregister_serializer", "inspect_serializability"):
+        assert getattr(shoal.util, name) is getattr(shoal, name)
+        assert name in shoal.util.__all__

@@ -3,6 +3,11 @@
 `shoal.util.queue` and `shoal.util.multiprocessing` are modules of their own, loaded when they are imported.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from shoal.actors.api import list_named_actors
 from shoal.util.actor_pool import ActorPool
 from shoal.util.executor import Executor
@@ -15,15 +20,30 @@ from shoal.util.placement_group import (
     remove_placement_group,
 )
 
+if TYPE_CHECKING:
+    from shoal.serialization import deregister_serializer, inspect_serializability, register_serializer
+else:
+    _SERIALIZATION = ("deregister_serializer", "inspect_serializability", "register_serializer")
+
+    def __getattr__(name: str) -> Any:
+        """What Ray has here; loaded when it is used, since it takes numpy along."""
+        if name in _SERIALIZATION:
+            return getattr(importlib.import_module("shoal.serialization"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "ActorPool",
     "Executor",
     "as_completed",
+    "deregister_serializer",
     "get_current_placement_group",
     "get_placement_group",
+    "inspect_serializability",
     "list_named_actors",
     "map_unordered",
     "placement_group",
     "placement_group_table",
+    "register_serializer",
     "remove_placement_group",
 ]

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from shoal import option_checks as checks
 from shoal import session
 
 if TYPE_CHECKING:
@@ -54,8 +55,12 @@ class Executor(concurrent.futures.Executor):
     ) -> None:
         from shoal.api import remote
 
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
+        if "num_returns" in options:
+            raise TypeError(
+                "an Executor's calls have one result each: num_returns is for tasks with refs (shoal.remote)"
+            )
+        if max_workers is not None:
+            max_workers = checks.whole(1)("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._call = remote(_call).options(**options)
@@ -156,8 +161,7 @@ class Executor(concurrent.futures.Executor):
             timeout: seconds from this call until the last result; then TimeoutError.
             chunksize: items per task.
         """
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+        chunksize = checks.whole(1)("chunksize", chunksize)
         if chunksize == 1:
             return super().map(fn, *iterables, timeout=timeout)
         items = list(zip(*iterables, strict=False))
