@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal import libc
+from shoal.store.copying import copy_large
 from shoal.store.hugepages import UNIT, HugePages
 
 Bytes = NDArray[np.uint8]
@@ -83,7 +84,7 @@ class PageWriter:
                 stop = self._end_of_unmapped(position, end)
                 self._write(position, source[position - start : stop - start])
             else:
-                np.copyto(self._window[position:stop], source[position - start : stop - start])
+                copy_large(self._window[position:stop], source[position - start : stop - start])
             position = stop
 
     def is_mapped(self, target: Bytes) -> bool:
@@ -128,7 +129,7 @@ class PageWriter:
             if hole > position:
                 self._map(position, hole)
                 stop = hole
-                np.copyto(self._window[position:stop], source[done : done + stop - position])
+                copy_large(self._window[position:stop], source[done : done + stop - position])
             else:
                 stop = self._seek(position, os.SEEK_DATA, end)
                 self._write_hole(position, source[done : done + stop - position])
