@@ -128,7 +128,12 @@ def init(address: str | None = None, **kwargs: Any) -> ClientContext:
             )
         if running is not None:
             shutdown()
-        return ClientContext(_start_session(arguments))
+        _collect_seldom(True)  # from the imports on
+        try:
+            return ClientContext(_start_session(arguments))
+        except BaseException:
+            _collect_seldom(False)
+            raise
 
 
 def _start_session(arguments: InitArguments) -> Runtime:
@@ -147,10 +152,8 @@ def _start_session(arguments: InitArguments) -> Runtime:
         step = "mend that, and call shoal.init() again" if error.refused else ""
         raise ClusterStartError(str(error), next_step=step) from None
     from shoal.client.driver_output import DriverOutput
-    from shoal.client.runtime import GC_THRESHOLD, Runtime
+    from shoal.client.runtime import Runtime
 
-    if gc.get_threshold() == _GC_DEFAULT:
-        gc.set_threshold(*GC_THRESHOLD)
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
     info = {
         "namespace": arguments.namespace or "",
@@ -198,6 +201,13 @@ def _join(address: str, arguments: InitArguments) -> Session:
         return _owned_daemon.session
 
 
+def _collect_seldom(seldom: bool) -> None:
+    """Have the collector of cycles come by seldom, or as usual again; unless the user has set how often."""
+    before, after = (_GC_DEFAULT, config.GC_THRESHOLD) if seldom else (config.GC_THRESHOLD, _GC_DEFAULT)
+    if gc.get_threshold() == before:
+        gc.set_threshold(*after)
+
+
 def _load() -> None:
     """Import what a session needs, numpy among it: a quarter of the time that the daemon takes to start."""
     for module in ("shoal.client.runtime", "shoal.client.driver_output"):
@@ -237,11 +247,8 @@ def shutdown() -> None:
         runtime = session.current()
         if runtime is None or runtime.kind == "worker":
             return
-        from shoal.client.runtime import GC_THRESHOLD
-
         session.adopt(None)
-        if gc.get_threshold() == GC_THRESHOLD:
-            gc.set_threshold(*_GC_DEFAULT)
+        _collect_seldom(False)
         try:
             runtime.close()
         finally:

@@ -2,6 +2,7 @@
 `lifecycle`.
 """
 
+import gc
 import importlib.util
 import sys
 
@@ -22,6 +23,10 @@ def skip_user_api() -> None:
 if __name__ == "__main__":
     fork_server = forkserver.start()
     skip_user_api()
+
+    from shoal.config import GC_THRESHOLD
+
+    gc.set_threshold(*GC_THRESHOLD)  # before the imports
 
     from shoald.node.lifecycle import main
 

@@ -13,7 +13,6 @@ whose socket closes then, ends all workers.
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import math
 import os
@@ -48,9 +47,6 @@ if TYPE_CHECKING:
 _HEAD_DELAY_S = 0.5  # of a driver's own daemon, if no task comes first
 _HEAD_STOP_S = 2.0
 _END_CHILDREN_S = 1.0
-# The tables of a daemon have few cycles; looking for them at every 700th new object took a tenth of its time, and
-# more with more objects.
-_GC_THRESHOLD = (50_000, 20, 20)
 _SWITCH_INTERVAL_S = 0.0005  # the loop waits this long at most while another thread imports or serializes
 
 
@@ -134,7 +130,6 @@ class Lifecycle:
         options = self._options
         os.umask(0o077)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        gc.set_threshold(*_GC_THRESHOLD)
         heap.share_one_arena()
         _raise_descriptor_limit()
         self._secret = self._session.secret(options.secret_file, make=not options.head_address)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from shoal import session
 from shoal.client import timeline
-from shoal.client.runtime import GC_THRESHOLD, Runtime
+from shoal.client.runtime import Runtime
+from shoal.config import GC_THRESHOLD, Config
 from shoald.worker import output
 from shoald.worker.actor import ActorExecutor
 from shoald.worker.executor import Executor
 
 if TYPE_CHECKING:
-    from shoal.config import Config
     from shoal.store.region import Region
 
 _RECURSION_LIMIT = 10_000  # tasks that run in place inside their parents' get nest deeply

@@ -62,9 +62,6 @@ if TYPE_CHECKING:
     from shoal.options import TaskOptions
     from shoal.store.region import Region
 
-# Refs, entries and tasks are many, long-lived, and in no cycles: looking for cycles among them at every 700th new object
-# cost a fifth of the time of submitting.
-GC_THRESHOLD = (50_000, 20, 20)
 # Refs that die while a process is idle are noticed this soon; after a while without any, and without a message, that soon.
 _IDLE_TICK_S = 0.2
 _QUIET_TICK_S = 1.0
