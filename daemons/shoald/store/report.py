@@ -55,6 +55,9 @@ def totals(ledger: Ledger) -> dict[str, Any]:
     }
 
 
+_IN_PIECES = "What is free lies in pieces, between values that somebody looks at, which cannot be moved. "
+
+
 def full_message(ledger: Ledger, size: int, trouble: str = "") -> str:
     """Why there was no room for ``size`` bytes: who keeps what, and what to do; ``trouble``: of the disks."""
     allocator = ledger.allocator
@@ -77,6 +80,7 @@ def full_message(ledger: Ledger, size: int, trouble: str = "") -> str:
         f"{bytes_text(ledger.sealed_bytes)} are objects, {bytes_text(ledger.leased_bytes())} leased to writers, "
         f"{bytes_text(allocator.free_bytes)} free (longest piece {bytes_text(allocator.largest_free)}). "
         + ("; ".join(named) + ". " if named else "")
+        + (_IN_PIECES if allocator.free_bytes >= size else "")
         + trouble
         + "Drop references and arrays that are no longer needed (`shoal memory` lists them with their "
         "call sites), or start the node with a larger --object-store-memory."

@@ -223,7 +223,9 @@ class Arguments:
             if attempts == _READ_ATTEMPTS and problem is None:
                 problem = "lost", "it was freed while its task was starting"
         kind, why = problem
-        raise read_error("full" if kind == "full" else "lost", f"argument {object_id.hex()} is lost: {why}")
+        if kind == "full":
+            raise read_error("full", f"argument {object_id.hex()} could not be brought to this node: {why}")
+        raise read_error("lost", f"argument {object_id.hex()} is lost: {why}")
 
     def kept(self, loaded: Loaded) -> bytes:
         """Ids of refs that outlive the task, one for each hold that the submitter is to register for this process.

@@ -10,6 +10,7 @@ from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.store.core import StoreCore
 from shoald.store.errors import ProtocolError
+from shoald.store.report import full_message
 from unit.store.storebench import A, B, Bench, C, X, Y, Z
 
 KIB = 1024
@@ -323,3 +324,15 @@ def test_secondary_copies_and_spilling_leave_hope() -> None:
     bench.core.register(A, {"pid": 1, "kind": "driver", "job_id": "j1"})
     bench.seal(A, X, size=40 * KIB)
     assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, True)) == []
+
+
+def test_who_finds_only_pieces_is_told_so() -> None:
+    bench = Bench(256)
+    for name in b"abcd":
+        bench.seal(A, bytes([name]) * 16, 64)
+    for name in b"ac":
+        bench.send(A, m.RELEASE, bytes([name]) * 16)
+    ledger = bench.core._ledger
+    assert "128 B free (longest piece 64 B)" in full_message(ledger, 128)
+    assert "lies in pieces, between values that somebody looks at" in full_message(ledger, 128)
+    assert "in pieces" not in full_message(ledger, 192)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from shoal.config import Config
+from shoal.exceptions import ObjectLostError, ObjectStoreFullError
 from shoald.worker import arguments
 from shoald.worker.arguments import Arguments
 
@@ -65,3 +66,13 @@ def test_who_waits_for_long_lets_go_for_a_moment(runtime):
     assert it._pin([(b"a" * 16, (b"p" * 8, 1))]) is not None
     assert runtime.said == ["request", *["release", "pause", "request"] * 2]
     assert it.waited_s == 8.0
+
+
+def test_an_argument_without_room_is_not_called_lost():
+    problems = {b"X" * 16: ("full", "no room"), b"Y" * 16: ("lost", "its node died")}
+    reader = Arguments.__new__(Arguments)
+    reader._runtime = SimpleNamespace(store=SimpleNamespace(pin_errors=problems))
+    with pytest.raises(ObjectStoreFullError, match="could not be brought to this node: no room"):
+        reader._read_again(b"X" * 16)
+    with pytest.raises(ObjectLostError, match="is lost: its node died"):
+        reader._read_again(b"Y" * 16)
