@@ -8,7 +8,7 @@ def square(x):
 
 print(shoal.get([square.remote(i) for i in range(4)]))
 
-What loads numpy comes with the first session, or when it is first used: a session begins with a daemon's start, which takes
+The runtime is loaded with the first session, or when it is first used: a session begins with a daemon's start, which takes
 longer than these imports and needs none of them.
 """
 

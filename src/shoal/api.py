@@ -356,11 +356,12 @@ def wait(
     """
     if not isinstance(refs, list):
         raise TypeError(f"wait needs a list of ObjectRefs, not {type(refs).__name__}")
+    if timeout is not None and seconds("timeout", timeout) < 0:
+        raise ValueError(f"timeout={timeout}; it must be 0 or more seconds, or None")
     values = session.runtime().values
-    if timeout is None or timeout >= 0:
-        both = values.take_next(refs, num_returns, fetch_local)
-        if both is not None:
-            return both
+    both = values.take_next(refs, num_returns, fetch_local)
+    if both is not None:
+        return both
     state = values.continued(refs, fetch_local)
     if state is None:
         for ref in refs:
@@ -376,8 +377,6 @@ def wait(
         raise ValueError(
             f"num_returns={num_returns} with {len(refs)} ref(s); it must be between 1 and their number"
         )
-    if timeout is not None and seconds("timeout", timeout) < 0:
-        raise ValueError(f"timeout={timeout}; it must be 0 or more seconds, or None")
     return values.wait(refs, num_returns, timeout, state, fetch_local)
 
 

@@ -29,11 +29,12 @@ from shoal.store.extents import ExtentLeases
 from shoal.store.filecopies import THREAD, FileCopy, FileWrite
 from shoal.store.pins import PinTable
 from shoal.store.region import Region
-from shoal.store.views import make_view
 from shoal.store.writing import COPY_BYTES_MIN
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from shoal.client.node import NodeLink
@@ -91,6 +92,7 @@ class ClientStore:
         self.pin_waiters: dict[bytes, list[PinWaiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self.file_copies: dict[bytes, FileCopy] = {}
+        self._make_view: Callable[..., np.ndarray[Any, Any]] = self._make_first_view
         self._asked_for_promotion = False
         self._is_crowded = False  # the last request for room had to wait until room was made
         self._written = self._written_seen = 0
@@ -484,7 +486,7 @@ class ClientStore:
                 self.pins.view_opened(object_id)
         if pin is None:
             return self._view_of_file(object_id)
-        return make_view(self.region, pin.offset, pin.size, object_id, self.closed_views), pin.flags
+        return self._make_view(self.region, pin.offset, pin.size, object_id, self.closed_views), pin.flags
 
     def _view_of_file(self, object_id: bytes) -> tuple[np.ndarray[Any, Any], int] | None:
         """The same of an object that is read where it was spilled; None also if it has to be asked for again.
@@ -516,7 +518,13 @@ class ClientStore:
                 "(does its file system hang?)",
                 next_step="get it again when the directory answers: nothing is lost",
             )
-        return make_view(copy, copy.offset, copy.size, object_id, _UNCOUNTED), copy.flags
+        return self._make_view(copy, copy.offset, copy.size, object_id, _UNCOUNTED), copy.flags
+
+    def _make_first_view(self, *args: Any) -> np.ndarray[Any, Any]:
+        from shoal.store.views import make_view  # loads numpy
+
+        self._make_view = make_view
+        return make_view(*args)
 
     # --- giving back (lock held) ---
 

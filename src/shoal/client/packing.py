@@ -16,8 +16,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from shoal.lazynumpy import notice, np
 from shoal.owner.objects import STORED, Entry
 from shoal.refs import ObjectRef
 from shoal.serialization import Serialized, dumps_call, serialize
@@ -82,11 +81,16 @@ class Packer:
             for name, value in kwargs.items():
                 if type(value) is ObjectRef:
                     lifted.append((name, value))
+        given_args, given_kwargs = args, kwargs
         if lifted:
             args, kwargs = _blanked(args, kwargs, lifted)
         payload = dumps_call(args, kwargs)
         nested = None
         if payload is None:
+            if notice():
+                return self.pack(
+                    given_args, given_kwargs, callsite
+                )  # what looked like any value may be an array
             try:
                 packed = serialize((args, kwargs))
             except TypeError:

@@ -20,13 +20,11 @@ from .format import BrokenFormatError
 from .pickler import adopt_spawned_main, set_ref_type
 from .serialized import Serialized, dumps_code, serialize
 from .small import dumps_call, dumps_small
-from .tensors import PrivatePages, private_pages
 from .unpickler import contained_ids, deserialize, loads_code
 
 __all__ = [
     "BrokenFormatError",
     "FailureTuple",
-    "PrivatePages",
     "Serialized",
     "adopt_spawned_main",
     "contained_ids",
@@ -37,7 +35,6 @@ __all__ = [
     "dumps_small",
     "inspect_serializability",
     "loads_code",
-    "private_pages",
     "register_custom_serializer",
     "register_serializer",
     "serialize",

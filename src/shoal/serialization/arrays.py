@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
+from shoal.lazynumpy import np, when_loaded
 
 from .sources import Array, storage_order
 
@@ -29,7 +29,12 @@ PROTOCOL = 5
 # Kinds whose items are nothing but their bytes (no objects, no pointers into an arena as in StringDType).
 RAW_KINDS = frozenset("biufcmMSUV")
 # Short names for the common dtypes: pickled as a string, they take a quarter of the time of the dtype.
-CODES = {np.dtype(code): np.dtype(code).str for code in "?bBhHiIlLqQefdgFDG"}
+CODES: dict[np.dtype[Any], str] = {}
+
+
+@when_loaded
+def _find_codes() -> None:
+    CODES.update({np.dtype(code): np.dtype(code).str for code in "?bBhHiIlLqQefdgFDG"})
 
 
 def dtype_code(dtype: np.dtype[Any]) -> str | np.dtype[Any] | None:

@@ -25,8 +25,9 @@ from types import CodeType
 from typing import Any
 
 import cloudpickle
-import numpy as np
 from cloudpickle import cloudpickle as cloudpickle_module
+
+from shoal.lazynumpy import notice, np
 
 from . import custom
 from .arrays import CODES, PROTOCOL, Reduced, Reducer, array_arguments, reduce_own, subclass_reducer
@@ -117,6 +118,7 @@ class ReducerTable(dict[type, Reducer]):
         if len(self) > TABLE_CLASSES_MAX:
             self.clear()
             self.update(self._fixed)
+        notice()
         reducer = self[cls] = self._find(cls)
         return reducer
 
@@ -125,6 +127,8 @@ class ReducerTable(dict[type, Reducer]):
         if found is not None:
             return found
         if not self._dump.code:
+            if cls is np.ndarray:  # numpy was not there when the tables were made
+                return self._dump.reduce_array
             if issubclass(cls, np.ndarray):
                 return subclass_reducer(cls, self._dump.place)
             library = _LIBRARIES.get((cls.__module__ or "").partition(".")[0])
@@ -254,7 +258,7 @@ class Dump:
             PackedSequence: self._reduce_sequence,
         }
         if not self.code:
-            fixed[np.ndarray] = self._reduce_array
+            fixed[np.ndarray] = self.reduce_array
         if _ref_type is not None:
             fixed[_ref_type] = self._reduce_ref
         self._plain = ReducerTable(fixed, copyreg.dispatch_table, by_value=False, dump=self)
@@ -269,7 +273,8 @@ class Dump:
         refs[key] = ref
         return _TAKE_NEXT
 
-    def _reduce_array(self, array: Array) -> Reduced:
+    def reduce_array(self, array: Array) -> Reduced:
+        """How to pickle an exact `numpy.ndarray`."""
         dtype = array.dtype
         if dtype.hasobject:
             return self._reduce_objects(array)

@@ -16,7 +16,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import numpy as np
+from shoal.lazynumpy import np
 
 from .arrays import Placer, Reduced, dtype_code
 from .sources import Array, RaggedRows

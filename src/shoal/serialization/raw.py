@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import numpy as np
+from shoal.lazynumpy import load, np, when_loaded
 
 from .arrays import CODES
 from .format import RAW_TAG, BrokenFormatError
@@ -21,9 +21,14 @@ _CODE_SIZE = 7
 _count = struct.Struct("<Q")
 _pack_count = _count.pack
 _unpack_count = _count.unpack_from
-_frombuffer = np.frombuffer
-_HEADS = {dtype: RAW_TAG + code.encode().ljust(_CODE_SIZE, b"\0") for dtype, code in CODES.items()}
-_DTYPES = {head: dtype for dtype, head in _HEADS.items()}
+_HEADS: dict[np.dtype[Any], bytes] = {}
+_DTYPES: dict[bytes, np.dtype[Any]] = {}
+
+
+@when_loaded
+def _find_heads() -> None:
+    _HEADS.update({dtype: RAW_TAG + code.encode().ljust(_CODE_SIZE, b"\0") for dtype, code in CODES.items()})
+    _DTYPES.update({head: dtype for dtype, head in _HEADS.items()})
 
 
 def dumps_raw(array: Array) -> bytes | None:
@@ -40,13 +45,15 @@ def loads_raw(data: Any) -> Array:
     Raises:
         BrokenFormatError: it is torn, or of a dtype that is not sent this way.
     """
+    if not _DTYPES:
+        load()
     dtype = _DTYPES.get(data[:8] if type(data) is bytes else bytes(data[:8]))
     if dtype is None or len(data) <= HEADER_SIZE:
         raise BrokenFormatError("the head of a plain array is torn")
     (count,) = _unpack_count(data, 8)
     try:
         if count:
-            return _frombuffer(data, dtype, count, HEADER_SIZE)
+            return np.frombuffer(data, dtype, count, HEADER_SIZE)
     except (ValueError, OverflowError):
         pass  # said below
     raise BrokenFormatError(f"torn: {len(data)} bytes do not hold {count} items of {dtype}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pickle import PickleBuffer, dumps
 from typing import Any
 
-import numpy as np
+from shoal.lazynumpy import notice, np
 
 from . import custom
 from .arrays import PROTOCOL, in_band
@@ -76,12 +76,12 @@ class Serialized:
             position = offset + source.nbytes
         return b"".join(parts)
 
-    def write_into(self, target: Array, copy: Copy = np.copyto) -> None:
+    def write_into(self, target: Array, copy: Copy | None = None) -> None:
         """Write all of it to the start of ``target``.
 
         Args:
             target: uint8, one dimension, writable, at least ``size`` long; a multiple of 64 as address.
-            copy: how buffers get into their parts of the target: (part, uint8 of the same length).
+            copy: how buffers get into their parts of the target: (part, uint8 of the same length); `numpy.copyto`.
 
         Raises:
             ValueError: it does not fit. After any failure what ``target`` contains is undefined.
@@ -201,6 +201,7 @@ def serialize(value: Any, inline_hint: int = INLINE_BYTES) -> Serialized:
     Raises:
         TypeError: it cannot be serialized; the message names the path to the part that cannot.
     """
+    notice()
     if type(value) is np.ndarray and value.nbytes <= inline_hint:
         reduced = in_band(value)
         if reduced is not None:

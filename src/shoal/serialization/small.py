@@ -9,7 +9,7 @@ from __future__ import annotations
 from pickle import dumps
 from typing import Any
 
-from numpy import ndarray
+from shoal.lazynumpy import notice, np, when_loaded
 
 from .raw import HEADER_SIZE, dumps_raw
 from .serialized import INLINE_BYTES
@@ -23,6 +23,13 @@ _NUMBERS = frozenset({int, float, bool, complex, type(None)})
 _TEXTS = frozenset({str, bytes})
 _PLAIN = _NUMBERS | _TEXTS
 _all_plain = _PLAIN.issuperset
+_ndarray: type = np.ndarray
+
+
+@when_loaded
+def _find_ndarray() -> None:
+    global _ndarray  # by this name it is looked up in half of the time
+    _ndarray = np.ndarray
 
 
 def dumps_small(value: Any) -> bytes | None:
@@ -32,7 +39,7 @@ def dumps_small(value: Any) -> bytes | None:
     dimension and a common dtype.
     """
     kind = type(value)
-    if kind is ndarray:
+    if kind is _ndarray:
         return dumps_raw(value) if value.nbytes <= INLINE_BYTES - HEADER_SIZE else None
     if kind in _NUMBERS:
         blob = dumps(value, 5)
@@ -46,7 +53,7 @@ def dumps_small(value: Any) -> bytes | None:
             len(value) <= ITEMS_MAX and _all_plain(map(type, value)) and _all_plain(map(type, value.values()))
         )
     else:
-        return None
+        return dumps_small(value) if notice() else None
     if not plain:
         return None
     blob = dumps(value, 5)

@@ -16,11 +16,10 @@ from itertools import pairwise, repeat
 from threading import Event
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from shoal.config import Config
+from shoal.lazynumpy import np
 
-Array: TypeAlias = np.ndarray[Any, Any]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 # Beyond this a copy is split over threads (np.copyto releases the GIL; below it one thread saturates the
 # memory, mostly: 100 MB in two threads take between half and 1.04 times as long, as the machine happens to be).
@@ -74,8 +73,8 @@ class RaggedRows:
         return ((start, min(start + BLOCK_ROWS, count)) for start in range(0, count, BLOCK_ROWS))
 
 
-Source: TypeAlias = Array | RaggedRows
-Copy: TypeAlias = Callable[[Array, Array], None]  # target[...] = source
+Source: TypeAlias = "Array | RaggedRows"
+Copy: TypeAlias = "Callable[[Array, Array], None]"  # target[...] = source
 
 
 def storage_order(array: Array) -> Literal["C", "F"]:
@@ -113,10 +112,10 @@ def source_bytes(source: Source) -> bytes | memoryview:
     return flat.data if flat is not None else array_bytes(source)
 
 
-def write_source(source: Source, target: Array, copy: Copy = np.copyto) -> None:
+def write_source(source: Source, target: Array, copy: Copy | None = None) -> None:
     """Copy a source into ``target``: uint8, one dimension, exactly as long as the source.
 
-    What is contiguous is copied by ``copy``, perhaps in several threads at the same time.
+    What is contiguous is copied by ``copy`` (`numpy.copyto`), perhaps in several threads at the same time.
     """
     if isinstance(source, RaggedRows):
         source.write_into(target)
@@ -179,8 +178,9 @@ def _strided_blocks(array: Array) -> Iterator[Array]:
         yield np.ascontiguousarray(array[start : start + step]).ravel().view(np.uint8)
 
 
-def _copy(target: Array, source: Array, axis: int, copy: Copy = np.copyto) -> None:
+def _copy(target: Array, source: Array, axis: int, copy: Copy | None = None) -> None:
     """``target[...] = source``, over threads along ``axis`` when that is worth it."""
+    copy = copy or np.copyto
     length = source.shape[axis]
     # Counting processors reads a file: 40 µs.
     threads = 1 if source.nbytes < PARALLEL_BYTES_MIN else min(COPY_THREADS_MAX, os.cpu_count() or 1, length)

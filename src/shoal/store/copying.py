@@ -10,10 +10,14 @@ the others, does the same: no two of a call are neighbours, which numpy would jo
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
-Bytes = NDArray[np.uint8]
+from shoal.lazynumpy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Bytes: TypeAlias = "NDArray[np.uint8]"
 
 BLOCK_BYTES = 512 * 1024  # 256 KiB: 4.65 ms, 960 KiB: 4.4, 1 MiB: 5.4
 _PAIRS_MIN = 2  # pairs of blocks; below nothing is won

@@ -20,16 +20,20 @@ import ctypes
 import mmap
 import os
 import weakref
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from shoal import libc
-from shoal.serialization import private_pages
+from shoal.lazynumpy import np
 from shoal.store.hugepages import map_aligned
-from shoal.store.writing import COPY_BYTES_MIN, PageWriter
+from shoal.store.writing import COPY_BYTES_MIN, Bytes, Descriptor, PageWriter
 
-Bytes = NDArray[np.uint8]
+
+class _Unused(NamedTuple):
+    """A mapping for writing before its first use, which is when numpy is needed."""
+
+    mapping: mmap.mmap
+    descriptor: Descriptor
+    rewrites: bool
 
 
 class Region:
@@ -51,21 +55,23 @@ class Region:
         "__weakref__",
         "_close_read_fd",
         "_read_fd",
+        "_unused",
         "_writable",
+        "_writable_at",
         "_writer",
         "capacity",
         "mapping",
-        "readable",
     )
 
     def __init__(self, read_fd: int, write_fd: int | None, capacity: int) -> None:
         _check_size(read_fd, capacity)
         self.capacity = capacity
         self.mapping: mmap.mmap | None = map_aligned(read_fd, capacity, mmap.PROT_READ)
-        self.readable: Bytes | None = np.frombuffer(self.mapping, np.uint8)
         self._read_fd = os.dup(read_fd)
         self._close_read_fd = weakref.finalize(self, os.close, self._read_fd)
+        self._unused: _Unused | None = None
         self._writable: Bytes | None = None
+        self._writable_at = 0  # address
         self._writer: PageWriter | None = None
         if write_fd is not None:
             self.open_writer(write_fd)
@@ -87,8 +93,9 @@ class Region:
             # Takes effect where the system says "advise" for shared memory: 2 MiB at a first touch, and in a table of pages.
             with contextlib.suppress(OSError):  # a kernel without, or huge pages of the other kind
                 mapping.madvise(mmap.MADV_HUGEPAGE)
-        self._writable = np.frombuffer(mapping, np.uint8)
-        self._writer = PageWriter(write_fd, self._writable, rewrites)
+        self._writable_at = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        self._writable = None
+        self._unused = _Unused(mapping, Descriptor(write_fd), rewrites)
 
     def window(self, offset: int, size: int) -> Bytes:
         """Writable bytes [offset, offset + size) of an extent leased to this process; never for user code.
@@ -96,11 +103,23 @@ class Region:
         Raises ValueError outside of the region, or if it was opened for reading only, is
         closed, or was inherited by a fork.
         """
-        if self._writable is None:
-            raise ValueError("the region is closed, inherited by a fork, or was opened for reading only")
+        writable = self._writable
+        if writable is None:
+            writable = self._first_use()
         if offset < 0 or size < 0 or offset + size > self.capacity:
             raise ValueError(f"[{offset}, {offset + size}) is not within {self.capacity} bytes")
-        return self._writable[offset : offset + size]
+        return writable[offset : offset + size]
+
+    def _first_use(self) -> Bytes:
+        unused = self._unused
+        if unused is None:
+            if self._writable is not None:
+                return self._writable  # another thread was here just now
+            raise ValueError("the region is closed, inherited by a fork, or was opened for reading only")
+        self._writable = writable = np.frombuffer(unused.mapping, np.uint8)
+        self._writer = PageWriter(unused.descriptor, writable, unused.rewrites)
+        self._unused = None  # last: another thread may be here too, and see the same
+        return writable
 
     def copy(self, target: Bytes, source: Bytes) -> None:
         """``target[:] = source`` for a large part of a window; quicker where its pages are new (`shoal.store.writing`)."""
@@ -127,10 +146,14 @@ class Region:
         Pages are copied as they are written; the others stay the region's, so ``source`` is kept alive. None if the region is
         closed, or the system maps no more.
         """
-        if self.readable is None:
+        mapping = self.mapping
+        if mapping is None:
             return None
+        from shoal.serialization.tensors import private_pages
+
+        start = np.frombuffer(mapping, np.uint8).ctypes.data
         try:
-            return private_pages(self._read_fd, address - self.readable.ctypes.data, size, source)
+            return private_pages(self._read_fd, address - start, size, source)
         except OSError:
             return None
 
@@ -138,16 +161,17 @@ class Region:
         """Let go of both mappings; each stays in place while an array over it lives. May be repeated."""
         self._writer = None
         self.mapping = None
-        self.readable = None
+        self._unused = None
         self._writable = None
         self._close_read_fd()
 
     def after_fork_in_child(self) -> None:
         """Make the hole of the writing mapping inaccessible memory, and forget about it; runs by itself."""
         self._writer = None
-        writable, self._writable = self._writable, None
-        if writable is not None:
-            _fill_hole(writable.ctypes.data, self.capacity)
+        is_mapped = self._unused is not None or self._writable is not None
+        if is_mapped:
+            _fill_hole(self._writable_at, self.capacity)
+        self._unused = self._writable = None
 
 
 _regions: weakref.WeakSet[Region] = weakref.WeakSet()

@@ -22,15 +22,17 @@ import mmap
 import os
 import sys
 import threading
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from shoal import libc
+from shoal.lazynumpy import np
 from shoal.store.copying import copy_large
 from shoal.store.hugepages import UNIT, HugePages
 
-Bytes = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Bytes: TypeAlias = "NDArray[np.uint8]"
 
 COPY_BYTES_MIN = 1024**2  # smaller copies are not worth a question
 _CHUNK = 1024**2
@@ -41,13 +43,15 @@ _PAGE = mmap.PAGESIZE
 _madvise = libc.function("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
-class _Descriptor:
-    """Closed when nobody uses it any more: its number must not become another file's under a copy in another thread."""
+class Descriptor:
+    """A duplicate of a descriptor, closed when nobody uses it any more: its number must not become another file's under a copy
+    in another thread.
+    """
 
     __slots__ = ("number",)
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number = os.dup(number)
 
     def __del__(self) -> None:
         os.close(self.number)
@@ -57,7 +61,7 @@ class PageWriter:
     """The writing side of one region in one process.
 
     Args:
-        descriptor: of the file, open for writing; it stays the caller's.
+        descriptor: of the file, open for writing.
         window: the whole mapping of it.
         rewrites: this process will write to the same pages again and again: new ones are mapped at once, not by their second
             write. A worker's results are like that; a driver that puts its data once saves the mapping.
@@ -65,14 +69,14 @@ class PageWriter:
 
     __slots__ = ("_address", "_descriptor", "_huge", "_mapped", "_rewrites", "_window", "_writing")
 
-    def __init__(self, descriptor: int, window: Bytes, rewrites: bool = False) -> None:
+    def __init__(self, descriptor: Descriptor, window: Bytes, rewrites: bool = False) -> None:
         self._rewrites = rewrites
         self._window = window
         self._address = window.ctypes.data
         self._huge = HugePages(self._address)
         self._writing = threading.Lock()  # never waited for
         self._mapped = bytearray(window.size // _CHUNK)
-        self._descriptor = _Descriptor(os.dup(descriptor)) if sys.platform.startswith("linux") else None
+        self._descriptor = descriptor if sys.platform.startswith("linux") else None
 
     def copy(self, target: Bytes, source: Bytes) -> None:
         """``target[:] = source``; the target is a part of the mapping. Raises OSError if there is no memory for its pages."""

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from shoal import serialization
-from shoal.serialization import pickler, private_pages
+from shoal.serialization import pickler
+from shoal.serialization.tensors import private_pages
 
 
 class FakeRef:

@@ -4,11 +4,12 @@ import itertools
 import signal
 import threading
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from shoal.serialization import BrokenFormatError, contained_ids, deserialize, serialize, sources
+from shoal.serialization import BrokenFormatError, contained_ids, deserialize, hashing, serialize, sources
 from shoal.serialization.format import HEADER_SIZE
 
 WIDE = np.arange(600_000.0).reshape(600, 1000)
@@ -67,7 +68,7 @@ def test_the_hash_of_a_copy_is_that_of_the_copy(monkeypatch):
         copyto(target, source)
         array[:] = 1  # as another thread might, while the array is copied
 
-    monkeypatch.setattr(np, "copyto", copy_and_change)
+    monkeypatch.setattr(hashing, "np", SimpleNamespace(copyto=copy_and_change))
     content_hash = packed.write_hashed(window)
     monkeypatch.undo()
     assert content_hash not in {before, packed.content_hash()}

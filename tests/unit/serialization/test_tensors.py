@@ -6,7 +6,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from shoal.serialization import private_pages
+from shoal.serialization.tensors import private_pages
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

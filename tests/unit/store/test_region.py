@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from regionparts import opened
+from regionparts import opened, readable_of
 from shoal.store.region import Region
 from shoald.store.region import RegionFile
 
@@ -40,17 +40,14 @@ def in_child(function: object) -> int:
 def test_what_is_written_is_read(file: RegionFile) -> None:
     region = opened(file)
     region.window(4096, 5)[:] = [1, 2, 3, 4, 5]
-    assert region.readable is not None
-    assert region.readable[4094:4102].tolist() == [0, 0, 1, 2, 3, 4, 5, 0]
+    assert readable_of(region)[4094:4102].tolist() == [0, 0, 1, 2, 3, 4, 5, 0]
     other = Region(file.read_fd, None, file.capacity)
-    assert other.readable is not None
-    assert other.readable[4096] == 1
+    assert readable_of(other)[4096] == 1
 
 
 def test_readers_cannot_write_whatever_they_try(file: RegionFile) -> None:
     region = Region(file.read_fd, None, file.capacity)
-    readable = region.readable
-    assert readable is not None
+    readable = readable_of(region)
     with pytest.raises(ValueError, match="read-only"):
         readable[0] = 1
     with pytest.raises(ValueError, match="WRITEABLE"):
@@ -93,8 +90,7 @@ def test_a_short_file_is_refused(file: RegionFile) -> None:
 def test_views_outlive_the_region(file: RegionFile) -> None:
     region = opened(file)
     window = region.window(0, 100)
-    assert region.readable is not None
-    view = region.readable[:100]
+    view = readable_of(region)[:100]
     region.close()
     region.close()
     file.close()
@@ -106,7 +102,7 @@ def test_views_outlive_the_region(file: RegionFile) -> None:
 
 def test_closing_unmaps_when_nothing_lives(file: RegionFile) -> None:
     region = opened(file)
-    view = region.readable
+    view = readable_of(region)
     assert view is not None
     name = f"{view.ctypes.data:x}-"
     with open("/proc/self/maps") as maps:
@@ -122,10 +118,9 @@ def test_a_child_reads_and_cannot_write(file: RegionFile) -> None:
     window = region.window(0, 8)
     window[:] = 5
     address = window.ctypes.data
-    readable = region.readable
+    readable = readable_of(region)
 
     def child() -> bool:
-        assert readable is not None
         assert readable[0] == 5
         with pytest.raises(ValueError, match="fork"):
             region.window(0, 8)
@@ -135,7 +130,6 @@ def test_a_child_reads_and_cannot_write(file: RegionFile) -> None:
 
     assert in_child(child) == 0
     window[:] = 6
-    assert readable is not None
     assert readable[0] == 6
 
 
@@ -162,12 +156,10 @@ def test_a_child_may_open_a_writer_of_its_own(file: RegionFile) -> None:
         return True
 
     assert in_child(child) == 0
-    assert region.readable is not None
-    assert region.readable[64] == 42
+    assert readable_of(region)[64] == 42
 
 
 def test_arrays_over_the_region_are_aligned(file: RegionFile) -> None:
     region = opened(file)
-    assert region.readable is not None
-    assert region.readable.ctypes.data % 4096 == 0
+    assert readable_of(region).ctypes.data % 4096 == 0
     assert np.shares_memory(region.window(0, 64), region.window(0, 1))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionparts import opened
+from regionparts import opened, readable_of
 from shoal.store.hugepages import HugePages
 from shoal.store.region import Region
 from shoald.store.region import RegionFile
@@ -28,11 +28,6 @@ def file() -> Iterator[RegionFile]:
     region_file.close()
 
 
-def content(region: Region) -> np.ndarray:
-    assert region.readable is not None
-    return region.readable
-
-
 def copy(region: Region, offset: int, source: np.ndarray) -> None:
     region.copy(region.window(offset, source.size), source)
 
@@ -44,6 +39,7 @@ def punch(file: RegionFile, offset: int, size: int) -> None:
 
 
 def refuse_huge_pages(region: Region) -> None:
+    region.window(0, 1)  # opens the writer
     assert region._writer is not None
     region._writer._huge.stop()
 
@@ -76,7 +72,7 @@ def test_any_copies_arrive_and_touch_nothing_else(
                 source = random.integers(1, 255, size, np.uint8)
                 copy(region, offset, source)
                 expected[offset : offset + size] = source
-            assert np.array_equal(content(region), expected)
+            assert np.array_equal(readable_of(region), expected)
     finally:
         file.close()
 
@@ -86,9 +82,9 @@ def test_pages_that_others_have_made_are_found(file: RegionFile) -> None:
     other.window(3 * MIB + 5, 2 * MIB)[:] = 7
     source = np.full(8 * MIB, 9, np.uint8)
     copy(region, MIB + 3, source)
-    assert np.array_equal(content(other)[MIB + 3 : 9 * MIB + 3], source)
-    assert not content(other)[: MIB + 3].any()
-    assert not content(other)[9 * MIB + 3 :].any()
+    assert np.array_equal(readable_of(other)[MIB + 3 : 9 * MIB + 3], source)
+    assert not readable_of(other)[: MIB + 3].any()
+    assert not readable_of(other)[9 * MIB + 3 :].any()
 
 
 def test_pages_are_mapped_for_somebody_who_writes_bit_by_bit(file: RegionFile) -> None:
@@ -98,13 +94,13 @@ def test_pages_are_mapped_for_somebody_who_writes_bit_by_bit(file: RegionFile) -
     assert not region.is_mapped(window)
     region.prepare(window)
     assert region.is_mapped(window)
-    assert (content(region)[MIB : 2 * MIB] == 7).all()
-    assert not content(region)[2 * MIB :].any()
+    assert (readable_of(region)[MIB : 2 * MIB] == 7).all()
+    assert not readable_of(region)[2 * MIB :].any()
     faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     window[:] = 9
     assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - faults < 2 * MIB // 4096
     copy(region, MIB, np.full(4 * MIB, 5, np.uint8))
-    assert (content(region)[MIB : 5 * MIB] == 5).all()
+    assert (readable_of(region)[MIB : 5 * MIB] == 5).all()
     assert not region.is_mapped(region.window(0, CAPACITY))
 
 
@@ -122,7 +118,7 @@ def test_threads_copy_side_by_side(file: RegionFile, huge: bool) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert np.array_equal(content(region)[: 4 * (3 * MIB - 10)], np.concatenate(sources))
+    assert np.array_equal(readable_of(region)[: 4 * (3 * MIB - 10)], np.concatenate(sources))
 
 
 def test_a_file_that_cannot_be_written_to_is_written_through_the_mapping(
@@ -137,7 +133,7 @@ def test_a_file_that_cannot_be_written_to_is_written_through_the_mapping(
     for _ in range(2):
         source = np.random.default_rng(0).integers(0, 255, 5 * MIB + 3, np.uint8)
         copy(region, 11, source)
-        assert np.array_equal(content(region)[11 : 5 * MIB + 14], source)
+        assert np.array_equal(readable_of(region)[11 : 5 * MIB + 14], source)
 
 
 def test_no_descriptor_is_left(file: RegionFile) -> None:
@@ -163,9 +159,9 @@ def test_whole_units_of_new_pages_become_huge_ones(
     region = opened(file)
     source = np.random.default_rng(1).integers(0, 255, 9 * MIB + 5, np.uint8)
     copy(region, MIB, source)
-    assert np.array_equal(content(region)[MIB : 10 * MIB + 5], source)
-    assert not content(region)[:MIB].any()
-    assert not content(region)[10 * MIB + 5 :].any()
+    assert np.array_equal(readable_of(region)[MIB : 10 * MIB + 5], source)
+    assert not readable_of(region)[:MIB].any()
+    assert not readable_of(region)[10 * MIB + 5 :].any()
     # After a refusal the rest is written as small pages, which this process has not mapped then.
     end = min(refused, default=10 * MIB)
     assert asked == list(range(2 * MIB, min(end + 1, 10 * MIB), 2 * MIB))
@@ -179,9 +175,9 @@ def test_huge_pages_of_the_kernel_hold_what_is_copied(file: RegionFile) -> None:
     source = np.random.default_rng(1).integers(0, 255, 9 * MIB, np.uint8)
     copy(region, MIB, source)
     assert os.fstat(file.write_fd).st_blocks * 512 == 9 * MIB  # reading a hole would fill it
-    assert np.array_equal(content(other)[MIB : 10 * MIB], source)
-    assert not content(other)[:MIB].any()
-    assert not content(other)[10 * MIB :].any()
+    assert np.array_equal(readable_of(other)[MIB : 10 * MIB], source)
+    assert not readable_of(other)[:MIB].any()
+    assert not readable_of(other)[10 * MIB :].any()
 
 
 def test_who_finds_another_thread_writing_goes_through_the_mapping(
@@ -197,5 +193,5 @@ def test_who_finds_another_thread_writing_goes_through_the_mapping(
     source = np.random.default_rng(2).integers(0, 255, 5 * MIB, np.uint8)
     with region._writer._writing:
         copy(region, MIB + 1, source)
-    assert np.array_equal(content(region)[MIB + 1 : 6 * MIB + 1], source)
+    assert np.array_equal(readable_of(region)[MIB + 1 : 6 * MIB + 1], source)
     assert region._writer._writing.acquire(blocking=False)
