@@ -209,7 +209,7 @@ def _collect_seldom(seldom: bool) -> None:
 
 
 def _load() -> None:
-    """Import what a session needs, numpy among it: a quarter of the time that the daemon takes to start."""
+    """Import what a session needs: a part of the time that the daemon takes to start."""
     for module in ("shoal.client.runtime", "shoal.client.driver_output"):
         importlib.import_module(module)
 

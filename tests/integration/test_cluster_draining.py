@@ -199,9 +199,14 @@ def test_an_actor_that_may_restart_moves_when_its_node_drains_after_the_call_tha
 
 def test_an_actor_that_may_not_restart_stays_until_its_node_goes(nodes):
     nodes, head = nodes
-    actor = Counter.options(max_restarts=0).remote()
+    actor = Counter.options(max_restarts=0, name="stays").remote()
     before = get(actor.where.remote())
-    assert drain(head, before).returncode == 0
+    done = drain(head, before, "--wait", "60")  # for what ends only
+    assert done.returncode == 0, done.stderr
+    assert (
+        "nothing runs there; actors that may not restart stay until it is stopped: Counter stays"
+        in done.stdout
+    )
     until(lambda: _draining(head, before), "the node knows")
     assert get([where.remote() for _ in range(4)]) == [next(node for node in nodes if node != before)] * 4
     assert get(actor.where.remote()) == before

@@ -12,8 +12,7 @@ from shoald.worker import forkserver
 def skip_user_api() -> None:
     """Make `shoal` importable without running its `__init__`.
 
-    That is the users' API: it loads numpy and the runtime, 100 ms, and a daemon needs only a few modules
-    below it.
+    That is the users' API, which loads much that a daemon has no use for: it needs only a few modules below it.
     """
     spec = importlib.util.find_spec("shoal")
     if spec is not None:

@@ -543,6 +543,7 @@ class ActorCore:
                 "pid": record.pid if record.worker_id else 0,
                 "node_id": self._node_id,
                 "restarts": record.restarts,
+                "max_restarts": record.info["max_restarts"],
                 "detached": record.info["detached"],
                 "callers": len(record.callers),
                 "job": record.owner_job,
@@ -555,7 +556,7 @@ class ActorCore:
             {
                 "actor_id": actor_id.hex(), "class": details.get("class", ""), "name": details.get("name", ""),
                 "namespace": "", "state": DEAD, "pid": details.get("pid", 0), "node_id": self._node_id, "restarts": 0,
-                "detached": False, "callers": 0, "job": "", "since_s": now - details.get("died_at", now),
+                "max_restarts": 0, "detached": False, "callers": 0, "job": "", "since_s": now - details.get("died_at", now),
                 "reason": details["reason"],
             }
             for actor_id, details in reversed(self.dead.items())
