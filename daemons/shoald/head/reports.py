@@ -93,16 +93,24 @@ class KillBuffer:
         if actor_id not in self._then:
             self._unsent[actor_id] = reason
         self._then.setdefault(actor_id, []).append(then)
-        if len(self._unsent) > self._kills_max:
-            oldest = next(iter(self._unsent))
-            del self._unsent[oldest], self._then[oldest]
+        if len(self._then) > self._kills_max:
+            self._give_up(next(iter(self._then)))
 
     def take(self, number: int) -> dict[bytes, str]:
         """All that is to be sent now, as the report of this number: reasons by actor."""
         taken, self._unsent = self._unsent, {}
         if taken:
-            self._sent.append((number, taken))
+            self._sent.append((number, dict(taken)))
         return taken
+
+    def _give_up(self, actor_id: bytes) -> None:
+        del self._then[actor_id]
+        self._unsent.pop(actor_id, None)
+        for _, kills in self._sent:
+            if kills.pop(actor_id, None) is not None:
+                break
+        while self._sent and not self._sent[0][1]:
+            self._sent.popleft()
 
     def acknowledged(self, number: int) -> list[Callable[[], None]]:
         """The head knows of the reports up to this number; returns whom to call, in order."""

@@ -29,6 +29,7 @@ CONFIG = load(
 )
 PATIENCE_S = 60.0
 ID = b"o" * 16
+ACTOR = {"actor_id": ID, "namespace": "s", "name": "n", "node_id": "aa"}
 
 
 @pytest.fixture(params=["off", "on"], ids=["clear", "tls"])
@@ -328,19 +329,18 @@ def test_news_of_groups_that_make_no_sense_end_the_session(head, join, news):
     assert "reason" in link.hear("refused")
 
 
-def test_names_are_claimed_and_changes_of_actors_are_heard(head, join):
-    host, asker = join(head.address, "aa"), join(head.address, "bb")
-    for link in (host, asker):
+def hosts(head, join):
+    """Two nodes that host no actors yet."""
+    links = join(head.address, "aa"), join(head.address, "bb")
+    for link in links:
         link.hear("registered")
         link.report_actors([], snapshot=True)
-    actor = {
-        "actor_id": ID,
-        "namespace": "s",
-        "name": "n",
-        "node_id": "aa",
-        "info": b"blob",
-        "placement": {"CPU": 1},
-    }
+    return links
+
+
+def test_names_are_claimed_and_changes_of_actors_are_heard(head, join):
+    host, asker = hosts(head, join)
+    actor = {**ACTOR, "info": b"blob", "placement": {"CPU": 1}}
     claimed = host.call("ClaimActor", {"actor": actor}).result(PATIENCE_S)["actor"]
     assert claimed["actor_id"] == ID
     second = {**actor, "actor_id": b"p" * 16}
@@ -355,18 +355,8 @@ def test_names_are_claimed_and_changes_of_actors_are_heard(head, join):
 
 
 def test_a_kill_is_confirmed_and_told_to_the_host_also_by_the_next_head(head, join, tmp_path, identity):
-    host, killer = join(head.address, "aa"), join(head.address, "bb")
-    for link in (host, killer):
-        link.hear("registered")
-        link.report_actors([], snapshot=True)
-    actor = {
-        "actor_id": ID,
-        "namespace": "s",
-        "name": "n",
-        "node_id": "aa",
-        "state": "ALIVE",
-        "restarts_left": -1,
-    }
+    host, killer = hosts(head, join)
+    actor = {**ACTOR, "state": "ALIVE", "restarts_left": -1}
     host.call("ClaimActor", {"actor": actor}).result(PATIENCE_S)
     known = threading.Event()
     killer.report_kill(ID, "it was killed by us", known.set)
@@ -392,18 +382,8 @@ def test_a_kill_is_confirmed_and_told_to_the_host_also_by_the_next_head(head, jo
 
 
 def test_an_actor_goes_to_another_node_and_names_survive_the_head(head, join, tmp_path, identity):
-    host, other = join(head.address, "aa"), join(head.address, "bb")
-    for link in (host, other):
-        link.hear("registered")
-        link.report_actors([], snapshot=True)
-    actor = {
-        "actor_id": ID,
-        "namespace": "s",
-        "name": "n",
-        "node_id": "aa",
-        "restarts_left": -1,
-        "detached": True,
-    }
+    host, other = hosts(head, join)
+    actor = {**ACTOR, "restarts_left": -1, "detached": True}
     host.call("ClaimActor", {"actor": actor}).result(PATIENCE_S)
     host.report_actors([{**actor, "state": "ALIVE"}])
     host.stop("it is switched off")

@@ -204,3 +204,10 @@ def test_kills_that_wait_for_a_head_are_bounded():
     for number in (1, 2, 3):
         buffer.add(oid(number), "why", lambda: None)
     assert list(buffer.take(1)) == [B, oid(3)]
+    for number in (4, 5, 6):  # a head that takes them, and acknowledges none
+        buffer.add(oid(number), "why", lambda: None)
+        assert list(buffer.take(number)) == [oid(number)]
+    buffer.start_over()
+    assert list(buffer.take(7)) == [oid(5), oid(6)]
+    assert len(buffer.acknowledged(7)) == 2
+    assert buffer.empty
