@@ -114,7 +114,14 @@ class Submitter:
                     self.worker = None
                     return
                 if answer[0] == m.GIVEN_BACK and good[1] in answer[1]:
-                    self.send(tuple(good))
+                    try:
+                        self.send(tuple(good))
+                    except (
+                        BrokenPipeError,
+                        ConnectionResetError,
+                    ):  # it gave back what it had before it ended
+                        self.bury()
+                        return
 
     def bury(self):
         """The worker has ended, or ends when the daemon is told that its connection broke."""
