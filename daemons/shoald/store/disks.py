@@ -10,7 +10,11 @@ it was given does not count as on its way any more. Nothing is taken back: its t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from shoal.config import Config
+
+_SLOW_S = 1.0  # what takes longer is worth a word to people who waited for it
 
 
 class _Job:
@@ -119,11 +123,22 @@ class Disks:
 
     def complaints(self, now: float) -> list[str]:
         """What there is to say of directories that hang."""
+        return [
+            f"{self.names[directory]} has not answered for {now - since:.0f} s (does its file system hang?)"
+            for directory, since in self._oldest(lambda job: job.is_late)
+        ]
+
+    def slow(self, now: float) -> list[str]:
+        """What there is to say of directories that are at something for a second and more, whether they hang or not."""
+        return [
+            f"{self.names[directory]} has not done for {now - since:.0f} s what it was given then"
+            for directory, since in self._oldest(lambda job: now - job.since >= _SLOW_S)
+        ]
+
+    def _oldest(self, counts: Callable[[_Job], bool]) -> list[tuple[int, float]]:
+        """Each directory with a job that ``counts``, and since when it has the oldest of these."""
         since: dict[int, float] = {}
         for job in self._jobs.values():
-            if job.is_late:
+            if counts(job):
                 since[job.directory] = min(job.since, since.get(job.directory, job.since))
-        return [
-            f"{self.names[directory]} has not answered for {now - began:.0f} s (does its file system hang?)"
-            for directory, began in sorted(since.items())
-        ]
+        return sorted(since.items())

@@ -238,7 +238,8 @@ class Relief:
         deadlines = [self._deadline(since) for since in (*self._restores.oldest(), *self._extents.oldest())]
         if deadlines and min(deadlines) <= now:
             kind = "disk" if self._spills.full else "full"
-            trouble = f"Spilling failed: {self._spills.trouble}. " if self._spills.trouble else ""
+            troubles = [f"Spilling failed: {self._spills.trouble}"] if self._spills.trouble else []
+            trouble = "".join(f"{text}. " for text in (*troubles, *self._spills.disks.slow(now)))
             self._extents.refuse(lambda since: self._deadline(since) <= now, kind, trouble)
             self._restores.refuse(lambda since: self._deadline(since) <= now, trouble)
             deadlines = [

@@ -95,6 +95,20 @@ def test_a_directory_that_hangs_gets_nothing_more_until_it_answers() -> None:
     assert disks.complaints(3.0) == ["/b has not answered for 1 s (does its file system hang?)"]
 
 
+def test_a_directory_is_slow_before_it_hangs() -> None:
+    disks = Disks(2, Config())
+    disks.names = ["/a", "s3://b"]
+    disks.begin(7, 1, 1.0, 10_000)
+    disks.begin(8, 1, 2.0, 10_000)
+    disks.begin(9, 0, 3.5, 10_000)
+    assert disks.slow(1.9) == []
+    assert disks.slow(4.0) == ["s3://b has not done for 3 s what it was given then"]
+    assert disks.complaints(4.0) == []
+    disks.end(7)
+    disks.end(8)
+    assert disks.slow(4.0) == []
+
+
 def test_what_hangs_on_its_way_to_a_directory_is_written_to_another_one() -> None:
     """Also if that is all there is in the store: nothing else could make room."""
     bench = bench_of()

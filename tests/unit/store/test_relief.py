@@ -303,6 +303,18 @@ def test_a_full_disk_is_what_a_creator_hears_of() -> None:
     assert len(writes(bench)) == 1
 
 
+def test_a_disk_that_is_still_at_it_is_what_a_creator_hears_of() -> None:
+    """A remote storage that is gone may try for a minute before it says so."""
+    bench = bench_of()
+    bench.core.spills.disks.names = ["s3://bucket/here"] * 2
+    bench.seal(A, X, size=64 * KIB)
+    bench.send(B, m.ALLOC, 1, KIB, 0)
+    assert writes(bench)
+    (message,) = [message for _, message in later(bench, 1.5) if message[0] == m.ALLOC_FAILED]
+    assert message[2] == "full"
+    assert "s3://bucket/here has not done for 2 s what it was given then. Drop references" in message[3]
+
+
 def test_a_lost_copy_is_replaced_by_another_run_of_its_task() -> None:
     bench = bench_of()
     bench.seal(A, Z, size=64)
