@@ -62,6 +62,8 @@ class Config:
     memory_monitor_ms: float = 250.0
     memory_patience_ms: float = 500.0
     memory_settle_ms: float = 500.0
+    # What processes can fill in a second at most: it is read more often when that much less is left.
+    memory_fill_bytes_per_s: float = 4e9
     # What the processes and the store of one node may use together, if that is less than the machine has; 0: what there is.
     memory_limit_bytes: int = 0
     # Processes of one node above its CPUs, for tasks whose parents are blocked; beyond, PlacementError.

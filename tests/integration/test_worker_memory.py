@@ -76,3 +76,16 @@ def test_an_actor_says_why_it_died(small_node):
     hog = Hog.remote()
     with pytest.raises(ActorDiedError, match="running out of memory"):
         shoal.get(hog.take.remote())
+
+
+def test_the_kernel_would_end_a_worker_rather_than_its_daemon(small_node):
+    """Which maps the whole store, and so looks largest."""
+
+    @shoal.remote
+    def score():
+        with open("/proc/self/oom_score_adj") as file:
+            return int(file.read())
+
+    assert shoal.get(score.remote()) == 1000
+    with open("/proc/self/oom_score_adj") as file:
+        assert int(file.read()) < 1000, "nothing else of the cluster is offered"

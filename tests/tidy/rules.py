@@ -21,8 +21,8 @@ CORES = {
     "src/shoal/actors": "calls errors method",
     "src/shoal/client": "crowding",
     "daemons/shoald/node": (
-        "actors awayleases bundles cluster constraints effects fairness fields grantround groups guests leases peerstream "
-        "placement pool pressure scheduler staffing timelines"
+        "actors awayleases bundles cluster constraints effects fairness fields grantround groups guests leases memorywatch "
+        "peerstream placement pool pressure scheduler staffing timelines"
     ),
     "daemons/shoald/objects": "admission cluster_refs copies core effects lanes pull pulls serving",
     "daemons/shoald/head": "actors core directory events gauges groups groupwords jobs nodes planning reports",

@@ -385,6 +385,7 @@ class NodeDaemon:
         current = self.workers.ended(worker_id)
         now = self.loop.now()
         if worker.lease_id and not worker.reason:
+            self.memory.say_why(worker, signal_number)
             self.log.line(f"worker {worker.pid} died: exit code {exit_code}, signal {signal_number}")
         self.scheduler.worker_exited(worker_id, exit_code, signal_number, current, now)
         if worker.proc:

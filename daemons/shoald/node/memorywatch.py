@@ -5,6 +5,10 @@ may run again before one whose task may not, tasks before actors, the one that s
 longest, and what nobody could repeat, is lost last. One at a time: the next is chosen when the one before is gone
 and the readings had time to show it. An ended task is tried again like one whose worker crashed, when there is room.
 
+The kernel's own killer must not come first, and it does not wait: a process fills some GB in a second, which is all of a small
+container. So the next reading is taken before half of what is left could be filled (`look_again_s`), and where memory
+grows so fast that the limit is near, nobody is given time.
+
 Invariants: nobody is chosen while a chosen worker lives, nor below the threshold; a worker without a task is never chosen.
 """
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from shoal.config import Config
 
 _NAMED_MAX = 3
+_LOOK_S_MIN = 0.01
+_LATELY_S = 3.0  # a process that has many GB is not gone at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,11 @@ class MemoryWatch:
         self._share = config.memory_usage_share_max
         self._patience_s = config.memory_patience_ms / 1000
         self._settle_s = config.memory_settle_ms / 1000
+        self._monitor_s = config.memory_monitor_ms / 1000
+        self._fill_per_s = config.memory_fill_bytes_per_s
+        self._last: tuple[int, float] | None = None  # of the reading before: bytes in use, and when
+        self._kernel_kills: int | None = None
+        self._kernel_killed_at: float | None = None
         self._short_since: float | None = None
         self._chosen = b""
         self._not_before = 0.0
@@ -84,14 +95,36 @@ class MemoryWatch:
     def short(self) -> bool:
         return self._short_since is not None
 
+    def look_again_s(self, reading: Reading) -> float:
+        """Seconds until the next reading, after this one."""
+        left = reading.limit_bytes - reading.used_bytes
+        return min(self._monitor_s, max(_LOOK_S_MIN, left / self._fill_per_s / 2))
+
     def is_short(self, reading: Reading, now: float) -> bool:
         """Take a reading in; whether memory is so short, and for so long, that `choose` should be asked."""
+        soon = self._left_s(reading, now) <= self._patience_s
         if reading.used_bytes <= reading.limit_bytes * self._share:
             self._short_since = None
             return False
         if self._short_since is None:
             self._short_since = now
-        return now >= max(self._short_since + self._patience_s, self._not_before)
+        if soon:
+            self._not_before = now
+        return soon or now >= max(self._short_since + self._patience_s, self._not_before)
+
+    def _left_s(self, reading: Reading, now: float) -> float:
+        """Seconds until the limit is reached, if memory goes on to grow as since the last reading."""
+        last, self._last = self._last, (reading.used_bytes, now)
+        if last is None or reading.used_bytes <= last[0] or now <= last[1]:
+            return float("inf")
+        return (reading.limit_bytes - reading.used_bytes) / ((reading.used_bytes - last[0]) / (now - last[1]))
+
+    def kernel_kills(self, count: int, now: float) -> bool:
+        """Take in how many processes the kernel has ended for lack of memory; whether there was one lately."""
+        if self._kernel_kills is not None and count > self._kernel_kills:
+            self._kernel_killed_at = now
+        self._kernel_kills = count
+        return self._kernel_killed_at is not None and now - self._kernel_killed_at <= _LATELY_S
 
     def choose(self, reading: Reading, candidates: Sequence[Candidate], now: float) -> Victim | None:
         """The worker to end now, if any; the caller has asked `is_short` at the same time."""

@@ -71,6 +71,19 @@ def memory_in_use(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> tuple[i
     return tightest
 
 
+def kernel_kills(
+    root: Path = _ROOT, membership: Path = _MEMBERSHIP, machine: Path = Path("/proc/vmstat")
+) -> int:
+    """How many processes the kernel has ended for lack of memory, here and in the cgroups at or above ours; it only grows."""
+    directories = dict.fromkeys(directory for directory, _ in _groups(root, membership))
+    # By version 2 and 1 of cgroups. What ends a process in our group counts in several of these.
+    files = [
+        machine,
+        *(each / name for each in directories for name in ("memory.events", "memory.oom_control")),
+    ]
+    return sum(_figures(each).get("oom_kill", 0) for each in files)
+
+
 def own_bytes(pid: int) -> int:
     """Resident memory of a process that it does not share, in bytes; 0 if it is gone."""
     try:
@@ -82,13 +95,19 @@ def own_bytes(pid: int) -> int:
 
 def _file_cache(stat: Path) -> int:
     """What the kernel keeps of files for a cgroup, shared memory not counted, in bytes."""
-    try:
-        lines = stat.read_text().splitlines()
-    except OSError:
-        return 0
-    figures = {name: int(figure) for name, _, figure in (line.partition(" ") for line in lines)}
+    figures = _figures(stat)
     total = "total_" if "total_inactive_file" in figures else ""
     return figures.get(f"{total}inactive_file", 0) + figures.get(f"{total}active_file", 0)
+
+
+def _figures(path: Path) -> dict[str, int]:
+    """The figures of a file with one name and number in each line; empty if it cannot be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    words = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
 
 
 def _limits(root: Path, membership: Path) -> list[tuple[int, int]]:

@@ -24,6 +24,7 @@ wait for.
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -33,6 +34,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 SETUP, FORK, END = 1, 2, 3
@@ -90,6 +92,16 @@ def die_with_parent(parent: int, signal_number: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal_number)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def go_first() -> None:
+    """Have the kernel, when memory runs out, end this process rather than one that others depend on.
+
+    The daemon maps the whole store, so the kernel's killer takes it for the largest process of all.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # no /proc, or it is read-only: then nobody goes first
+            Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
 
 
 def _prctl(option: int, value: int) -> None:
@@ -260,6 +272,7 @@ class ForkServer:
             if parent != 1:
                 die_with_parent(parent, signal.SIGKILL)
             become_subreaper()
+            go_first()
             self._run_worker(
                 worker_id,
                 info["socket_path"],

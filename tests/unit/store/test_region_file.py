@@ -14,7 +14,7 @@ from marks import until
 from regionparts import opened, readable_of
 from shoal.store.hugepages import HugePages
 from shoald.store import populate
-from shoald.store.memory import default_capacity, memory_available, memory_limit
+from shoald.store.memory import default_capacity, kernel_kills, memory_available, memory_in_use, memory_limit
 from shoald.store.populate import Populator
 from shoald.store.region import RegionFile
 
@@ -97,6 +97,45 @@ def test_limits_of_cgroup_v1(tmp_path: Path) -> None:
     write(root / "memory/docker/abc/memory.usage_in_bytes", "888888\n")
     assert memory_limit(root, tmp_path / "cgroup") == 777_777
     assert memory_available(root, tmp_path / "cgroup") == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "limit", "used", "cache"),
+    [
+        (2, "memory.max", "memory.current", "inactive_file 200\nactive_file 100\n"),
+        (
+            1,
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "active_file 1\ntotal_inactive_file 200\ntotal_active_file 100\n",
+        ),
+    ],
+)
+def test_what_a_cgroup_uses_without_what_can_be_dropped(
+    tmp_path: Path, version: int, limit: str, used: str, cache: str
+) -> None:
+    group = tmp_path / "fs" / ("job" if version == 2 else "memory/job")
+    group.mkdir(parents=True)
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/job\n" if version == 2 else "4:cpu,memory:/job\n")
+    (group / limit).write_text("1000\n")
+    (group / used).write_text("1250\n")
+    (group / "memory.stat").write_text(cache)
+    assert memory_in_use(tmp_path / "fs", membership) == (950, 1000, f"the cgroup {group}")
+
+
+def test_the_kernels_kills_are_counted_where_we_are(tmp_path: Path) -> None:
+    v1, v2 = tmp_path / "fs/memory/job", tmp_path / "fs/job"
+    v1.mkdir(parents=True)
+    v2.mkdir()
+    membership, machine = tmp_path / "cgroup", tmp_path / "vmstat"
+    membership.write_text("4:memory:/job\n0::/job\n")
+    assert kernel_kills(tmp_path / "fs", membership, machine) == 0
+    (v1 / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    assert kernel_kills(tmp_path / "fs", membership, machine) == 3
+    (v2 / "memory.events").write_text("low 0\nmax 17\noom 9\noom_kill 2\noom_group_kill 0\n")
+    machine.write_text("nr_free_pages 5\noom_kill 12\n")
+    assert kernel_kills(tmp_path / "fs", membership, machine) == 17
 
 
 def test_limits_of_the_own_namespace(tmp_path: Path) -> None:
