@@ -7,7 +7,8 @@ known when both were made in one pass; else they are compared, once, since anoth
 What differs at a glance from all that was stored is copied without being hashed first.
 
 The stored copy lives as long as a task (or a ref) uses it, and a little longer, since the first task is often done before the
-second is submitted: for `shared_copy_ms`, or until the array is passed with another content, or the store wants room.
+second is submitted: for `shared_copy_ms`, or until the array is passed with another content, or the store wants room. Not so a
+copy with refs in it: that would keep what they refer to, maybe all that is in the store, after its users have let go of it.
 """
 
 from __future__ import annotations
@@ -184,7 +185,8 @@ class Packer:
             found = runtime.store.view(object_id)
             if found is None or not packed.equals(found[0]):
                 return None
-        self._keep_a_while(ref)
+        if packed is None or not packed.refs:
+            self._keep_a_while(ref)
         return ref
 
     def store_shared(self, packed: Serialized, callsite: str) -> ObjectRef[Any]:
@@ -211,7 +213,8 @@ class Packer:
             self._glances.clear()
         self._known[shared.content_hash, packed.size] = shared.ref.id
         self._glances.add(glance)
-        self._keep_a_while(shared.ref)
+        if not packed.refs:
+            self._keep_a_while(shared.ref)
         return shared
 
     def _keep_a_while(self, ref: ObjectRef[Any]) -> None:
