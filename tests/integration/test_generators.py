@@ -272,3 +272,15 @@ def test_a_generator_read_by_another_task(shoal_session):
         return sum(shoal.get(ref) for ref in count.remote(n))
 
     assert shoal.get(reader.remote(200), timeout=60) == 19_900
+
+
+def test_a_generator_stays_where_it_is_and_says_so(shoal_session):
+    @shoal.remote
+    def use(items):
+        return len(items)
+
+    with pytest.raises(
+        TypeError, match=r"argument 0 of use.*: .*ObjectRefGenerator object; .*pass on the refs that it gives"
+    ):
+        use.remote(count.remote(3))
+    assert shoal.get(use.remote(list(count.remote(3)))) == 3

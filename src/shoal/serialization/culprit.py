@@ -8,6 +8,7 @@ the path found so far is the answer.
 
 from __future__ import annotations
 
+import pickle
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -184,7 +185,7 @@ class _Search:
         elif isinstance(value, types.MethodType):
             yield f"{path}.__self__", value.__self__
             yield f"{path}.__func__", value.__func__
-        yield from islice(_attributes(value, path), PARTS_MAX)
+        yield from islice(_state(value, path), PARTS_MAX)
 
     def _items(
         self, items: Sequence[Any], name: Callable[[int, Any], tuple[str, Any]]
@@ -217,6 +218,32 @@ def _function_parts(function: types.FunctionType, path: str) -> Iterator[tuple[s
                 yield f"{path} global {name!r}", function.__globals__[name]
     for index, default in enumerate(function.__defaults__ or ()):
         yield f"{path} default {index}", default
+
+
+def _state(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """What stands for a value besides its items: what its class says, or its attributes. What refuses has no parts."""
+    try:
+        if _defines(value, "__reduce__") or _defines(value, "__reduce_ex__"):
+            reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            yield from ((f"{path}.__reduce__()[{index}]", part) for index, part in enumerate(reduced))
+            return
+        if _defines(value, "__getstate__"):
+            state = value.__getstate__()
+            named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+            yield from (
+                ((f"{path}.{name}", part) for name, part in state.items())
+                if named
+                else ((f"{path}.__getstate__()", state),)
+            )
+            return
+    except Exception:  # noqa: BLE001 - that is its answer to whoever serializes it: it is the culprit itself
+        return
+    yield from _attributes(value, path)
+
+
+def _defines(value: Any, method: str) -> bool:
+    """Whether a class written in Python says itself how its instances are serialized."""
+    return not isinstance(value, type) and isinstance(getattr(type(value), method, None), types.FunctionType)
 
 
 def _attributes(value: Any, path: str) -> Iterator[tuple[str, Any]]:

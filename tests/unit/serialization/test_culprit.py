@@ -82,6 +82,32 @@ def test_what_a_value_does_itself_is_reported_too():
         serialize([Refuses()])
 
 
+def test_what_a_value_leaves_out_is_not_the_culprit():
+    class Reduced(Holder):
+        def __reduce__(self):
+            return (Holder, (), {"kept": self.kept})
+
+    class Kept(Holder):
+        def __getstate__(self):
+            return {"kept": self.kept}
+
+    class Refuses(Holder):
+        def __getstate__(self):
+            raise TypeError("it stays here")
+
+    for kind, path in (
+        (Reduced, "value.__reduce__()[2]['kept']: _thread.lock object"),
+        (Kept, "value.kept: _thread.lock object"),
+        (
+            Refuses,
+            f"value: {__name__}.test_what_a_value_leaves_out_is_not_the_culprit.<locals>.Refuses object; ",
+        ),
+    ):
+        with pytest.raises(TypeError) as caught:
+            serialize(kind(left_out=threading.Lock(), kept=LOCK))
+        assert str(caught.value).startswith(f"cannot serialize {path}")
+
+
 def test_recursive_values_and_broken_representations():
     class Silent:
         def __init__(self):
