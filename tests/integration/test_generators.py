@@ -280,7 +280,8 @@ def test_a_generator_stays_where_it_is_and_says_so(shoal_session):
         return len(items)
 
     with pytest.raises(
-        TypeError, match=r"argument 0 of use.*: .*ObjectRefGenerator object; .*pass on the refs that it gives"
+        TypeError,
+        match=r"argument 0 of .*use.*: .*ObjectRefGenerator object; .*pass on the refs that it gives",
     ):
         use.remote(count.remote(3))
     assert shoal.get(use.remote(list(count.remote(3)))) == 3
