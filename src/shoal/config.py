@@ -119,6 +119,8 @@ class Config:
     worker_heap_idle_ms: float = 500.0
     # Store pages populated ahead of demand, at most.
     populate_ahead_bytes_max: int = 1 * GIB
+    # And not before nothing has come from other nodes, or gone there, for this long.
+    populate_lull_ms: float = 250.0
     # Pages populated ahead that nobody needed for this long are given back.
     populate_idle_ms: float = 30_000.0
     # Whoever waits for room in a store is refused (ObjectStoreFullError) this long after relief last made progress.

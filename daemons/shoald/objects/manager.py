@@ -7,6 +7,7 @@ mapping of the daemon's own, which is made when the first chunk moves.
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import tag_of
@@ -17,6 +18,7 @@ from shoald.objects.processors import Receivers
 from shoald.objects.pulls import UNREACHED
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
+from shoald.objects.traffic import Traffic
 from shoald.store.objects import ORIGIN_SIZE
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class ObjectManager:
         self._mapped: memoryview | None = None
         self._mapping = threading.Lock()
         self._receivers = Receivers()
+        self._traffic = Traffic(config.populate_lull_ms / 1000)
         daemon.side.takers[auth.KIND_DATA] = self._server.take
         daemon.on_node_dead.append(self._node_dead)
         for tag in self.core.tags:
@@ -56,8 +59,10 @@ class ObjectManager:
 
     @property
     def busy(self) -> bool:
-        """Whether chunks are on their way, in or out; from any thread."""
-        return self._server.busy or self.core.pulls.receiving
+        """Whether chunks are on their way, in or out, or were until a moment ago; for the populating thread."""
+        server = self._server
+        moved = server.sent_bytes + self._daemon.store.counters["fetched_bytes"]
+        return self._traffic.goes_on(server.busy or self.core.pulls.receiving, moved, time.monotonic())
 
     def stats(self) -> dict[str, Any]:
         """Figures beside those of the store."""
