@@ -7,13 +7,13 @@ with the meaning that git gives them, and what nobody wants: .git, __pycache__.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
 import zipfile
 from collections.abc import Iterator
 
+from shoal.digests import blake2b
 from shoal.exceptions import RuntimeEnvSetupError
 from shoal.sizes import bytes_text
 
@@ -28,7 +28,7 @@ class Package:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self.key = hashlib.blake2b(content, digest_size=16).hexdigest()
+        self.key = blake2b(content, digest_size=16).hexdigest()
 
 
 def pack(path: str, excludes: list[str], bytes_max: int, *, inside: str = "") -> Package:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 from weakref import WeakSet
 
 from shoal import session
+from shoal.digests import blake2b
 from shoal.owner.tasks import FunctionExport
 from shoal.refs import ObjectRef
 from shoal.sizes import bytes_text
@@ -140,7 +140,7 @@ class _Exports:
             raise ValueError(f"{self._too_large(blob)}; it may take {limit} at most")
         if len(blob) > config.function_warning_bytes:
             runtime.report(self._too_large(blob))
-        function_id = hashlib.blake2b(blob, digest_size=_ID_SIZE).digest()
+        function_id = blake2b(blob, digest_size=_ID_SIZE).digest()
         exports = runtime.dispatch.exports
         with runtime.lock:
             export = exports.get(function_id)

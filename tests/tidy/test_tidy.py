@@ -97,6 +97,8 @@ HEAVY = (
     *("grpc", "pandas", "pyarrow", "rich", "click", "torch", "polars", "asyncio", "sqlite3", "shoald"),
     *("numpy", "cloudpickle", "logging"),
 )
+# OpenSSL: 1.5 MB of each process (see shoal.digests), and 3 in a daemon with ssl.
+OPENSSL = {"hashlib", "_hashlib", "hmac", "ssl", "_ssl"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -110,20 +112,33 @@ def test_import_is_light():
     assert loaded_by("import shoal") & set(HEAVY) == set()
 
 
+def daemon_loads(modules: str, first: str = "pass") -> set[str]:
+    """What is loaded by a daemon that has executed ``first``, and loads these modules."""
+    start = "from shoald.node.__main__ import skip_user_api; skip_user_api()"
+    return loaded_by("; ".join([start, first, *(f"import shoald.{module}" for module in modules.split())]))
+
+
+ALONE = "node.lifecycle node.daemon node.forkclient node.headside store.populate head.link head.server"
+
+
 def test_a_daemon_loads_nothing_that_only_clients_need():
-    modules = (
-        "node.lifecycle node.daemon node.forkclient objects.manager store.populate head.link head.server"
-    )
-    statement = "; ".join(
-        ["from shoald.node.__main__ import skip_user_api; skip_user_api()"]
-        + [f"import shoald.{module}" for module in modules.split()]
-    )
-    assert loaded_by(statement) & {"numpy", "cloudpickle", "click", "rich"} == set()
+    heavy = {"numpy", "cloudpickle", "click", "rich"}
+    assert daemon_loads(f"{ALONE} objects.manager head.storage") & heavy == set()
+
+
+def test_the_daemon_of_one_machine_loads_neither_openssl_nor_sqlite():
+    first = "import shoald.node.headside as side; side.load_asyncio()"
+    assert daemon_loads(ALONE, first) & {*OPENSSL, "sqlite3", "argparse"} == set()
+
+
+def test_a_driver_loads_nothing_that_only_daemons_need():
+    statement = "import shoal, shoal.client.runtime"
+    assert loaded_by(statement) & ({"numpy", "asyncio", "sqlite3", "zipfile"} | OPENSSL) == set()
 
 
 def test_a_fork_server_loads_nothing_that_only_some_workers_need():
     statement = "import numpy, cloudpickle, shoald.worker.forkserver, shoald.worker.main, shoal.wire.auth"
-    assert loaded_by(statement) & {"grpc", "asyncio", "ssl", "sqlite3"} == set()
+    assert loaded_by(statement) & ({"grpc", "asyncio", "sqlite3", "zipfile"} | OPENSSL) == set()
 
 
 def test_what_is_exported_and_loaded_late_is_there():

@@ -17,8 +17,8 @@ from shoal.config import Config
 from shoald.head import reach
 from shoald.head.channel import own_versions, quiet_poller, server_credentials, server_options
 from shoald.head.core import HeadCore
+from shoald.head.ephemeral import EphemeralStorage, Storage
 from shoald.head.service import HeadService
-from shoald.head.storage import HeadStorage
 from shoald.head.tickets import TicketGate
 from shoald.shell.identity import Identity
 from shoald.shell.tcp import join_address
@@ -34,7 +34,7 @@ class HeadStartError(Exception):
 
 
 class HeadServer:
-    """A head on ``host``:``port`` (0: any free one), with its durable state in ``data_dir``.
+    """A head on ``host``:``port`` (0: any free one), with its durable state in ``data_dir`` ("": none outlives it).
 
     Args:
         identity: the cluster's secret, which every call must prove to know; and whether calls to ``host`` are encrypted.
@@ -93,7 +93,7 @@ class HeadServer:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(quiet_poller)
         self._stopping = asyncio.Event()
-        storage = HeadStorage(self._data_dir, self._config, lambda: os.urandom(16).hex())
+        storage = self._open_storage()
         try:
             now = time.monotonic()
             core = HeadCore(
@@ -115,6 +115,13 @@ class HeadServer:
             await server.stop(_GRACE_S)
         finally:
             storage.close()
+
+    def _open_storage(self) -> Storage:
+        if not self._data_dir:
+            return EphemeralStorage(self._config, os.urandom(16).hex())
+        from shoald.head.storage import HeadStorage  # with SQLite
+
+        return HeadStorage(self._data_dir, self._config, lambda: os.urandom(16).hex())
 
     async def _obstacle(self, address: str) -> str:
         # Half the time that a node gives its registration: it is to hear why.

@@ -23,8 +23,8 @@ from shoald.head import codec
 from shoald.head import events as ev
 from shoald.head.channel import METHODS, SERVICE, metadata_value
 from shoald.head.core import HeadCore
+from shoald.head.ephemeral import Storage
 from shoald.head.pb import head_pb2 as pb
-from shoald.head.storage import HeadStorage
 from shoald.head.tickets import PROOF_KEY, TICKET_KEY, TicketGate, TicketRefused
 
 import grpc  # isort: skip  (after channel.py, which silences it)
@@ -59,7 +59,7 @@ class HeadService:
     def __init__(
         self,
         core: HeadCore,
-        storage: HeadStorage,
+        storage: Storage,
         gate: TicketGate,
         config: Config,
         epoch: str,

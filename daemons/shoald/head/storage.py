@@ -1,5 +1,5 @@
-"""What the head must not forget, in SQLite (WAL): cluster id, nodes and fences, jobs, named and detached actors, actors that
-were killed, placement groups, durable keys.
+"""What a head that can be started again must not forget, in SQLite (WAL): cluster id, nodes and fences, jobs, named and detached
+actors, actors that were killed, placement groups, durable keys. (Where nothing outlives the head: `ephemeral`.)
 
 One connection, used from the head's thread only. `synchronous=NORMAL` under WAL survives a crash of the
 process at any point, and of the machine up to the last transactions, without an fsync per write (1 ms and
@@ -22,6 +22,7 @@ from shoal.config import Config
 from shoald.head import events as ev
 from shoald.head.actors import Actor, ForgetActor, ForgetKill, SaveActor, SaveKill
 from shoald.head.core import Durable
+from shoald.head.ephemeral import check_key, check_number_of_keys
 from shoald.head.groupwords import ForgetGroup, Group, GroupState, SaveGroup
 
 SCHEMA_VERSION = 4
@@ -137,16 +138,12 @@ class HeadStorage:
 
     def put_key(self, key: str, value: bytes, *, only_new: bool) -> bool:
         """Store a value; False if ``only_new`` and the key exists. Raises ValueError at a bound."""
-        config = self._config
-        if len(key.encode()) > config.key_bytes_max or len(value) > config.value_bytes_max:
-            raise ValueError(
-                f"a key may have {config.key_bytes_max} bytes, its value {config.value_bytes_max}"
-            )
+        check_key(key, value, self._config)
         if self.get_key(key) is not None:
             if only_new:
                 return False
-        elif self._db.execute("SELECT count(*) FROM keys").fetchone()[0] >= config.keys_max:
-            raise ValueError(f"there are {config.keys_max} keys already (keys_max)")
+        else:
+            check_number_of_keys(self._db.execute("SELECT count(*) FROM keys").fetchone()[0], self._config)
         self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (key, value))
         return True
 

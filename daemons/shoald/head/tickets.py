@@ -13,9 +13,9 @@ where the network is not this machine (channel.py); a ticket does not cover it.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections import OrderedDict
+
+from shoal.digests import compare_digest, hmac_sha256
 
 VERSION = b"\x01"
 NONCE_SIZE = 32
@@ -38,17 +38,17 @@ class HeadNotProven(Exception):
 def make_ticket(secret: bytes, method: str, unix_ms: int, nonce: bytes) -> bytes:
     """A ticket for one call of ``method`` (its full path)."""
     body = VERSION + unix_ms.to_bytes(8, "big") + nonce
-    return body + hmac.digest(secret, b"ticket" + method.encode() + body, hashlib.sha256)
+    return body + hmac_sha256(secret, b"ticket" + method.encode() + body)
 
 
 def make_proof(secret: bytes, method: str, ticket: bytes) -> bytes:
     """The head's answer to a good ticket."""
-    return hmac.digest(secret, b"proof" + method.encode() + ticket, hashlib.sha256)
+    return hmac_sha256(secret, b"proof" + method.encode() + ticket)
 
 
 def check_proof(secret: bytes, method: str, ticket: bytes, proof: bytes | None) -> None:
     """Raise HeadNotProven unless the other side knows the secret."""
-    if proof is None or not hmac.compare_digest(proof, make_proof(secret, method, ticket)):
+    if proof is None or not compare_digest(proof, make_proof(secret, method, ticket)):
         raise HeadNotProven("what answers at this address does not know the cluster's secret")
 
 
@@ -71,8 +71,8 @@ class TicketGate:
         if ticket is None or len(ticket) != TICKET_SIZE or ticket[:1] != VERSION:
             raise TicketRefused("no ticket: the caller is not shoal, or of another version")
         body, mac = ticket[:_BODY_SIZE], ticket[_BODY_SIZE:]
-        expected = hmac.digest(self._secret, b"ticket" + method.encode() + body, hashlib.sha256)
-        if not hmac.compare_digest(mac, expected):
+        expected = hmac_sha256(self._secret, b"ticket" + method.encode() + body)
+        if not compare_digest(mac, expected):
             raise TicketRefused("wrong secret: the caller belongs to another cluster")
         age_ms = unix_ms - int.from_bytes(body[1:9], "big")
         if abs(age_ms) > self._life_ms:

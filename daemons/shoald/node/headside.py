@@ -8,9 +8,11 @@ than the loop's, but `_start`.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+from shoald.shell.absent import without_module
 from shoald.shell.tcp import join_address, split_address
 
 LOOPBACK = "127.0.0.1"
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
     from shoald.shell.loop import Loop
 
 
+def load_asyncio() -> None:
+    """Import asyncio without ssl, which is OpenSSL and 3 MB: gRPC has its own, and where TLS is off nothing else needs it before
+    there are other nodes.
+    """
+    with without_module("ssl"):
+        importlib.import_module("asyncio")
+
+
 class HeadSide:
     """Head and link of one daemon.
 
@@ -39,14 +49,12 @@ class HeadSide:
         loop: Loop,
         options: NodeOptions,
         identity: Identity,
-        data_dir: str,
         on_settled: Callable[[str, str], None],
         on_message: Callable[[dict[str, Any]], None],
     ) -> None:
         self._loop = loop
         self._options = options
         self._identity = identity
-        self._data_dir = data_dir
         self._facts: dict[str, Any] = {}
         self._on_settled = on_settled
         self._on_message = on_message
@@ -83,9 +91,12 @@ class HeadSide:
             self._loop.call_soon_threadsafe(lambda: self._on_settled(address, ""))
 
     def _connect(self) -> str:
+        options = self._options
+        if not any(map(self._identity.wants_tls, options.hosts)):
+            load_asyncio()
+
         from shoald.head.link import HeadLink
 
-        options = self._options
         address = options.head_address
         with self._lock:
             if self._stopped:
@@ -94,7 +105,9 @@ class HeadSide:
                 from shoald.head.server import HeadServer
 
                 host = options.host or LOOPBACK
-                self._server = HeadServer(host, options.port, self._identity, self._data_dir, options.config)
+                self._server = HeadServer(
+                    host, options.port, self._identity, options.data_dir, options.config
+                )
                 port = self._server.start()
                 if host in ANY_HOSTS:  # which leads nobody here: its data listener has found out what does
                     host, _ = split_address(self._facts["address"])

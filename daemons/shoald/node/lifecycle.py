@@ -198,11 +198,7 @@ class Lifecycle:
             "slots": options.config.workers_max,
             "config": vars(options.config),
             "worker_main": options.worker_main,
-            "tls": any(
-                self._identity.wants_tls(host)
-                for host in (options.host, options.head_address.rpartition(":")[0])
-                if host
-            ),
+            "tls": any(map(self._identity.wants_tls, options.hosts)),
         }
         # Standard error is the log by now; a copy, because rotation replaces it here.
         fds = [self._region.read_fd, daemon.board.fd, os.dup(2)]
@@ -217,7 +213,6 @@ class Lifecycle:
             self._loop,
             self._options,
             self._identity,
-            self._options.data_dir or self._session.head_dir,
             self._head_settled,
             self._head_says,
         )

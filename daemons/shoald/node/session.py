@@ -30,7 +30,6 @@ class Session:
         self.path = path
         self.socket_path = os.path.join(path, "node.sock")
         self.logs_dir = os.path.join(path, "logs")
-        self.head_dir = os.path.join(path, "head")
         if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES_MAX:
             raise SessionError(f"{path} is too long for a socket's path: use a shorter temporary directory")
         try:

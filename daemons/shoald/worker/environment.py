@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import sys
-import zipfile
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +77,7 @@ def _unpacked(runtime: Runtime, key: str, object_id: bytes) -> str:
                 _unpack(runtime.values.get(ObjectRef(object_id), None), target)
                 os.truncate(lock, 0)
                 os.pwrite(lock, str(_size(target)).encode(), 0)
-    except (OSError, zipfile.BadZipFile, ShoalError) as error:
+    except (OSError, ShoalError) as error:
         raise RuntimeEnvSetupError(
             f"a package of runtime_env could not be unpacked on node {runtime.identity.node_id}: {error}",
             next_step="check that who submitted it lives, and that the session's disk has room, and submit again",
@@ -116,14 +115,19 @@ def _size(folder: str) -> int:
 
 
 def _unpack(content: bytes, target: str) -> None:
+    import zipfile  # 0.4 MB that workers without packages do without
+
     making = f"{target}.part"
     with contextlib.suppress(FileNotFoundError):  # of a worker that was killed meanwhile
         shutil.rmtree(making)
-    with zipfile.ZipFile(BytesIO(content)) as archive:
-        archive.extractall(making)
-        for entry in archive.infolist():  # which the library forgets
-            mode = entry.external_attr >> 16 & 0o777
-            if mode and not entry.is_dir():
-                os.chmod(os.path.join(making, entry.filename), mode)
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            archive.extractall(making)
+            for entry in archive.infolist():  # which the library forgets
+                mode = entry.external_attr >> 16 & 0o777
+                if mode and not entry.is_dir():
+                    os.chmod(os.path.join(making, entry.filename), mode)
+    except zipfile.BadZipFile as error:
+        raise OSError(f"it is no archive: {error}") from error
     os.makedirs(making, exist_ok=True)  # of an empty archive
     os.rename(making, target)

@@ -34,7 +34,6 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import Any, NoReturn
 
 SETUP, FORK, END = 1, 2, 3
@@ -101,7 +100,13 @@ def go_first() -> None:
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # no /proc, or it is read-only: then nobody goes first
-            Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
+            fd = os.open(
+                "/proc/self/oom_score_adj", os.O_WRONLY
+            )  # not `open`, which writes to a hundred pages more
+            try:
+                os.write(fd, b"1000")
+            finally:
+                os.close(fd)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -185,9 +190,6 @@ class ForkServer:
         for module in ("numpy", "cloudpickle", _WORKER_MAIN):
             importlib.import_module(module)
         _libc()
-        # OpenSSL sets itself up at its first digest; a worker would do that in 120 pages of its own.
-        auth = importlib.import_module("shoal.wire.auth")
-        auth.make_challenge(auth.new_secret(), auth.make_preamble(auth.KIND_CLIENT))
 
     # --- requests ---
 

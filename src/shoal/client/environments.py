@@ -11,13 +11,13 @@ its lifetime object (`refs_of`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 from shoal import runtime_env
+from shoal.digests import blake2b
 from shoal.refs import ObjectRef
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Environments:
             return None
         # Objects of the same content differ by process; the content is what counts.
         content = json.dumps(made, sort_keys=True, default=lambda value: None)
-        return {**made, "key": hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}
+        return {**made, "key": blake2b(content.encode(), digest_size=8).hexdigest()}
 
     def _with_packages(self, given: Mapping[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {}

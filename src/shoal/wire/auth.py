@@ -12,9 +12,9 @@ No I/O here: the shells read exactly these sizes and call these functions.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
+
+from shoal.digests import compare_digest, hmac_sha256
 
 MAGIC = b"SHOAL\x00\x00\x01"
 NONCE_SIZE = 32
@@ -64,7 +64,7 @@ def wants_tls(preamble: bytes) -> bool:
 
 
 def _mac(secret: bytes, side: bytes, preamble: bytes, nonce: bytes) -> bytes:
-    return hmac.digest(secret, side + preamble + nonce, hashlib.sha256)
+    return hmac_sha256(secret, side + preamble + nonce)
 
 
 def make_challenge(secret: bytes, preamble: bytes, nonce: bytes | None = None) -> bytes:
@@ -78,7 +78,7 @@ def answer_challenge(secret: bytes, preamble: bytes, challenge: bytes) -> bytes:
     if len(challenge) != CHALLENGE_SIZE or challenge[:8] != MAGIC:
         raise HandshakeFailed("the other side is not a shoal daemon of this version")
     nonce, mac = challenge[8 : 8 + NONCE_SIZE], challenge[8 + NONCE_SIZE :]
-    if not hmac.compare_digest(mac, _mac(secret, b"server", preamble, nonce)):
+    if not compare_digest(mac, _mac(secret, b"server", preamble, nonce)):
         raise HandshakeFailed("wrong secret: the daemon belongs to another cluster")
     return _mac(secret, b"client", preamble, nonce)
 
@@ -86,5 +86,5 @@ def answer_challenge(secret: bytes, preamble: bytes, challenge: bytes) -> bytes:
 def check_proof(secret: bytes, preamble: bytes, challenge: bytes, proof: bytes) -> None:
     """Server side: raise HandshakeFailed unless the client proved that it knows the secret."""
     nonce = challenge[8 : 8 + NONCE_SIZE]
-    if not hmac.compare_digest(proof, _mac(secret, b"client", preamble, nonce)):
+    if not compare_digest(proof, _mac(secret, b"client", preamble, nonce)):
         raise HandshakeFailed("wrong secret")

@@ -193,6 +193,27 @@ def test_the_port_in_use_is_one_clear_error(head, tmp_path, identity):
         HeadServer("127.0.0.1", port, identity(), str(tmp_path / "other"), CONFIG).start()
 
 
+def test_a_head_without_a_data_directory_keeps_nothing(tmp_path, identity, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    server = HeadServer("127.0.0.1", 0, identity(), "", CONFIG)
+    link = HeadLink(
+        f"127.0.0.1:{server.start()}",
+        identity(),
+        {"node_id": "a", "incarnation": "b"},
+        lambda _: None,
+        CONFIG,
+    )
+    link.start()
+    try:
+        link.wait_registered(5)
+    finally:
+        link.stop()
+        server.stop()
+    assert list(here.iterdir()) == []
+
+
 def test_the_data_directory_in_use_is_one_clear_error(head, tmp_path, identity):
     with pytest.raises(HeadStartError, match="another head"):
         HeadServer("127.0.0.1", 0, identity(), str(tmp_path / "data"), CONFIG).start()

@@ -1,4 +1,4 @@
-"""HeadStorage: what survives, and what is refused."""
+"""HeadStorage: what survives, and what is refused. And what a head keeps that nothing outlives."""
 
 import sqlite3
 from dataclasses import replace
@@ -8,6 +8,8 @@ import pytest
 from shoal.config import load
 from shoald.head import events as ev
 from shoald.head.actors import Actor, ForgetKill, SaveKill
+from shoald.head.core import Durable
+from shoald.head.ephemeral import EphemeralStorage
 from shoald.head.groupwords import ForgetGroup, Group, GroupState, SaveGroup
 from shoald.head.storage import HeadStorage, StorageError
 
@@ -71,20 +73,34 @@ def test_placement_groups_survive(opened):
     assert opened().load().groups == ()
 
 
-def test_keys(opened):
-    storage = opened()
+@pytest.fixture(params=["durable", "ephemeral"])
+def storage(opened, request):
+    """Either kind: they are one to who uses them."""
+    return opened() if request.param == "durable" else EphemeralStorage(CONFIG, "c")
+
+
+def test_a_new_storage_remembers_nothing(storage):
+    assert storage.load() == Durable()
+    assert storage.cluster_id == "c"
+
+
+def test_keys_survive(opened):
+    assert opened().put_key("k", b"1", only_new=True)
+    assert opened().get_key("k") == b"1"
+
+
+def test_keys(storage):
     assert storage.put_key("k", b"1", only_new=True)
     assert not storage.put_key("k", b"2", only_new=True)
+    assert storage.get_key("k") == b"1"
     assert storage.put_key("k", b"3", only_new=False)
-    assert opened().get_key("k") == b"3"
-    storage = opened()
+    assert storage.get_key("k") == b"3"
     assert storage.delete_key("k")
     assert not storage.delete_key("k")
     assert storage.get_key("k") is None
 
 
-def test_keys_are_bounded(opened):
-    storage = opened()
+def test_keys_are_bounded(storage):
     for key, value in (("x" * 11, b""), ("k", b"x" * 21)):
         with pytest.raises(ValueError, match="bytes"):
             storage.put_key(key, value, only_new=False)

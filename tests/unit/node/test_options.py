@@ -37,11 +37,41 @@ def test_what_is_no_amount(amount):
         ["--session-dir", "/s", "--config", '{"poll_us": "many"}'],
         ["--session-dir", "/s", "--resources", "{"],
         ["--session-dir", "/s", "--object-store-memory", str(2**60)],
+        ["--session-dir", "/s", "--port", "many"],
+        ["--session-dir", "/s", "--port"],
+        ["--session-dir", "/s", "--no-such-option", "1"],
+        ["--session-dir", "/s", "--head=1"],
+        ["session-dir", "/s"],
     ],
 )
 def test_bad_command_lines(arguments):
     with pytest.raises(BadOptions):
         parse(arguments)
+
+
+def test_what_is_given_is_there_and_the_rest_has_its_default():
+    options = parse(
+        [
+            "--session-dir=/s",
+            "--head",
+            "--host",
+            "h",
+            "--port",
+            "5",
+            "--object-spilling-directory",
+            "",
+            "--name=",
+        ]
+    )
+    assert (options.session_dir, options.head, options.host, options.port) == ("/s", True, "h", 5)
+    assert (options.name, options.ready_fd, options.owner_pid, options.huge_pages) == ("", -1, 0, False)
+    assert options.worker_main == "shoald.worker.main"
+
+
+def test_where_others_are_reached():
+    assert parse(["--session-dir", "/s", "--host", "h"]).hosts == ["h"]
+    assert parse(["--session-dir", "/s", "--head-address", "[::1]:5"]).hosts == ["[::1]"]
+    assert parse(["--session-dir", "/s"]).hosts == []
 
 
 def test_settings_reach_the_config():
