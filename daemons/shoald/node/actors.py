@@ -415,7 +415,7 @@ class ActorCore:
     def drain(self, now: float) -> bool:
         """Have actors that may restart go to other nodes, if there are any for them; whether some are still about to.
 
-        Called again and again: there may be another actor later, or another node. A process ends after the call that runs, within
+        Called again and again: there may be another actor later, or another node. A process ends after the calls that run, within
         `drain_ms_max`; what was not begun goes to the next one. All others stay until the node goes.
         """
         scheduler = self._scheduler

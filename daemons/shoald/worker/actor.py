@@ -41,6 +41,7 @@ from shoald.worker.cancels import Cancels
 from shoald.worker.functions import FunctionCache
 from shoald.worker.incoming import PLAIN_CALL, check_call, messages_of, opening
 from shoald.worker.lanes import Lanes
+from shoald.worker.leaving import WaysOut, flush_out, give_back, take_all
 from shoald.worker.results import Results
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from shoald.worker.asynclanes import AsyncLanes
 
 _MAIN = threading.main_thread()
-_UNSENT_S = 1.0  # what was answered before an intended end is waited for this long
 
 
 class _Inbox:
@@ -130,8 +130,9 @@ class ActorExecutor:
         if settings["asynchronous"] or settings["groups"] or settings["concurrency"] > 1:
             groups = {"": settings["concurrency"], **settings["groups"]}
             self._lanes = _kind_of_lanes(settings["asynchronous"])(
-                self.calls, groups, group_of_methods(cls), self._answer, self._exit, self._leave
-            )
+                self.calls, groups, group_of_methods(cls), self._answer, self._exit, self._leave,
+                WaysOut(self._not_begun, self._end_in_peace),
+            )  # fmt: skip
             self._lend_together()
         else:
             self._cancels.install()
@@ -237,18 +238,18 @@ class ActorExecutor:
     # --- the loop ---
 
     def _serve(self) -> NoReturn:
-        lanes = self._lanes
+        lanes, inbox = self._lanes, self._inbox
+        if inbox.leaving:  # told so during the constructor
+            self._end_in_peace()
+        calls = inbox.calls
         if lanes is not None:
             with self.runtime.lock:
-                calls = self._inbox.calls
+                if inbox.leaving:
+                    self._end_in_peace()
                 lanes.deliver(list(calls))
                 calls.clear()
                 lanes.open = True
             self._only_read()
-        inbox = self._inbox
-        calls = inbox.calls
-        if inbox.leaving:  # told so during the constructor
-            self._end_in_peace()
         wait = self.runtime.wait
         while True:
             try:
@@ -385,31 +386,30 @@ class ActorExecutor:
         self._end_process(error.code if isinstance(error.code, int) else int(error.code is not None))
 
     def _leave_soon(self) -> None:
-        """The actor goes on elsewhere: no call is begun any more, and the process ends after the one on the main thread.
+        """The actor goes on elsewhere: no call is begun any more, and the process ends after those that run.
 
-        Called with the lock held. Calls in threads or on a loop are not waited for; what was not begun, or not answered, its
-        callers learn from the daemon.
+        Called with the lock held. See `leaving`.
         """
-        if self._lanes is not None:
-            self._send_replies_locked()
-            self._end_process(0)
-        self._inbox.calls.clear()
-        self._inbox.calls = deque()  # nobody looks into that one
+        if self._lanes is not None and self._lanes.open:
+            self._lanes.close()
+            return
         self._inbox.leaving = True
+        self._not_begun(take_all(self._inbox.calls))
+
+    def _not_begun(self, calls: list[tuple[Caller, tuple[Any, ...]]]) -> None:
+        """Tell callers that these calls are for the next process."""
+        with self.runtime.lock:
+            give_back(calls)
+            self._send_replies_locked()
 
     def _end_in_peace(self) -> NoReturn:
-        self._status[:16] = m.LEFT
+        """All that was begun is answered."""
+        if flush_out(self.runtime, self._callers):
+            self._status[:16] = m.LEFT
         self._end_process(0)
 
     def _end_process(self, code: int) -> NoReturn:
-        deadline = perf_counter() + _UNSENT_S
-        connections = [caller.connection for caller in self._callers if caller.connection is not None]
-        connections.append(self.runtime.node.connection)
-        while any(each.out_bytes for each in connections) and perf_counter() < deadline:
-            with self.runtime.lock:
-                for each in connections:
-                    if each.out_bytes and not each.closed:
-                        each.writable()
+        flush_out(self.runtime, self._callers)
         output.flush()
         timeline.hand_over(self.runtime)
         os._exit(code)
@@ -509,9 +509,13 @@ class ActorExecutor:
         """The caller is back: its calls go on."""
         if self._lanes is not None and self._lanes.open:
             self._lanes.release(caller)
+            return
+        held = caller.held.copy()
+        caller.held.clear()
+        if self._inbox.leaving:
+            self._not_begun(held)
         else:
-            self._inbox.calls.extend(caller.held)
-            caller.held.clear()
+            self._inbox.calls.extend(held)
 
     # --- messages of callers (lock held) ---
 
@@ -551,8 +555,12 @@ class ActorExecutor:
 
     def _receive(self, caller: Caller, arrived: list[tuple[Caller, tuple[Any, ...]]]) -> None:
         caller.received += len(arrived)
-        if arrived and self._lanes is not None and self._lanes.open:
+        if not arrived:
+            return
+        if self._lanes is not None and self._lanes.open:
             self._lanes.deliver(arrived)
+        elif self._inbox.leaving:
+            self._not_begun(arrived)
         else:
             self._inbox.calls.extend(arrived)
 

@@ -2,6 +2,8 @@
 
 Each concurrency group starts at most its limit of calls; the rest waits in order. Replies of calls that end in the same turn of
 the loop are sent together. Methods that are not async run on the loop as well, and hold it up while they do.
+
+When the actor leaves (`close`), what waits for its group is given back, and what runs ends; then the process may go.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from shoald.worker.callers import Caller
     from shoald.worker.calls import Calls
+    from shoald.worker.leaving import WaysOut
 
     Call = tuple[Caller, tuple[Any, ...]]
 
@@ -41,6 +44,7 @@ class AsyncLanes:
         answer: Callable[[list[Call]], None],
         end: Callable[[str], None],
         leave: Callable[[SystemExit], None],
+        ways_out: WaysOut,
     ) -> None:
         self.open = False
         self._calls = calls
@@ -49,6 +53,8 @@ class AsyncLanes:
         self._answer = answer
         self._end = end
         self._leave = leave
+        self._ways_out = ways_out
+        self._closed = False
         self._answers: list[Call] = []
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
         self._for_caller: dict[
@@ -96,6 +102,10 @@ class AsyncLanes:
         """The caller is gone for good: what runs for it alone is cancelled."""
         self._loop.call_soon_threadsafe(self._abandon, caller)
 
+    def close(self) -> None:
+        """Begin no call any more; when none runs, the process may go."""
+        self._loop.call_soon_threadsafe(self._close)
+
     def interrupt(self) -> bool:
         """Whether a cancelled call is still to be interrupted: the loop sees to that."""
         return False
@@ -106,7 +116,18 @@ class AsyncLanes:
 
     # --- on the loop ---
 
+    def _close(self) -> None:
+        self._closed = True
+        for group in self._groups.values():
+            self._ways_out.not_begun(list(group.waiting))
+            group.waiting.clear()
+        if not self._tasks and not self._answers:
+            self._ways_out.idle()
+
     def _start(self, arrived: list[Call]) -> None:
+        if self._closed:
+            self._ways_out.not_begun(arrived)
+            return
         for call in arrived:
             method, _, asked = self._calls.names(call[1][2])
             group = self._groups.get(asked or self._group_of.get(method, "")) or self._groups[""]
@@ -174,6 +195,8 @@ class AsyncLanes:
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
         self._answer(answers)
+        if self._closed and not self._tasks:
+            self._ways_out.idle()
 
     async def _call(self, caller: bytes, message: tuple[Any, ...]) -> tuple[Any, ...]:
         _, task_id, function_id, payload, lifted, details = message

@@ -5,6 +5,9 @@ Threads are started when a call finds none idle, and stay. Each sends its reply 
 A cancelled call that runs gets a KeyboardInterrupt in its thread. That is raised wherever the thread is, so it is only sent
 while the thread runs code that is not the runtime's own, whose tables would stay half changed; until then it is tried again
 with every tick. A call that waits in `get` or `wait` is woken instead, and raises it there.
+
+When the actor leaves (`close`), what has not begun is given back, and what runs ends. Whether a call begins before or after that
+is decided under one lock. The process may go when the last one that runs has sent its reply.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from shoald.worker.callers import Caller
+    from shoald.worker.leaving import WaysOut
 
     Call = tuple[Caller, tuple[Any, ...]]
 
@@ -45,6 +49,7 @@ class Lanes:
         group_of: method → the group that its class put it in.
         answer: sends replies: [(caller, reply)].
         end: ends the process on purpose, with a reason; leave: as a method wants it that called sys.exit.
+        ways_out: for when the actor goes on elsewhere.
 
     Attributes:
         open: calls may be delivered: the instance is made.
@@ -58,6 +63,7 @@ class Lanes:
         answer: Callable[[list[Call]], None],
         end: Callable[[str], None],
         leave: Callable[[SystemExit], None],
+        ways_out: WaysOut,
     ) -> None:
         self.open = False
         self._calls = calls
@@ -67,6 +73,9 @@ class Lanes:
         self._answer = answer
         self._end = end
         self._leave = leave
+        self._ways_out = ways_out
+        self._closed = False
+        self._running = 0  # calls that have begun, and are not answered yet
         self._lock = threading.Lock()
         self._threads: dict[bytes, int] = {}  # of every call that is here
         self._cancelled: set[bytes] = set()
@@ -74,6 +83,9 @@ class Lanes:
 
     def deliver(self, arrived: list[Call]) -> None:
         """Calls that may start as soon as their group has room."""
+        if self._closed:
+            self._ways_out.not_begun(arrived)
+            return
         for call in arrived:
             method, _, group = self._calls.names(call[1][2])
             lane = self._lanes.get(group or self._group_of.get(method, "")) or self._lanes[""]
@@ -99,7 +111,41 @@ class Lanes:
     def abandon(self, caller: Caller) -> None:
         """The caller is gone for good: what runs for it goes on."""
 
+    # --- the actor leaves ---
+
+    def close(self) -> None:
+        """Begin no call any more; when none runs, the process may go (runtime's lock held)."""
+        waiting = [call for lane in self._lanes.values() for call in lane.take_all()]
+        with self._lock:
+            self._closed = True
+            idle = not self._running
+            for _, message in waiting:
+                self._threads.pop(message[1], None)
+        self._ways_out.not_begun(waiting)
+        if idle:
+            self._ways_out.idle()
+
+    def _begins(self, call: Call) -> bool:
+        with self._lock:
+            closed = self._closed
+            self._running += not closed
+            if closed:
+                self._threads.pop(call[1][1], None)
+        if closed:
+            self._ways_out.not_begun([call])
+        return not closed
+
     def _run(self, call: Call) -> None:
+        if not self._begins(call):
+            return
+        self._run_begun(call)
+        with self._lock:
+            self._running -= 1
+            last = self._closed and not self._running
+        if last:
+            self._ways_out.idle()
+
+    def _run_begun(self, call: Call) -> None:
         caller, message = call
         task_id = message[1]
         reply = None
@@ -220,6 +266,13 @@ class _Lane:
             taken = [call for call in self._calls if call[0] is caller]
             if taken:
                 self._calls = deque(call for call in self._calls if call[0] is not caller)
+        return taken
+
+    def take_all(self) -> list[Call]:
+        """All calls that no thread has taken; they are not here any more."""
+        with self._lock:
+            taken = list(self._calls)
+            self._calls.clear()
         return taken
 
     def _take(self) -> Call | None:

@@ -8,6 +8,8 @@ Calls wait here in the order of submission, and are sent in that order: one whos
 ones, unless the actor runs calls at once anyway (`ordered` is False). Calls that were sent are kept until their
 answer. At a confirmed death those that may have started fail, or are sent again as `max_task_retries` allows; those
 that surely have not started, and those that were never sent, go to the restarted actor, or fail with the dead one.
+An actor that leaves, as its node drains, says of calls that it does not begin them (`not_begun`); they stay where they are, in
+order, until its process is gone.
 
 A connection may break though the process lives. Then the actor says how many calls it has received of this caller: those are
 the first that were sent, and their replies are to come; the others are sent again, in order. A connection that breaks again
@@ -53,12 +55,13 @@ class ActorCalls:
         session: number of the stream of calls to the present process, which may go over several connections.
         sent: calls that were sent in it.
         heard: frames of replies that were handled in it.
+        not_begun: sent calls that the present process will never begin.
     """
 
     __slots__ = (
         "_attempts", "_heard_bytes", "_heard_told", "_pumping", "_received", "actor_id", "aside", "backlog_told", "details",
-        "dispatch", "entry", "heard", "held", "incarnation", "infeasible", "lease", "leases", "ready", "resources", "sent",
-        "session", "state", "table", "waiting",
+        "dispatch", "entry", "heard", "held", "incarnation", "infeasible", "lease", "leases", "not_begun", "ready", "resources",
+        "sent", "session", "state", "table", "waiting",
     )  # fmt: skip
 
     def __init__(self, actor_id: bytes, table: ClassTable, dispatch: Dispatcher, entry: Entry) -> None:
@@ -73,6 +76,7 @@ class ActorCalls:
         self.incarnation = 0
         self.held = False
         self.details: dict[str, Any] = {}
+        self.not_begun: set[bytes] = set()
         self._pumping = False
         self.session = 0
         self._begin_anew()
@@ -323,16 +327,18 @@ class ActorCalls:
             started = 0
         elif self.table.ordered and current in (task.id for task in tasks):
             started = [task.id for task in tasks].index(current) + 1
+        not_begun, self.not_begun = self.not_begun, set()
         again: list[TaskRecord] = []
         for position, task in enumerate(tasks):
             task.lease = None
             task.state = WAITING
-            if position < started:
+            begun = position < started and task.id not in not_begun
+            if begun:
                 reruns.run_died(task, self.dispatch.config.generator_backlog_max)
                 task.attempt += 1
             if task.cancelled or not restarting:
                 self._fail(task, died=True)
-            elif position >= started:
+            elif not begun:
                 again.append(task)
             elif task.retries:
                 task.retries -= task.retries > 0

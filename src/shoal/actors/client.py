@@ -336,6 +336,8 @@ class Actors:
                     dispatch.item(lease, message[1], message[2], message[3])
                 elif tag == m.RESUMED:
                     calls.resumed(lease, message[1])
+                elif tag == m.NOT_BEGUN:
+                    calls.not_begun.update(message[1])
                 else:
                     raise BrokenFrame(f"unknown message {tag} from an actor")
             if tag != m.RESUMED:  # that one is by itself in its frame, and does not count

@@ -123,7 +123,7 @@ WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message
 DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible"|"limit"|"never", message]: the last two fail what waits
 PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind, group, whether with TLS] + descriptor of the task connection
 #   group: None, or [placement group, bundle or -1, capture children] that its tasks belong to
-EXIT = 135  # to a worker: finish nothing more, end; or [True]: an actor ends after the call that runs on its main thread
+EXIT = 135  # to a worker: finish nothing more, end; or [True]: an actor begins nothing more, and ends after the calls that run
 CANCEL_ASKED = 136  # [object id, force, recursive]: a CANCEL_TASK for a task of this process
 
 RESPONSE = 140  # [req, ok: bool, data or error message]
@@ -168,6 +168,7 @@ ITEM = 223  # (task id, index, result): a streaming generator yielded
 RUNNING = 224  # (task id) it has started and takes long: send nothing more meanwhile
 USED_UP = 225  # () the worker has run its last task (max_calls)
 RESUMED = 226  # (calls) from an actor, in a frame of its own: how many it has received; -1: it does not know the caller any more
+NOT_BEGUN = 227  # ([task ids]) from an actor that leaves: these calls never begin in this process; the next one gets them
 
 # A result is plain bytes (an inline value without refs), or one of:
 RESULT_INLINE = 0  # (RESULT_INLINE, bytes, stamp): also sealed with a hold for the submitter; the refs inside ride on that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -97,6 +98,23 @@ def test_without_knowing_what_ran_all_that_was_sent_is_in_doubt():
     caller.calls.restarting({**DEATH, "current": bytes(16)})
     assert [type(error_of(entry)) for entry in entries] == [ActorUnavailableError] * 2
     assert waiting.state == PENDING
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_an_actor_that_leaves_has_not_begun_is_sent_again_in_order(ordered):
+    """Its process is killed as it does not end in time: only what it had begun is in doubt."""
+    caller = Caller(ordered)
+    first, second, third, fourth = (caller.submit() for _ in range(4))
+    lease = caller.connect()
+    caller.calls.not_begun.update([second.id, third.id])
+    caller.answer(lease, first.id)
+    caller.calls.restarting({**DEATH, "current": fourth.id if ordered else bytes(16)})
+    assert isinstance(error_of(fourth), ActorUnavailableError)
+    assert (second.state, third.state) == (PENDING, PENDING)
+    again = caller.connect()
+    assert sent(again) == [second.id, third.id]
+    assert not caller.calls.not_begun, "the next process has said nothing"
+    caller.validate()
 
 
 def test_retries_are_sent_first_and_in_order():

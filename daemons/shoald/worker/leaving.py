@@ -1,0 +1,73 @@
+"""An actor that goes on elsewhere, since its node drains: what its process does before it ends.
+
+From the moment it is told (EXIT [True]) it begins no call. Callers hear which calls are not begun here (NOT_BEGUN); all that run
+end and are answered, on the main thread, in threads, or on the loop; then the process says `LEFT` with its status word, and ends.
+The daemon, which tells the callers, and then finds the actor another place, has patience for `drain_ms_max`. After that it kills
+the process: the calls that it has cut off are in doubt, and only those.
+
+A process that could not send all its answers does not say `LEFT`: what its callers have not heard may have run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shoal.wire import messages as m
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+
+    from shoal.client.connection import Connection
+    from shoal.client.runtime import Runtime
+    from shoald.worker.callers import Caller, Callers
+
+    Call = tuple[Caller, tuple[Any, ...]]
+
+_UNSENT_S = 1.0  # what was answered before an intended end is waited for this long
+
+
+class WaysOut(NamedTuple):
+    """What an actor's lanes do when it leaves.
+
+    Attributes:
+        not_begun: gives calls back.
+        idle: no call runs any more, and all that did are answered.
+    """
+
+    not_begun: Callable[[list[Call]], None]
+    idle: Callable[[], None]
+
+
+def take_all(calls: deque[Call]) -> list[Call]:
+    """Empty ``calls``, from which another thread may take some meanwhile."""
+    taken = []
+    with contextlib.suppress(IndexError):
+        while True:
+            taken.append(calls.popleft())
+    return taken
+
+
+def give_back(calls: list[Call]) -> None:
+    """Queue what callers are to hear of calls that are for the next process (lock held)."""
+    ids: dict[Caller, list[bytes]] = {}
+    for caller, message in calls:
+        ids.setdefault(caller, []).append(message[1])
+    for caller, task_ids in ids.items():
+        caller.replies.append((m.NOT_BEGUN, task_ids))
+
+
+def flush_out(runtime: Runtime, callers: Callers) -> bool:
+    """Wait until all that was said to callers and daemon is sent, for some time; whether it is, and no caller was away."""
+    deadline = perf_counter() + _UNSENT_S
+    connections: list[Connection] = [each.connection for each in callers if each.connection is not None]
+    connections.append(runtime.node.connection)
+    while any(each.out_bytes for each in connections) and perf_counter() < deadline:
+        with runtime.lock:
+            for each in connections:
+                if each.out_bytes and not each.closed:
+                    each.writable()
+    away = any(each.connection is None and each.unheard for each in callers)
+    return not away and not any(each.out_bytes for each in connections)
