@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoald.shell.absent import without_module
 from shoald.shell.tcp import join_address, split_address
+from shoald.store.spilldirs import is_remote
 
 LOOPBACK = "127.0.0.1"
 
@@ -92,7 +93,8 @@ class HeadSide:
 
     def _connect(self) -> str:
         options = self._options
-        if not any(map(self._identity.wants_tls, options.hosts)):
+        remote = any(map(is_remote, options.spilling_directories))  # its client runs on asyncio, over https
+        if not remote and not any(map(self._identity.wants_tls, options.hosts)):
             load_asyncio()
 
         from shoald.head.link import HeadLink
