@@ -380,6 +380,10 @@ class Config:
     store_bytes_min: int = 8 * MIB
     # A stored copy of a large by-value argument is kept this long after its last use, in case it is passed again.
     shared_copy_ms: float = 1000.0
+    # Arrays that are passed again and again, of at least so many bytes, that the kernel watches instead of being hashed at each
+    # call (0: none); beyond, that which was passed longest ago is hashed again.
+    write_tracked_ranges_max: int = 16
+    write_tracked_bytes_min: int = 4 * MIB
     # Encrypt what goes to other machines: "auto" is on, but for nodes that listen on loopback; one for the whole cluster.
     tls: str = "auto"
     # Unmap writer windows at the seal (costs half of the put bandwidth).

@@ -69,6 +69,7 @@ def _in_child() -> None:
         runtime.closed = True
         runtime.lost_reason = "this process was forked from one with a session"
         runtime.reactor.forked(_refuse_to_wait)
+        runtime.packer.close()
 
 
 def _refuse_to_wait(*_: Any) -> NoReturn:

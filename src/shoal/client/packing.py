@@ -4,6 +4,7 @@ The same large value passed to many tasks is stored once: a content hash finds t
 confirms it, so a change between two calls is seen. An array that is passed again and again is hashed, and the hash (128 bits)
 says whether it has changed: reading it alone takes half of the time of reading it and the copy. That the copy has the hash is
 known when both were made in one pass; else they are compared, once, since another thread may have changed the array meanwhile.
+When it was found unchanged, it is watched from then on where the kernel can do that, and not even hashed (`watching`).
 What differs at a glance from all that was stored is copied without being hashed first.
 
 The stored copy lives as long as a task (or a ref) uses it, and a little longer, since the first task is often done before the
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shoal.client.runtime import Runtime
+    from shoal.client.watching import ArrayWatch
+    from shoal.store.tracked import History
 
 Where = int | str
 # (payload, entries of lifted refs, their places, entries of nested refs): see `TaskRecord`.
@@ -47,6 +50,7 @@ class _LastArray(NamedTuple):
     content_hash: bytes
     glance: bytes
     exact: bool
+    history: History
 
 
 class _Shared(NamedTuple):
@@ -67,6 +71,7 @@ class Packer:
         self._glances: set[bytes] = set()
         self._last_arrays: dict[tuple[int, int, int], _LastArray] = {}
         self._recent: deque[tuple[float, Entry]] = deque()
+        self._watch: ArrayWatch | None = None
 
     def pack(self, args: tuple[Any, ...], kwargs: dict[str, Any], callsite: str) -> Packed:
         """The arguments as a task has them; entries are counted for it, and nested refs have escaped."""
@@ -82,6 +87,8 @@ class Packer:
             for name, value in kwargs.items():
                 if type(value) is ObjectRef:
                     lifted.append((name, value))
+                elif type(value) is np.ndarray and value.nbytes > self._limit:
+                    lifted.append((name, self._store_array(value, callsite)))
         given_args, given_kwargs = args, kwargs
         if lifted:
             args, kwargs = _blanked(args, kwargs, lifted)
@@ -156,11 +163,22 @@ class Packer:
         glance = packed.glance()
         key = (id(array), array.ctypes.data, array.nbytes)
         last = self._last_arrays.pop(key, None)
+        watch = self._watch or self._make_watch()
+        history = last.history if last is not None else watch.new_history()
         content_hash = b""
         if last is not None:
+            if last.glance != glance:
+                watch.changed(history, packed)
+            elif history.token is not None:
+                ref = self._if_unwritten(watch, last, packed)
+                if ref is not None:
+                    self._last_arrays[key] = last
+                    return ref
+            watch.protect(history, array, packed)
             if last.glance == glance:
                 content_hash = packed.content_hash()
             if last.content_hash == content_hash:
+                history.found_unchanged()
                 ref = self._if_equal(last.object_id, None if last.exact else packed)
                 if ref is not None:
                     self._last_arrays[key] = last._replace(exact=True)
@@ -169,9 +187,24 @@ class Packer:
                 self._let_go(last.object_id)
         shared = self._find_or_store(packed, callsite, glance, content_hash, last is not None)
         if len(self._last_arrays) >= _RECENT_MAX:
-            self._last_arrays.pop(next(iter(self._last_arrays)))
-        self._last_arrays[key] = _LastArray(shared.ref.id, shared.content_hash, glance, shared.exact)
+            watch.forget(self._last_arrays.pop(next(iter(self._last_arrays))).history)
+        self._last_arrays[key] = _LastArray(shared.ref.id, shared.content_hash, glance, shared.exact, history)
         return shared.ref
+
+    def _if_unwritten(self, watch: ArrayWatch, last: _LastArray, packed: Serialized) -> ObjectRef[Any] | None:
+        """A ref to the stored copy of a watched array, if the kernel says that it is still one."""
+        ref = self._if_equal(last.object_id, None)
+        store = self._runtime.store
+        found = store.view(last.object_id) if ref is not None and store.pins.lookup(last.object_id) else None
+        return (
+            ref if watch.is_unchanged(last.history, packed, found[0] if found is not None else None) else None
+        )
+
+    def _make_watch(self) -> ArrayWatch:
+        from shoal.client.watching import ArrayWatch
+
+        self._watch = watch = ArrayWatch(self._runtime.config)
+        return watch
 
     def _if_equal(self, object_id: bytes, packed: Serialized | None) -> ObjectRef[Any] | None:
         """A ref to the stored object, if it is still there and holds just these bytes (None: whatever it holds)."""
@@ -242,6 +275,13 @@ class Packer:
         keep_s = self._runtime.config.shared_copy_ms / 1000
         while recent and (now is None or recent[0][0] + keep_s <= now):
             self._runtime.table.drop_uses([recent.popleft()[1]])
+        if self._watch is not None:
+            self._watch.sweep()
+
+    def close(self) -> None:
+        """Let go of what arrays are watched with; also in a forked child."""
+        if self._watch is not None:
+            self._watch.close()
 
     @staticmethod
     def _share(entry: Entry) -> ObjectRef[Any]:

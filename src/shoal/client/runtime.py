@@ -212,6 +212,7 @@ class Runtime:
             self.actors.close()
             self.node.connection.close()
         self.reactor.stop()
+        self.packer.close()
         if self.store is not None:
             self.store.region.close()
         self.futures.close()

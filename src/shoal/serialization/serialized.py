@@ -150,6 +150,14 @@ class Serialized:
             return False
         return all(equal_bytes(block, stored[at : at + block.size]) for at, block in self._blocks())
 
+    def only_buffer(self) -> tuple[int, Array] | None:
+        """(offset, bytes in place) of the one buffer beside the pickle; None if there are more, or it is not in one piece."""
+        if len(self._placed) != 1 or self.refs:
+            return None
+        offset, source = self._placed[0]
+        flat = flat_view(source)
+        return None if flat is None else (offset, flat)
+
     def _write_front(self, target: Array) -> int:
         """Write all but the buffers; where that ends."""
         if target.dtype != np.uint8 or target.ndim != 1 or target.size < self.size:
