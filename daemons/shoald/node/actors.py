@@ -454,6 +454,11 @@ class ActorCore:
             if len(self._kills) > self._config.actor_kills_max:
                 self._kills.popitem(last=False)
 
+    def is_ending(self, actor_id: bytes) -> bool:
+        """Whether this node knows that an actor is dead, or was killed, here or elsewhere, whatever the head says yet."""
+        record = self.actors.get(actor_id)
+        return actor_id in self.dead or actor_id in self._kills or (record is not None and bool(record.final))
+
     def unheld(self, actor_id: bytes, now: float) -> None:
         """Nobody holds the lifetime object any more: the last handle is gone."""
         record = self.actors.get(actor_id)

@@ -110,25 +110,34 @@ class ActorSide:
     ) -> None:
         """The head has said who has the name."""
         daemon = self._daemon
+        ask = partial(self._claim, client, req, actor_id, info, until)
         if daemon.clients.get(client.proc) is not client:
             if owner is not None and owner["actor_id"] == actor_id:
                 self.cluster.unclaim(actor_id, info)
         elif owner is None:
             text = f"whether the name {info['name']!r} is free is for the head to say, and it does not answer: {trouble}"
             client.sock.send([m.RESPONSE, req, False, text])
+        elif owner["actor_id"] != actor_id and self.core.is_ending(owner["actor_id"]):
+            self._ask_again(client, req, until, ask)  # the name is free when the head has heard of that
         elif owner["actor_id"] == actor_id or self._lives_here(owner["actor_id"]):
             make = partial(self._make, client, req, actor_id, info)
             namesake = self.core.named(info["namespace"], info["name"])
             if namesake is None or namesake.actor_id == owner["actor_id"]:
                 make(daemon.loop.now())
-            else:
-                self.cluster.end_if_killed(namesake.actor_id, lambda: make(daemon.loop.now()))
-        elif info["get_if_exists"] or self._knows(owner):
-            there, ask = owner["actor_id"], partial(self._claim, client, req, actor_id, info, until)
+                return
+
+            def looked() -> None:
+                still = self.core.named(info["namespace"], info["name"])
+                if still is None or still.actor_id != namesake.actor_id:
+                    make(daemon.loop.now())
+                else:  # it has lost its name, and the head did not say why: it is not the one to be given
+                    self._ask_again(client, req, until, ask)
+
+            self.cluster.end_if_killed(namesake.actor_id, looked)
+        elif info["get_if_exists"]:
+            there = owner["actor_id"]
             got = partial(self._got, client, req, there, until, ask)
-            if self._knows(owner):
-                got(None)  # it has ended, or is about to: the name is free when the head has heard of that
-            elif owner["node_id"]:
+            if owner["node_id"]:
                 self.cluster.get(owner["node_id"], there, client.proc, got)
             else:  # no node has what it needs, for now
                 got(b"")
@@ -139,11 +148,6 @@ class ActorSide:
         """Whether an actor is hosted here and not about to end: then this node knows who gets it, and who does not."""
         record = self.core.actors.get(actor_id)
         return record is not None and not record.final
-
-    def _knows(self, owner: dict[str, Any]) -> bool:
-        """Whether an actor is, or was, hosted here. Of one that was handed over the head may still say so: it is elsewhere."""
-        here = owner["node_id"] == self._daemon.node_id
-        return here and (owner["actor_id"] in self.core.actors or owner["actor_id"] in self.core.dead)
 
     def _got(
         self,
@@ -157,7 +161,11 @@ class ActorSide:
         """Its host has given the client a hold on the actor of a name, or the name may be free when the head hears of its end."""
         if table:
             client.sock.send([m.RESPONSE, req, True, {"actor": actor_id, "table": table}])
-        elif not self.cluster.again(until, ask):
+        else:
+            self._ask_again(client, req, until, ask)
+
+    def _ask_again(self, client: Client, req: int, until: float, ask: Callable[[], None]) -> None:
+        if not self.cluster.again(until, ask):
             text = "the actor of that name is about to end, or its node does not answer; try again"
             client.sock.send([m.RESPONSE, req, False, text])
 
