@@ -249,7 +249,9 @@ class Config:
     pull_memory_percent: int = 50
     # How often an object that found no room asks again; beyond, its readers get ObjectStoreFullError.
     pull_room_tries_max: int = 10
-    # A source that sends nothing for this long is given up for that object.
+    # Objects that are received into files at a time, since the store had no room for them; the others wait, by priority.
+    pull_files_max: int = 8
+    # A source that sends nothing for this long is given up for that object; a file that takes nothing for so long, too.
     pull_stall_ms: float = 5000.0
     # Nodes asked for parts of one object at a time; from this size on readers of one object help each other, and tell each
     # other what they have every so many parts of it.

@@ -1,8 +1,12 @@
 """A node whose store is full fetches objects of others all the same."""
 
+import os
+import signal
+
 import numpy as np
 
 import shoal
+from nodeclient import until
 from shoal.control import request
 from shoal.testing import Cluster
 
@@ -63,5 +67,57 @@ def test_tasks_that_have_half_of_their_arguments_each_do_not_wait_for_each_other
                 for n in range(4)
             ]
             assert get(sums) == [float(4 * n + 1) for n in range(4)]
+        finally:
+            shoal.shutdown()
+
+
+def ids_at(node):
+    return {row["id"] for row in request(node.socket, node.secret, "memory", {})["rows"]}
+
+
+@shoal.remote
+class Holder:
+    """Looks at what it was given for as long as it lives."""
+
+    def __init__(self):
+        self.views = []
+
+    def look(self, *arrays):
+        self.views += arrays
+        return len(self.views)
+
+
+@shoal.remote
+def element_of(refs, index):
+    return float(shoal.get(refs[0], timeout=TIMEOUT_S)[index])
+
+
+def test_what_finds_no_room_between_views_is_received_into_a_file():
+    """Arguments, and what a task gets; another node reads it there when its maker's is gone, and it goes with its last ref."""
+    config = {"store_full_wait_ms": 300.0, "heartbeat_ms": 200, "node_suspect_ms": 600, "node_dead_ms": 1500}
+    with Cluster(num_cpus=0, system_config=config) as cluster:
+        maker = cluster.add_node(num_cpus=1, resources={"maker": 1})
+        small = cluster.add_node(num_cpus=2, object_store_memory=24_000_000, resources={"small": 10})
+        shoal.init(cluster.address)
+        try:
+            here = {"small": 1}
+            near = [make.options(resources=here).remote(500_000) for _ in range(5)]
+            holder = Holder.options(resources=here).remote()
+            assert get(holder.look.remote(*near)) == 5
+            far = [make.options(resources={"maker": 1}).remote(750_000) for _ in range(2)]
+            assert get(element.options(resources=here).remote(far[0], -1)) == 749_999.0
+            assert get(element_of.options(resources=here).remote([far[1]], 7)) == 7.0
+            found = request(small.socket, small.secret, "memory", {"scope": "node"})
+            assert found["stats"]["fetched_into_files"] == 2
+            rows = {row["id"]: (row["disk_bytes"], row["allocated_bytes"]) for row in found["rows"]}
+            assert [rows[ref.hex()] for ref in far] == [(6_000_128, 0)] * 2
+            os.kill(maker.process.pid, signal.SIGKILL)
+            maker.process.wait()
+            cluster.forget(maker)
+            assert get(far[0])[-1] == 749_999.0
+            assert get(element.options(resources=here).remote(far[1], -1)) == 749_999.0
+            gone = [ref.hex() for ref in far]
+            del far
+            until(lambda: not ids_at(small).intersection(gone))
         finally:
             shoal.shutdown()

@@ -29,7 +29,7 @@ from shoald.node.pool import Pool
 from shoald.node.scheduler import SchedulerCore
 from shoald.objects.cluster_refs import ClusterRefs
 from shoald.objects.core import ObjectCore
-from shoald.objects.effects import Locate, Receive, Tell
+from shoald.objects.effects import Locate, Receive, Sum, Tell
 from shoald.store.core import StoreCore
 
 if TYPE_CHECKING:
@@ -430,6 +430,8 @@ class Daemon:
                     self.send(effect.node, effect.message)
             elif isinstance(effect, Receive):
                 self.traffic.receive(effect)
+            elif isinstance(effect, Sum):
+                self.traffic.sum(effect)
             elif isinstance(effect, Locate):
                 self.link.locate(effect.object_id, partial(self._located, effect.object_id))
 

@@ -62,10 +62,9 @@ def test_a_store_that_is_too_small_finishes_everything(seed):
 
 @pytest.mark.parametrize("seed", range(SEEDS // 2))
 def test_several_nodes_that_are_too_small(seed):
-    # A task whose arguments never fit together can read those of its own node in their files, but has to have others here.
+    # A task whose arguments never fit together reads some of them in files, also those that come from the other node.
     cluster = run(seed, nodes=2, tasks=25)
-    assert cluster.outcomes.keys() <= HEALTHY | {"full", "get full"}
-    assert sum(cluster.outcomes.get(each, 0) for each in ("full", "get full")) <= 5
+    assert cluster.outcomes.keys() <= HEALTHY
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

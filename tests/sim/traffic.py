@@ -6,12 +6,12 @@ there any more when it is sent, hears so; what a dead or unreachable node was to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.unit.store.fakedisk import checksum_of
 
 from shoal.ids import node_tag, tag_of
-from shoald.objects.pulls import GONE, UNREACHED
+from shoald.objects.pulls import GONE, UNREACHED, UNWRITTEN
 from shoald.store.objects import ORIGIN_SIZE
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.sim.network import Network
 
     from shoald.objects.copies import Copy
-    from shoald.objects.effects import Receive
+    from shoald.objects.effects import Receive, Sum
 
 BYTES_PER_S = 1.25e9
 
@@ -62,19 +62,32 @@ class Traffic:
         assert source.objects is not None
         tickets = source.objects.serving.tickets
         outcomes = []
+        disk = self._daemon.disk
+        if effect.file and disk.is_full(0):
+            self._landed(effect.number, [UNWRITTEN] * len(effect.pieces), "the disk is full")
+            return
         for req, chunk, offset, size in effect.pieces:
             ticket = tickets.get((self._daemon.node_id, req))
             copy = ticket.copy if ticket is not None else None
-            there = copy is not None and copy.have >> chunk & 1 and self._take(source, copy, chunk, offset)
+            there = (
+                copy is not None
+                and copy.have >> chunk & 1
+                and self._take(source, copy, chunk, offset, effect)
+            )
             self.moved_bytes += size if there else 0
             outcomes.append(1 if there else GONE)
         self._landed(effect.number, outcomes, "it has gone")
 
-    def _take(self, source: Daemon, copy: Copy, chunk: int, offset: int) -> bool:
+    def _take(self, source: Daemon, copy: Copy, chunk: int, offset: int, effect: Receive) -> bool:
         """A chunk lands at ``offset``, if it is there. Of larger objects, only the first chunk says what it is of."""
         region = self._daemon.region
         if region is None or source.region is None:
             return True
+        if effect.file:
+            token = self._token(source, copy, chunk)
+            if not chunk and token is not None:
+                self._daemon.disk.files[effect.file] = {0: token}
+            return token is not None or bool(chunk)
         if copy.file is None:
             for begin, size in copy.places(chunk):
                 region.put(offset, size, source.region.get(begin))
@@ -87,6 +100,31 @@ class Traffic:
             return False
         region.put(offset, size, token if not chunk else None)
         return True
+
+    @staticmethod
+    def _token(source: Daemon, copy: Copy, chunk: int) -> Any:
+        """What the first chunk of a copy says it is; None if it is not there any more."""
+        assert source.region is not None
+        if copy.file is None:
+            return source.region.get(copy.places(chunk)[0][0])
+        path, at, checksum = copy.file
+        token = source.disk.files.get(int(path), {}).get(at)
+        return token if checksum_of(token) == checksum else None
+
+    def sum(self, effect: Sum) -> None:
+        """A file that was received is read through."""
+        network = self._network
+        network.clock.at(network.latencies_s[0], lambda: self._summed(effect))
+
+    def _summed(self, effect: Sum) -> None:
+        daemon = self._daemon
+        if not daemon.alive:
+            return
+        assert daemon.objects is not None
+        content = daemon.disk.files.get(effect.file)
+        outcome = UNWRITTEN if not content else checksum_of(content[0])
+        daemon.objects.pulls.summed(effect.object_id, effect.file, outcome, "it is gone", daemon.now)
+        daemon.turn()
 
     def _landed(self, number: int, outcomes: list[int], reason: str) -> None:
         daemon = self._daemon

@@ -91,9 +91,13 @@ class Admission:
         if group:
             self._ask(group, size)
 
-    def _ask(self, group: list[Pull], size: int) -> None:
+    def number(self) -> int:
+        """A number for a request of this client."""
         self._number += 1
-        self._asked[self._number] = (group, size)
+        return self._number
+
+    def _ask(self, group: list[Pull], size: int) -> None:
+        self._asked[self.number()] = (group, size)
         self._outbox.append(ToStore(self._proc, [m.ALLOC, self._number, size, size]))
 
     def granted(self, number: int, offset: int, length: int) -> list[Pull]:

@@ -204,6 +204,9 @@ class ObjectCore:
         elif message[0] == m.ALLOC_FAILED:
             _, number, kind, text = message
             self.pulls.no_room(number, kind, text, now)
+        elif message[0] == m.FILE_LENT:
+            _, number, file, path = message
+            self.pulls.lent(number, file, path, now)
 
     def _seal(self, effect: Seal, now: float) -> None:
         copy = effect.copy
@@ -221,10 +224,11 @@ class ObjectCore:
                 effect.content_hash,
             ],
             now,
+            effect.in_file,
         )
         if is_object and not self._origin_lives(copy.stamp):
             self._store.promote(copy.id)
-        if copy.readers or copy.size >= self._config.relay_bytes_min:
+        if effect.in_file is None and (copy.readers or copy.size >= self._config.relay_bytes_min):
             self.serving.sealed(copy, is_object)
         if pin:  # its readers have pinned it by then
             self._effects.append(ToStore(self.proc, [m.UNPIN, copy.id]))

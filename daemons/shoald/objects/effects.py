@@ -30,6 +30,7 @@ class ToStore(NamedTuple):
 class Receive(NamedTuple):
     """Have connection ``lane`` to ``node`` receive ``pieces`` (req, chunk, offset, size), in order, as request ``number``.
 
+    Offsets are of the region; or of the file ``file`` at ``path``, if it is not 0, and then there is one piece.
     The answer is `PullCore.landed`, in any case.
     """
 
@@ -37,6 +38,8 @@ class Receive(NamedTuple):
     lane: int
     number: int
     pieces: list[tuple[int, int, int, int]]
+    file: int = 0
+    path: str = ""
 
 
 class Seal(NamedTuple):
@@ -47,6 +50,16 @@ class Seal(NamedTuple):
     contained: bytes
     callsite: str
     content_hash: bytes
+    in_file: tuple[int, int] | None = None  # (number of a lent file, checksum of all), if it lies there
+
+
+class Sum(NamedTuple):
+    """Read file ``file`` at ``path`` through, which has all ``size`` bytes of an object; the answer is `PullCore.summed`."""
+
+    object_id: bytes
+    file: int
+    path: str
+    size: int
 
 
 class SealParcel(NamedTuple):
@@ -95,4 +108,4 @@ class Note(NamedTuple):
     text: str
 
 
-Effect = Tell | ToStore | Receive | Seal | SealParcel | Grown | Broken | Told | Failed | Locate | Note
+Effect = Tell | ToStore | Receive | Seal | SealParcel | Sum | Grown | Broken | Told | Failed | Locate | Note

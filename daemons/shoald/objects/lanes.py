@@ -87,7 +87,8 @@ class Lanes:
             station.busy[lane] += 1
             self.flights[self._number] = Flight(node, lane, pieces)
             wire = [(source.req, chunk, *_place(pull, chunk)) for pull, source, chunk in pieces]
-            self._outbox.append(Receive(node, lane, self._number, wire))
+            first = pieces[0][0]
+            self._outbox.append(Receive(node, lane, self._number, wire, first.file, first.path))
 
     def _next(self, station: _Station) -> list[tuple[Pull, Source, int]]:
         """The pieces of one request: a chunk, or as many small objects as one chunk has room for."""
@@ -102,7 +103,7 @@ class Lanes:
                 continue
             chunk = first_from(able, pull.start)
             size += _place(pull, chunk)[1]
-            if pieces and size > self._config.pull_chunk_bytes:
+            if pieces and (pull.file or size > self._config.pull_chunk_bytes):
                 break
             pull.missing &= ~(1 << chunk)
             pull.flying += 1
@@ -110,6 +111,8 @@ class Lanes:
             if able.bit_count() == 1:
                 heappop(station.queue)
                 source.queued = False
+            if pull.file:
+                break
         return pieces
 
     def landed(self, number: int) -> Flight:

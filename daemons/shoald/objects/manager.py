@@ -11,11 +11,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import tag_of
+from shoal.store.filecopies import THREAD
 from shoal.wire import auth
 from shoald.objects.core import ObjectCore
-from shoald.objects.effects import Effect, Locate, Note, Receive, Tell
+from shoald.objects.effects import Effect, Locate, Note, Receive, Sum, Tell
+from shoald.objects.landing import sum_file
 from shoald.objects.processors import Receivers
-from shoald.objects.pulls import UNREACHED
+from shoald.objects.pulls import UNREACHED, UNWRITTEN
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
 from shoald.objects.traffic import Traffic
@@ -88,6 +90,10 @@ class ObjectManager:
         loop = self._daemon.loop
         loop.call_soon_threadsafe(lambda: self.core.pulls.landed(number, outcomes, reason, loop.now()))
 
+    def _write_ended(self, file: int) -> None:
+        """What hung at a lent file has ended; on a thread."""
+        self._daemon.loop.call_soon_threadsafe(lambda: self.core.pulls.write_ended(file))
+
     # --- out ---
 
     def _carry_out(self, effect: Effect) -> None:
@@ -100,6 +106,8 @@ class ObjectManager:
                 daemon.peers.send(effect.node, effect.message)
         elif isinstance(effect, Receive):
             self._receive(effect)
+        elif isinstance(effect, Sum):
+            self._sum(effect)
         elif isinstance(effect, Locate):
             self._locate(effect.object_id)
         elif isinstance(effect, Note):
@@ -120,8 +128,27 @@ class ObjectManager:
                 self._memory,
                 self._landed,
                 self._receivers,
+                self._write_ended,
             )
-        lane.receive(Request(effect.number, effect.pieces))
+        lane.receive(Request(effect.number, effect.pieces, effect.file, effect.path))
+
+    def _sum(self, effect: Sum) -> None:
+        """Have a thread read a file through, in a bounded time."""
+        loop, pulls = self._daemon.loop, self.core.pulls
+        patience_s = self._daemon.config.pull_stall_ms / 1000
+
+        def run() -> None:
+            outcome, reason, hanging = sum_file(effect.path, effect.size, patience_s)
+            loop.call_soon_threadsafe(
+                lambda: pulls.summed(effect.object_id, effect.file, outcome, reason, loop.now())
+            )
+            if hanging is not None:
+                hanging.then(lambda: self._write_ended(effect.file))
+
+        try:
+            threading.Thread(target=run, name=THREAD, daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            pulls.summed(effect.object_id, effect.file, UNWRITTEN, str(error), loop.now())
 
     def _locate(self, object_id: bytes) -> None:
         def answered(ok: bool, answer: Any) -> None:

@@ -75,6 +75,9 @@ class Pull:
         missing: chunks that nobody has been asked for; flying: how many are in the hands of a connection.
         start: the chunk that is asked for first.
         allocated: bytes of room; 0 without.
+        file, path: of the file that it is received into instead, for lack of room; 0 without.
+        trouble: why that file is no good; it is given up when no connection writes to it any more.
+        room_problem: (kind, text) of why there was no room.
         rooming: the store has been asked for room, and has not answered.
         tries: how often there was no room.
         told: chunks that readers of this part know of.
@@ -85,6 +88,7 @@ class Pull:
         "allocated",
         "copy",
         "facts",
+        "file",
         "final",
         "flying",
         "head_silent",
@@ -94,11 +98,13 @@ class Pull:
         "next",
         "number",
         "order",
+        "path",
         "pleas",
         "priority",
         "problem",
         "proc",
         "referred",
+        "room_problem",
         "rooming",
         "round",
         "sources",
@@ -106,6 +112,7 @@ class Pull:
         "state",
         "told",
         "tries",
+        "trouble",
         "verdicts",
     )
 
@@ -130,11 +137,50 @@ class Pull:
         self.missing = 0
         self.flying = 0
         self.start = 0
-        self.allocated = 0
+        self.allocated = self.file = 0
+        self.path = self.trouble = ""
+        self.room_problem = ("full", "")
         self.rooming = False
         self.tries = 0
         self.told = 0
         self.next: tuple[Source, list[object]] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nobody has to be sought: somebody who has it all was found, or asked, or nobody wants it."""
+        return self.state == ENDING or any(source.origin for source in self.sources.values())
+
+    @property
+    def placed(self) -> bool:
+        """Whether it has what its chunks are written to."""
+        return bool(self.allocated or self.file)
+
+    def why_lost(self, death: tuple[str, str] | None) -> tuple[str, str]:
+        """(kind, text) for its readers; ``death``: of those that had it."""
+        what = f"object {self.id.hex()} cannot be read: "
+        if death is not None:
+            return death[0], f"{what}{death[1]}, and no other node has a copy"
+        if self.problem is not None:
+            return self.problem
+        troubled = [node[:8] for node, verdict in self.verdicts.items() if verdict == TROUBLE]
+        why = f"node {', '.join(troubled)} cannot be reached" if troubled else "no node has it"
+        return "lost", f"{what}{why}"
+
+    def check(self, pauses: bool) -> None:
+        """Raises AssertionError unless it can go on; ``pauses``: it will be looked at again after a pause."""
+        copy = self.copy
+        if copy is not None:
+            assert not self.missing & copy.have, self
+            known = self.missing.bit_count() + copy.have.bit_count() + self.flying
+            assert known == copy.chunks, f"{self} has lost a chunk"
+            assert (copy.offset >= 0) == self.placed, self
+        assert not (self.allocated and self.file), self
+        assert self.state != RUNNING or self.placed, self
+        assert not self.allocated or self.state in (RUNNING, ENDING), self
+        assert not self.file or self.state in (RUNNING, ENDING) or (self.trouble and self.flying), self
+        if not self.settled:
+            lands = (self.flying and not self.missing) or (self.file and not self.missing)
+            assert self.located is None or pauses or lands, f"{self} waits for nothing"
 
     def story(self) -> str:
         """For people: how far it has come."""
@@ -147,7 +193,8 @@ class Pull:
         assert copy is not None
         if self.state != RUNNING:
             return f"its {copy.size} bytes are at node {nodes}, and wait for room in this node's store"
-        arrived = f"{copy.have.bit_count()} of its {copy.chunks} parts are here"
+        where = f"in {self.path}, since there was no room for it" if self.file else "here"
+        arrived = f"{copy.have.bit_count()} of its {copy.chunks} parts are {where}"
         return f"it is being fetched from node {nodes or 'nobody'}: {arrived}"
 
     def __repr__(self) -> str:

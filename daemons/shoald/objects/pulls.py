@@ -6,15 +6,15 @@
           next node, the head,          ending → gone, when no connection writes into its room
           a pause, or lost
 
-**Who is asked.** The nodes that its stamp, its id and other nodes point to; then those that the head knows; one at a time,
-until one says that it is there (a node parks the question while the object is pending). Each node's no is final, and
-one that could not be reached is asked again in the next round, after a pause. Whoever is a source of the copy that was
-begun helps at once: holders, and readers that have a part of it. With its last source gone, a pull seeks again, and
-goes on with what it has if the next source has the same copy; another copy is begun anew.
+**Who is asked.** One node at a time (`seeking`), until one says that it is there (a node parks the question while the object is
+pending). Whoever is a source of the copy that was begun helps at once: holders, and readers that have a part of it. With its
+last source gone, a pull seeks again, and goes on with what it has if the next source has the same copy; another copy is begun
+anew.
 
 Small objects that are wanted at once are asked for, and come, together (`parcels`).
 
-**When.** Room comes by priority within a budget (`admission`), chunks by priority and by who is free (`lanes`).
+**When.** Room comes by priority within a budget (`admission`), chunks by priority and by who is free (`lanes`). What no
+room was made for, after all that relief does, is received into a file that the store lends (`lent`).
 
 Invariants: one pull per object; a transfer never mixes copies; a pull that has room can finish without any other; room
 goes back only when no lane has a chunk of it in its hands.
@@ -22,17 +22,18 @@ goes back only when no lane has a chunk of it in its hands.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
 from shoald.objects.admission import Admission
 from shoald.objects.checks import are_nodes, check_fetched
 from shoald.objects.copies import Copy, spread, unpack_bits
-from shoald.objects.effects import Broken, Effect, Failed, Grown, Locate, Note, Seal, SealParcel, Tell, Told
+from shoald.objects.effects import Broken, Effect, Failed, Grown, Note, Seal, SealParcel, Sum, Tell, Told
 from shoald.objects.lanes import Lanes
+from shoald.objects.lent import LentFiles
 from shoald.objects.parcels import Parcel, Parcels
 from shoald.objects.pull import ENDING, QUEUED, ROOM, RUNNING, SEEKING, TROUBLE, WITHOUT, Facts, Pull, Source
+from shoald.objects.seeking import Seeking
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
 GONE = -1  # the source does not have it (any more)
 CORRUPT = -2  # the checksum does not fit
 UNREACHED = -3  # the connection broke, or stood still
+UNWRITTEN = -4  # the file that it was to lie in took it not
+STALLED = -5  # nor said so: the write hangs, and `PullCore.write_ended` follows when it ends
 
 
-class PullCore:
+class PullCore(Seeking):
     """Pulls objects to this node.
 
     Args:
@@ -65,21 +68,12 @@ class PullCore:
         outbox: list[Effect],
         cluster: Cluster,
     ) -> None:
-        self._config = config
+        super().__init__(config, outbox, cluster)
         self._counters = counters
-        self._cluster = cluster
-        self.outbox = outbox
         self._admission = Admission(proc, budget, config, self.outbox)
+        self._files = LentFiles(proc, config, self.outbox, self._admission.number)
         self._lanes = Lanes(config, self.outbox)
         self._parcels = Parcels(self.outbox, cluster, self._number)
-        self._pulls: dict[bytes, Pull] = {}
-        self._asked: dict[int, tuple[Pull, Source]] = {}
-        self._timers: list[tuple[float, int, Pull]] = []
-        self._done: dict[
-            tuple[str, bool, bool], list[int]
-        ] = {}  # (node, complete, known) → reqs to be let go of
-        self._order = 0
-        self._req = 0
 
     def __len__(self) -> int:
         parcels = sum(1 for pull in self._pulls.values() if isinstance(pull, Parcel))
@@ -125,7 +119,7 @@ class PullCore:
         before, pull.priority = pull.priority, min(priority, pull.priority)
         if pull.state == ENDING:
             pull.priority = priority
-            pull.state = RUNNING if pull.allocated else ROOM
+            pull.state = RUNNING if pull.placed and not pull.trouble else ROOM
             self._seek_anew(pull, now)
         elif before == m.PRIORITY_ASK != pull.priority:
             for source in list(pull.sources.values()):
@@ -174,6 +168,7 @@ class PullCore:
         del self._pulls[pull.id]
         if pull.copy is not None:
             self.outbox.append(Broken(pull.copy))
+            self._files.leave(pull)
             self._admission.leave(pull)
 
     def _fail(self, pull: Pull, kind: str, text: str) -> None:
@@ -183,6 +178,7 @@ class PullCore:
     def settle(self) -> None:
         """The end of a turn: ask for room and for chunks, and let go, for all that came in together."""
         self._admission.admit()
+        self._files.ask()
         self._lanes.pump()
         if self._done:
             for (node, complete, known), reqs in self._done.items():
@@ -190,135 +186,6 @@ class PullCore:
             self._done = {}
 
     # --- who has it ---
-
-    def _seek(self, pull: Pull, now: float) -> None:
-        """Nobody who has all of it is left: ask the next node, or the head, or wait, or give up."""
-        cluster = self._cluster
-        unknown = False
-        for node in (*cluster.who(pull.id, pull.proc), *pull.referred):
-            if node not in pull.verdicts and node not in pull.sources:
-                lives = cluster.lives(node)
-                if lives:
-                    self._ask(pull, node, b"")
-                    return
-                unknown = unknown or lives is None
-        death = cluster.death(pull.id, pull.proc)
-        hopeless = not any(pull.id[8:12])  # a barrier (owner.table.hold_until): there is no such object
-        if pull.located is False and not hopeless:
-            pull.located = None
-            self.outbox.append(Locate(pull.id))
-        elif pull.located is True or hopeless:
-            # Where no node is known at all, too, this node's view of the cluster is older than the question.
-            unknown = unknown or not (pull.verdicts or death)
-            troubled = pull.head_silent or unknown or TROUBLE in pull.verdicts.values()
-            # Those who have parts may get the rest from each other.
-            config = self._config
-            here = cluster.is_here(pull.id, pull.proc)
-            rounds = config.locate_rounds_max if here else config.pull_rounds_max
-            if (troubled or pull.sources) and pull.round < rounds:
-                self._pause(pull, now)
-            elif not self._ask_owner(pull):
-                self._fail(pull, *self._why_lost(pull, death))
-
-    def _ask_owner(self, pull: Pull) -> bool:
-        """Nobody has it; its owner may have it made again: its node is asked, without the stamp of where it was.
-
-        And again, if the node dies on which it was made again.
-        """
-        if pull.final or pull.pleas >= self._config.pull_rounds_max:
-            return False
-        pull.pleas += 1
-        pull.proc, pull.number = b"", m.NOWHERE
-        for node in self._cluster.who(pull.id, b""):
-            if node not in pull.sources and self._cluster.lives(node):
-                pull.verdicts.pop(node, None)
-                self._ask(pull, node, b"")
-                return True
-        return False
-
-    def _why_lost(self, pull: Pull, death: tuple[str, str] | None) -> tuple[str, str]:
-        what = f"object {pull.id.hex()} cannot be read: "
-        if death is not None:
-            return death[0], f"{what}{death[1]}, and no other node has a copy"
-        if pull.problem is not None:
-            return pull.problem
-        troubled = [node[:8] for node, verdict in pull.verdicts.items() if verdict == TROUBLE]
-        why = f"node {', '.join(troubled)} cannot be reached" if troubled else "no node has it"
-        return "lost", f"{what}{why}"
-
-    def _pause(self, pull: Pull, now: float) -> None:
-        config = self._config
-        pause_ms = min(config.reconnect_ms_min * 2**pull.round, config.reconnect_ms_max)
-        pull.round += 1
-        self._order += 1
-        heappush(self._timers, (now + pause_ms / 1000, self._order, pull))
-
-    def next_deadline(self) -> float | None:
-        """When `tick` has something to do."""
-        return self._timers[0][0] if self._timers else None
-
-    def tick(self, now: float) -> None:
-        """Pauses are over: nodes that could not be reached are tried again."""
-        while self._timers and self._timers[0][0] <= now:
-            pull = heappop(self._timers)[2]
-            if self._pulls.get(pull.id) is pull and pull.located and not self._settled(pull):
-                self._seek_anew(pull, now)
-
-    @staticmethod
-    def _settled(pull: Pull) -> bool:
-        """Whether nobody has to be sought: somebody who has it all was found, or asked, or nobody wants it."""
-        return pull.state == ENDING or any(source.origin for source in pull.sources.values())
-
-    def _seek_anew(self, pull: Pull, now: float) -> None:
-        """Ask again: nodes that were in trouble, and the head."""
-        pull.verdicts = {node: what for node, what in pull.verdicts.items() if what == WITHOUT}
-        pull.located = None if pull.located is None else False
-        self._seek(pull, now)
-
-    def located(self, object_id: bytes, nodes: list[str] | None, now: float) -> None:
-        """The head's answer: who has copies, as far as it knows; None if it could not be asked."""
-        pull = self._pulls.get(object_id)
-        if pull is None or pull.located is not None:
-            return
-        pull.located = True
-        pull.head_silent = nodes is None  # nobody can say that it is lost while the head cannot be asked
-        pull.referred = [*dict.fromkeys([*pull.referred, *(nodes or ())])]
-        if not self._settled(pull):
-            self._seek(pull, now)
-
-    def _number(self, count: int) -> int:
-        first = self._req + 1
-        self._req += count
-        return first
-
-    def _ask(self, pull: Pull, node: str, copy: bytes) -> None:
-        req = self._number(1)
-        source = pull.sources[node] = Source(node, req, pull.priority == m.PRIORITY_ASK, bool(copy))
-        self._asked[req] = (pull, source)
-        message = [m.P_FETCH, req, pull.id, [pull.proc], [pull.number], pull.priority, copy]
-        self.outbox.append(Tell(node, message))
-
-    def _ask_holders(self, pull: Pull, nodes: list[str]) -> None:
-        """Others who have the copy, or part of it, help."""
-        assert pull.copy is not None
-        if pull.copy.size < self._config.relay_bytes_min:
-            return
-        for node in nodes:
-            if len(pull.sources) >= self._config.pull_sources_max:
-                return
-            if node not in pull.sources and node not in pull.verdicts and self._cluster.lives(node):
-                self._ask(pull, node, pull.copy.stamp)
-
-    def _let_go(self, pull: Pull, source: Source, complete: bool = False) -> None:
-        """This source is needed no longer."""
-        del pull.sources[source.node]
-        del self._asked[source.req]
-        if pull.next is not None and pull.next[0] is source:
-            pull.next = None
-        if not source.ask:
-            # A copy holds what it contains. Until that is known, the source's copy does, and may not be dropped.
-            known = complete and pull.facts is not None and bool(pull.facts.contained)
-            self._done.setdefault((source.node, complete, known), []).append(source.req)
 
     def _lose(self, pull: Pull, source: Source, verdict: str, now: float) -> None:
         """This source is no good; the others go on, or the next one is sought."""
@@ -334,7 +201,7 @@ class PullCore:
             self._scatter(pull, now)
             return
         self._offer(pull)
-        if not self._settled(pull) and (pull.copy is None or pull.copy.have != pull.copy.all):
+        if not pull.settled and (pull.copy is None or pull.copy.have != pull.copy.all):
             pull.located = None if pull.located is None else False
             self._seek(pull, now)
 
@@ -408,6 +275,7 @@ class PullCore:
         else:
             assert pull.copy is not None
             self.outbox.append(Broken(pull.copy))
+            self._files.leave(pull)
             self._admission.leave(pull)
             pull.copy = pull.facts = None
             pull.told = 0
@@ -475,16 +343,83 @@ class PullCore:
 
     def no_room(self, number: int, kind: str, text: str, now: float) -> None:
         """ALLOC_FAILED: ``kind`` "full" may be better later, "never" is not."""
-        for pull in self._admission.refused(number):
+        fileless = self._files.refused(number)
+        if fileless is not None:
+            self._without_file(fileless, kind, text)
+            return
+        group = self._admission.refused(number)
+        for pull in group:
             if pull.state == ENDING:
                 self._end(pull)
             elif isinstance(pull, Parcel):  # there may be room for each of it
                 self._scatter(pull, now)
-            elif kind == "never" or pull.tries >= self._config.pull_room_tries_max:
-                pull.state = QUEUED
-                self._fail(pull, "full", text)
-            else:
+            elif len(group) > 1:  # or for each of these
                 self._admission.enter(pull)
+            else:
+                pull.room_problem = kind, text
+                self._files.enter(pull)
+
+    def _without_file(self, pull: Pull, kind: str, text: str, spoiled: bool = False) -> None:
+        """There is no room, and no file, or a ``spoiled`` one: both may be better later, but room never if it is too large."""
+        why, full = pull.room_problem
+        if pull.state == ENDING:
+            self._end(pull)
+        elif (why == "never" and not spoiled) or pull.tries >= self._config.pull_room_tries_max:
+            pull.state = QUEUED
+            if kind == "disk":
+                self._fail(pull, "disk", f"{full} {text}")
+            else:
+                self._fail(pull, "full", full)
+        elif why == "never":
+            pull.state = ROOM
+            self._files.enter(pull)
+        else:
+            self._admission.enter(pull)
+
+    def lent(self, number: int, file: int, path: str, now: float) -> None:
+        """FILE_LENT: what there was no room for is received into this file."""
+        pull = self._files.lent(number, file, path)
+        if pull.state == ENDING:
+            self._end(pull)
+            return
+        pull.state = RUNNING
+        self._go_on(pull, now)
+
+    def summed(self, object_id: bytes, file: int, outcome: int, reason: str, now: float) -> None:
+        """The file that has all of an object was read through: its checksum, or STALLED or UNWRITTEN with the reason."""
+        pull = self._pulls.get(object_id)
+        if pull is None or pull.file != file:
+            return  # it was given up meanwhile
+        if outcome >= 0:
+            self._finish(pull, now, outcome)
+        else:
+            self._spoil(pull, outcome, reason)
+            self._go_on(pull, now)
+
+    def write_ended(self, file: int) -> None:
+        """What hung at a file (outcome STALLED) has ended."""
+        self._files.ended(file)
+
+    def _spoil(self, pull: Pull, outcome: int, reason: str) -> None:
+        """The pull's file takes nothing more."""
+        if outcome == STALLED:
+            self._files.stalled(pull, int(self._config.pull_stall_ms))
+        pull.trouble = reason
+        if pull.state == RUNNING:
+            pull.state = ROOM
+
+    def _begin_anew(self, pull: Pull) -> None:
+        """What has come lies in a file that is no good: from the first chunk on again, wherever there is room then."""
+        copy, reason = pull.copy, pull.trouble
+        assert copy is not None
+        self._files.leave(pull)
+        copy.offset = -1
+        copy.have = 0
+        pull.missing = copy.all
+        pull.trouble = ""
+        pull.tries += 1
+        self.outbox.append(Note(f"{pull.id.hex()} could not be received into a file: {reason}"))
+        self._without_file(pull, "disk", reason, spoiled=True)
 
     def landed(self, number: int, outcomes: list[int], reason: str, now: float) -> None:
         """A lane is done with a request: a checksum for each piece, or GONE, CORRUPT, UNREACHED, with the reason for people."""
@@ -498,7 +433,10 @@ class PullCore:
                 self._arrived(pull, source, chunk, outcome)
             else:
                 pull.missing |= 1 << chunk
-                lost[source.req] = (pull, source, outcome)
+                if outcome in (STALLED, UNWRITTEN):
+                    self._spoil(pull, outcome, reason)
+                else:
+                    lost[source.req] = (pull, source, outcome)
         for pull, source, outcome in lost.values():
             if pull.sources.get(source.node) is source:
                 self.outbox.append(
@@ -523,22 +461,30 @@ class PullCore:
         if pull.state == ENDING:
             if not pull.flying:
                 self._end(pull)
+        elif pull.trouble:
+            if not pull.flying:
+                self._begin_anew(pull)
         elif pull.state != RUNNING or copy is None:
             return
         elif copy.have == copy.all:
-            self._finish(pull, now)
+            if pull.file:
+                self.outbox.append(Sum(pull.id, pull.file, pull.path, copy.size))
+            else:
+                self._finish(pull, now)
         elif pull.next is not None:
             if not pull.flying:
                 (source, message), pull.next = pull.next, None
                 self._another_copy(pull, source, message, now)
         else:
             self._offer(pull)
-            if copy.have.bit_count() - pull.told >= max(1, copy.chunks // self._config.relay_parts):
+            if not pull.file and copy.have.bit_count() - pull.told >= max(
+                1, copy.chunks // self._config.relay_parts
+            ):
                 pull.told = copy.have.bit_count()
                 self.outbox.append(Grown(copy))
 
-    def _finish(self, pull: Pull, now: float) -> None:
-        """All of it is here."""
+    def _finish(self, pull: Pull, now: float, checksum: int = 0) -> None:
+        """All of it is here; ``checksum``: of all, if it is in a file."""
         assert pull.copy is not None
         assert not pull.flying, pull
         if isinstance(pull, Parcel):
@@ -548,9 +494,14 @@ class PullCore:
         else:
             facts = pull.facts
             assert facts is not None
-            seal = Seal(pull.copy, facts.flags, facts.contained, facts.callsite, facts.content_hash)
-            self.outbox.append(seal)
+            in_file = (pull.file, checksum) if pull.file else None
+            self.outbox.append(
+                Seal(pull.copy, facts.flags, facts.contained, facts.callsite, facts.content_hash, in_file)
+            )
             self._counters["fetches"] += 1
+            if pull.file:
+                self._counters["fetched_into_files"] += 1
+                self._files.sealed(pull)
         del self._pulls[pull.id]
         for source in list(pull.sources.values()):
             self._let_go(pull, source, complete=True)
@@ -567,7 +518,7 @@ class PullCore:
     def part(self, object_id: bytes, stamp: bytes) -> tuple[Copy, Facts] | None:
         """What is here of a copy that is on its way."""
         pull = self._pulls.get(object_id)
-        if pull is None or pull.state != RUNNING or pull.copy is None or pull.facts is None:
+        if pull is None or pull.state != RUNNING or pull.file or pull.copy is None or pull.facts is None:
             return None
         return (pull.copy, pull.facts) if pull.copy.stamp == stamp and pull.next is None else None
 
@@ -581,19 +532,11 @@ class PullCore:
         self._lanes.validate()
         self._parcels.validate(self._pulls)
         self._admission.validate(sum(pull.allocated for pull in self._pulls.values()))
+        self._files.validate(list(self._pulls.values()))
         waiting = {pull for _, _, pull in self._timers}
         for object_id, pull in self._pulls.items():
             assert pull.id == object_id
-            if pull.copy is not None:
-                assert not pull.missing & pull.copy.have, pull
-                known = pull.missing.bit_count() + pull.copy.have.bit_count() + pull.flying
-                assert known == pull.copy.chunks, f"{pull} has lost a chunk"
-                assert (pull.copy.offset >= 0) == bool(pull.allocated), pull
-            assert pull.state != RUNNING or pull.allocated, pull
-            assert not pull.allocated or pull.state in (RUNNING, ENDING), pull
-            if not self._settled(pull):
-                lands = pull.flying and not pull.missing
-                assert pull.located is None or pull in waiting or lands, f"{pull} waits for nothing"
+            pull.check(pull in waiting)
         assert self._asked == {
             source.req: (pull, source) for pull in self._pulls.values() for source in pull.sources.values()
         }

@@ -5,6 +5,8 @@ chunk (else the source would have nothing to send after that one), and checks ev
 is told to the loop in any case; after a failure everything that was under way on the connection has failed, and the next
 request opens another one. An idle connection is closed.
 
+What is received into a file, for lack of room, is checked in memory and then written there, by a thread that can be left behind.
+
 The room that a chunk is written to stays the pull's until its request has been told of: a lane never writes after that.
 """
 
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.wire import auth, pieces
 from shoal.wire.tls import TlsUnavailable
+from shoald.objects.landing import write_piece
 from shoald.objects.processors import Receivers
 from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
 from shoald.objects.sockets import dial, receive_exactly, receive_into, stays_here
@@ -37,6 +40,8 @@ class Request(NamedTuple):
 
     number: int
     pieces: list[tuple[int, int, int, int]]
+    file: int = 0
+    path: str = ""
 
 
 class Lane:
@@ -48,6 +53,7 @@ class Lane:
         memory: gives the region's bytes, writable; called on the thread.
         on_landed: called on the thread with (request number, outcome of each piece, reason), once for each request.
         receivers: all of this node.
+        on_ended: called on a thread with a lent file's number when a write to it has ended that counted as hanging.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Lane:
         memory: Callable[[], memoryview],
         on_landed: Landed,
         receivers: Receivers,
+        on_ended: Callable[[int], None],
     ) -> None:
         self._address = address
         self._identity = identity
@@ -67,6 +74,7 @@ class Lane:
         self._memory = memory
         self._on_landed = on_landed
         self._receivers = receivers
+        self._on_ended = on_ended
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._sock: socket.socket | None = None
         self._lock = threading.Lock()  # the socket against `close`
@@ -121,8 +129,11 @@ class Lane:
             self._ask(sock, first)
             while under_way:
                 self._ask_ahead(sock, under_way)
-                outcomes, reason = self._receive(sock, under_way)
-                self._on_landed(under_way.popleft().number, outcomes, reason)
+                if under_way[0].file:
+                    self._receive_into_file(sock, under_way)
+                else:
+                    outcomes, reason = self._receive(sock, under_way, self._memory())
+                    self._on_landed(under_way.popleft().number, outcomes, reason)
                 if near:
                     self._receivers.settle()
         except BlockingIOError:
@@ -167,17 +178,36 @@ class Lane:
             under_way.append(request)
             self._ask(sock, request)
 
-    def _receive(self, sock: socket.socket, under_way: deque[Request]) -> tuple[list[int], str]:
-        """Receive the first request: (outcome of each piece, a reason if one is no checksum)."""
+    def _receive_into_file(self, sock: socket.socket, under_way: deque[Request]) -> None:
+        """Receive the first request, which is one chunk, check it, and only then write it where it belongs."""
         request = under_way[0]
-        memory = self._memory()
+        (_, _, offset, size) = request.pieces[0]
+        chunk = memoryview(bytearray(size))
+        outcomes, reason = self._receive(sock, under_way, chunk, offset)
+        hanging = None
+        if outcomes[0] >= 0:
+            patience_s = self._config.pull_stall_ms / 1000
+            failed, reason, hanging = write_piece(request.path, offset, chunk, patience_s)
+            outcomes = [failed or outcomes[0]]
+        self._on_landed(under_way.popleft().number, outcomes, reason)
+        if hanging is not None:
+            hanging.then(lambda: self._on_ended(request.file))
+
+    def _receive(
+        self, sock: socket.socket, under_way: deque[Request], memory: memoryview, base: int = 0
+    ) -> tuple[list[int], str]:
+        """Receive the first request into ``memory``, whose first byte is at offset ``base``.
+
+        Returns (outcome of each piece, a reason if one is no checksum).
+        """
+        request = under_way[0]
         heads = pieces.decode_answers(receive_exactly(sock, len(request.pieces) * pieces.ANSWER_SIZE))
         windows: list[memoryview] = []
         for (_, _, offset, size), (status, sent) in zip(request.pieces, heads, strict=True):
             if status == pieces.HERE:
                 if sent != size:
                     raise pieces.BrokenRequest(f"a chunk of {sent} bytes instead of {size}")
-                windows.append(memory[offset : offset + size])
+                windows.append(memory[offset - base : offset - base + size])
         found = iter(self._receive_all(sock, windows, under_way))
         outcomes = [next(found) if status == pieces.HERE else GONE for status, _ in heads]
         reasons = {GONE: "it does not have it any more", CORRUPT: "a chunk does not fit its checksum"}

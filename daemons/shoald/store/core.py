@@ -311,13 +311,16 @@ class StoreCore:
             self.settle()
         return sealed
 
-    def seal_copy(self, proc: bytes, stamp: bytes, seal: list[Any], now: float) -> bool:
+    def seal_copy(
+        self, proc: bytes, stamp: bytes, seal: list[Any], now: float, in_file: tuple[int, int] | None = None
+    ) -> bool:
         """Client ``proc`` of this daemon has had the copy ``stamp`` written into its room: make it an object that nobody holds.
 
-        ``seal``: id, offset, size, contained ids, flags, call site, content hash. Returns whether it is the object now; if not,
-        there was one already. Raises ProtocolError.
+        ``seal``: id, offset, size, contained ids, flags, call site, content hash. ``in_file``: (number of a file that it was
+        lent, checksum), where the copy is instead. Returns whether it is the object now; if not, there was one already.
+        Raises ProtocolError.
         """
-        obj = self._seals.seal_copy(self._ledger.clients[proc], stamp, seal, now)
+        obj = self._seals.seal_copy(self._ledger.clients[proc], stamp, seal, now, in_file)
         if self._ledger.recalls or self._ledger.forsaken or self._extents.waiting:
             self.settle()
         return self._ledger.objects.get(obj.id) is obj
@@ -382,7 +385,7 @@ class StoreCore:
         written over), disk_files. Also fragmentation (0 to 1), the number of
         objects, and counters since the start: allocs, seals, frees, pins, dedups, evictions, spilled and
         restored (bytes, and with _objects), lost; fetches (objects that came from other nodes), fetch_joins (reads
-        that joined one), fetch_retries (sources replaced), fetched_bytes, fetched_from_relays (chunks),
+        that joined one), fetch_retries (sources replaced), fetched_bytes, fetched_from_relays (chunks), fetched_into_files,
         served_bytes. spill_rate and restore_rate are bytes a second
         while there was something to write or read.
         """

@@ -28,7 +28,8 @@ HELD, UNHELD, BORN, FREED = "hold", "release", "born", "freed"
 COUNTERS = (
     *("allocs", "seals", "frees", "pins", "dedups", "evictions"),
     *("spilled", "spilled_objects", "restored", "restored_objects", "read_in_files", "lost"),
-    *("fetches", "fetch_joins", "fetch_retries", "fetched_bytes", "fetched_from_relays", "served_bytes"),
+    *("fetches", "fetch_joins", "fetch_retries", "fetched_bytes", "fetched_from_relays"),
+    *("fetched_into_files", "served_bytes"),
 )
 
 

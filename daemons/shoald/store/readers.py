@@ -329,12 +329,12 @@ class Readers:
     def _missed(self, object_id: bytes, kind: str, text: str) -> None:
         """No other node has it: unless it is announced, or its owner can help, those who wait for it are told so.
 
-        Of kind "full" it is not lost: there is no room for it here, whoever makes it.
+        Of kind "full" or "disk" it is not lost: there is no room for it here, whoever makes it.
         """
         waiting = [read for read in self._parked.get(object_id, ()) if not read.stamped]
         if not waiting or object_id in self._ledger.expected or object_id in self._asked:
             return
-        if kind in ("freed", "full") or not self._ask_owner(object_id):
+        if kind in ("freed", "full", "disk") or not self._ask_owner(object_id):
             if kind == "lost" and object_id[:PROCESS_ID_SIZE] in self._ledger.dead:
                 kind, text = "owner_died", f"{text}; the process that owned it has ended"
             for read in waiting:

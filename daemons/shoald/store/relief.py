@@ -11,7 +11,8 @@ Ahead of need: when more than config.spill_threshold of the region is in use, th
 written, and stay. So when room is wanted, victims are there that only have to be dropped, and writing overlaps
 with the work of the job.
 
-Without a directory, or when the disk is full, only what has a copy elsewhere can go.
+Without a directory, or when the disk is full, only what has a copy elsewhere can go. From a disk that is full it goes as well:
+what was fetched from another node may lie there alone.
 
 With spilling off it can be certain that there will be no room: then the refusal comes at once. An object stays if it is a primary
 copy and a process holds it that waits for room itself, with its only thread and no task under way (it says so with its
@@ -47,6 +48,7 @@ class Relief:
         "_restores",
         "_seen",
         "_spills",
+        "_was_full",
     )
 
     def __init__(self, ledger: Ledger, extents: Extents, restores: Restores, spills: Spills) -> None:
@@ -59,6 +61,7 @@ class Relief:
         self._marks = ledger.marks()
         self._again_at: float | None = None
         self._seen = 0
+        self._was_full = False
 
     @property
     def wanted(self) -> bool:
@@ -81,6 +84,9 @@ class Relief:
         arrived, self._seen = self._seen != self._ledger.arrivals, self._ledger.arrivals
         if arrived and not self._spills.enabled:
             self._extents.refuse_hopeless(self._stays)
+        filled, self._was_full = self._spills.full and not self._was_full, self._spills.full
+        if filled:
+            self._drop_files()
         self._eviction.begin(self._somebody_waits(), now)
         for _ in range(_ROUNDS_MAX):
             self._serve(now)
@@ -129,6 +135,14 @@ class Relief:
             self._let_go(obj)
             dropped += obj.allocated
         return dropped > 0
+
+    def _drop_files(self) -> None:
+        """A disk is full: what lies there and is on another node as well goes, unless somebody waits for it."""
+        awaited = self._restores.awaited()
+        for obj in list(self._ledger.objects.values()):
+            on_disk = obj.offset < 0 and obj.disk is not None and obj.disk.state == ON_DISK
+            if on_disk and self._eviction.expendable(obj) and obj not in awaited:
+                self._ledger.evict(obj)
 
     def _let_go(self, obj: StoredObject) -> None:
         if obj.disk is not None:

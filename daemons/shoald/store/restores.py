@@ -113,6 +113,11 @@ class Restores:
                 following = following or (rest[0] if rest else 0)
         return total, following
 
+    def awaited(self) -> set[StoredObject]:
+        """Those that somebody waits for."""
+        waiting = {obj for queue in self.waiting for group in queue for _, obj in group.reads}
+        return waiting | self._coming.keys()
+
     def oldest(self) -> list[float]:
         """Since when the oldest groups wait."""
         return [queue[0].since for queue in self.waiting if queue]

@@ -119,7 +119,14 @@ class Seals:
         elif ledger.clustered:
             self._holds.sharing.share(obj.id)  # processes elsewhere may hold it: the head knows
 
-    def seal_copy(self, client: Client, stamp: bytes, seal: list[Any], now: float) -> StoredObject:
+    def seal_copy(
+        self,
+        client: Client,
+        stamp: bytes,
+        seal: list[Any],
+        now: float,
+        in_file: tuple[int, int] | None = None,
+    ) -> StoredObject:
         """See `StoreCore.seal_copy`."""
         object_id, offset, size, contained, flags, callsite, content_hash = seal
         inner = _inner(object_id, contained) if contained else ()
@@ -128,7 +135,7 @@ class Seals:
             object_id, offset, size, allocated, inner, flags, intern(callsite), content_hash, now
         )
         obj.copy = stamp
-        self.seal(client, [], now, made=(obj, NO_PROCESS))
+        self.seal(client, [], now, in_file, made=(obj, NO_PROCESS))
         return obj
 
     def seal_parcel(

@@ -223,8 +223,8 @@ class Arguments:
             if attempts == _READ_ATTEMPTS and problem is None:
                 problem = "lost", "it was freed while its task was starting"
         kind, why = problem
-        if kind == "full":
-            raise read_error("full", f"argument {object_id.hex()} could not be brought to this node: {why}")
+        if kind in ("full", "disk"):
+            raise read_error(kind, f"argument {object_id.hex()} could not be brought to this node: {why}")
         raise read_error("lost", f"argument {object_id.hex()} is lost: {why}")
 
     def kept(self, loaded: Loaded) -> bytes:

@@ -61,6 +61,7 @@ _COUNTS = (
     ("fetch_joins", "reads that joined one of these"),
     ("fetch_retries", "sources replaced meanwhile"),
     ("fetched_from_relays", "parts that came from other readers"),
+    ("fetched_into_files", "received into files, for lack of room"),
 )
 
 

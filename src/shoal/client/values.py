@@ -18,6 +18,7 @@ from shoal.exceptions import (
     ObjectLostError,
     ObjectReconstructionFailedError,
     ObjectStoreFullError,
+    OutOfDiskError,
     OwnerDiedError,
     ShoalError,
     TaskError,
@@ -47,6 +48,7 @@ _READ_ERRORS: dict[str, type[ShoalError]] = {
     "freed": ObjectFreedError,
     "owner_died": OwnerDiedError,
     "full": ObjectStoreFullError,
+    "disk": OutOfDiskError,
     "unrecoverable": ObjectReconstructionFailedError,
 }
 _PACKAGE = __name__.partition(".")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import threading
@@ -11,10 +12,12 @@ import xxhash
 
 from nodeclient import until
 from shoal.config import Config
+from shoal.store.checksums import checksum
 from shoal.wire import auth, pieces
 from shoald.objects.copies import Copy
+from shoald.objects.landing import sum_file
 from shoald.objects.processors import Receivers
-from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
+from shoald.objects.pulls import CORRUPT, GONE, STALLED, UNREACHED, UNWRITTEN
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
 from shoald.objects.serving import Ticket
@@ -106,6 +109,7 @@ class Rig:
         )
         self.source = Source(self.server.take, identity)
         self.landed = queue.Queue()
+        self.ended = queue.Queue()
         self.receivers = Receivers()
         self.lane = self.lane_to(self.source)
 
@@ -118,6 +122,7 @@ class Rig:
             lambda: memoryview(self.here),
             lambda *landed: self.landed.put(landed),
             self.receivers,
+            lambda file: self.ended.put(file),
         )
 
     def pieces(self, *chunks):
@@ -361,6 +366,7 @@ def test_a_wrong_secret_is_a_failure_like_others(rig, tmp_path):
         lambda: memoryview(it.here),
         lambda *landed: it.landed.put(landed),
         it.receivers,
+        lambda file: it.ended.put(file),
     )
     outcomes, reason = it.get(1, it.pieces(0))
     assert outcomes == [UNREACHED]
@@ -506,3 +512,62 @@ def test_a_spill_file_that_has_gone_or_was_damaged_is_not_there(rig, tmp_path, c
         [(object_id, why)] = it.damaged
         assert object_id == it.copy.id
         assert "checksum" in why
+
+
+class Files:
+    """Requests whose chunks go into a file."""
+
+    def __init__(self, it, path):
+        self.it = it
+        self.path = str(path)
+        open(self.path, "wb").close()
+
+    def receive(self, number, chunk):
+        offset, size = chunk * CHUNK, self.it.copy.place(chunk)[1]
+        self.it.lane.receive(Request(number, [(7, chunk, offset, size)], 5, self.path))
+        return self.it.landed.get(timeout=WAIT_S)
+
+
+def test_chunks_into_a_file_are_checked_before_they_are_written(rig, tmp_path):
+    it = rig()
+    files = Files(it, tmp_path / "5.spill")
+    for chunk in (3, 1, 0, 2):
+        number, outcomes, reason = files.receive(chunk + 1, chunk)
+        assert (number, reason) == (chunk + 1, "")
+        assert outcomes == [xxhash.xxh3_64_intdigest(it.data[chunk * CHUNK : (chunk + 1) * CHUNK])]
+    outcome, reason, hanging = sum_file(files.path, len(it.data), WAIT_S)
+    assert (outcome, reason, hanging) == (checksum(memoryview(it.data)), "", None)
+    padded = (tmp_path / "5.spill").read_bytes()
+    assert padded[: len(it.data)] == it.data
+    assert len(padded) % 64 == 0
+    it.copy.sums[0] += 1
+    assert files.receive(9, 0)[1] == [CORRUPT]
+    assert (tmp_path / "5.spill").read_bytes() == padded
+
+
+def test_a_file_that_takes_nothing_is_not_the_sources_fault(rig, tmp_path):
+    it = rig()
+    files = Files(it, tmp_path / "5.spill")
+    files.path = "/dev/full"
+    _, outcomes, reason = files.receive(1, 0)
+    assert outcomes == [UNWRITTEN]
+    assert reason == "/dev/full: No space left on device"
+    assert sum_file(str(tmp_path / "gone"), 10, WAIT_S)[0] == UNWRITTEN
+    files.path = str(tmp_path / "5.spill")
+    assert files.receive(2, 1)[1][0] >= 0, "the connection goes on"
+
+
+def test_a_write_that_hangs_is_left_behind(rig, tmp_path):
+    """Nobody reads the pipe: who opens it to write into it hangs."""
+    it = rig(pull_stall_ms=200.0)
+    files = Files(it, tmp_path / "5.spill")
+    files.path = str(tmp_path / "pipe")
+    os.mkfifo(files.path)
+    _, outcomes, reason = files.receive(1, 0)
+    assert outcomes == [STALLED]
+    assert "does its file system hang?" in reason
+    assert it.ended.empty()
+    files.path = str(tmp_path / "5.spill")
+    assert files.receive(2, 1)[1][0] >= 0, "the connection goes on"
+    os.close(os.open(str(tmp_path / "pipe"), os.O_RDONLY))
+    assert it.ended.get(timeout=WAIT_S) == 5

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shoal.wire import messages as m
-from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
-from unit.objects.world import CHUNK, Node, World, body, singly
+from shoald.objects.pulls import CORRUPT, GONE, STALLED, UNREACHED, UNWRITTEN
+from unit.objects.world import CAPACITY, CHUNK, Node, World, body, singly
 
 NODES = 4
 SIZES = [0, 10, 300, CHUNK, 5 * CHUNK, 11 * CHUNK + 3]
@@ -19,9 +19,20 @@ SIZES = [0, 10, 300, CHUNK, 5 * CHUNK, 11 * CHUNK + 3]
 class Fetches(RuleBasedStateMachine):
     """Objects are owned by the processes of nodes 0 and 1; any node may seal one, perhaps twice with other bytes."""
 
+    directories = 0
+    settings_of_world: ClassVar[dict[str, Any]] = {}
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(NODES, pull_rounds_max=3, pull_memory_percent=10, pull_room_tries_max=3)
+        self.world = World(
+            NODES,
+            self.directories,
+            pull_rounds_max=3,
+            pull_memory_percent=10,
+            pull_room_tries_max=3,
+            pull_files_max=2,
+            **self.settings_of_world,
+        )
         self.ids = [
             node.proc + bytes([0, 0, 0, k, 0, 0, 0, 0]) for node in self.world.nodes[:2] for k in (1, 2)
         ]
@@ -41,6 +52,10 @@ class Fetches(RuleBasedStateMachine):
                 if message[0] == m.PINNED:
                     reads.discard(message[1])
                     assert node.read(message) in self.versions[message[2]]
+                elif message[0] == m.PINNED_IN_FILE:
+                    reads.discard(message[1])
+                    if message[3] in node.files:  # else it has been read back, or freed, since
+                        assert node.read_file(message) in self.versions[message[2]]
                 elif message[0] == m.PIN_FAILED:
                     reads.discard(message[1])
             node.sent.clear()
@@ -129,9 +144,19 @@ class Fetches(RuleBasedStateMachine):
             self.world.deliver(pair)
 
     @precondition(lambda self: self.world.flights)
-    @rule(data=st.data(), fate=st.sampled_from([0, 0, 0, 0, UNREACHED, GONE, CORRUPT]))
+    @rule(data=st.data(), fate=st.sampled_from([0, 0, 0, 0, UNREACHED, GONE, CORRUPT, UNWRITTEN, STALLED]))
     def land(self, data: st.DataObject, fate: int) -> None:
         self.world.land(data.draw(st.integers(0, len(self.world.flights) - 1)), fate)
+
+    @precondition(lambda self: self.world.sums)
+    @rule(fate=st.sampled_from([0, 0, UNWRITTEN, STALLED]))
+    def sum(self, fate: int) -> None:
+        self.world.sum(fate)
+
+    @precondition(lambda self: any(node.hanging for node in self.living()))
+    @rule(data=st.data())
+    def hang_ends(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from([node for node in self.living() if node.hanging])).hang_ends()
 
     @precondition(lambda self: self.world.questions)
     @rule()
@@ -185,6 +210,10 @@ class Fetches(RuleBasedStateMachine):
         world.silent.clear()
         world.liars.clear()
         world.head_answers = True
+        for node in self.living():
+            node.disk_full = False
+            while node.hanging:
+                node.hang_ends()
         for _ in range(12):
             world.run()
             self.book()
@@ -204,7 +233,63 @@ class Fetches(RuleBasedStateMachine):
             assert not node.core.pulls._lanes.flights
             leased = node.store._ledger.clients[node.core.proc].leased
             assert leased.size == 0
+            assert not node.store._ledger.clients[node.core.proc].files
 
 
 TestFetches = Fetches.TestCase
 TestFetches.settings = settings(max_examples=60, stateful_step_count=50)
+
+
+class FetchesIntoFiles(Fetches):
+    """The stores of nodes 2 and 3 are full of what somebody looks at; there are disks, which may be full, or hang."""
+
+    directories = 2
+    settings_of_world: ClassVar[dict[str, Any]] = {"spill_threshold": 1.0}
+
+    def __init__(self) -> None:
+        super().__init__()
+        for node in self.world.nodes[2:]:
+            reader = node.process(99)
+            filler = reader + bytes([0, 0, 0, 99, 0, 0, 0, 0])
+            node.seal(filler, body(CAPACITY - 2 * CHUNK))
+            node.pin(filler, proc=reader)
+            node.sent.clear()
+
+    @rule(data=st.data())
+    def disk(self, data: st.DataObject) -> None:
+        node = data.draw(st.sampled_from(self.living()))
+        node.disk_full = not node.disk_full
+
+    @rule(data=st.data(), steps=st.integers(0, 12))
+    def fetch_without_room(self, data: st.DataObject, steps: int) -> None:
+        """A large object is fetched to a node without room, and goes so far."""
+        object_id, seed = data.draw(st.sampled_from(self.ids)), data.draw(st.integers(1, 2))
+        sources = [node for node in self.world.nodes[:2] if node.alive]
+        readers = [node for node in self.world.nodes[2:] if node.alive]
+        if not sources or not readers:
+            return
+        content = body(11 * CHUNK + 3, seed)
+        source, reader = data.draw(st.sampled_from(sources)), data.draw(st.sampled_from(readers))
+        source.seal(object_id, content)
+        self.versions[object_id].append(content)
+        self.readers += 1
+        proc = reader.process(self.readers)
+        reader.req += 1
+        self.waiting.setdefault((reader.id, proc), set()).add(reader.req)
+        reader.store.handle(proc, [m.PIN, reader.req, object_id, source.proc, 0, 0], self.world.now)
+        reader.turn()
+        for _ in range(2):
+            while self.world.mail:
+                pair = next(iter(self.world.mail))
+                if self.world.node(pair[1]).alive:
+                    self.world.deliver_all(pair)
+                else:
+                    del self.world.mail[pair]
+            self.world.wait(1.5)
+        for _ in range(steps):
+            if self.world.flights:
+                self.world.land()
+
+
+TestFetchesIntoFiles = FetchesIntoFiles.TestCase
+TestFetchesIntoFiles.settings = settings(max_examples=60, stateful_step_count=40)

@@ -15,24 +15,41 @@ from shoal.ids import split_ids, tag_of
 from shoal.wire import messages as m
 from shoald.objects.copies import Copy
 from shoald.objects.core import INTERNAL, ObjectCore
-from shoald.objects.effects import Locate, Note, Receive, Tell
-from shoald.objects.pulls import CORRUPT, GONE, UNREACHED
+from shoald.objects.effects import Locate, Note, Receive, Sum, Tell
+from shoald.objects.pulls import CORRUPT, GONE, STALLED, UNREACHED, UNWRITTEN
 from shoald.store.core import StoreCore
+from shoald.store.spills import Lend, Read, Remove, Rewrite, Write
 
 CHUNK = 1024
 CAPACITY = 256 * 1024
-FATES = {UNREACHED: "the connection broke", GONE: "it is gone", CORRUPT: "a wrong checksum"}
+FATES = {
+    UNREACHED: "the connection broke",
+    GONE: "it is gone",
+    CORRUPT: "a wrong checksum",
+    UNWRITTEN: "the disk is broken",
+    STALLED: "the disk hangs",
+}
 
 
 class Node:
-    """One node with one process of its own, `proc`, and others as they are named."""
+    """One node with one process of its own, `proc`, and others as they are named.
+
+    Attributes:
+        files: what its spill files have, by path; a disk does at once what the store wants of it.
+        disk_full: whether it writes nothing, and lends no file.
+        hanging: lent files with a write that has not ended.
+    """
 
     def __init__(self, world: World, number: int, capacity: int = CAPACITY) -> None:
         self.world = world
         self.id = bytes([number + 1]).hex() * 16
         self.tag = tag_of(bytes.fromhex(self.id))
         self.region = bytearray(capacity)
-        self.store = StoreCore(capacity, world.config, bytes.fromhex(self.id))
+        self.store = StoreCore(capacity, world.config, bytes.fromhex(self.id), world.directories)
+        self.store.spills.locate = lambda directory, file: f"/{directory}/{file}"
+        self.files: dict[str, bytearray] = {}
+        self.disk_full = False
+        self.hanging: list[int] = []
         self.core = ObjectCore(self.id, self.store, capacity, world.config, self)
         self.alive = True
         self.proc = self.process(1)
@@ -135,8 +152,14 @@ class Node:
                 self.world.questions.append((self, effect.object_id))
             elif isinstance(effect, Note):
                 self.notes.append(effect.text)
+            elif isinstance(effect, Sum):
+                self.world.sums.append((self, effect))
             else:
                 raise TypeError(effect)
+        if self._disk():
+            self.store.relieve(self.world.now)
+            self.turn()
+            return
         said, self.store.outbox[:] = self.store.outbox[:], []
         asked = [(proc, message[1]) for proc, message in said if message[0] == m.RECOVER]
         for proc, message in said:
@@ -151,6 +174,51 @@ class Node:
                 self.store.handle(proc, [m.UNRECOVERABLE, object_id, "lost", "no lineage"], self.world.now)
         if asked:
             self.turn()
+
+    def _disk(self) -> bool:
+        """Do what the store wants of the disk; whether it wanted anything."""
+        spills = self.store.spills
+        effects, spills.outbox = spills.outbox, []
+        for effect in effects:
+            path = f"/{effect.directory}/{0 if isinstance(effect, Read) else effect.file}"
+            if isinstance(effect, Remove):
+                self.files.pop(path, None)
+            elif isinstance(effect, Read):
+                content = self.files[f"/{effect.directory}/{effect.file}"]
+                found = content[effect.offset : effect.offset + effect.size]
+                self.region[effect.target : effect.target + effect.size] = found
+                assert crc32(found) == effect.checksum
+                spills.read_done(effect.transfer, 1.0)
+            elif self.disk_full:
+                spills.write_failed(effect.file, True, "the disk is full", self.world.now)
+            elif isinstance(effect, Lend):
+                self.files[path] = bytearray(effect.size)
+                spills.made(effect.file, effect.directory)
+            elif isinstance(effect, Write):
+                self.files.pop(f"/{effect.directory}/{effect.over}", None)
+                parts = [bytes(self.region[at : at + size]) for at, size in effect.parts]
+                self.files[path] = bytearray(b"".join(part + bytes(-len(part) % 64) for part in parts))
+                spills.wrote(effect.file, [crc32(part) for part in parts], 1.0)
+            else:
+                assert isinstance(effect, Rewrite)
+                source = self.files[f"/{effect.directory}/{effect.source}"]
+                kept = [bytes(source[at : at + size]) for at, size, _ in effect.parts]
+                self.files[path] = bytearray(b"".join(part + bytes(-len(part) % 64) for part in kept))
+                spills.rewrote(effect.file, [True] * len(kept))
+        return bool(effects)
+
+    def read_file(self, told: list[Any]) -> bytes:
+        """The bytes that a PINNED_IN_FILE names."""
+        assert told[0] == m.PINNED_IN_FILE, told
+        _, _, _, path, offset, size, _, checksum = told
+        found = bytes(self.files[path][offset : offset + size])
+        assert crc32(found) == checksum
+        return found
+
+    def hang_ends(self) -> None:
+        """The oldest write that hangs ends."""
+        self.core.pulls.write_ended(self.hanging.pop(0))
+        self.turn()
 
     def validate(self) -> None:
         self.store.validate()
@@ -170,9 +238,12 @@ class World:
         questions: what the head has been asked and has not answered.
         silent: pairs (source, reader) whose connections bring nothing.
         liars: nodes that send wrong bytes.
+        sums: files that are to be read through.
     """
 
-    def __init__(self, nodes: int = 2, **settings: Any) -> None:
+    def __init__(self, nodes: int = 2, directories: int = 0, **settings: Any) -> None:
+        self.directories = directories
+        self.sums: list[tuple[Node, Sum]] = []
         settings = {
             "pull_chunk_bytes": CHUNK,
             "pull_chunk_bytes_max": CHUNK,
@@ -223,12 +294,29 @@ class World:
         reader, request = self.flights.pop(index)
         if not reader.alive:
             return
-        outcomes = [fate or self._copy(reader, request.node, piece) for piece in request.pieces]
+        if fate in (UNWRITTEN, STALLED) and not request.file:
+            fate = 0
+        outcomes = [fate or self._copy(reader, request, piece) for piece in request.pieces]
         worst = min(outcomes)
         reader.core.pulls.landed(request.number, outcomes, FATES.get(worst, ""), self.now)
+        if fate == STALLED:
+            reader.hanging.append(request.file)
         reader.turn()
 
-    def _copy(self, reader: Node, source_id: str, piece: tuple[int, int, int, int]) -> int:
+    def sum(self, fate: int = 0) -> None:
+        """A file has been read through, or could not be."""
+        reader, effect = self.sums.pop(0)
+        if not reader.alive:
+            return
+        content = reader.files.get(effect.path)
+        outcome = fate or (UNWRITTEN if content is None else crc32(content[: effect.size]))
+        reader.core.pulls.summed(effect.object_id, effect.file, outcome, FATES.get(outcome, ""), self.now)
+        if fate == STALLED:
+            reader.hanging.append(effect.file)
+        reader.turn()
+
+    def _copy(self, reader: Node, request: Receive, piece: tuple[int, int, int, int]) -> int:
+        source_id = request.node
         req, chunk, offset, size = piece
         source = self.node(source_id)
         if not source.alive or (source_id, reader.id) in self.silent:
@@ -237,14 +325,23 @@ class World:
         copy: Copy | None = ticket.copy if ticket is not None else None
         if copy is None or not copy.have >> chunk & 1:
             return GONE
-        data = b"".join([source.region[start : start + length] for start, length in copy.places(chunk)])
+        bytes_there = source.region
+        if copy.file is not None:
+            lies = source.files.get(copy.file[0])
+            if lies is None:
+                return GONE
+            bytes_there = lies[copy.file[1] :]
+        data = b"".join([bytes_there[start : start + length] for start, length in copy.places(chunk)])
         assert len(data) == size
         checksum = copy.sums.setdefault(chunk, crc32(data))
         if source_id in self.liars:
             data = bytes(byte ^ 1 for byte in data)
-        reader.region[offset : offset + size] = data
+        if not request.file:
+            reader.region[offset : offset + size] = data
         if crc32(data) != checksum:
             return CORRUPT
+        if request.file:
+            reader.files[request.path][offset : offset + size] = data
         self.served.append((source_id, reader.id, chunk))
         return checksum
 
@@ -288,6 +385,8 @@ class World:
                     del self.mail[pair]
             elif self.flights:
                 self.land()
+            elif self.sums:
+                self.sum()
             elif self.questions:
                 self.answer()
             else:
