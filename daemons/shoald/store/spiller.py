@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _JOIN_S = 2.0
-_READ_ATTEMPTS = 3  # of errors that may pass; a file that is gone or damaged stays so
-_READ_PAUSE_S = 0.1
+_READ_ATTEMPTS = 5  # of errors that may pass; a file that is gone or damaged stays so
+_READ_PAUSE_S = 0.1  # after the first; twice as long after each
 
 
 def spill_directories(options: NodeOptions, node_id: str, session_dir: str) -> list[Directory]:
@@ -225,7 +225,7 @@ class Spiller:
             except OSError:
                 if attempt == _READ_ATTEMPTS - 1:
                     raise
-                time.sleep(_READ_PAUSE_S)
+                time.sleep(_READ_PAUSE_S * 2**attempt)
         return summing.sums[0]
 
     def _rewrite(self, effect: Rewrite) -> list[bool]:

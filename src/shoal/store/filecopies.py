@@ -10,6 +10,7 @@ page cache has dropped since the file was opened: that hangs whoever touches it.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import threading
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from shoal.serialization import Serialized
 
 THREAD = "shoal-file"  # the name of threads that write a value to a file, or read one
+OPEN_ATTEMPTS = 5  # of errors that may pass
+OPEN_PAUSE_S = 0.1  # after the first; twice as long after each
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN})
 _ALIGNMENT = 64
 
 
@@ -85,13 +89,24 @@ class FileCopy:
         return True
 
     def _open(self) -> None:
-        with open(self.path, "rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        mapping = self._mapped()
         view = memoryview(mapping)[self.offset : self.offset + self.size]
         if len(view) < self.size or checksums.checksum(view) != self._checksum:
             raise ValueError(f"{self.path} is damaged (its checksum is not what it was)")
         self.capacity = len(mapping)
         self.mapping = mapping
+
+    def _mapped(self) -> mmap.mmap:
+        """The whole file; an error of a mounted file system that may pass is no word on what is in it, and is tried again."""
+        for attempt in range(OPEN_ATTEMPTS):
+            try:
+                with open(self.path, "rb") as file:
+                    return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            except OSError as error:
+                if error.errno not in _PASSING or attempt == OPEN_ATTEMPTS - 1:
+                    raise
+                time.sleep(OPEN_PAUSE_S * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
 
 
 def write_copy(path: str, value: Serialized) -> int:
