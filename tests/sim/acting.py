@@ -1,12 +1,14 @@
-"""A simulated worker that is an actor (`shoald.worker.actor`, with one lane), and the connections of its callers.
+"""A simulated worker that is an actor (`shoald.worker.actor`), and the connections of its callers.
 
-It makes itself from its lifetime object, then runs calls one after the other, each for a drawn time. Who has called what, and
-which frames of replies a caller has heard, is for the production core (`Callers`).
+It makes itself from its lifetime object, then runs calls one after the other, or so many at once, each for a drawn time; those
+that overlap end in any order. One that is to leave (`shoald.worker.leaving`) begins none, and ends after those that run. Who
+has called what, and which frames of replies a caller has heard, is for the production core (`Callers`).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.workers import Connection
@@ -86,7 +88,10 @@ class Acting:
         self.worker = worker
         self.actor_id = actor_id
         self.made = False
-        self.current: tuple[Caller, Any] | None = None
+        self.leaving = False
+        self._running: set[bytes] = set()
+        self._width = worker.cluster.stage.width(actor_id)
+        worker.status = actor_id
         config = worker.config
         self._callers = Callers(config.actor_resume_ms / 1000, config.actor_parked_callers_max)
         self._inbox: deque[tuple[Caller, tuple[Any, ...]]] = deque()
@@ -112,6 +117,7 @@ class Acting:
             self.worker.table.to_node([m.ACTOR_READY, self.actor_id])
             self.worker.flush()
             self._next()
+            self._leave_if_idle()
 
     # --- callers ---
 
@@ -127,6 +133,7 @@ class Acting:
             if message[0] == m.TASK:
                 caller.received += 1
                 self._inbox.append((caller, message))
+                self._give_back_if_leaving()
             elif message[0] == m.HEARD:
                 caller.heard(message[1])
             elif message[0] == m.LEAVE:
@@ -157,6 +164,7 @@ class Acting:
             connection.back.send(frame)
         self._inbox.extend(caller.held)
         caller.held.clear()
+        self._give_back_if_leaving()
         return True
 
     def left(self, connection: ActorConnection) -> None:
@@ -193,23 +201,48 @@ class Acting:
     # --- calls ---
 
     def _next(self) -> None:
-        if self.made and self.current is None and self._inbox and self.worker.alive:
+        while self.made and len(self._running) < self._width and self._inbox and self.worker.alive:
             caller, message = self._inbox.popleft()
             plan = self.worker.cluster.plans[int.from_bytes(message[3], "big")]
-            self.current = caller, message
-            self.worker.status = message[1]
+            self._running.add(message[1])
+            if self._width == 1:
+                self.worker.status = message[1]
             self.worker.cluster.stage.starts(self, caller.proc, plan)
-            self.worker.cluster.clock.at(plan.run_s, lambda: self._ran(caller, message, plan.run_s))
+            self.worker.cluster.clock.at(plan.run_s, partial(self._ran, caller, message, plan.run_s))
 
     def _ran(self, caller: Caller, message: tuple[Any, ...], run_s: float) -> None:
         if not self.worker.alive:
             return
-        self.current = None
-        frame: Any = [(m.DONE, message[1], [b"value"], b"", run_s * 1e6)]
+        self._running.discard(message[1])
+        self._send(caller, [(m.DONE, message[1], [b"value"], b"", run_s * 1e6)])
+        self._next()
+        self._leave_if_idle()
+
+    @staticmethod
+    def _send(caller: Caller, frame: Any) -> None:
         caller.keep(frame)
         if caller.connection is not None:
             caller.connection.back.send(frame)
-        self._next()
+
+    # --- it leaves ---
+
+    def leave(self) -> None:
+        """EXIT [True]."""
+        self.leaving = True
+        self._give_back_if_leaving()
+        self._leave_if_idle()
+
+    def _give_back_if_leaving(self) -> None:
+        if self.leaving:
+            for caller, message in self._inbox:
+                self._send(caller, [(m.NOT_BEGUN, [message[1]])])
+            self._inbox.clear()
+
+    def _leave_if_idle(self) -> None:
+        if self.leaving and self.made and not self._running and self.worker.alive:
+            if not any(each.connection is None and each.unheard for each in self._callers):
+                self.worker.status = m.LEFT
+            self.worker.cluster.kill(self.worker)
 
 
 class Stage:
@@ -221,7 +254,12 @@ class Stage:
         self._last: dict[tuple[Acting, bytes], int] = {}
         self._runs: dict[int, int] = {}
         self.restarts_max: dict[bytes, int] = {}
+        self.widths: dict[bytes, int] = {}
         self.retried: set[int] = set()
+
+    def width(self, actor_id: bytes) -> int:
+        """How many calls the actor runs at once."""
+        return self.widths.get(actor_id, 1)
 
     def began(self, acting: Acting) -> None:
         """A process is to be an actor."""
@@ -241,7 +279,7 @@ class Stage:
                 nodes = {acting.worker.daemon.node_id, other.worker.daemon.node_id}
                 assert nodes & self._cluster.fenced, f"{other} lives beside {acting}"
         processes = [each for each in self._processes[acting.actor_id] if each.made]
-        most = self.restarts_max[acting.actor_id] + 1
+        most = self.restarts_max[acting.actor_id] + 1 + len(self._cluster.draining)
         assert len(processes) <= most, f"{acting.actor_id.hex()} had {processes}, and may have {most}"
 
 
@@ -249,6 +287,8 @@ def hears(worker: Worker, message: list[Any]) -> bool:
     """Whether this was a message of the daemon to an actor."""
     if message[0] == m.BECOME_ACTOR:
         worker.acting = Acting(worker, message[1], message[2])
+    elif message[0] == m.EXIT and len(message) > 1 and worker.acting is not None:
+        worker.acting.leave()
     elif message[0] == m.CALLER_LEFT and worker.acting is not None:
         worker.acting.caller_left(message[1])
     else:

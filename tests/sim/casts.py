@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tests.sim.acting import ActorConnection
     from tests.sim.drivers import Driver
 
-_TABLE = SimpleNamespace(name="Sim", ordered=True, max_pending_calls=0)
+_TABLES = [SimpleNamespace(name="Sim", ordered=ordered, max_pending_calls=0) for ordered in (False, True)]
+_WIDTHS = (2, 3, 5)
 _CALL = FunctionExport(b"call".ljust(16), b"code", "call", [])
 _BYTES = 400
 _NAMES = ("", "", "", "ann", "bob")
@@ -74,7 +75,10 @@ class Casts:
         assert not error, error
         driver, source = self._driver, self._driver.cluster.random
         entry = driver.table.add_stored(actor_id, _BYTES)
-        calls = self.calls[actor_id] = ActorCalls(actor_id, _TABLE, driver.dispatch, entry)  # type: ignore[arg-type]
+        lanes = driver.workload.mix.lanes
+        if lanes and source.random() < lanes:
+            driver.cluster.stage.widths[actor_id] = source.choice(_WIDTHS)
+        calls = self.calls[actor_id] = self._calls_of(actor_id, entry)
         cast = _Cast(plan, entry, calls)
         self._living[cast] = None
         name = source.choice(_NAMES)
@@ -99,6 +103,11 @@ class Casts:
         if not req:
             self._begin(cast)
 
+    def _calls_of(self, actor_id: bytes, entry: Entry) -> ActorCalls:
+        driver = self._driver
+        table = _TABLES[driver.cluster.stage.width(actor_id) == 1]
+        return ActorCalls(actor_id, table, driver.dispatch, entry)  # type: ignore[arg-type]
+
     def _answered(self, cast: _Cast, ok: bool, data: Any) -> None:
         driver = self._driver
         if not ok:
@@ -114,8 +123,7 @@ class Casts:
             actor_id = cast.entry.id
             calls = self.calls.get(actor_id)
             if calls is None:
-                calls = ActorCalls(actor_id, _TABLE, driver.dispatch, cast.entry)  # type: ignore[arg-type]
-                self.calls[actor_id] = calls
+                calls = self.calls[actor_id] = self._calls_of(actor_id, cast.entry)
                 driver.table.to_node([m.CONNECT_ACTOR, actor_id, 0])
             calls.entry = cast.entry
             cast.calls = calls
@@ -274,6 +282,8 @@ class Casts:
                 self._driver.dispatch.done(lease, message)
             elif message[0] == m.RESUMED:
                 calls.resumed(lease, message[1])
+            elif message[0] == m.NOT_BEGUN:
+                calls.not_begun.update(message[1])
             else:
                 raise AssertionError(f"{self._driver} got {message} from an actor")
         if batch[-1][0] != m.RESUMED:
@@ -289,6 +299,11 @@ class Casts:
             calls.lost()
             self._driver.table.to_node([m.CONNECT_ACTOR, calls.actor_id, calls.incarnation])
             self._driver.flush()
+
+    @property
+    def unkilled(self) -> set[bytes]:
+        """Detached actors that this driver has not killed, or was not told that it has."""
+        return {*self._detached, *self._unsure}
 
     def inherit(self, gone: Casts) -> None:
         """The detached actors of a driver that has died are killed by this one."""

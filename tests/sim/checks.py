@@ -132,6 +132,9 @@ def settle(cluster: Cluster) -> None:
     """Liveness: all drivers forget everything, and nothing is left of it; then they end, and nothing is left of them."""
     groupside.check_settled(cluster)
     alive = [driver for driver in cluster.drivers if driver.alive]
+    there = [daemon for daemon in cluster.daemons.values() if daemon.alive]
+    if there and not alive:  # somebody has to end what outlives its driver
+        alive = [cluster.add_driver(there[0], 0, cluster.drivers[0].workload.mix, 1)]
     for driver in cluster.drivers:
         if alive and not driver.alive:
             alive[0].casts.inherit(driver.casts)

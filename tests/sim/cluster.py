@@ -20,11 +20,13 @@ from shoal.config import Config
 from shoal.ids import node_tag, tag_of
 from shoal.owner.objects import FAILED, Entry
 from shoal.owner.rows import rows_of
+from shoald.head import events as ev
 
 STEADY_S = (0.0002,)
 STORE_BYTES = 8 << 30
 UNITS = 10_000
 VALIDATED_EVERY = 20  # checks
+_LOOK_S = 0.05  # a node that drains looks for actors that can go so often
 
 
 class Cluster:
@@ -71,6 +73,7 @@ class Cluster:
         self.head = ClusterHead(self.network, self.config)
         self.fenced: set[str] = set()
         self.head.on_dead = self.fenced.add
+        self.draining: set[str] = set()
         self.daemons: dict[str, Daemon] = {}
         self.drivers: list[Driver] = []
         self.plans: dict[int, Plan] = {}
@@ -192,6 +195,22 @@ class Cluster:
         alive = [each for each in self.daemons.values() if each.alive]
         there = set().union(*(each.store._ledger.objects for each in alive))
         self.lost |= self.sealed - there
+
+    def drain(self, daemon: Daemon) -> None:
+        """A node is to be left by all that can go elsewhere (`shoald.node.draining`)."""
+        if daemon.node_id not in self.draining:
+            self.note(f"{daemon} drains")
+            self.draining.add(daemon.node_id)
+            self.head.take(ev.DrainAsked(daemon.node_id, "it drains"))
+            daemon.scheduler.placement.draining = True
+            daemon.scheduler.view_changed(self.clock.now)
+            self._drain_on(daemon)
+
+    def _drain_on(self, daemon: Daemon) -> None:
+        if daemon.alive:
+            daemon.actors.drain(self.clock.now)
+            daemon.turn()
+            self.clock.at(_LOOK_S, lambda: self._drain_on(daemon))
 
     def seals(self, object_id: bytes) -> None:
         """A store takes an object in."""

@@ -497,8 +497,9 @@ class Daemon:
         if worker is None:
             return
         if effect.politely:
-            worker.down.send([m.EXIT])
-            wait_s = self.config.worker_exit_ms_max / 1000
+            patient = effect.patience_ms is not None
+            worker.down.send([m.EXIT, True] if patient else [m.EXIT])
+            wait_s = (effect.patience_ms if patient else self.config.worker_exit_ms_max) / 1000
             self.network.clock.at(wait_s, lambda: self.cluster.kill(worker))
         else:
             self.cluster.kill(worker)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.sim.disks import Disk
 
 KINDS = {"worker": 4, "connection": 4, "parted": 2, "cut off": 2, "heal": 4, "head": 1, "node": 1}
+DRAINING_KINDS = KINDS | {"drain": 1}
 DISK_KINDS = {
     "slow": 3, "full": 3, "failing": 2, "unreadable": 0.5, "hanging": 3, "damage": 3, "disks healed": 4, "worker": 2,
     "connection": 1,
@@ -80,10 +81,10 @@ class Faults:
             cluster.note("the head crashes")
             cluster.head.crash()
             cluster.clock.at(source.choice((0.0, 0.5, 3.0)), cluster.head.restart)
-        elif kind == "node":
+        elif kind in ("node", "drain"):
             mortal = [each for each in alive if each not in list(cluster.daemons.values())[: self._survivors]]
             if mortal:
-                cluster.kill_node(source.choice(mortal))
+                (cluster.kill_node if kind == "node" else cluster.drain)(source.choice(mortal))
         elif kind in DISK_KINDS:
             self._strike_disk(kind, source.choice(alive).disk)
 

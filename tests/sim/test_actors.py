@@ -6,7 +6,7 @@ import re
 import pytest
 from tests.sim import checks
 from tests.sim.cluster import Cluster
-from tests.sim.faults import Faults
+from tests.sim.faults import DRAINING_KINDS, KINDS, Faults
 from tests.sim.workload import Mix
 
 from shoal.actors.calls import ActorCalls
@@ -35,10 +35,32 @@ def test_without_faults(seed):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(SEEDS), 9, 10, 25, 62, 68, 83, 96, 110, 155, 289, 302, 360, 453, 456, 805]
+    "seed", [*range(SEEDS), 9, 10, 25, 62, 68, 83, 96, 110, 155, 289, 302, 322, 360, 453, 456, 805]
 )
 def test_with_faults(seed):
     run(seed, faults=30)
+
+
+LANES = Mix(actors=0.5, lanes=0.6, stored=0.2, readers=0.3, sizes=(150_000, 3_000_000))
+
+
+def run_lanes(seed, kinds, *, faults=0):
+    """Actors of which most run several calls at once; nodes may drain."""
+    cluster = Cluster(seed, 4, cpus=3, config=CONFIG, steady=False)
+    trouble = Faults(cluster, survivors=2, kinds=kinds)
+    return checks.play(
+        cluster, LANES, 25, drivers=2, window=8, trouble=trouble, faults=faults, within_s=30.0, limit_s=900.0
+    )
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_calls_that_overlap(seed):
+    run_lanes(seed, KINDS, faults=30)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_actors_leave_nodes_that_drain(seed):
+    run_lanes(seed, DRAINING_KINDS, faults=30)
 
 
 # --- canaries: a rule that is broken on purpose is noticed ---

@@ -374,7 +374,7 @@ class Worker(Process):
             connection = message[2]
             self.connections[connection] = None
             connection.accept()
-        elif tag == m.EXIT:
+        elif tag == m.EXIT and len(message) == 1:
             self.cluster.kill(self)
         elif not self.cluster.becomes(self, message):
             super().hears(message)

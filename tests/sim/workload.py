@@ -75,6 +75,7 @@ class Mix:
     Attributes:
         puts: values that drivers write themselves; gets: how many results drivers look at, for each task.
         groups: placement groups; actors: actors, with some calls each.
+        lanes: actors that run several calls at once.
         once: tasks that may not run again; nested: those of which a stored result contains a ref to what the run has put.
     """
 
@@ -89,6 +90,7 @@ class Mix:
     nested: float = 0.0
     groups: float = 0.0
     actors: float = 0.0
+    lanes: float = 0.0
     sizes: tuple[int, ...] = SIZES
 
 
