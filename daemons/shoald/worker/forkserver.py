@@ -241,9 +241,9 @@ class ForkServer:
         self._status = memoryview(mmap.mmap(status, info["slots"] * STATUS_SLOT_BYTES))
         os.close(status)
         os.close(region_read)
-        importlib.import_module("shoal.client.heap").keep_arrays_of_tasks(
-            self._config.worker_heap_kept_bytes_max
-        )
+        heap = importlib.import_module("shoal.client.heap")
+        heap.keep_arrays_of_tasks(self._config.worker_heap_kept_bytes_max)
+        heap.give_back()  # 0.1 ms: half a megabyte that the imports have left, which every worker would have
         gc.freeze()  # the collector would write into, and so copy, every page that workers share
         gc.enable()
         self._send(READY)

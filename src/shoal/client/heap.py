@@ -48,6 +48,12 @@ def share_one_arena() -> None:
         _mallopt(_M_ARENA_MAX, 1)
 
 
+def give_back() -> None:
+    """Return the free pages of this process's heap to the system; without glibc nothing happens."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
+
+
 class IdleHeap:
     """Gives the freed memory of one process back when that has used no processor time for ``idle_s`` seconds."""
 

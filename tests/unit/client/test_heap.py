@@ -51,3 +51,22 @@ def test_a_worker_keeps_the_memory_of_its_tasks_until_it_is_idle():
     assert early < 5
     assert idle > 35
     assert later > 35
+
+
+def test_free_pages_between_blocks_in_use_are_given_back():
+    script = """
+import os
+from shoal.client.heap import give_back
+
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+blocks = [bytearray(32 * 1024) for _ in range(1024)]
+del blocks[::2]
+before = resident()
+give_back()
+print((before - resident()) // 1024**2)
+"""
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert int(output) >= 8  # of 16 MiB; each hole keeps the parts of pages at its ends
