@@ -346,6 +346,8 @@ class Config:
     spread_round_max: int = 1000
     # Shapes of one client that the scheduler remembers; one more closes the connection.
     shapes_max: int = 10000
+    # Shapes without work that a process remembers of those that it submitted; one more, and all such are forgotten.
+    shapes_idle_max: int = 1000
     # A question to all processes (list, why) waits this long for their answers.
     query_ms_max: float = 2000.0
     # After the driver's goodbye, its workers' last output is waited for this long.

@@ -19,6 +19,7 @@ from shoal.owner.leases import Lease, ShapeQueue
 from shoal.owner.lineage import LineageKeeper
 from shoal.owner.locality import Locality
 from shoal.owner.objects import FAILED, Entry
+from shoal.owner.shapes import Shapes
 from shoal.owner.spec import encode_task, message_bytes, store_largest
 from shoal.owner.tasks import DONE, QUEUED, SENT, WAITING, TaskRecord, forgotten
 from shoal.wire import messages as m
@@ -54,8 +55,9 @@ class Dispatcher:
             task.options.retry_exceptions
         )
         self.lineage = LineageKeeper(table, self, config.lineage_bytes_max, config.lineage_orphans_max)
-        self.queues: dict[Any, ShapeQueue] = {}
-        self.by_shape_id: dict[int, ShapeQueue] = {}
+        self._shapes = Shapes(config, self.pump)
+        self.queues = self._shapes.queues
+        self.by_shape_id = self._shapes.by_id
         self.leases: dict[int, Lease] = {}
         self.dirty: set[Lease] = set()
         self.urgent = False
@@ -70,7 +72,6 @@ class Dispatcher:
         self.locality = Locality(table, config, self.queue_for)
         table.on_far = self._look_far
         self._far = False
-        self._next_shape = 1
         self._to_pump: deque[ShapeQueue] = deque()
         self._pumping = False
 
@@ -80,12 +81,9 @@ class Dispatcher:
         """The queue of a shape, made at first use."""
         queue = self.queues.get(key)
         if queue is None:
-            queue = ShapeQueue(self._next_shape, key, resources, self.config, self.pump)
-            queue.options = options
+            queue = self._shapes.make(key, resources, options)
             if self._far and not options.keys() & {"strategy", "prefer"}:
                 queue.nearer = self.locality.choose
-            self.queues[key] = self.by_shape_id[self._next_shape] = queue
-            self._next_shape += 1
         return queue
 
     def _look_far(self) -> None:
@@ -149,6 +147,7 @@ class Dispatcher:
         told = queue.backlog_told
         if wanted != told and (not wanted or not told or wanted > 2 * told or 2 * wanted < told):
             queue.backlog_told = wanted
+            self._shapes.enter(queue)
             # One queue may have tasks of several functions; people see the first that waits.
             options = {**queue.options, "name": ready[0].name} if ready else queue.options
             self.table.to_node([m.DEMAND, queue.shape_id, queue.resources, wanted, options])

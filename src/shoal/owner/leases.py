@@ -191,6 +191,10 @@ class ShapeQueue:
                     break
         return best
 
+    def forget_near(self, queue: ShapeQueue) -> None:
+        """A queue that was near to this one is forgotten."""
+        self.near = {tag: each for tag, each in self.near.items() if each is not queue}
+
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
         if self.ranking is not None:

@@ -63,7 +63,7 @@ class Locality:
         options = {**queue.options, "prefer": tag, "prefer_bytes": size}
         found = self._queue_for((queue.key, tag), queue.resources, options)
         found.options["prefer_bytes"] = size
-        if found.plain is None:
+        if found.plain is not queue:  # a new one, or its plain one was forgotten meanwhile
             found.plain = queue
             found.environment = queue.environment
             queue.near[tag] = found

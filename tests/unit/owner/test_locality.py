@@ -188,3 +188,14 @@ def test_short_tasks_go_many_at_a_time(owner):
     lease = owner.grant(first, 1, B)
     many = [owner.submit(owner.stored(B, 3 * MIB)) for _ in range(20)]
     assert owner.finish(lease, run_us=10.0) == [task.id for task in many]
+
+
+def test_queues_of_nodes_that_nothing_is_drawn_to_any_more_are_forgotten(owner):
+    plain = owner.submit().queue
+    for number in range(2 * Config().shapes_idle_max):
+        tag = number.to_bytes(3, "big")
+        task = owner.submit(owner.stored(tag, 3 * MIB))
+        owner.finish(owner.grant(task, number, tag))
+        owner.dispatch.return_idle(0.0, 0.0)
+    assert len(plain.near) <= Config().shapes_idle_max
+    assert len(owner.dispatch.by_shape_id) <= Config().shapes_idle_max
