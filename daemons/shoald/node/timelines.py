@@ -9,6 +9,8 @@ import msgpack
 
 from shoald.store.errors import ProtocolError
 
+_WHERE_BYTES = 1024  # of what is remembered with each, about
+
 
 class Timelines:
     """Those of one node."""
@@ -25,12 +27,14 @@ class Timelines:
             raise ProtocolError("a timeline needs a pid and a list")
         if not all(_makes_sense(row) for row in message[2]):
             raise ProtocolError("rows of a timeline have a name, a task, a start, a duration and a success")
+        if not message[2]:
+            return
         packed = msgpack.packb(message[2])
         where = {"process": name, "proc": proc.hex(), "node_id": self._node_id, "pid": message[1]}
         self._kept.append((where, packed))
-        self._bytes += len(packed)
+        self._bytes += len(packed) + _WHERE_BYTES
         while self._bytes > self._bytes_max:
-            self._bytes -= len(self._kept.popleft()[1])
+            self._bytes -= len(self._kept.popleft()[1]) + _WHERE_BYTES
 
     def rows(self) -> list[dict[str, Any]]:
         """As processes answer when they are asked (`requests`)."""
