@@ -168,6 +168,12 @@ class WaitState:
         elif before is not None:
             del _states[thread]
 
+    def give_up(self) -> None:
+        """The wait has raised: nothing is told to it any more, and it keeps no refs (lock held)."""
+        if _states.get(get_ident()) is self:
+            del _states[get_ident()]
+        self.close()
+
     def is_abandoned(self) -> bool:
         """Whether nobody can come back with the list that the last call returned."""
         return getrefcount(self._list) <= _LIST_BASELINE

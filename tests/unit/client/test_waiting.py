@@ -116,3 +116,15 @@ def test_closing_leaves_no_waiter_behind() -> None:
     state.take(1)
     state.close()
     assert [ref._entry.waiters for ref in refs[1:] if ref._entry is not None] == [[], []]
+
+
+def test_a_wait_that_has_raised_keeps_nothing() -> None:
+    table, refs = make(3)
+    state = WaitState(refs, table, LOCK, fetches=False)
+    arrive(refs[0])
+    _, left = state.take(1)
+    assert local_wait_state() is state
+    state.give_up()
+    assert local_wait_state() is None
+    assert not [ref._entry.waiters for ref in left if ref._entry is not None and ref._entry.waiters]
+    assert take_next(left, 1, table, LOCK, False) is None
