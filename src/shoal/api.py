@@ -32,7 +32,7 @@ from shoal.bootstrap import (
 from shoal.context import RuntimeContext, current_task
 from shoal.exceptions import ClusterNotFoundError, ClusterStartError
 from shoal.generator import ObjectRefGenerator
-from shoal.option_checks import seconds, whole
+from shoal.option_checks import flag, seconds, whole
 from shoal.options import ActorOptions, TaskOptions
 from shoal.refs import ObjectRef
 from shoal.remote_function import RemoteFunction
@@ -137,55 +137,72 @@ def init(address: str | None = None, **kwargs: Any) -> ClientContext:
 
 
 def _start_session(arguments: InitArguments) -> Runtime:
-    global _owned_daemon, _output
     settings = config.load(arguments.system_config)
+    info = _facts(arguments)
     try:
-        if arguments.address is None:
-            _owned_daemon = start_daemon(_local_cluster(arguments), meanwhile=_load)
-            session_of = _owned_daemon.session
-        else:
-            session_of = _join(arguments.address, arguments)
+        session_of = _cluster(arguments)
+        from shoal.client.runtime import Runtime
+
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
+        runtime = Runtime(session_of.socket, session_of.secret, session_of.node_id, "driver", info, settings)
+    except BaseException:
+        _stop_owned()
+        raise
+    try:
+        _begin(runtime, arguments, info)
+    except BaseException:
+        runtime.close()
+        _stop_owned()
+        raise
+    session.adopt(runtime)
+    return runtime
+
+
+def _cluster(arguments: InitArguments) -> Session:
+    """The node to connect to: of a local cluster that is started, or of the one at the address."""
+    global _owned_daemon
+    try:
+        if arguments.address is not None:
+            return _join(arguments.address, arguments)
+        _owned_daemon = start_daemon(_local_cluster(arguments), meanwhile=_load)
+        return _owned_daemon.session
     except BootstrapError as error:
         if arguments.address is not None:
             what, _, step = str(error).partition("; ")
             raise ClusterNotFoundError(what, next_step=step) from None
         step = "mend that, and call shoal.init() again" if error.refused else ""
         raise ClusterStartError(str(error), next_step=step) from None
-    from shoal.client.driver_output import DriverOutput
-    from shoal.client.runtime import Runtime
 
-    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
-    info = {
+
+def _facts(arguments: InitArguments) -> dict[str, Any]:
+    """What the daemon and the workers are told of this driver."""
+    try:
+        cwd = os.getcwd()
+    except FileNotFoundError:
+        raise ClusterStartError(
+            "the directory that this process runs in was deleted",
+            next_step="change to one that exists (os.chdir), and call shoal.init() again",
+        ) from None
+    return {
         "namespace": arguments.namespace or "",
-        "sys_path": _import_path(),
-        "cwd": os.getcwd(),
+        "sys_path": [os.path.abspath(path) if path else cwd for path in sys.path],
+        "cwd": cwd,
         "argv0": sys.argv[0] if sys.argv else "",
         "log_to_driver": arguments.log_to_driver,
     }
-    try:
-        runtime = Runtime(session_of.socket, session_of.secret, session_of.node_id, "driver", info, settings)
-    except BaseException:
-        _stop_owned()
-        raise
+
+
+def _begin(runtime: Runtime, arguments: InitArguments, info: dict[str, Any]) -> None:
+    global _output
     namespace = runtime.identity.namespace = arguments.namespace or runtime.identity.job_id
     runtime.job = {"job_id": runtime.identity.job_id, **info, "namespace": namespace}
     if arguments.runtime_env:
-        _enter_environment(runtime, arguments.runtime_env)
+        runtime.job["runtime_env"] = runtime.environments.of(arguments.runtime_env)
     if arguments.log_to_driver:
-        _output = DriverOutput(runtime.identity.node_id, settings)
+        from shoal.client.driver_output import DriverOutput
+
+        _output = DriverOutput(runtime.identity.node_id, runtime.config)
         runtime.log_handler = _output.entries
-    session.adopt(runtime)
-    return runtime
-
-
-def _enter_environment(runtime: Runtime, given: dict[str, Any]) -> None:
-    """The environment of everything that this driver submits; the session ends if its directories cannot be packed."""
-    try:
-        runtime.job["runtime_env"] = runtime.environments.of(given)
-    except BaseException:
-        runtime.close()
-        _stop_owned()
-        raise
 
 
 def _join(address: str, arguments: InitArguments) -> Session:
@@ -233,11 +250,6 @@ def _local_cluster(arguments: InitArguments) -> DaemonOptions:
         kind="local",
         temp_dir=arguments.temp_dir,
     )
-
-
-def _import_path() -> list[str]:
-    """Where the driver imports from, so that workers find its modules."""
-    return [os.path.abspath(path) if path else os.getcwd() for path in sys.path]
 
 
 def shutdown() -> None:
@@ -369,6 +381,7 @@ def wait(
                 raise TypeError(f"wait needs ObjectRefs; the list contains {type(ref).__name__}")
         if len({ref.id for ref in refs}) != len(refs):  # without a call of __hash__ for each
             raise ValueError("wait needs each ref once; the list contains duplicates")
+    flag("fetch_local", fetch_local)
     if not refs:
         return [], []
     if type(num_returns) is not int:
@@ -393,6 +406,8 @@ def cancel(
         ref = ref.completed()
     if type(ref) is not ObjectRef:
         raise TypeError(f"cancel needs an ObjectRef, not {type(ref).__name__}")
+    flag("force", force)
+    flag("recursive", recursive)
     from shoal.client.cancelling import cancel_ref
 
     cancel_ref(session.runtime(), ref, force, recursive)
@@ -490,6 +505,8 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
     Each process remembers its newest tasks and calls of actors (`timeline_tasks_max`); what a killed one ran is lost. With
     ``filename`` they are written there as JSON, and None is returned. `ts` (since 1970) and `dur` are in µs.
     """
+    if filename is not None and not isinstance(filename, str | os.PathLike):
+        raise TypeError(f"timeline needs the name of a file, or None, not {type(filename).__name__}")
     from shoal.client.timeline import chrome_events
 
     events = chrome_events(session.runtime().request("timeline", {"cluster": True})["rows"])

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
 import shoal
+from shoal import session
+from shoal.testing import Cluster
 
 LIMIT_S = 60
 
@@ -274,3 +277,74 @@ def test_a_finalizer_that_would_wait_for_what_it_interrupted_is_told_so(cluster)
             with pytest.raises(RuntimeError, match="cannot wait here"):
                 call()
     assert shoal.get(ref) == 1
+
+
+# --- ends that are interrupted, and beginnings that fail ---
+
+
+def test_a_shutdown_that_is_interrupted_ends_the_session_all_the_same():
+    with Cluster(num_cpus=1) as cluster:
+        shoal.init(cluster.address)
+        runtime = session.runtime()
+        task = shoal.remote(time.sleep).remote(300)
+        said = []
+
+        def read():
+            try:
+                shoal.get(task)
+            except shoal.exceptions.NodeDiedError as error:
+                said.append(str(error))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while not task._entry.waiters:
+            time.sleep(0.001)
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        runtime.wait = interrupted  # Ctrl-C, while the goodbye is waited for
+        with pytest.raises(KeyboardInterrupt):
+            shoal.shutdown()
+        reader.join(LIMIT_S)
+        assert said, "whoever waits in the session is told that it is over"
+        assert "shoal.init()" in said[0]
+        assert not [each for each in threading.enumerate() if each.name == "shoal-backup"]
+        shoal.init(cluster.address)
+        assert shoal.get(shoal.remote(len).remote([1]), timeout=LIMIT_S) == 1
+        shoal.shutdown()
+
+
+def test_a_driver_in_a_directory_that_is_gone_is_told_so_and_leaves_nothing(run_script):
+    printed = run_script("""
+        import os
+        import shoal
+
+        os.mkdir("gone")
+        os.chdir("gone")
+        os.rmdir("../gone")
+        try:
+            shoal.init(num_cpus=1)
+        except shoal.exceptions.ClusterStartError as error:
+            print(*str(error).splitlines())
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            print("left:", file.read())
+        os.chdir("/")
+        with shoal.init(num_cpus=1):
+            print(shoal.get(shoal.put(1)))
+    """)
+    assert "was deleted" in printed[0]
+    assert "os.chdir" in printed[0]
+    assert printed[1:] == ["left: ", "1"]
+
+
+def test_a_failure_after_the_daemon_has_started_leaves_nothing(monkeypatch):
+    def fails(*_):
+        raise MemoryError("no room for the printer")
+
+    monkeypatch.setattr("shoal.client.driver_output.DriverOutput.__init__", fails)
+    with pytest.raises(MemoryError):
+        shoal.init(num_cpus=1)
+    assert not shoal.is_initialized()
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        assert file.read() == ""

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from shoal import session
 from shoal.actors.handle import ActorHandle
+from shoal.option_checks import flag
 
 
 class ActorExit(BaseException):
@@ -15,10 +16,15 @@ class ActorExit(BaseException):
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """A handle to the living actor of that name, in ``namespace`` or this job's.
 
-    Raises ValueError if there is none, ActorUnavailableError if the head, or the actor's node, does not answer.
+    Raises ValueError if there is none, ActorUnavailableError if the head, or the actor's node, does not answer; TypeError for
+    what is no name.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"get_actor needs the name of an actor, a string, not {type(name).__name__}")
     if not name:
         raise ValueError(f"get_actor needs a name, not {name!r}")
+    if namespace is not None and not isinstance(namespace, str):
+        raise TypeError(f"namespace needs a string, or None, not {type(namespace).__name__}")
     return session.runtime().actors.named(name, namespace)
 
 
@@ -38,7 +44,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
         raise ValueError(  # noqa: TRY004  as in Ray
             f"kill needs an actor's handle, not {type(actor).__name__}; to stop a task use shoal.cancel(ref)"
         )
-    session.runtime().actors.kill(actor, no_restart)
+    session.runtime().actors.kill(actor, flag("no_restart", no_restart))
 
 
 def exit_actor() -> NoReturn:
@@ -54,5 +60,6 @@ def exit_actor() -> NoReturn:
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     """The names of living actors in this namespace; of all: rows {"name", "namespace"}."""
-    rows = session.runtime().request("named_actors", {"all_namespaces": all_namespaces})["rows"]
+    what = {"all_namespaces": flag("all_namespaces", all_namespaces)}
+    rows = session.runtime().request("named_actors", what)["rows"]
     return rows if all_namespaces else [row["name"] for row in rows]

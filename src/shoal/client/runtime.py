@@ -197,12 +197,18 @@ class Runtime:
         if self._left:
             return
         self._left = True
-        if not self.closed:
-            with self.lock:
-                number, answer = self.node.ask()
-                self._goodbye = number
-                self.table.to_node([m.GOODBYE])
-            self.wait(answer, timeout_s)
+        try:
+            if not self.closed:
+                with self.lock:
+                    number, answer = self.node.ask()
+                    self._goodbye = number
+                    self.table.to_node([m.GOODBYE])
+                self.wait(answer, timeout_s)
+        finally:  # also if Ctrl-C has ended that wait: whoever waits in this session is told that it is over
+            with Interruptible(nothing):
+                self._disconnect()
+
+    def _disconnect(self) -> None:
         self.closed = True
         with self.lock:
             self._end("the session has been shut down")

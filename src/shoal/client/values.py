@@ -127,6 +127,8 @@ class Values:
         if entry is not None and (
             entry.state == INLINE or (entry.state == STORED and self._runtime.store.pins.lookup(entry.id))
         ):
+            if timeout is not None:
+                seconds("timeout", timeout)
             return self.load(entry)
         if (
             entry is not None
@@ -312,7 +314,12 @@ class Values:
         if state is None:
             state = WaitState(refs, self._table, self._lock, fetches=fetches)
         if len(state.arrived) < num_returns:
-            self._wait_for(state, refs, num_returns, timeout)
+            try:
+                self._wait_for(state, refs, num_returns, timeout)
+            except BaseException:  # Ctrl-C: nobody comes back with a list of this state
+                with self._lock:
+                    state.give_up()
+                raise
         with self._lock:
             return state.take(num_returns)
 

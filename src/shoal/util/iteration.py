@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from shoal.option_checks import whole
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from shoal.refs import ObjectRef
 
@@ -28,8 +31,9 @@ def as_completed(
     from shoal.api import get, wait
     from shoal.exceptions import GetTimeoutError
 
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size}; it must be 1 or more")
+    if not isinstance(refs, Iterable):
+        raise TypeError(f"as_completed needs a list of ObjectRefs, not {type(refs).__name__}")
+    chunk_size = whole(1)("chunk_size", chunk_size)
     left = list(refs)
     while left:
         ready, left = wait(left, num_returns=1, timeout=timeout)
@@ -61,8 +65,14 @@ def map_unordered(
     """
     from shoal.api import get, wait
 
-    if backpressure_size is not None and backpressure_size < 1:
-        raise ValueError(f"backpressure_size={backpressure_size}; it must be 1 or more, or None")
+    if not callable(getattr(function, "remote", None)):
+        raise TypeError(
+            f"map_unordered needs a remote function, or a method of an actor, not {type(function).__name__}"
+        )
+    if not isinstance(items, Iterable):
+        raise TypeError(f"map_unordered needs items to iterate over, not {type(items).__name__}")
+    if backpressure_size is not None:
+        backpressure_size = whole(1)("backpressure_size", backpressure_size)
     submit: Callable[[Any], Any] = function.remote
     under_way: list[ObjectRef[Any]] = []
     for item in items:

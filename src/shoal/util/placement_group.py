@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import session
 from shoal.config import load
-from shoal.option_checks import selector, to_units
+from shoal.option_checks import seconds, selector, to_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +33,10 @@ class PlacementGroupID:
     __slots__ = ("_binary",)
 
     def __init__(self, binary: bytes) -> None:
+        if not isinstance(binary, bytes):
+            raise TypeError(f"a placement group's id needs bytes, not {type(binary).__name__}")
         if len(binary) != _ID_SIZE:
-            raise ValueError(f"a placement group's id has {_ID_SIZE} bytes")
+            raise ValueError(f"a placement group's id has {_ID_SIZE} bytes, not {len(binary)}")
         self._binary = binary
 
     @classmethod
@@ -117,7 +119,7 @@ class PlacementGroup:
         """Block until all bundles are reserved, ``timeout_seconds`` at most (-1: without limit); whether they are."""
         from shoal.api import get, wait
 
-        timeout = None if timeout_seconds < 0 else timeout_seconds
+        timeout = None if seconds("timeout_seconds", timeout_seconds) < 0 else timeout_seconds
         ready, _ = wait([self.ready()], timeout=timeout)
         if ready:
             get(ready)
@@ -212,15 +214,23 @@ def _check_selectors(given: Any, count: int) -> list[dict[str, str]]:
 
 def remove_placement_group(placement_group: PlacementGroup) -> None:
     """Give a group up. Its resources are free again when the tasks and actors in it, which end now, are gone."""
-    if not isinstance(placement_group, PlacementGroup):
-        raise TypeError(
-            f"placement_group needs what shoal.util.placement_group() returns, not {type(placement_group).__name__}"
-        )
+    _check_group(placement_group)
     session.runtime().groups.remove(placement_group.id.binary())
 
 
+def _check_group(given: object) -> None:
+    if not isinstance(given, PlacementGroup):
+        raise TypeError(
+            f"placement_group needs what shoal.util.placement_group() returns, not {type(given).__name__}"
+        )
+
+
 def get_placement_group(placement_group_name: str) -> PlacementGroup:
-    """The group of that name in this job's namespace; raises ValueError if there is none."""
+    """The group of that name in this job's namespace; raises ValueError if there is none, TypeError for what is no name."""
+    if not isinstance(placement_group_name, str):
+        raise TypeError(
+            f"get_placement_group needs the name of a group, a string, not {type(placement_group_name).__name__}"
+        )
     if not placement_group_name:
         raise ValueError("a placement group is found by its name, a string that is not empty")
     try:
@@ -233,6 +243,7 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
 def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
     """How a group is, or all of them by id: name, bundles, the node of each bundle, strategy, state and why."""
     if placement_group is not None:
+        _check_group(placement_group)
         row = _row_of(placement_group.id.hex())
         return _table_row(row) if row is not None else {}
     rows = session.runtime().request("groups", {})["rows"]
