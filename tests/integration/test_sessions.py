@@ -348,3 +348,17 @@ def test_a_failure_after_the_daemon_has_started_leaves_nothing(monkeypatch):
     assert not shoal.is_initialized()
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         assert file.read() == ""
+
+
+def test_a_future_that_is_asked_for_while_the_session_ends_has_failed():
+    shoal.init(num_cpus=1)
+    runtime = session.runtime()
+    task = shoal.remote(time.sleep).remote(300)
+    late = shoal.remote(len).remote([1, 2])
+    late.future()  # the thread of futures exists
+    waiting = task.future()
+    shoal.shutdown()
+    with pytest.raises(shoal.exceptions.NodeDiedError, match="shut down"):
+        waiting.result(LIMIT_S)
+    with pytest.raises(shoal.exceptions.NodeDiedError, match="shut down"):
+        runtime.future(task).result(LIMIT_S)

@@ -51,6 +51,7 @@ class Resolver:
         self._runtime = runtime
         self._queue: SimpleQueue[tuple[ObjectRef[Any], concurrent.futures.Future[Any]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ended = False  # nothing is put into the queue any more
 
     def future_of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future for the value of ``ref``; it keeps the ref alive until it is resolved."""
@@ -60,14 +61,15 @@ class Resolver:
             entry = runtime.table.entry_of(ref)
             arrival = _Arrival(self, ref, entry, future)
             waits = not runtime.closed and runtime.table.wait_for(entry, arrival)
+            later = not waits and entry.state != INLINE and not self._ended
             if waits:
                 self.await_begins(arrival)
-            elif entry.state != INLINE:
+            elif later:
                 self._resolve_later(ref, future)
         if waits:
             future.add_done_callback(arrival.done)
             runtime.reactor.nudge()
-        elif entry.state == INLINE:
+        elif not later:
             _resolve(runtime, ref, future)
         return future
 
@@ -125,6 +127,8 @@ class Resolver:
 
     def close(self) -> None:
         """The session has ended: whoever waits has been told, and the thread ends (lock not held)."""
+        with self._runtime.lock:
+            self._ended = True
         self._queue.put(None)
         if self._thread is None:
             self._run()
