@@ -42,6 +42,16 @@ def _log(node):
         return file.read()
 
 
+def wait_there(node, actors, count):
+    """Wait until so many calls wait at each actor, as its process says."""
+
+    def is_so(actor):
+        answer = request(node.socket, node.secret, "why", {"id": actor._actor_id.hex()})
+        return f"and {count} wait here" in str(answer)
+
+    until(lambda: all(map(is_so, actors.values())), f"{count} calls wait at each")
+
+
 def get(refs):
     return shoal.get(refs, timeout=60)
 
@@ -131,7 +141,9 @@ def test_calls_of_every_kind_end_where_they_run_and_what_waits_runs_elsewhere(no
         for kind, refs in held.items():
             marks.wait(f"{kind}-holds", len(refs))
         behind = {kind: [actors[kind].add.remote(number) for number in range(BEHIND)] for kind in KINDS}
+        wait_there(leaving, actors, BEHIND)
         other = drain(cluster, leaving, {})
+        wait_there(leaving, actors, 0)  # they know that they leave
         late = {kind: actors[kind].add.remote(BEHIND) for kind in KINDS}
         marks.add("release")
         for kind, actor in actors.items():
@@ -154,7 +166,7 @@ def test_generators_of_every_kind_stream_to_their_end_where_they_run(no_leaks, t
         for kind in KINDS:
             items = [get(ref) for ref in streams[kind]]
             assert items == [(number, leaving.node_id) for number in range(6)], kind
-            assert get(actors[kind].add.remote(0)) == other.node_id
+            until(lambda kind=kind: get(actors[kind].add.remote(0)) == other.node_id, f"{kind} has left")
 
 
 class Stuck:

@@ -392,8 +392,9 @@ def test_the_daemon_is_killed(no_leaks, marks):
 DYING = (
     PRELUDE
     + """
-import numpy as np
+import numpy as np, signal
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as it is unless the tests run under nohup
 folder = sys.argv[1]
 shoal.init(num_cpus=2)
 stored = shoal.put(np.ones(2_000_000))
