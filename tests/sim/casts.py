@@ -29,6 +29,7 @@ _BYTES = 400
 _NAMES = ("", "", "", "ann", "bob")
 _CALLS_MAX = 8
 _SWEEP_S = 0.1
+_LATE_S = 2.0
 
 
 class _Cast:
@@ -56,6 +57,7 @@ class Casts:
         self._detached: dict[bytes, None] = {}
         self._killing: dict[int, bytes] = {}
         self._unsure: dict[bytes, None] = {}
+        self._late_ends: dict[bytes, tuple[str, dict[str, Any]]] = {}  # states that wait for last replies
 
     @property
     def running(self) -> int:
@@ -219,6 +221,7 @@ class Casts:
 
     def _forget(self, calls: ActorCalls) -> None:
         self.calls.pop(calls.actor_id, None)
+        self._late_ends.pop(calls.actor_id, None)
         lease, calls.lease = calls.lease, None
         if lease is not None:
             if not lease.broken:
@@ -253,6 +256,7 @@ class Casts:
         if calls is None:
             connection.close()
             return
+        self._let_end(actor_id)
         lease = Lease(0, proc, pid, calls, connection, "")  # type: ignore[arg-type]
         connection.lease = lease
         calls.connected(lease, incarnation, {"caller": self._driver.proc})
@@ -261,9 +265,36 @@ class Casts:
 
     def _state(self, actor_id: bytes, state: str, details: dict[str, Any]) -> None:
         assert details.get("reason") or state == "pending", f"an actor is {state}, and nobody says why"
+        self._let_end(actor_id)
         calls = self.calls.get(actor_id)
         if calls is None:
             return
+        lease = calls.lease
+        late = (
+            lease is not None
+            and lease.inflight
+            and not lease.connection.ended
+            and not details.get("node_died")
+        )
+        if state != "pending" and late:
+            lease.broken = True
+            self._late_ends[actor_id] = end = state, details
+            self._driver.cluster.clock.at(_LATE_S, lambda: self._let_end(actor_id, end))
+        else:
+            self._take_state(calls, state, details)
+
+    def _let_end(self, actor_id: bytes, end: tuple[str, dict[str, Any]] | None = None) -> None:
+        """`Actors._let_end`; ``end``: if it is still that one."""
+        held = self._late_ends.get(actor_id)
+        if held is None or (end is not None and held is not end) or not self._driver.alive:
+            return
+        del self._late_ends[actor_id]
+        calls = self.calls.get(actor_id)
+        if calls is not None:
+            self._take_state(calls, *held)
+            self._driver.flush()
+
+    def _take_state(self, calls: ActorCalls, state: str, details: dict[str, Any]) -> None:
         if state == "dead":
             calls.died(details)
         elif state == "restarting":
@@ -274,9 +305,11 @@ class Casts:
     def replies(self, connection: ActorConnection, batch: list[Any]) -> None:
         """A frame of an actor."""
         lease = connection.lease
-        if lease is None or lease.broken:
+        calls: Any = lease.queue if lease is not None else None
+        if lease is None or (
+            lease.broken and (lease is not calls.lease or calls.actor_id not in self._late_ends)
+        ):
             return
-        calls: Any = lease.queue
         for message in batch:
             if message[0] == m.DONE:
                 self._driver.dispatch.done(lease, message)
@@ -295,7 +328,9 @@ class Casts:
         """A connection is closed."""
         lease = connection.lease
         calls: Any = lease.queue if lease is not None else None
-        if lease is not None and not lease.broken and lease is calls.lease:
+        if lease is not None and lease is calls.lease and calls.actor_id in self._late_ends:
+            self._let_end(calls.actor_id)
+        elif lease is not None and not lease.broken and lease is calls.lease:
             calls.lost()
             self._driver.table.to_node([m.CONNECT_ACTOR, calls.actor_id, calls.incarnation])
             self._driver.flush()

@@ -153,7 +153,11 @@ class AwayActors:
         """A host is dead; the head will say where its actors go."""
         for actor in [each for each in self.actors.values() if each.node_id == node_id]:
             self._left(actor)
-            self._tell(actor, "restarting", {"reason": f"its node died: {reason}", "node": node_id})
+            self._tell(
+                actor,
+                "restarting",
+                {"reason": f"its node died: {reason}", "node": node_id, "node_died": True},
+            )
             self.outbox.append(("ask", actor.actor_id))
 
     def _left(self, actor: AwayActor) -> None:

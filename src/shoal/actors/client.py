@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.calls import ActorCalls
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
 
 _SWEEP_S = 0.1  # unused connections are looked for this often
+_ENDS = frozenset({"dead", "restarting"})  # states that say that a process has ended
 _PLAIN = (int, float, bool, str, type(None))
 
 
@@ -53,6 +55,8 @@ class Actors:
             ignored  # in an actor: what to do when a caller is gone (lock held)
         )
         self._swept = 0.0
+        # Ends of processes that are held back, since their last replies may still come: actor → (the message, until when).
+        self._ends: dict[bytes, tuple[list[Any], float]] = {}
 
     def handlers(self) -> dict[int, Callable[[list[Any]], None]]:
         """What to do with the daemon's messages about actors (lock held)."""
@@ -270,6 +274,7 @@ class Actors:
 
     def _on_peer(self, message: list[Any]) -> None:
         _, actor_id, incarnation, proc, pid, tls = message
+        self._let_end(actor_id)
         sock = socket.socket(fileno=self._runtime.node.take_descriptor())
         calls = self.calls.get(actor_id)
         if calls is None:
@@ -292,10 +297,19 @@ class Actors:
 
     def _on_state(self, message: list[Any]) -> None:
         _, actor_id, state, details = message
+        self._let_end(actor_id)  # states come in order
         calls = self.calls.get(actor_id)
         if calls is None:
             return
-        self._read_last_replies(calls)
+        has_ended = self._read_last_replies(calls)
+        lease = calls.lease
+        if lease is None or state not in _ENDS or has_ended or not self._replies_may_be_late(lease, details):
+            self._take_state(calls, state, details)
+            return
+        lease.broken = True  # nothing is sent to it any more
+        self._ends[actor_id] = message, time.monotonic() + self._runtime.config.late_replies_ms / 1000
+
+    def _take_state(self, calls: ActorCalls, state: str, details: dict[str, Any]) -> None:
         if state == "dead":
             calls.died(details)
         elif state == "restarting":
@@ -305,14 +319,31 @@ class Actors:
             if calls.infeasible:
                 self._runtime.report(f"actor {calls.table.name} cannot be placed now: {calls.infeasible}")
 
-    def _read_last_replies(self, calls: ActorCalls) -> None:
-        """What the actor had answered before it died counts: it may still lie in the socket."""
+    def _replies_may_be_late(self, lease: Lease, details: dict[str, Any]) -> bool:
+        """Of a process on another node: its replies and its end come on different ways. Not if all of the node died."""
+        if not lease.inflight or details.get("node_died"):
+            return False
+        return details.get("node") not in {None, "", self._runtime.identity.node_id}
+
+    def _let_end(self, actor_id: bytes) -> None:
+        """Take the end of a process that was held back, if one was."""
+        held = self._ends.pop(actor_id, None)
+        calls = self.calls.get(actor_id)
+        if held is not None and calls is not None:
+            self._read_last_replies(calls)
+            self._take_state(calls, *held[0][2:4])
+
+    def _read_last_replies(self, calls: ActorCalls) -> bool:
+        """What the actor had answered before it died counts: it may still lie in the socket. Whether nothing more can come."""
         connection: Connection | None = calls.lease.connection if calls.lease is not None else None
-        while connection is not None and connection.readable:
+        if connection is None:
+            return True
+        while connection.readable:
             bodies = connection.receive()
             if bodies is None:
-                return
+                return True
             self._on_replies(connection, bodies)
+        return bool(connection.closed)
 
     def _on_become(self, message: list[Any]) -> None:
         self._runtime.peer_handler = None  # callers that come from now on are the actor's
@@ -347,7 +378,9 @@ class Actors:
     def _on_closed(self, connection: Connection) -> None:
         lease: Any = connection.owner
         calls: ActorCalls = lease.queue
-        if not lease.broken and lease is calls.lease:
+        if lease is calls.lease and calls.actor_id in self._ends:
+            self._let_end(calls.actor_id)
+        elif not lease.broken and lease is calls.lease:
             calls.lost()
             self._runtime.table.to_node([m.CONNECT_ACTOR, calls.actor_id, calls.incarnation])
 
@@ -355,6 +388,8 @@ class Actors:
 
     def tick(self, now: float) -> None:
         """Close connections to actors that nothing here refers to any more (lock held)."""
+        for actor_id in [actor_id for actor_id, (_, until) in self._ends.items() if until <= now]:
+            self._let_end(actor_id)
         if not self.calls or now - self._swept < _SWEEP_S:
             return
         self._swept = now
@@ -368,6 +403,7 @@ class Actors:
 
     def _forget(self, calls: ActorCalls) -> None:
         self.calls.pop(calls.actor_id, None)
+        self._ends.pop(calls.actor_id, None)
         lease, calls.lease = calls.lease, None
         if lease is not None:
             if lease.connection is not None:

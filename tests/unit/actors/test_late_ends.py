@@ -1,0 +1,125 @@
+"""The end of an actor's process on another node is taken when its last replies have come, or a while later."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from shoal.actors.client import Actors
+from shoal.config import Config
+from shoal.wire import messages as m
+
+ACTOR = b"A" * 16
+HERE, THERE = "aa" * 16, "bb" * 16
+LATE_S = 2.0
+
+
+class Connection:
+    """One whose frames are strings; ``gone``: the peer has closed it."""
+
+    def __init__(self):
+        self.frames = []
+        self.closed = self.gone = False
+
+    @property
+    def readable(self):
+        return bool(self.frames) or self.gone
+
+    def receive(self):
+        return [self.frames.pop(0)] if self.frames else None
+
+
+class World:
+    """One caller of one actor; ``seen``: replies and states, as they were taken."""
+
+    def __init__(self, monkeypatch):
+        runtime = SimpleNamespace(
+            identity=SimpleNamespace(node_id=HERE),
+            config=Config(late_replies_ms=LATE_S * 1000),
+            table=SimpleNamespace(entries={}, to_node=lambda _: None),
+        )
+        self.seen = []
+        self.actors = Actors(runtime)
+        monkeypatch.setattr(self.actors, "_on_replies", lambda _, bodies: self.seen.extend(bodies))
+        self.connection = Connection()
+        self.lease = SimpleNamespace(connection=self.connection, broken=False, inflight={b"call": None})
+        self.calls = SimpleNamespace(
+            actor_id=ACTOR,
+            lease=self.lease,
+            held=True,
+            waiting=False,
+            incarnation=1,
+            died=lambda _: self.seen.append("dead"),
+            restarting=lambda _: self.seen.append("restarting"),
+            lost=lambda: self.seen.append("lost"),
+        )
+        self.lease.queue = self.calls
+        self.connection.owner = self.lease
+        self.actors.calls[ACTOR] = self.calls
+
+    def state(self, state, **details):
+        self.actors.handlers()[m.ACTOR_STATE]([m.ACTOR_STATE, ACTOR, state, {"node": THERE, **details}])
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def test_replies_that_come_after_the_news_of_the_end_count(world):
+    world.connection.frames = ["first"]
+    world.state("restarting")
+    assert world.seen == ["first"]
+    assert world.lease.broken, "nothing more is sent there"
+    world.connection.frames = ["last"]
+    world.connection.gone = True
+    world.actors._on_closed(world.connection)
+    assert world.seen == ["first", "last", "restarting"]
+    world.actors.tick(time.monotonic() + LATE_S)
+    assert world.seen == ["first", "last", "restarting"], "once"
+
+
+def test_a_connection_that_does_not_end_is_not_waited_for_for_ever(world):
+    world.state("dead")
+    world.actors.tick(time.monotonic() + LATE_S / 2)
+    assert world.seen == []
+    world.actors.tick(time.monotonic() + LATE_S)
+    assert world.seen == ["dead"]
+
+
+def test_states_are_taken_in_order(world):
+    world.state("restarting")
+    world.state("dead")
+    assert world.seen == ["restarting"]
+    world.actors.tick(time.monotonic() + LATE_S)
+    assert world.seen == ["restarting", "dead"]
+
+
+@pytest.mark.parametrize("details", [{"node": HERE}, {"node": ""}, {"node_died": True}])
+def test_where_nothing_can_be_late_nothing_waits(world, details):
+    world.connection.frames = ["last"]
+    world.state("dead", **details)
+    assert world.seen == ["last", "dead"]
+
+
+def test_nor_where_all_was_answered_or_the_connection_has_ended(world):
+    world.lease.inflight.clear()
+    world.state("restarting")
+    assert world.seen == ["restarting"]
+    world.lease.inflight[b"call"] = None
+    world.connection.frames, world.connection.gone = ["last"], True
+    world.state("restarting")
+    assert world.seen == ["restarting", "last", "restarting"]
+
+
+def test_what_ends_on_its_own_is_a_lost_connection(world):
+    world.actors._on_closed(world.connection)
+    assert world.seen == ["lost"]
+
+
+def test_an_actor_that_is_forgotten_has_no_end_left(world):
+    world.connection.close = lambda: None
+    world.state("restarting")
+    world.actors.close()
+    world.actors.tick(time.monotonic() + LATE_S)
+    assert world.seen == []
