@@ -31,6 +31,17 @@ def wait_until_refused(world, seconds=1.5):
     world.run()
 
 
+def asks(world):
+    """Node 1 asks node 0 for an object, and is refused room for it: its id. A file is lent to it next."""
+    a, b = world.nodes[:2]
+    x = own(a)
+    a.seal(x, DATA)
+    b.pin(x, a.proc)
+    world.run()
+    world.wait(1.5)
+    return x
+
+
 def in_file(answers):
     (found,) = [answer for answer in answers if answer[0] == m.PINNED_IN_FILE]
     return found
@@ -61,10 +72,8 @@ def test_it_is_a_secondary_copy_that_takes_the_place_of_the_primary_one():
     """And it is served to a third node."""
     world = full_world(3)
     a, b, c = world.nodes
-    x = own(a)
-    a.seal(x, DATA)
-    b.pin(x, a.proc)
-    wait_until_refused(world)
+    x = asks(world)
+    world.run()
     world.wait(0.2)
     obj = b.store.described(x)
     assert not obj.flags & m.SEAL_PRIMARY
@@ -98,10 +107,8 @@ def test_what_can_never_fit_comes_into_a_file_at_once():
 def test_without_spilling_the_store_is_full():
     world = full_world(directories=0, pull_room_tries_max=2)
     a, b = world.nodes
-    x = own(a)
-    a.seal(x, DATA)
-    b.pin(x, a.proc)
-    wait_until_refused(world)
+    asks(world)
+    world.run()
     assert b.told() == []  # it asks once more
     wait_until_refused(world)
     kind, text = refused(b.told())
@@ -144,12 +151,8 @@ def run_with(world, fate):
 
 def test_a_write_that_hangs_is_left_behind_and_another_directory_is_taken():
     world = full_world(directories=2)
-    a, b = world.nodes
-    x = own(a)
-    a.seal(x, DATA)
-    b.pin(x, a.proc)
-    world.run()
-    world.wait(1.5)
+    b = world.nodes[1]
+    asks(world)
     while not world.flights:
         world.deliver(next(iter(world.mail)))
     first = world.flights[0][1].path
@@ -169,12 +172,8 @@ def test_a_write_that_hangs_is_left_behind_and_another_directory_is_taken():
 
 def test_a_file_that_hangs_when_it_is_read_through_is_given_up():
     world = full_world(directories=2)
-    a, b = world.nodes
-    x = own(a)
-    a.seal(x, DATA)
-    b.pin(x, a.proc)
-    world.run()
-    world.wait(1.5)
+    b = world.nodes[1]
+    asks(world)
     while not world.sums:
         world.land()
     world.sum(STALLED)
