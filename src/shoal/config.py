@@ -71,7 +71,7 @@ class Config:
     # Calls sent to one actor by one process and not answered; later ones wait at their caller.
     actor_calls_sent_max: int = 10_000
     # Dead actors that a node remembers, to say why they died; of older ones it only says that they are gone.
-    # As many with names that went on to other nodes, in case the head has not heard of it.
+    # As many that went on to other nodes, in case the head has not heard of it.
     dead_actors_max: int = 1000
     # Killed actors that a head remembers until their host has confirmed the end, and a node until it hears of the actor or the
     # head has confirmed the kill; beyond, the oldest is forgotten: it could come back if its host dies at the wrong moment.

@@ -261,6 +261,13 @@ class Stage:
         """How many calls the actor runs at once."""
         return self.widths.get(actor_id, 1)
 
+    def is_let_go(self, actor_id: bytes) -> bool:
+        """Whether nobody has a handle to an actor, and none is to outlive them: it may find gone what it is made from."""
+        if actor_id not in self.restarts_max:
+            return False
+        held = any(actor_id in process.table.entries for process in self._cluster.processes())
+        return not held and not any(actor_id in driver.casts.unkilled for driver in self._cluster.drivers)
+
     def began(self, acting: Acting) -> None:
         """A process is to be an actor."""
         self._processes.setdefault(acting.actor_id, []).append(acting)

@@ -265,10 +265,10 @@ class Casts:
 
     def _state(self, actor_id: bytes, state: str, details: dict[str, Any]) -> None:
         assert details.get("reason") or state == "pending", f"an actor is {state}, and nobody says why"
-        self._let_end(actor_id)
         calls = self.calls.get(actor_id)
-        if calls is None:
+        if calls is None or calls.is_past(details):
             return
+        self._let_end(actor_id)
         lease = calls.lease
         late = (
             lease is not None

@@ -160,6 +160,8 @@ class Cluster:
     def cannot_be_read(self, object_id: bytes, kind: str, text: str) -> None:
         """A reader was refused: what is lost must have been lost by something, and every refusal says what happened."""
         assert text, f"{object_id.hex()} cannot be read, and nobody says why"
+        if kind == "freed" and self.stage.is_let_go(object_id):
+            return
         if kind in ("lost", "unrecoverable", "freed"):
             known = object_id in self.damaged or object_id in self.lost or bool(self.fenced)
             assert known, f"{object_id.hex()} cannot be read ({kind}: {text})"

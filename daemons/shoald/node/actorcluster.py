@@ -65,7 +65,7 @@ class ActorCluster:
         self._gives: dict[int, tuple[str, Callable[[bytes | None], None]]] = {}  # who was asked, and what for
         self._numbers = 0
         self._kept: set[bytes] = set()  # detached actors that went elsewhere, held here until they are dead
-        self._handed: dict[bytes, dict[str, Any]] = {}  # named actors that went on, as the head was told
+        self._handed: dict[bytes, dict[str, Any]] = {}  # actors that went on, as the head was told
         self._tells_all = False  # the head, also of actors without a name
         self._claiming: set[bytes] = set()  # actors whose names the head was asked for
 
@@ -216,10 +216,9 @@ class ActorCluster:
         daemon.peers.send(node_id, [m.P_ACTOR_HOST, record.actor_id, record.info, facts])
         handed = {**self._row(record), "node_id": node_id, "info": _packed(record, facts)}
         daemon.head.report_actors([handed])
-        if record.info["name"]:
-            self._handed[record.actor_id] = handed
-            if len(self._handed) > daemon.config.dead_actors_max:
-                del self._handed[next(iter(self._handed))]
+        self._handed[record.actor_id] = handed
+        if len(self._handed) > daemon.config.dead_actors_max:
+            del self._handed[next(iter(self._handed))]
         now = daemon.loop.now()
         for caller in record.callers:
             client = daemon.clients.get(caller)
@@ -312,6 +311,11 @@ class ActorCluster:
             self.kills.from_head(actor)
             self._side.flush()
             return
+        handed = self._handed.get(actor["actor_id"])
+        if message["kind"] == "host_actor" and handed and actor["incarnation"] < handed["incarnation"]:
+            # It lives elsewhere. A head that was not reached then, or has started again, does not know; no snapshot says so.
+            self._daemon.head.report_actors([handed])
+            return
         if message["kind"] == "host_actor" and not actor["info"]:
             self._was_claimed(actor)
             return
@@ -346,8 +350,6 @@ class ActorCluster:
         record = self._core.actors.get(actor_id)
         if record is not None:
             self._daemon.head.report_actors([self._row(record)])
-        elif actor_id in self._handed:  # it lives elsewhere, and no snapshot says so
-            self._daemon.head.report_actors([self._handed[actor_id]])
         elif actor_id not in self._claiming:  # else it is about to be made, or not
             self._report_dead(actor_id, actor, "it has ended")
 

@@ -40,7 +40,8 @@ class ActorRecord:
     Attributes:
         proc: what the scheduler calls the actor's present process; b"" without one.
         worker_id: of its worker; b"" while there is none.
-        incarnation: how many workers it has had, this one included.
+        incarnation: how many workers it has had, this one included, and hand-overs to other nodes: of two words on who hosts it,
+            the one with the higher number is the later.
         restarts_left: -1 for any number.
         final: why it is not restarted any more; "" while it may be.
         callers: processes that are connected, or wait to be; `reconnects`: when those get a new connection that lost theirs;
@@ -187,6 +188,7 @@ class ActorCore:
         self._forget_process(record, now)
         del self.actors[record.actor_id]
         self._free_name(record)
+        record.incarnation += 1
         return record
 
     def _start(self, record: ActorRecord, now: float) -> None:
@@ -298,7 +300,7 @@ class ActorCore:
         details["unmade"] = unmade or (leaving and current == m.LEFT)
         self._enter(record, RESTARTING, now)
         for caller in record.callers:
-            self._tell(caller, record, "restarting", details)
+            self._tell(caller, record, "restarting", {**details, "incarnation": record.incarnation})
         if (
             unmade and not leaving
         ):  # its constructor takes the process down: without a pause that would be all this node does

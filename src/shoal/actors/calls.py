@@ -282,6 +282,10 @@ class ActorCalls:
             if self.state in (CONNECTED, RESUMING):
                 self.state = BROKEN
 
+    def is_past(self, details: dict[str, Any]) -> bool:
+        """Whether a state is of a process before the present one: the word of a host that it has left is slower than the next."""
+        return bool(0 < details.get("incarnation", 0) < self.incarnation)
+
     def restarting(self, details: dict[str, Any]) -> None:
         """The actor's process died, and another one is on its way."""
         self.details = details

@@ -297,10 +297,10 @@ class Actors:
 
     def _on_state(self, message: list[Any]) -> None:
         _, actor_id, state, details = message
-        self._let_end(actor_id)  # states come in order
         calls = self.calls.get(actor_id)
-        if calls is None:
+        if calls is None or calls.is_past(details):
             return
+        self._let_end(actor_id)  # states of one process come in order
         has_ended = self._read_last_replies(calls)
         lease = calls.lease
         if lease is None or state not in _ENDS or has_ended or not self._replies_may_be_late(lease, details):

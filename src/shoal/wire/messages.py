@@ -133,7 +133,7 @@ GOODBYE_OK = 143
 JOB_ENDED = 144  # to a worker: its driver is gone
 
 ACTOR_PEER = 150  # to a caller: [actor, incarnation, worker proc, worker pid, whether with TLS] + descriptor of the connection to its process
-ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details: dict]
+ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details: dict ("restarting": with the incarnation that ended)]
 #   details: {"reason", "name", "node", "pid", "exit_code", "signal", "current": id of the call started last,
 #   "unmade": no call ran: its constructor had not returned, or it left in peace, "error": bytes}
 LEFT = b"\xff" * 16  # in the status word of an actor's process: it left (EXIT [True]), and all calls that it began are answered

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from shoal.actors.calls import ActorCalls
 from shoal.actors.client import Actors
 from shoal.config import Config
 from shoal.wire import messages as m
@@ -48,7 +49,8 @@ class World:
             lease=self.lease,
             held=True,
             waiting=False,
-            incarnation=1,
+            incarnation=2,
+            is_past=lambda details: ActorCalls.is_past(self.calls, details),
             died=lambda _: self.seen.append("dead"),
             restarting=lambda _: self.seen.append("restarting"),
             lost=lambda: self.seen.append("lost"),
@@ -93,6 +95,18 @@ def test_states_are_taken_in_order(world):
     assert world.seen == ["restarting"]
     world.actors.tick(time.monotonic() + LATE_S)
     assert world.seen == ["restarting", "dead"]
+
+
+def test_a_host_that_is_slow_to_tell_of_a_process_ends_no_connection_to_the_next_one(world):
+    world.state("restarting", incarnation=1)
+    assert not world.lease.broken
+    world.state("restarting", incarnation=2)
+    assert world.lease.broken
+    world.state("restarting", incarnation=1)
+    world.actors.tick(time.monotonic())
+    assert world.seen == [], "nor is what comes late a reason not to wait for replies"
+    world.actors.tick(time.monotonic() + LATE_S)
+    assert world.seen == ["restarting"]
 
 
 @pytest.mark.parametrize("details", [{"node": HERE}, {"node": ""}, {"node_died": True}])

@@ -201,6 +201,18 @@ def test_actors_that_may_restart_leave_a_node_that_drains_and_that_does_not_coun
     assert not node.core.drain(node.now), "no other is about to leave"
 
 
+def test_who_hears_of_a_hand_over_and_of_what_was_before_can_tell_which_is_the_later():
+    node = draining(CPU=1)
+    record = alive(node, max_restarts=1)
+    assert record.incarnation == 1
+    drain(node)
+    node.run()
+    ((_, _, told),) = node.taken("send", DRIVER)
+    assert told[3]["incarnation"] == 1, "the process that has ended"
+    assert node.core.leave(record.proc, node.now) is record
+    assert record.incarnation == 2
+
+
 def test_a_restart_for_a_drain_is_not_the_last_one_that_is_left():
     node = draining(CPU=1)
     record = alive(node, max_restarts=1)
