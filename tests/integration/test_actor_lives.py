@@ -241,9 +241,17 @@ def test_names(shoal_session):
     assert "one" in shoal.util.list_named_actors()
     assert Worker.options(name="one", get_if_exists=True).remote() == worker
     del worker, found
-    wait_until(lambda: "one" not in shoal.util.list_named_actors())
+    assert "one" not in shoal.util.list_named_actors()
     with pytest.raises(ValueError, match="no actor named 'one'"):
         shoal.get_actor("one")
+
+
+def test_a_name_is_free_as_soon_as_the_last_handle_has_gone(shoal_session):
+    for _ in range(10):
+        assert get(Worker.options(name="gone", get_if_exists=True).remote().add.remote()) == 1
+        with pytest.raises(ValueError, match="no actor named 'gone'"):
+            shoal.get_actor("gone")
+        assert "gone" not in shoal.util.list_named_actors()
 
 
 def test_a_name_is_free_after_kill(shoal_session):

@@ -492,6 +492,7 @@ class ActorCluster:
         self._daemon.loop.call_later(timeout_s, partial(self._given, node_id, self._numbers, b""))
 
     def _give_here(self, actor_id: bytes, proc: bytes) -> bytes | None:
+        self._side.end_unheld(self._daemon.loop.now())
         record = self._core.actors.get(actor_id)
         if actor_id in self._core.dead or (record is not None and record.final):
             return None

@@ -170,6 +170,7 @@ class ActorSide:
             client.sock.send([m.RESPONSE, req, False, text])
 
     def _make(self, client: Client, req: int, actor_id: bytes, info: dict[str, Any], now: float) -> None:
+        self.end_unheld(now)
         try:
             record = self.core.create(client.proc, client.job_id, actor_id, info, now)
         except ValueError as error:
@@ -238,12 +239,16 @@ class ActorSide:
 
     def turn(self, now: float) -> float | None:
         """See to actors whose last handle went in this turn. Returns when to look again."""
-        for actor_id in self._daemon.store.take_unheld():
-            self.core.unheld(actor_id, now)
+        self.end_unheld(now)
         due = self.core.tick(now)
         self.flush()
         away_due = self.cluster.turn(now)
         return min((time for time in (due, away_due) if time is not None), default=None)
+
+    def end_unheld(self, now: float) -> None:
+        """End actors whose last handle is gone. Before a name is looked up too: who has let go does not find it any more."""
+        for actor_id in self._daemon.store.take_unheld():
+            self.core.unheld(actor_id, now)
 
     # --- effects ---
 
@@ -329,6 +334,7 @@ class ActorSide:
     def named(self, client: Client, params: dict[str, Any], reply: Reply) -> None:
         """The actor of a name."""
         name, namespace = str(params.get("name")), str(params.get("namespace") or self.namespace_of(client))
+        self.end_unheld(self._daemon.loop.now())
         record = self.core.named(namespace, name)
 
         def given(actor_id: bytes | None, table: bytes, problem: str) -> None:
@@ -352,6 +358,7 @@ class ActorSide:
 
     def list_named(self, client: Client, params: dict[str, Any], reply: Reply) -> None:
         """The names in the asker's namespace, or in all."""
+        self.end_unheld(self._daemon.loop.now())
         own = self.namespace_of(client)
         rows = [
             {"name": name, "namespace": namespace}

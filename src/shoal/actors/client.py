@@ -127,6 +127,7 @@ class Actors:
     def _ask(self, message: Callable[[int], list[Any]]) -> Any:
         runtime = self._runtime
         with runtime.lock:
+            runtime.table.drain_released()  # an actor whose last handle has gone has no name any more
             number, answer = runtime.node.ask()
             runtime.table.to_node(message(number))
         runtime.wait(answer, None)
