@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from shoal.sessions import Session
 
 P = ParamSpec("P")
+_LOOPBACK = "127.0.0.1"  # where a node is that has not opened its port for others yet
 T = TypeVar("T")
+W = TypeVar("W", bound=ObjectRef[Any] | ObjectRefGenerator[Any])
 
 _SWITCH_INTERVAL_S = 0.0005
 _ADDRESS_LOOK_S = 0.02
@@ -354,16 +356,17 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
 
 def wait(
-    refs: list[ObjectRef[Any]],
+    refs: list[W],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+) -> tuple[list[W], list[W]]:
     """Split ``refs`` into (ready, not ready), both in input order; at most ``num_returns`` are in the first.
 
     Returns when that many are ready, or after ``timeout`` seconds. An object of another node is ready when it is on this one;
-    without ``fetch_local`` it stays there, and is ready when it is complete.
+    without ``fetch_local`` it stays there, and is ready when it is complete. A generator of refs may be among them: it is ready
+    when `next` gives a ref, or ends, at once.
     Raises TypeError or ValueError for what cannot be waited for.
     """
     if not isinstance(refs, list):
@@ -377,9 +380,10 @@ def wait(
     state = values.continued(refs, fetch_local)
     if state is None:
         for ref in refs:
-            if type(ref) is not ObjectRef:
+            if type(ref) is not ObjectRef and type(ref) is not ObjectRefGenerator:
                 raise TypeError(f"wait needs ObjectRefs; the list contains {type(ref).__name__}")
-        if len({ref.id for ref in refs}) != len(refs):  # without a call of __hash__ for each
+        # Without a call of __hash__ for each.
+        if len({ref.id if isinstance(ref, ObjectRef) else ref for ref in refs}) != len(refs):
             raise ValueError("wait needs each ref once; the list contains duplicates")
     flag("fetch_local", fetch_local)
     if not refs:
@@ -469,7 +473,10 @@ def get_runtime_context() -> RuntimeContext:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The nodes of the cluster, with health and resources, in units of each; keys as in Ray."""
+    """The nodes of the cluster, with health and resources, in units of each; keys as in Ray.
+
+    A node that has just started with its driver has port 0 until it has registered at the head.
+    """
     return [
         {
             "NodeID": row["node_id"],
@@ -477,7 +484,8 @@ def nodes() -> list[dict[str, Any]]:
             "State": row["state"],
             "NodeName": row["name"] or row["hostname"],
             "NodeManagerHostname": row["hostname"],
-            "NodeManagerAddress": row["address"],
+            "NodeManagerAddress": row["address"].rpartition(":")[0] or _LOOPBACK,
+            "NodeManagerPort": int(row["address"].rpartition(":")[2] or 0),
             "Resources": row["resources"],
             "Available": row["available"],
             "Labels": row["labels"],

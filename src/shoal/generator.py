@@ -108,6 +108,24 @@ class ObjectRefGenerator(Generic[T]):
         self._tell_consumed()
         return ObjectRef(entry.id, entry)
 
+    def await_next(self, waiter: object) -> bool:
+        """Have ``waiter`` made ready when something has come; False, and nothing, if `next` does not wait (lock held).
+
+        One of num_returns="dynamic" is waited for to its end. Raises NodeDiedError if the session has ended.
+        """
+        runtime, stream = self._runtime, self._stream
+        if runtime.closed:
+            raise runtime.connection_lost()
+        if self._ended() or (stream.total is not None if self.is_dynamic else stream.taken in stream.items):
+            return False
+        stream.waiters.append(waiter)
+        return True
+
+    def await_no_more(self, waiter: object) -> None:
+        """End what `await_next` began (lock held)."""
+        if waiter in self._stream.waiters:
+            self._stream.waiters.remove(waiter)
+
     def _ended(self) -> bool:
         """Whether all items were taken (lock held)."""
         stream = self._stream

@@ -291,6 +291,8 @@ def test_custom_resources_and_memory_are_shared_out(no_leaks, tmp_path):
             return value
 
         assert max(shoal.get([hold.remote(number) for number in range(8)])) <= 2
+        until(lambda: all(row["NodeManagerPort"] > 0 for row in shoal.nodes()))
+        assert {row["NodeManagerAddress"] for row in shoal.nodes()} == {"127.0.0.1"}
         total = shoal.cluster_resources()
         assert total["licence"] == 1.5
         half = identity.options(memory=int(total["memory"] / 2))

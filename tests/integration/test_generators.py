@@ -285,3 +285,73 @@ def test_a_generator_stays_where_it_is_and_says_so(shoal_session):
     ):
         use.remote(count.remote(3))
     assert shoal.get(use.remote(list(count.remote(3)))) == 3
+
+
+# --- wait ---
+
+
+@shoal.remote
+def items_when_told(marks, count):
+    for number in range(count):
+        marks.wait(f"give {number}")
+        yield number
+
+
+def test_wait_takes_generators_whose_next_ref_is_there(shoal_session, marks):
+    slow, fast = items_when_told.remote(marks, 2), count.remote(1)
+    plain = shoal.put(0)
+    assert shoal.wait([slow, fast, plain], num_returns=2, timeout=60) == ([fast, plain], [slow])
+    assert shoal.wait([slow], timeout=0) == ([], [slow])
+    marks.add("give 0")
+    assert shoal.wait([slow], timeout=60) == ([slow], [])
+    assert shoal.wait([slow], timeout=60) == ([slow], [])  # it was not taken yet
+    assert shoal.get(next(slow)) == 0
+    assert shoal.wait([slow], timeout=0) == ([], [slow])
+    marks.add("give 1")
+    assert shoal.wait([slow], timeout=60) == ([slow], [])
+    assert shoal.get(next(slow)) == 1
+    assert shoal.wait([slow], timeout=60) == ([slow], [])  # it has ended
+    assert list(slow) == []
+
+
+def test_a_loop_of_wait_reads_several_generators_to_their_ends(shoal_session):
+    streams = [count.remote(length) for length in (0, 1, 5, 20)]
+    found = {stream: [] for stream in streams}
+    waiting = streams
+    while waiting:
+        ready, waiting = shoal.wait(waiting, timeout=60)
+        for stream in ready:
+            ref = next(stream, None)
+            if ref is not None:
+                found[stream].append(shoal.get(ref))
+                waiting.append(stream)
+    assert [found[stream] for stream in streams] == [list(range(length)) for length in (0, 1, 5, 20)]
+
+
+def test_wait_for_a_generator_that_fails_or_of_which_get_waits_for_the_end(shoal_session, marks):
+    @shoal.remote
+    def fails():
+        raise ValueError("after 0")
+        yield
+
+    failing = fails.remote()
+    assert shoal.wait([failing], timeout=60) == ([failing], [])
+    with pytest.raises(ValueError, match="after 0"):
+        shoal.get(next(failing))
+    whole = items_when_told.options(num_returns="dynamic").remote(marks, 2)
+    marks.add("give 0")
+    assert shoal.wait([whole], timeout=0.2) == ([], [whole])
+    marks.add("give 1")
+    assert shoal.wait([whole], timeout=60) == ([whole], [])
+    assert [shoal.get(ref) for ref in whole] == [0, 1]
+
+
+def test_wait_that_ends_without_a_generator_leaves_nothing_with_it(shoal_session, marks):
+    slow = items_when_told.remote(marks, 1)
+    for _ in range(3):
+        assert shoal.wait([slow, shoal.put(0)], timeout=60)[1] == [slow]
+    assert slow._stream.waiters == []
+    with pytest.raises(ValueError, match="duplicates"):
+        shoal.wait([slow, slow])
+    marks.add("give 0")
+    assert [shoal.get(ref) for ref in slow] == [0]

@@ -292,24 +292,24 @@ class Values:
     # --- wait ---
 
     def take_next(
-        self, refs: list[ObjectRef[Any]], num_returns: int, fetches: bool
-    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]] | None:
+        self, refs: list[Any], num_returns: int, fetches: bool
+    ) -> tuple[list[Any], list[Any]] | None:
         """What `wait` returns, if that is known without a check of ``refs`` (see `waiting.take_next`); else None."""
         return take_next(refs, num_returns, self._table, self._lock, fetches)
 
-    def continued(self, refs: list[ObjectRef[Any]], fetches: bool) -> WaitState | None:
+    def continued(self, refs: list[Any], fetches: bool) -> WaitState | None:
         """The state of this thread's last `wait` if ``refs`` is the list that it left, unchanged: it needs no checks."""
         state = local_wait_state()
         return state if state is not None and state.matches(refs, self._table, fetches) else None
 
     def wait(
         self,
-        refs: list[ObjectRef[Any]],
+        refs: list[Any],
         num_returns: int,
         timeout: float | None,
         state: WaitState | None,
         fetches: bool,
-    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    ) -> tuple[list[Any], list[Any]]:
         """(up to ``num_returns`` ready ones, the others), both in input order; arguments were checked."""
         if state is None:
             state = WaitState(refs, self._table, self._lock, fetches=fetches)
@@ -323,14 +323,13 @@ class Values:
         with self._lock:
             return state.take(num_returns)
 
-    def _wait_for(
-        self, state: WaitState, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
-    ) -> None:
+    def _wait_for(self, state: WaitState, refs: list[Any], num_returns: int, timeout: float | None) -> None:
         """Wait until that many of the refs are ready, or for as long as the timeout allows."""
         deadline = None if timeout is None else monotonic() + timeout
         if num_returns == len(refs):
             # All of them are needed, so it does not matter that one that runs here keeps this thread from others.
-            run_in_place(self._runtime, [ref._entry or self._table.entry_of(ref) for ref in refs], deadline)
+            entries = [ref._entry or self._table.entry_of(ref) for ref in refs if type(ref) is ObjectRef]
+            run_in_place(self._runtime, entries, deadline)
             if len(state.arrived) >= num_returns:
                 return
         with self._lock:

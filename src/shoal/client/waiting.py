@@ -2,6 +2,9 @@
 
 The usual loop is `ready, refs = wait(refs)`. The state of one call is kept with the list it returned: when the next call
 comes with that very list, unchanged, nothing is registered or checked again.
+
+A generator of refs is ready when its next ref can be taken without waiting, or when it has ended. That changes with every ref
+that is taken, so the state of a call with generators is not kept.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ from sys import getrefcount
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from shoal.generator import ObjectRefGenerator
 from shoal.owner.objects import BORROWED, STORED
+from shoal.refs import ObjectRef
 
 if TYPE_CHECKING:
     from shoal.owner.objects import Entry
     from shoal.owner.table import ObjectTable
-    from shoal.refs import ObjectRef
 
+Waitable = ObjectRef[Any] | ObjectRefGenerator[Any]
 # By thread. A state goes when nobody has the list that it left any more (`drop_abandoned`): it keeps refs alive.
 _states: dict[int, WaitState] = {}
 _LIST_BASELINE = 2  # references to a list that nobody else has: the state's, and the argument of getrefcount
@@ -31,8 +36,8 @@ def local_wait_state() -> WaitState | None:
 
 
 def take_next(
-    refs: list[ObjectRef[Any]], count: int, table: ObjectTable, lock: threading.RLock, fetches: bool
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]] | None:
+    refs: list[Waitable], count: int, table: ObjectTable, lock: threading.RLock, fetches: bool
+) -> tuple[list[Waitable], list[Waitable]] | None:
     """What `wait` returns if ``refs`` is what this thread's last one left, unchanged, and ``count`` of them are ready; else None.
 
     Nothing has to be checked or waited for then: this is a call of its own, since most calls of a loop are such ones.
@@ -69,9 +74,31 @@ class _Arrival:
         state = self.state
         if entry.state == STORED and state.fetches and not self.fetched and state.fetch(entry, self):
             return
-        heappush(state.arrived, self.position)
-        if len(state.arrived) >= state.target:
-            state.ready = True
+        state.has_arrived(self.position)
+
+
+class _NextArrival:
+    """Tells a WaitState that the generator at ``position`` has something, or has ended (a stream's waiter)."""
+
+    __slots__ = ("_generator", "_position", "_state")
+
+    def __init__(self, state: WaitState, position: int, generator: ObjectRefGenerator[Any]) -> None:
+        self._state = state
+        self._position = position
+        self._generator = generator
+
+    @property
+    def ready(self) -> bool:
+        return False  # it waits for as long as it is registered
+
+    @ready.setter
+    def ready(self, _: bool) -> None:
+        if not self._generator.await_next(self):  # else it was an item that is here already
+            self._state.has_arrived(self._position)
+
+    def close(self) -> None:
+        """Nobody waits any more (lock held)."""
+        self._generator.await_no_more(self)
 
 
 class WaitState:
@@ -84,19 +111,17 @@ class WaitState:
     """
 
     __slots__ = (
-        "_fetching", "_list", "_positions", "_snapshot", "_table", "arrived", "borrowed", "fetches", "ready", "target",
-        "wake",
+        "_fetching", "_generators", "_list", "_positions", "_snapshot", "_table", "arrived", "borrowed", "fetches", "ready",
+        "target", "wake",
     )  # fmt: skip
 
     def __init__(
-        self, refs: list[ObjectRef[Any]], table: ObjectTable, lock: threading.RLock, *, fetches: bool
+        self, refs: list[Waitable], table: ObjectTable, lock: threading.RLock, *, fetches: bool
     ) -> None:
         self._table = table
         self.fetches = fetches
         self._fetching: dict[bytes, _Arrival] = {}
-        self._list: list[ObjectRef[Any]] = (
-            refs  # what the last call returned, the user's to keep and to change
-        )
+        self._list: list[Waitable] = refs  # what the last call returned, the user's to keep and to change
         self._snapshot = list(refs)  # what was in it; `_positions` has the same order
         self._positions = list(range(len(refs)))
         self.arrived: list[int] = []
@@ -104,8 +129,12 @@ class WaitState:
         self.target = 1
         self.ready = False
         self.wake: object = None
+        self._generators: list[_NextArrival] = []
         with lock:
             for position, ref in enumerate(refs):
+                if isinstance(ref, ObjectRefGenerator):
+                    self._await_next(ref, position)
+                    continue
                 entry = ref._entry or table.entry_of(ref)
                 arrival = _Arrival(self, position)
                 if not table.wait_for(entry, arrival):
@@ -113,6 +142,18 @@ class WaitState:
                         self.arrived.append(position)
                 elif entry.state == BORROWED:
                     self.borrowed = True
+
+    def _await_next(self, generator: ObjectRefGenerator[Any], position: int) -> None:
+        arrival = _NextArrival(self, position, generator)
+        self._generators.append(arrival)
+        if not generator.await_next(arrival):
+            self.arrived.append(position)
+
+    def has_arrived(self, position: int) -> None:
+        """What is at ``position`` is ready (lock held)."""
+        heappush(self.arrived, position)
+        if len(self.arrived) >= self.target:
+            self.ready = True
 
     def fetch(self, entry: Entry, arrival: _Arrival) -> bool:
         """Have it brought to this node if it is on another one (lock held); whether it is on its way now."""
@@ -124,7 +165,7 @@ class WaitState:
         self._table.fetch(entry, arrival)
         return True
 
-    def matches(self, refs: list[ObjectRef[Any]], table: ObjectTable, fetches: bool) -> bool:
+    def matches(self, refs: list[Waitable], table: ObjectTable, fetches: bool) -> bool:
         """Whether ``refs`` is the list that the last call returned, unchanged, and was to be ready in the same sense."""
         return (
             refs is self._list and table is self._table and fetches == self.fetches and refs == self._snapshot
@@ -135,13 +176,15 @@ class WaitState:
         self.target = count
         self.ready = len(self.arrived) >= count
 
-    def take(self, count: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    def take(self, count: int) -> tuple[list[Waitable], list[Waitable]]:
         """As `cut`; the state is this thread's for the next call, if there is anything left."""
         both = self.cut(count)
-        self.stay(bool(both[1]))
+        self.stay(bool(both[1]) and not self._generators)
+        if self._generators:
+            self.close()
         return both
 
-    def cut(self, count: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    def cut(self, count: int) -> tuple[list[Waitable], list[Waitable]]:
         """Up to ``count`` ready refs, and all others, both in the order of the list (lock held)."""
         arrived, positions, snapshot = self.arrived, self._positions, self._snapshot
         if count == 1 and arrived:
@@ -180,12 +223,14 @@ class WaitState:
 
     def close(self) -> None:
         """Wait for nothing any more, and let go of the refs (lock held)."""
+        for arrival in self._generators:
+            arrival.close()
         for ref in self._snapshot:
-            entry = ref._entry
+            entry = ref._entry if isinstance(ref, ObjectRef) else None
             if entry is not None and entry.waiters:
                 entry.waiters = [w for w in entry.waiters if type(w) is not _Arrival or w.state is not self]
-        for object_id, arrival in self._fetching.items():
-            self._table.stop_fetching(object_id, arrival)
+        for object_id, fetching in self._fetching.items():
+            self._table.stop_fetching(object_id, fetching)
         self._fetching = {}
         self._list = []
         self._snapshot = []
