@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.sim.workers import Connection
 
 from shoal.wire import messages as m
-from shoald.worker.callers import Caller, Callers
+from shoald.worker.callers import UNKNOWN, Caller, Callers
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
@@ -150,7 +150,11 @@ class Acting:
         caller = self._callers.get(proc)
         if tag == m.JOB or caller is None or caller.session != session:
             if tag == m.RESUME:
-                connection.back.send([(m.RESUMED, self._callers.received_of_unknown(fields[1]))])
+                received = self._callers.received_of_unknown(proc, session, fields[1])
+                connection.back.send([(m.RESUMED, received)])
+                if received == UNKNOWN:
+                    self._refuse(connection)
+                    return False
             if caller is not None:
                 self._forget(caller)
             connection.owner = self._callers.begins(proc, session, connection)
@@ -177,7 +181,7 @@ class Acting:
 
     def caller_left(self, proc: bytes) -> None:
         """The daemon says that a caller is gone."""
-        caller = self._callers.get(proc)
+        caller = self._callers.left(proc)
         if caller is not None:
             self._forget(caller)
 

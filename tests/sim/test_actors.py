@@ -53,7 +53,7 @@ def run_lanes(seed, kinds, *, faults=0):
     )
 
 
-@pytest.mark.parametrize("seed", [*range(SEEDS), 201])
+@pytest.mark.parametrize("seed", [*range(SEEDS), 201, 382])
 def test_calls_that_overlap(seed):
     run_lanes(seed, KINDS, faults=30)
 

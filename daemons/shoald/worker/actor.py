@@ -35,11 +35,11 @@ from shoal.wire.frames import BrokenFrame
 from shoald.worker import output
 from shoald.worker.arguments import Arguments
 from shoald.worker.blocking import Blocking, CallWaits
-from shoald.worker.callers import Caller, Callers
+from shoald.worker.callers import UNKNOWN, Caller, Callers
 from shoald.worker.calls import Calls
 from shoald.worker.cancels import Cancels
 from shoald.worker.functions import FunctionCache
-from shoald.worker.incoming import PLAIN_CALL, check_call, messages_of, opening
+from shoald.worker.incoming import PLAIN_CALL, check_call, messages_of, opening, unheard
 from shoald.worker.lanes import Lanes
 from shoald.worker.leaving import WaysOut, flush_out, give_back, take_all
 from shoald.worker.results import Results
@@ -440,6 +440,8 @@ class ActorExecutor:
             connection.close()
             return
         caller = self._begin(connection, session) if begins else self._resume(connection, session, heard)
+        if caller is None:
+            return
         connection.owner = caller
         connection.on_frames = self._on_frames
         self._on_messages(caller, messages[1:])
@@ -452,14 +454,18 @@ class ActorExecutor:
             self._forget(old)
         return self._callers.begins(proc, session, connection)
 
-    def _resume(self, connection: Connection, session: int, heard: int) -> Caller:
-        """A caller lost its connection: say what came from it, and send again what it has not heard."""
+    def _resume(self, connection: Connection, session: int, heard: int) -> Caller | None:
+        """A caller lost its connection: say what came from it, and send again what it has not heard. None: it begins anew."""
         proc: Any = connection.owner
         caller = self._callers.get(proc)
         if caller is None or caller.session != session:
-            received = self._callers.received_of_unknown(heard)
+            received = self._callers.received_of_unknown(proc, session, heard)
             connection.send_pickled([(m.RESUMED, received)], self.runtime.config.batch_bytes_max)
-            return self._begin(connection, session)
+            if received != UNKNOWN:
+                return self._begin(connection, session)
+            connection.on_frames = unheard
+            connection.close_soon()
+            return None
         old = caller.connection
         self._callers.resumes(caller, connection, heard)
         if old is not None:
@@ -479,7 +485,7 @@ class ActorExecutor:
                 self._forget(gone)
 
     def _on_caller_left(self, proc: bytes) -> None:
-        caller = self._callers.get(proc)
+        caller = self._callers.left(proc)
         if caller is not None:
             self._forget(caller)
 

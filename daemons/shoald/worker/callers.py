@@ -9,7 +9,9 @@ connection, and none runs twice. Calls of a parked caller that have not started 
 nobody wants them any more.
 
 What goes over one connection after the other is a *session*, numbered by the caller. One that this actor has never heard of
-is one of which nothing arrived.
+is one of which nothing arrived. One that it has forgotten, though its caller may live (it stayed away too long; or its node was
+believed dead, and was cut off), is over: every RESUME of it is answered with UNKNOWN, over a connection that is then closed, and
+the caller begins another session. No caller is kept for it: of two RESUMEs the second would be taken for one of that.
 
 Invariants: `received` counts every call that was ever taken from the caller, in the order in which it submitted them; a frame
 is kept until the caller says that it has heard it. It says so often (`actor_frames_unheard_max`), and can have only so
@@ -18,7 +20,7 @@ many calls under way: that bounds what is kept.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,7 +85,8 @@ class Callers:
     """All callers of one actor.
 
     Args:
-        stay_s: how long a parked caller is remembered; parked_max: how many are.
+        stay_s: how long a parked caller is remembered; parked_max: how many are, and how many forgotten sessions. Beyond,
+            any session that is not known may be one that was forgotten.
     """
 
     def __init__(self, stay_s: float, parked_max: int) -> None:
@@ -91,7 +94,8 @@ class Callers:
         self._parked_max = parked_max
         self._callers: dict[bytes, Caller] = {}
         self._parked: dict[bytes, Caller] = {}  # in the order in which they left
-        self._forgot_some = False
+        self._strays: OrderedDict[bytes, int] = OrderedDict()  # process → its session that was forgotten
+        self._forgot_strays = False
 
     def __iter__(self) -> Iterator[Caller]:
         return iter(self._callers.values())
@@ -107,7 +111,8 @@ class Callers:
         place, and what it carries is on its way again.
         """
         known = self._callers.get(proc)
-        return known is not None and (session < known.session or (begins and session == known.session))
+        last = known.session if known is not None else self._strays.get(proc, 0)
+        return session < last or (begins and session == last)
 
     def begins(self, proc: bytes, session: int, connection: Any) -> Caller:
         """A new session; that of before, if there is any, was forgotten by `forget`."""
@@ -122,9 +127,25 @@ class Callers:
         caller.parked_at = None
         caller.connection = connection
 
-    def received_of_unknown(self, heard: int) -> int:
+    def received_of_unknown(self, proc: bytes, session: int, heard: int) -> int:
         """How many calls came in a session that is not known: none, unless it may have been forgotten."""
-        return UNKNOWN if heard or self._forgot_some else 0
+        forgotten = self._forgot_strays or session <= self._strays.get(proc, 0)
+        return UNKNOWN if heard or forgotten else 0
+
+    def left(self, proc: bytes) -> Caller | None:
+        """The daemon says that a caller is gone, which is to be forgotten; None if it is not known."""
+        caller = self._callers.get(proc)
+        if caller is not None:
+            self._strays_off(caller)
+        return caller
+
+    def _strays_off(self, caller: Caller) -> None:
+        """It is about to be forgotten, and may come back."""
+        if caller.received:
+            self._strays[caller.proc] = caller.session
+            if len(self._strays) > self._parked_max:
+                self._strays.popitem(last=False)
+                self._forgot_strays = True
 
     def parks(self, caller: Caller, now: float) -> list[Caller]:
         """Its connection is closed. Returns callers to forget, since too many are parked."""
@@ -132,7 +153,8 @@ class Callers:
         caller.parked_at = now
         self._parked[caller.proc] = caller
         surplus = list(self._parked.values())[: max(0, len(self._parked) - self._parked_max)]
-        self._forgot_some |= bool(surplus)
+        for gone in surplus:
+            self._strays_off(gone)
         return surplus
 
     def overdue(self, now: float) -> list[Caller]:
@@ -142,7 +164,7 @@ class Callers:
             if caller.parked_at is None or now - caller.parked_at < self._stay_s:
                 break
             late.append(caller)
-        self._forgot_some |= bool(late)
+            self._strays_off(caller)
         return late
 
     def forget(self, caller: Caller) -> None:

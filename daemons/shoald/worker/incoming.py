@@ -51,6 +51,10 @@ def messages_of(body: bytes) -> list[Any]:
     return messages
 
 
+def unheard(_connection: object, _bodies: list[bytes]) -> None:
+    """What comes over a connection that is about to be closed counts for nothing: its session is over."""
+
+
 def check_call(message: Any) -> None:
     """Raise BrokenFrame unless ``message`` (which says TASK) can be a call."""
     kinds = tuple(map(type, message))

@@ -12,7 +12,8 @@ An actor that leaves, as its node drains, says of calls that it does not begin t
 order, until its process is gone.
 
 A connection may break though the process lives. Then the actor says how many calls it has received of this caller: those are
-the first that were sent, and their replies are to come; the others are sent again, in order. A connection that breaks again
+the first that were sent, and their replies are to come; the others are sent again, in order. If it has forgotten the caller, they
+are in doubt, and a new session begins, over one more connection. A connection that breaks again
 and again with nothing heard over it (a message that the other side cannot read) is given up, and its calls are in doubt.
 
 Invariants: a call is in exactly one place: `waiting`, `aside` (unordered, without its arguments), the lease's `inflight`, or
@@ -227,16 +228,22 @@ class ActorCalls:
         tasks = list(lease.inflight.values())
         kept = len(tasks) - (self.sent - received)
         if received < 0 or not 0 <= kept <= len(tasks):
-            self._begin_anew()
-            self._give_up(lease, {}, restarting=True)
-        else:
-            if received > self._received:
-                self._received = received
-                self._attempts = 0
-            for task in tasks[:kept]:
-                self._remind(lease, task)
-            self._unsend(lease, tasks[kept:])
+            self._session_over()
+            return
+        if received > self._received:
+            self._received = received
+            self._attempts = 0
+        for task in tasks[:kept]:
+            self._remind(lease, task)
+        self._unsend(lease, tasks[kept:])
         self.dispatch.dirty.add(lease)
+        self.settle()
+
+    def _session_over(self) -> None:
+        """The actor has forgotten this caller: what was sent is in doubt, and what comes goes in another session."""
+        self.state = BROKEN
+        self._process_gone({}, restarting=True)
+        self.dispatch.table.to_node([m.CONNECT_ACTOR, self.actor_id, self.incarnation])
         self.settle()
 
     def _unsend(self, lease: Lease, tasks: list[TaskRecord]) -> None:

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from actorcaller import Caller, error_of, sent
 from shoal.actors.calls import BROKEN, CONNECTED, RESUMING
 from shoal.exceptions import ActorUnavailableError
-from shoal.owner.objects import INLINE, PENDING
+from shoal.owner.objects import FAILED, INLINE, PENDING
 from shoal.wire import messages as m
 from shoald.worker.callers import UNKNOWN, Callers
 
@@ -29,6 +29,7 @@ class Pair(RuleBasedStateMachine):
         self.inbox = []
         self.ran = []
         self.entries = []
+        self.forgotten = False
         self._connect()
 
     @property
@@ -92,8 +93,10 @@ class Pair(RuleBasedStateMachine):
         answers = []
         if side is None or side.session != session:
             assert not self.inbox
-            answers.append([(m.RESUMED, self.callers.received_of_unknown(heard))])
-            self.callers.begins(b"caller", session, socket)
+            received = self.callers.received_of_unknown(b"caller", session, heard)
+            answers.append([(m.RESUMED, received)])
+            if received != UNKNOWN:
+                self.callers.begins(b"caller", session, socket)
         else:
             self.callers.resumes(side, socket, heard)
             answers += [[(m.RESUMED, side.received)], *side.unheard]
@@ -122,6 +125,10 @@ class Pair(RuleBasedStateMachine):
         for body in taken:
             if body[0][0] == m.RESUMED:
                 calls.resumed(lease, body[0][1])
+                if calls.lease is None:  # its session is over, and another connection was asked for
+                    assert any(said[0] == m.CONNECT_ACTOR for said in self.caller.table.node_out)
+                    self.lease = None
+                    break
                 continue
             for message in body:
                 self.caller.dispatch.done(lease, message)
@@ -142,6 +149,17 @@ class Pair(RuleBasedStateMachine):
             self.inbox.clear()
             self.callers.parks(side, 0.0)
 
+    @precondition(lambda self: self.actor_side is not None)
+    @rule()
+    def leave(self):
+        """The caller's node is cut off, and believed dead: the actor is told that the caller is gone."""
+        side = self.callers.left(b"caller")
+        self.callers.forget(side)
+        self.forgotten = True
+        self.inbox.clear()
+        if side.connection == self.socket and self.lease is not None:
+            self.cut(actor_first=False, late=False)
+
     @precondition(lambda self: self.lease is None)
     @rule()
     def connect(self):
@@ -155,16 +173,22 @@ class Pair(RuleBasedStateMachine):
 
     def teardown(self):
         """Healed: everything runs, in order, and is answered."""
-        if self.lease is None:
-            self._connect()
         for _ in range(200):
+            if self.lease is None:
+                self._connect()
             self.travel(100)
             if self.inbox:
                 self.run(3)
             if self.back:
                 self.hear(100)
-        assert [entry.state for entry in self.entries] == [INLINE] * len(self.entries)
-        assert self.ran == [entry.id for entry in self.entries]
+        answered = [entry.id for entry in self.entries if entry.state == INLINE]
+        if self.forgotten:  # what it had been sent is in doubt
+            assert all(entry.state in (INLINE, FAILED) for entry in self.entries)
+            ran = set(self.ran)
+            assert ran.issuperset(answered)
+            assert self.ran == [entry.id for entry in self.entries if entry.id in ran]
+        else:
+            assert self.ran == answered == [entry.id for entry in self.entries]
 
 
 TestPair = Pair.TestCase
@@ -223,9 +247,15 @@ def test_an_actor_that_has_forgotten_the_caller_leaves_its_calls_in_doubt():
     later = caller.submit()
     lease = resume(caller, UNKNOWN)
     assert isinstance(error_of(entry), ActorUnavailableError)
-    assert later.id not in lease.inflight
+    # That session is over: what comes now goes in another one, over another connection.
+    assert caller.calls.lease is None
+    assert lease.broken
+    assert isinstance(error_of(later), ActorUnavailableError)
+    assert [m.CONNECT_ACTOR, caller.calls.actor_id, caller.incarnation] in caller.table.node_out
     after = caller.submit()
-    assert list(lease.inflight) == [after.id]
+    again = caller.connect_again()
+    assert again.outbox[0][0] == m.JOB
+    assert list(again.inflight) == [after.id]
     assert caller.calls.sent == 1
 
 

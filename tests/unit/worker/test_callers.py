@@ -63,16 +63,44 @@ def test_a_new_session_is_not_ended_with_the_old_one():
     assert callers.get(b"a") is new
 
 
+def with_call(callers, proc, session):
+    caller = callers.begins(proc, session, "socket")
+    caller.received = 1
+    return caller
+
+
 def test_of_a_session_that_was_never_known_nothing_arrived():
     callers = Callers(30.0, 10)
-    assert callers.received_of_unknown(0) == 0
-    assert callers.received_of_unknown(1) == UNKNOWN
-    caller = callers.begins(b"a", 1, "socket")
+    assert callers.received_of_unknown(b"a", 1, 0) == 0
+    assert callers.received_of_unknown(b"a", 1, 1) == UNKNOWN
+    callers.forget(with_call(callers, b"a", 1))
+    assert callers.received_of_unknown(b"a", 2, 0) == 0
+    callers.parks(with_call(callers, b"a", 2), 0.0)
+    (gone,) = callers.overdue(31.0)
+    callers.forget(gone)
+    assert callers.received_of_unknown(b"a", 2, 0) == UNKNOWN
+    assert callers.received_of_unknown(b"a", 3, 0) == 0
+    assert callers.received_of_unknown(b"b", 1, 0) == 0
+
+
+def test_one_that_was_believed_gone_is_told_so_as_often_as_it_asks():
+    callers = Callers(30.0, 10)
+    assert callers.left(b"a") is None
+    caller = with_call(callers, b"a", 4)
+    assert callers.left(b"a") is caller
     callers.forget(caller)
-    assert callers.received_of_unknown(0) == 0
-    callers.parks(callers.begins(b"a", 2, "socket"), 0.0)
-    assert callers.overdue(31.0)
-    assert callers.received_of_unknown(0) == UNKNOWN
+    for _ in range(2):  # the first answer may be lost
+        assert callers.received_of_unknown(b"a", 4, 0) == UNKNOWN
+        assert callers.get(b"a") is None
+    assert callers.is_late(b"a", 4, begins=True)
+    assert not callers.is_late(b"a", 5, begins=True)
+
+
+def test_with_too_many_forgotten_sessions_any_may_be_one():
+    callers = Callers(30.0, 2)
+    for number in range(3):
+        callers.forget(callers.left(with_call(callers, bytes([number]), 1).proc))
+        assert (callers.received_of_unknown(b"other", 1, 0) == UNKNOWN) == (number == 2)
 
 
 def test_connections_that_were_given_up_are_late():
