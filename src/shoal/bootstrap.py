@@ -206,14 +206,14 @@ def resolve_address(address: str, temp_dir: str | None = None) -> Session:
     sessions = find_sessions(temp_dir)
     if address == "auto":
         clusters = [session for session in sessions if session.kind == "cluster"]
-        addresses = sorted({normal_address(session.head_address) for session in clusters})
+        addresses = {normal_address(session.head_address) for session in clusters}
         if not clusters:
             raise BootstrapError(
                 "no cluster runs on this machine; start one with `shoal start-head`, or use init() "
                 "without an address"
             )
         if len(addresses) > 1:
-            raise BootstrapError(f"several clusters run on this machine: say which of {', '.join(addresses)}")
+            raise BootstrapError(_several(clusters))
         return _nearest(clusters)
     wanted = normal_address(address)
     found = [session for session in sessions if _is_at(session, wanted) and not _is_guest(session)]
@@ -223,6 +223,41 @@ def resolve_address(address: str, temp_dir: str | None = None) -> Session:
         f"no node of the cluster at {address} runs on this machine; start one with "
         f"`shoal start-node --address {address}`, or name the cluster's secret file in {SECRET_VARIABLE}"
     )
+
+
+def daemon_to_ask(address: str, temp_dir: str | None = None) -> Session:
+    """The local daemon of the cluster that a person asks about, as `resolve_address`; "auto" also finds a driver's private one,
+    if nothing else runs.
+
+    Raises BootstrapError; it names the clusters, if several run.
+    """
+    sessions = find_sessions(temp_dir)
+    if address != "auto" or not sessions or any(session.kind == "cluster" for session in sessions):
+        return resolve_address(address, temp_dir)
+    if len(sessions) > 1:
+        raise BootstrapError(_several(sessions))
+    return sessions[0]
+
+
+def _several(sessions: list[Session]) -> str:
+    """That an address has to be said, and which there are: a cluster each, by its head's daemon if that is here; newest first."""
+    clusters: dict[str, Session] = {}
+    for session in sorted(sessions, key=lambda session: (not session.head, -session.created_s)):
+        clusters.setdefault(session.head_address or session.directory, session)
+    named = [
+        f"{address} (since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(session.created_s))}, pid {session.pid}"
+        + (f", of process {session.owner_pid})" if session.owner_pid else ")")
+        for address, session in sorted(clusters.items(), key=lambda item: -item[1].created_s)
+    ]
+    return (
+        f"several clusters run on this machine: {', '.join(named)}; say which: --address HOST:PORT (or SHOAL_ADDRESS), or "
+        'init("HOST:PORT")'
+    )
+
+
+def is_of_cluster(session: Session, address: str) -> bool:
+    """Whether ``session`` is of the cluster whose head is at ``address``; raises BootstrapError if that is no address."""
+    return _is_at(session, normal_address(address))
 
 
 def guest_options(address: str, temp_dir: str | None, config: Mapping[str, Any]) -> DaemonOptions | None:

@@ -123,6 +123,39 @@ def test_of_several_nodes_here_the_heads_own_is_nearest(daemon):
     assert joined.secret == new.secret != left.secret
 
 
+def ready_at(address):
+    return f"os.write(fd, json.dumps({ {**FACTS, 'address': address} }).encode() + b'\\n'); time.sleep(60)"
+
+
+def test_whom_to_ask_among_several_clusters(daemon):
+    with pytest.raises(BootstrapError, match="no cluster runs"):
+        bootstrap.daemon_to_ask("auto")
+    private = daemon(ready_at("127.0.0.1:7"), kind="local", owner_pid=os.getpid())
+    assert bootstrap.daemon_to_ask("auto") == private.session
+    other = daemon(ready_at("127.0.0.1:8"), kind="local", owner_pid=os.getpid())
+    with pytest.raises(
+        BootstrapError, match=rf"127.0.0.1:7 .*of process {os.getpid()}.*say which: --address"
+    ):
+        bootstrap.daemon_to_ask("auto")
+    assert bootstrap.daemon_to_ask("localhost:8") == other.session
+    first = daemon(ready_at("127.0.0.1:9"))
+    assert bootstrap.daemon_to_ask("auto") == first.session, "one that stays goes before those of drivers"
+    daemon(ready_at("127.0.0.1:10"))
+    daemon(ready_at("127.0.0.1:11"), head=False, head_address="127.0.0.1:10")
+    for find in (bootstrap.daemon_to_ask, bootstrap.resolve_address):
+        with pytest.raises(BootstrapError, match="several clusters run") as caught:
+            find("auto")
+        assert [str(caught.value).count(f"127.0.0.1:{port} ") for port in (7, 8, 9, 10, 11)] == [
+            0,
+            0,
+            1,
+            1,
+            0,
+        ]
+    assert bootstrap.is_of_cluster(first.session, "localhost:9")
+    assert not bootstrap.is_of_cluster(first.session, "localhost:10")
+
+
 def test_the_command(tmp_path):
     session = sessions.Session(directory="/d")
     options = DaemonOptions(

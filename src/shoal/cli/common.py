@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
-from shoal.bootstrap import BootstrapError, resolve_address
+from shoal.bootstrap import BootstrapError, daemon_to_ask
 from shoal.control import ControlClient, ControlError
-from shoal.sessions import Session, SessionError, find_sessions
+from shoal.sessions import SessionError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +57,7 @@ def failures() -> Iterator[None]:
 def asking(address: str, temp_dir: str | None) -> Iterator[ControlClient]:
     """A connection to the local daemon of the cluster at ``address``; failures as in `failures`."""
     with failures():
-        session = find_session(address, temp_dir)
+        session = daemon_to_ask(address, temp_dir)
         with ControlClient(session.socket, session.secret) as client:
             yield client
 
@@ -66,17 +66,6 @@ def ask_all(address: str, temp_dir: str | None, method: str) -> Any:
     """What all nodes of the cluster answer, joined by the local one; failures as in `failures`."""
     with asking(address, temp_dir) as daemon:
         return daemon.request(method, {"cluster": True})
-
-
-def find_session(address: str, temp_dir: str | None) -> Session:
-    """The local daemon to ask; "auto" also finds the private one of a driver, if nothing else runs."""
-    try:
-        return resolve_address(address, temp_dir)
-    except BootstrapError:
-        sessions = find_sessions(temp_dir)
-        if address == "auto" and len(sessions) == 1:
-            return sessions[0]
-        raise
 
 
 def print_json(value: Any) -> None:

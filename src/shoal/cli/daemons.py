@@ -17,6 +17,7 @@ from shoal.bootstrap import (
     BootstrapError,
     DaemonInfo,
     DaemonOptions,
+    is_of_cluster,
     normal_address,
     resolve_address,
     start_daemon,
@@ -195,17 +196,30 @@ def join_string_command(address: str, as_json: bool, temp_dir: str | None) -> No
 
 @click.command("stop")
 @click.option("--session", "wanted", metavar="NAME", help="Only this one: its directory, node id or name.")
+@click.option("--address", metavar="HOST:PORT", help="Only those of this cluster: the address of its head.")
 @click.option("--drain", is_flag=True, help="Let end what runs there first.")
 @json_option
 @temp_dir_option
-def stop_command(wanted: str | None, drain: bool, as_json: bool, temp_dir: str | None) -> None:
-    """Stop this user's daemons on this machine, with their workers, and remove what killed ones have left."""
+def stop_command(
+    wanted: str | None, address: str | None, drain: bool, as_json: bool, temp_dir: str | None
+) -> None:
+    """Stop this user's daemons on this machine, with their workers, and remove what killed ones have left.
+
+    All of them, whatever their clusters, unless --session or --address says which.
+    """
     with failures():
         sessions = find_sessions(temp_dir)
         if wanted is not None:
             sessions = [session for session in sessions if matches(session, wanted)]
             if not sessions:
                 raise BootstrapError(f"no daemon of yours is called {wanted!r}; `shoal stop` alone stops all")
+        if address is not None:
+            sessions = [session for session in sessions if is_of_cluster(session, address)]
+            if not sessions:
+                raise BootstrapError(
+                    f"no daemon of yours is of the cluster at {address}; `shoal stop` alone stops all"
+                )
+        only_some = wanted is not None or address is not None
         stopped = []
         # Heads last: the nodes say goodbye to them.
         for session in sorted(sessions, key=lambda session: session.head):
@@ -213,7 +227,7 @@ def stop_command(wanted: str | None, drain: bool, as_json: bool, temp_dir: str |
             stopped.append({"session": session.directory, "pid": session.pid, "outcome": outcome})
             if not as_json:
                 click.echo(f"{outcome}: {describe(session)}")
-        for directory in clean_stale(temp_dir) if wanted is None else ():
+        for directory in clean_stale(temp_dir) if not only_some else ():
             stopped.append({"session": directory, "pid": 0, "outcome": "removed"})
             if not as_json:
                 click.echo(f"removed: {directory}, of a daemon that was killed")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.client.stacks import stack_rows
 from shoal.context import current_task
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, Entry
 from shoal.owner.rows import queued_behind, rows_of
@@ -167,6 +168,8 @@ class Explain:
             return self._running(wanted) if params.get("running") else self._known(wanted)
         if what == "timeline":
             return [{"pid": runtime.pid, "events": runtime.timeline.rows()}]
+        if what == "stack":
+            return [{"pid": runtime.pid, "threads": stack_rows()}]
         if what == "ping":
             return time.time()
         return None

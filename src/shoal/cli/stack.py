@@ -1,0 +1,84 @@
+"""shoal stack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from shoal.cli.common import asking, asking_options, print_json
+from shoal.cli.status_report import silent_notes
+
+Row = Mapping[str, Any]
+
+
+@click.command("stack")
+@click.argument("pid", type=click.IntRange(min=1), required=False)
+@click.option("--all-threads", is_flag=True, help="Also threads that shoal itself has in each process.")
+@asking_options
+def stack_command(
+    pid: int | None, all_threads: bool, address: str, temp_dir: str | None, as_json: bool
+) -> None:
+    """Show where all workers and drivers of the cluster are in their Python code (or those with PID), and which task runs there.
+
+    Processes that are in C code which lets no other thread run do not answer, and are named.
+    """
+    with asking(address, temp_dir) as daemon:
+        answer = daemon.request("stack", {"cluster": True})
+        workers = daemon.request("workers", {"cluster": True})["rows"]
+        tasks = daemon.request("tasks", {"cluster": True})["rows"]
+    rows = with_tasks(answer["rows"], workers, tasks)
+    if pid is not None:
+        rows = [row for row in rows if row["pid"] == pid]
+    silent = answer["silent"]
+    if as_json:
+        print_json({"rows": rows, "silent": silent})
+    else:
+        for line in [*stack_lines(rows, all_threads), *_silent(silent)]:
+            click.echo(line)
+    if pid is not None and not rows:
+        raise click.ClickException(
+            f"no process with pid {pid} has answered; `shoal list workers` and `list jobs` show those there are"
+        )
+
+
+def _silent(silent: Sequence[str]) -> list[str]:
+    return [*silent_notes(silent), "(in C code that lets no Python run, or stopped)"] if silent else []
+
+
+def with_tasks(rows: Sequence[Row], workers: Sequence[Row], tasks: Sequence[Row]) -> list[dict[str, Any]]:
+    """``rows`` with "task_id" and "task", the name, of what runs in each process; "" for none."""
+    running = {(row["node_id"], row["pid"]): str(row["task_id"]) for row in workers}
+    names = {str(row["id"]): str(row["name"]) for row in tasks}
+    told = []
+    for row in rows:
+        task_id = running.get((row["node_id"], row["pid"]), "")
+        task_id = task_id if task_id.strip("0") else ""
+        told.append({**row, "task_id": task_id, "task": names.get(task_id, "")})
+    return told
+
+
+def stack_lines(rows: Sequence[Row], all_threads: bool) -> list[str]:
+    """For each process a line and its threads: those with user code in them and the main thread, or all."""
+    lines: list[str] = []
+    for row in rows:
+        doing = f", task {row['task_id']} {row['task']}".rstrip() if row["task_id"] else ""
+        lines.append(f"{row['process']}{doing}")
+        hidden = 0
+        for thread in row["threads"]:
+            if not (all_threads or thread["main"] or _is_users(thread)):
+                hidden += 1
+                continue
+            lines.append(f"  thread {thread['thread']}")
+            if thread["cut"]:
+                lines.append(f"    ({thread['cut']} outer frames left out)")
+            lines += [f"    {file}:{line} in {function}" for file, line, function in thread["frames"]]
+        if hidden:
+            lines.append(f"  and {hidden} of shoal's own threads (--all-threads shows them)")
+        lines.append("")
+    return lines or ["no process has answered"]
+
+
+def _is_users(thread: Row) -> bool:
+    return not str(thread["thread"]).startswith("shoal")
