@@ -20,6 +20,15 @@ def test_an_id_names_its_process_and_its_parts():
         ids.split_ids(first + b"x")
 
 
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
+def test_ids_are_cut_where_they_were_joined(count):
+    source = ids.IdSource()
+    made = [source.next_id() for _ in range(count)]
+    assert ids.split_ids(b"".join(made)) == made
+    with pytest.raises(ValueError, match="16-byte"):
+        ids.split_ids(b"".join(made) + bytes(15))
+
+
 def test_many_ids_at_once_are_those_made_one_by_one():
     first = ids.IdSource().next_id()
     for count in (1, 2, 1024, 1025, 3000):

@@ -106,13 +106,14 @@ class Directory:
         for object_id, _ in batch.born:
             if not entries[object_id].holders:
                 touched[object_id] = None
+        orphans = self._orphans
         for object_id in batch.release:
-            if (known := self._entries.get(object_id)) is not None:
+            if (known := entries.get(object_id)) is not None:
                 known.holders.discard(node_id)
-                known.held = object_id not in self._orphans
+                known.held = object_id not in orphans
                 touched[object_id] = None
         for object_id in batch.freed:
-            if (known := self._entries.get(object_id)) is not None and node_id in known.copies:
+            if (known := entries.get(object_id)) is not None and node_id in known.copies:
                 known.copies.discard(node_id)
                 had_copies.add(object_id)
                 touched[object_id] = None
@@ -150,33 +151,31 @@ class Directory:
         self, touched: dict[bytes, None], had_copies: set[bytes], node_id: str, now: float
     ) -> tuple[list[bytes], list[bytes]]:
         free, lost = [], []
-        young, unheld = self._young, self._unheld
+        entries, young, unheld = self._entries, self._young, self._unheld
+        of_node = self._by_node.get(node_id, {})
         for object_id in touched:
-            entry = self._entries[object_id]
-            if node_id not in entry.copies and node_id not in entry.holders:
-                self._unindex(node_id, object_id)
+            entry = entries[object_id]
+            copies, holders = entry.copies, entry.holders
+            if node_id not in copies and node_id not in holders:
+                of_node.pop(object_id, None)
             if unheld:
                 unheld.discard(object_id)
-            if young and (entry.holders or entry.held or not entry.copies):
+            if young and (holders or entry.held or not copies):
                 young.pop(object_id, None)
-            if not entry.copies and not entry.holders:
-                del self._entries[object_id]
-            elif not entry.holders:
+            if holders:
+                if not copies and object_id in had_copies:
+                    lost.append(object_id)
+            elif not copies:
+                del entries[object_id]
+            else:
                 unheld.add(object_id)
                 if entry.held:
                     free.append(object_id)
                 else:
                     young.setdefault(object_id, now + self._grace_s)
-            elif not entry.copies and object_id in had_copies:
-                lost.append(object_id)
+        if not of_node:
+            self._by_node.pop(node_id, None)
         return free, lost
-
-    def _unindex(self, node_id: str, object_id: bytes) -> None:
-        known = self._by_node.get(node_id)
-        if known is not None:
-            known.pop(object_id, None)
-            if not known:
-                del self._by_node[node_id]
 
     def validate(self, live_nodes: set[str]) -> None:
         """Check every invariant; raises AssertionError."""

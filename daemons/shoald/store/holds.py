@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.ids import split_ids
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_ids, checked_size, fields
@@ -39,8 +40,8 @@ class Holds:
             if self._ledger.clustered and type(holder) is bytes:
                 self.sharing.hand(holder, ids)
             return
-        for start in range(0, len(ids), 16):
-            self.add(target, ids[start : start + 16])
+        for object_id in split_ids(ids):
+            self.add(target, object_id)
 
     def add(self, holder: Client, object_id: bytes) -> None:
         """One more hold."""
@@ -71,8 +72,7 @@ class Holds:
         ids = checked_ids(message[1])
         ledger = self._ledger
         holds, objects = client.holds, ledger.objects
-        for start in range(0, len(ids), 16):
-            object_id = ids[start : start + 16]
+        for object_id in split_ids(ids):
             count = holds.pop(object_id, 0) - 1
             if not count:
                 if ledger.given and ledger.given.get(object_id) == client.proc:
@@ -93,8 +93,7 @@ class Holds:
         """Drop all holds of these but as many as the client knows of."""
         checked_ids(ids)
         checked_size(kept)
-        for start in range(0, len(ids), 16):
-            object_id = ids[start : start + 16]
+        for object_id in split_ids(ids):
             for _ in range(client.holds.get(object_id, 0) - kept):
                 self.release(client, [m.RELEASE, object_id], 0.0)
 

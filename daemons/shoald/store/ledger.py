@@ -242,9 +242,11 @@ class Ledger:
     def free(self, todo: list[StoredObject]) -> None:
         """Free objects that nobody holds or pins, and whatever only they held; what is shared only loses a holder.
 
-        ``todo`` is empty afterwards.
+        ``todo`` is empty afterwards. Neighbours in it that are neighbours in the region too are one extent to the allocator.
         """
         objects, freed, by_hash, watched = self.objects, self.freed, self.by_hash, self.watched
+        free_extent = self.allocator.free
+        start = end = -1  # the extent to be freed next, if it is one
         count = 0
         while todo:
             obj = todo.pop()
@@ -255,11 +257,20 @@ class Ledger:
                 self.unheld_watched.append(obj.id)
             if obj.disk is not None:
                 self.forget_copy(obj)
-            if obj.offset >= 0:
-                self.allocator.free(obj.offset, obj.allocated)
-                self.sealed_bytes -= obj.allocated
+            offset = obj.offset
+            if offset >= 0:
+                allocated = obj.allocated
+                if offset + allocated == start:
+                    start = offset
+                elif offset == end:
+                    end += allocated
+                else:
+                    if start >= 0:
+                        free_extent(start, end - start)
+                    start, end = offset, offset + allocated
+                self.sealed_bytes -= allocated
                 if not obj.flags & m.SEAL_PRIMARY:
-                    self.secondary_bytes -= obj.allocated
+                    self.secondary_bytes -= allocated
             count += 1
             if obj.recalled:
                 self.cached_bytes -= obj.allocated
@@ -267,6 +278,8 @@ class Ledger:
                 del by_hash[obj.content_hash]
             if obj.contained:
                 self._release_contained(obj, todo)
+        if start >= 0:
+            free_extent(start, end - start)
         self.counters["frees"] += count
 
     def _release_contained(self, obj: StoredObject, todo: list[StoredObject]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.ids import split_ids
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_ids, fields
@@ -119,18 +120,29 @@ class Pins:
         if len(message) != 2:
             fields(message, 1)
         ids = checked_ids(message[1])
-        objects = self._ledger.objects
+        ledger = self._ledger
+        objects, mine = ledger.objects, client.pins
         gone: list[StoredObject] = []
-        for start in range(0, len(ids), 16):
-            object_id = ids[start : start + 16]
+        for object_id in split_ids(ids):
             if client.duplicates and object_id in client.duplicates:
                 self._unpin_duplicate(client, object_id)
                 continue
             obj = objects.get(object_id)
-            if obj is not None and obj.pins is not None and client in obj.pins:
+            pins = obj.pins if obj is not None else None
+            if obj is None or pins is None or client not in pins:
+                continue
+            if len(pins) > 1 or pins[client] > 1:
                 self._less(client, obj, gone)
+                continue
+            obj.pins = None  # as `_less`, inline: the common case
+            mine.discard(object_id)
+            ledger.pinned_bytes -= obj.allocated
+            if obj.recalled:
+                gone.append(obj)
+            elif obj.asked:
+                ledger.returned.append(obj)
         if gone:
-            self._ledger.free(gone)
+            ledger.free(gone)
 
     def add_duplicate(self, client: Client, obj: StoredObject) -> None:
         """Keep the second copy that a client sealed and pinned, and ask for it."""

@@ -25,7 +25,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from shoal.ids import PROCESS_ID_SIZE, tag_of
+from shoal.ids import PROCESS_ID_SIZE, split_ids, tag_of
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
 from shoald.store.ledger import Ledger, checked_id, checked_ids, checked_size, fields
@@ -128,8 +128,7 @@ class Readers:
     def expect(self, client: Client, message: list[Any], _now: float) -> None:
         """EXPECT: the client will seal these; ids that are sealed already are ignored."""
         ids = checked_ids(*fields(message, 1))
-        for start in range(0, len(ids), 16):
-            object_id = ids[start : start + 16]
+        for object_id in split_ids(ids):
             self._asked.pop(object_id, None)
             if object_id in self._ledger.unbacked:
                 self._recovers(object_id)
@@ -145,8 +144,7 @@ class Readers:
     def unexpect(self, client: Client, message: list[Any], _now: float) -> None:
         """UNEXPECT: what the client announced died with a node; readers that waited for it look elsewhere, and ask its owner."""
         ids = checked_ids(*fields(message, 1))
-        for start in range(0, len(ids), 16):
-            object_id = ids[start : start + 16]
+        for object_id in split_ids(ids):
             if object_id not in client.expects:
                 continue  # it has come
             client.expects.discard(object_id)

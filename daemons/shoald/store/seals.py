@@ -350,6 +350,6 @@ def _parse(message: list[Any], now: float) -> tuple[StoredObject, bytes]:
 def _inner(object_id: bytes, contained: bytes) -> tuple[bytes, ...]:
     if len(contained) % 16:
         raise ProtocolError("contained ids are not a whole number of ids")
-    ids = dict.fromkeys([contained[i : i + 16] for i in range(0, len(contained), 16)])
+    ids = dict.fromkeys(split_ids(contained))
     ids.pop(object_id, None)  # a hold on itself would keep it for ever
     return tuple(ids)

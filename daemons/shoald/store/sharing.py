@@ -19,7 +19,7 @@ handed out is held by a transit client until it is answered.
 
 from __future__ import annotations
 
-from shoal.ids import OBJECT_ID_SIZE, node_tag, tag_of
+from shoal.ids import node_tag, split_ids, tag_of
 from shoal.wire import messages as m
 from shoald.store.holds import Holds
 from shoald.store.ledger import BORN, FREED, HELD, Ledger
@@ -82,8 +82,7 @@ class Sharing:
     def hand(self, holder: bytes, ids: bytes) -> None:
         """Refs are handed to a process that is not of this node: hold them until its node does."""
         for node_id, client in self._transit(tag_of(holder)):
-            for start in range(0, len(ids), OBJECT_ID_SIZE):
-                object_id = ids[start : start + OBJECT_ID_SIZE]
+            for object_id in split_ids(ids):
                 self.share(object_id)
                 self._holds.add(client, object_id)
                 self.handed.append((node_id, holder, object_id, None))
@@ -106,8 +105,7 @@ class Sharing:
     def receive(self, holder: bytes, ids: bytes) -> None:
         """Another node has handed refs to a process here, which may be dead."""
         client = self._ledger.clients.get(holder)
-        for start in range(0, len(ids), OBJECT_ID_SIZE):
-            object_id = ids[start : start + OBJECT_ID_SIZE]
+        for object_id in split_ids(ids):
             self.share(object_id)
             if client is not None:
                 self._holds.add(client, object_id)

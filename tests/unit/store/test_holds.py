@@ -9,7 +9,7 @@ import pytest
 from shoal.ids import IdSource
 from shoal.wire import messages as m
 from shoald.store.errors import ProtocolError
-from unit.store.storebench import NOBODY, A, B, Bench, X, Y, Z
+from unit.store.storebench import NOBODY, A, B, Bench, C, X, Y, Z
 
 
 def test_freed_with_the_last_hold() -> None:
@@ -256,3 +256,36 @@ def test_holds_that_a_client_does_not_know_of_go() -> None:
     bench.core.validate()
     with pytest.raises(ProtocolError):
         bench.send(B, m.RELEASE, X, -1)
+
+
+def test_neighbours_that_go_together_leave_one_gap_in_whatever_order_they_are_named() -> None:
+    ids = [bytes([number]) * 16 for number in range(1, 6)]
+    sizes = [1024, 64, 2048, 128, 512]
+    for gone in itertools.chain.from_iterable(itertools.permutations(range(5), n) for n in (3, 5)):
+        bench = Bench()
+        for object_id, size in zip(ids, sizes, strict=True):
+            bench.seal(A, object_id, size)
+        bench.send(
+            A, m.RELEASE, b"".join(ids[number] for number in gone)
+        )  # the accounts are checked after it
+        left = [number for number in range(5) if number not in gone]
+        assert bench.ids == {ids[number] for number in left}
+        assert bench.used == sum(sizes[number] for number in left)
+
+
+def test_pins_of_neighbours_that_nobody_holds_come_back_together() -> None:
+    ids = [bytes([number]) * 16 for number in range(1, 6)]
+    bench = Bench()
+    for object_id in ids:
+        bench.seal(A, object_id)
+        bench.pin(B, object_id)
+    bench.pin(B, ids[1])  # twice: one UNPIN is not enough
+    bench.pin(C, ids[3])
+    bench.send(A, m.RELEASE, b"".join(ids))
+    assert bench.ids == set(ids)
+    bench.send(B, m.UNPIN, b"".join(ids))
+    assert bench.ids == {ids[1], ids[3]}
+    bench.send(B, m.UNPIN, ids[1] + ids[3] + ids[0])  # of what is not pinned nothing is said
+    assert bench.ids == {ids[3]}
+    bench.send(C, m.UNPIN, ids[3])
+    assert bench.used == 0
