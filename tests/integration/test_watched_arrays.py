@@ -246,3 +246,36 @@ def test_a_task_passes_an_array_again_and_again(shoal_session):
         return len(set(before)), before[0][:2], shoal.get(look.remote(array))[:2]
 
     assert shoal.get(parent.remote()) == (1, (1, SIZE), (7, SIZE + 6))
+
+
+def patience_with(array):
+    key = (id(array), array.ctypes.data, array.nbytes)
+    return session.current().packer._last_arrays[key].history._patience
+
+
+def array_at(memory, identity):
+    """An array over ``memory`` that is the object ``identity``, as that of one which has ended may be."""
+    others = []
+    for _ in range(100_000):
+        others.append(np.frombuffer(memory, np.uint8))
+        if id(others[-1]) == identity:
+            return others.pop()
+    pytest.fail("no object came to lie where one had been")
+
+
+def test_what_happened_to_an_array_is_not_held_against_its_successor(shoal_session, tmp_path):
+    """One at the same place, with the same bytes and the same id; the first could not be watched, being in a file."""
+    path = tmp_path / "values"
+    path.write_bytes(b"\x01" * SIZE)
+    with open(path, "r+b") as file:
+        memory = mmap.mmap(file.fileno(), SIZE)
+    array = np.frombuffer(memory, np.uint8)
+    seen = {looked(array) for _ in range(5)}
+    if shoal_session == "watched" and kernel_can():
+        assert patience_with(array) > 1
+    identity = id(array)
+    del array
+    array = array_at(memory, identity)
+    seen.add(looked(array))
+    assert patience_with(array) == 1
+    assert len(seen) == 1, "it was stored more than once"

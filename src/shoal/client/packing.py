@@ -24,6 +24,7 @@ from shoal.refs import ObjectRef
 from shoal.serialization import Serialized, dumps_call, serialize
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Sequence
 
     from shoal.client.runtime import Runtime
@@ -44,13 +45,17 @@ _all_refs = frozenset({ObjectRef}).issuperset
 
 
 class _LastArray(NamedTuple):
-    """What was stored for an array at its last call; ``exact``: the copy is known to have this hash."""
+    """What was stored for an array at its last call; ``exact``: the copy is known to have this hash.
+
+    ``owner``: stands for the array whose memory it was (`ArrayWatch.owner`).
+    """
 
     object_id: bytes
     content_hash: bytes
     glance: bytes
     exact: bool
     history: History
+    owner: weakref.ref[np.ndarray[Any, Any]]
 
 
 class _Shared(NamedTuple):
@@ -162,8 +167,12 @@ class Packer:
         packed = serialize(array)
         glance = packed.glance()
         key = (id(array), array.ctypes.data, array.nbytes)
-        last = self._last_arrays.pop(key, None)
         watch = self._watch or self._make_watch()
+        owner = watch.owner(array)
+        last = self._last_arrays.pop(key, None)
+        if last is not None and last.owner is not owner:  # of an array that was here before
+            watch.forget(last.history)
+            last = last._replace(history=watch.new_history(), owner=owner)
         history = last.history if last is not None else watch.new_history()
         content_hash = b""
         if last is not None:
@@ -188,7 +197,9 @@ class Packer:
         shared = self._find_or_store(packed, callsite, glance, content_hash, last is not None)
         if len(self._last_arrays) >= _RECENT_MAX:
             watch.forget(self._last_arrays.pop(next(iter(self._last_arrays))).history)
-        self._last_arrays[key] = _LastArray(shared.ref.id, shared.content_hash, glance, shared.exact, history)
+        self._last_arrays[key] = _LastArray(
+            shared.ref.id, shared.content_hash, glance, shared.exact, history, owner
+        )
         return shared.ref
 
     def _if_unwritten(self, watch: ArrayWatch, last: _LastArray, packed: Serialized) -> ObjectRef[Any] | None:

@@ -50,6 +50,10 @@ class ArrayWatch:
         """Of an array that was not passed before."""
         return History()
 
+    def owner(self, array: Array) -> weakref.ref[Array]:
+        """What stands for the owner of an array: the same object as long as that lives, and never that of another one."""
+        return weakref.ref(_owner(array))
+
     def protect(self, history: History, array: Array, packed: Serialized) -> None:
         """Watch an array if that is worth it; to be called before it is hashed or copied."""
         if self._closed or not history.wants():
