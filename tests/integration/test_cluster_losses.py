@@ -4,6 +4,7 @@ import builtins
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -31,13 +32,22 @@ def objects(node):
     return request(node.socket, node.secret, "memory", {})["stats"]["objects"]
 
 
+# Nobody is called dead while a test runs.
+NO_DEATHS = {"node_dead_ms": 3_600_000.0}
+
+
 @pytest.fixture
-def nodes(no_leaks):
+def config():
+    return FAST_DEATHS
+
+
+@pytest.fixture
+def nodes(no_leaks, config):
     """A driver on a node without CPUs; node "b", which is going to die, and node "c"."""
-    with Cluster(num_cpus=0, system_config=FAST_DEATHS) as cluster:
+    with Cluster(num_cpus=0, system_config=config) as cluster:
         nodes = {"a": cluster.head}
         for name in "bc":
-            nodes[name] = cluster.add_node(num_cpus=1, resources={name: 1}, system_config=FAST_DEATHS)
+            nodes[name] = cluster.add_node(num_cpus=1, resources={name: 1}, system_config=config)
         shoal.init(cluster.address)
         try:
             yield nodes
@@ -137,3 +147,40 @@ def test_what_only_the_dead_node_had_is_lost_and_says_so(nodes):
         get(on("c", total).remote([inner]))
     del inner, ref
     until(lambda: not objects(nodes["a"]) and not objects(nodes["c"]), "empty stores")
+
+
+def two_copies():
+    """An object that was made on b, and that c has read."""
+    ref = on("b", ones_once).remote(50_000)
+    assert get(on("c", total).remote([ref])) == [50_000]
+    return ref
+
+
+def states(node):
+    return [row["State"] for row in shoal.nodes() if row["NodeID"] == node.node_id]
+
+
+@pytest.mark.parametrize("config", [NO_DEATHS])
+def test_a_copy_elsewhere_is_read_before_a_killed_node_counts_as_dead(nodes):
+    ref = two_copies()
+    os.kill(nodes["b"].pid, signal.SIGKILL)
+    assert int(get(ref).sum()) == 50_000
+    assert states(nodes["b"]) != ["DEAD"]
+
+
+@pytest.mark.parametrize("config", [NO_DEATHS])
+def test_a_question_does_not_stay_with_a_node_that_is_killed(nodes):
+    ref = two_copies()
+    os.kill(nodes["b"].pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        got = threads.submit(get, ref)
+        until(lambda: asked(nodes["a"], nodes["b"], ref), "the question")
+        os.kill(nodes["b"].pid, signal.SIGKILL)
+        assert int(got.result().sum()) == 50_000
+    assert states(nodes["b"]) != ["DEAD"]
+
+
+def asked(node, other, ref):
+    """Whether ``node`` has asked ``other`` for an object."""
+    lines = str(request(node.socket, node.secret, "why", {"id": ref.hex()}))
+    return f"asks node {other.node_id[:8]}" in lines

@@ -7,6 +7,7 @@ have. Whatever is to happen besides is scheduled on the clock before (`faults`).
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from tests.sim import acting, checks
 from tests.sim.daemons import Daemon
@@ -27,6 +28,7 @@ STORE_BYTES = 8 << 30
 UNITS = 10_000
 VALIDATED_EVERY = 20  # checks
 _LOOK_S = 0.05  # a node that drains looks for actors that can go so often
+_NOTICED_S = 0.05  # it takes so long to notice that a connection fails
 
 
 class Cluster:
@@ -70,6 +72,7 @@ class Cluster:
         self.network = Network(
             self.clock, self.random, STEADY_S if steady else LATENCIES_S, (1,) if steady else JITTER
         )
+        self.network.on_reach = self._reach
         self.head = ClusterHead(self.network, self.config)
         self.fenced: set[str] = set()
         self.head.on_dead = self.fenced.add
@@ -97,6 +100,12 @@ class Cluster:
             # The first byte of a node's id is the first of its processes' ids.
             daemon = Daemon(self, (number % 255 + 1) * 65536 + number, resources, store_bytes, directories)
             self.daemons[daemon.node_id] = daemon
+
+    def _reach(self, one: str, other: str) -> None:
+        """Two nodes notice, after a moment, that connections between them fail, or are made again."""
+        for near, far in ((one, other), (other, one)):
+            if near in self.daemons and far in self.daemons:
+                self.clock.at(_NOTICED_S, partial(self.daemons[near].traffic.reach, far))
 
     def join(self, limit_s: float = 60.0) -> None:
         """Let time pass until all nodes know each other."""
@@ -192,6 +201,8 @@ class Cluster:
         self.note(f"{daemon} dies")
         daemon.alive = False
         self.network.kill(daemon.node_id)
+        for other in self.daemons:
+            self._reach(other, daemon.node_id)
         for process in [*daemon.clients.values(), *(each for each in daemon.forks.values() if each)]:
             process.alive = False
         alive = [each for each in self.daemons.values() if each.alive]

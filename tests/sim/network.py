@@ -54,6 +54,9 @@ class Network:
         source: of all chances.
         latencies_s: each channel has one of these.
         jitter: by which factors single messages are slower or faster than their channel.
+
+    Attributes:
+        on_reach: called with two hosts when they can reach each other no longer, or again.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Network:
         self.channels: dict[Channel, None] = {}
         self.dead: set[str] = set()
         self._parted: set[frozenset[str]] = set()
+        self.on_reach: Callable[[str, str], None] = lambda one, other: None
 
     def channel(
         self,
@@ -97,10 +101,13 @@ class Network:
         for channel in [each for each in self.channels if {each.source, each.target} == {one, other}]:
             if not channel.lasting:
                 channel.break_soon()
+        self.on_reach(one, other)
 
     def heal(self) -> None:
         """All hosts reach each other again."""
-        self._parted.clear()
+        parted, self._parted = self._parted, set()
+        for pair in parted:
+            self.on_reach(*sorted(pair))
         for channel in list(self.channels):
             channel.wake()
 

@@ -39,6 +39,17 @@ class Traffic:
         self.requests: dict[int, str] = {}
         self.moved_bytes = 0
 
+    def reach(self, node_id: str) -> None:
+        """Whether connections to another node can be made has changed (`Peers.on_reach`)."""
+        daemon, network = self._daemon, self._network
+        if not daemon.alive or daemon.objects is None or node_id not in daemon.view.live:
+            return
+        if node_id in network.dead or network.parted(daemon.node_id, node_id):
+            daemon.objects.pulls.unreachable(node_id, daemon.now)
+        else:
+            daemon.objects.pulls.reached(node_id)
+        daemon.turn()
+
     # --- transfers ---
 
     def receive(self, effect: Receive) -> None:

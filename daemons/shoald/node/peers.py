@@ -42,6 +42,7 @@ class _Peer:
 
     Attributes:
         out: of the connection that carries this node's messages; None while there is none. `ready`: it takes them.
+        reached: the last attempt to make one has not failed.
         into: of the one that carries the other's.
     """
 
@@ -54,6 +55,7 @@ class _Peer:
         "out",
         "outbound",
         "pause_s",
+        "reached",
         "ready",
         "timer",
     )
@@ -65,6 +67,7 @@ class _Peer:
         self.out: FrameSocket | None = None
         self.into: FrameSocket | None = None
         self.ready = False
+        self.reached = True
         self.dial: Dial | None = None
         self.timer: Timer | None = None  # of the next attempt
         self.ack_timer: Timer | None = None
@@ -83,6 +86,9 @@ class Peers:
         identity: of this node; set before the first other is known.
         dirty: those that something is to be sent to; `flush` before that.
         before_send: called before anything is sent to anybody; what it sends goes first.
+        on_broken: called with a node when the connection to it is closed, and it is not dead.
+        on_reach: called with a node, and whether a connection to it was made, or could not be: at each failure, and at the first
+            success after one.
     """
 
     def __init__(
@@ -109,6 +115,8 @@ class Peers:
         self.dirty: dict[_Peer, None] = {}
         self._pings: dict[int, Callable[[str], None]] = {}
         self.before_send: Callable[[], None] = _nothing
+        self.on_broken: Callable[[str], None] = _nothing
+        self.on_reach: Callable[[str, bool], None] = _nothing
         self._number = itertools.count(1).__next__
         self.on(m.P_PING, lambda node_id, message: self.send(node_id, [m.P_PONG, *checked(message[1:], int)]))
         self.on(m.P_PONG, self._ponged)
@@ -233,7 +241,7 @@ class Peers:
             bytes(auth.TARGET_SIZE),
             self._config,
             lambda sock: self._opened(peer, sock),
-            lambda reason: self._failed(peer, reason),
+            lambda reason: self._unreachable(peer, reason),
         )
 
     def _opened(self, peer: _Peer, sock: socket.socket) -> None:
@@ -249,6 +257,12 @@ class Peers:
         )
         peer.out = out
         out.send([m.P_HELLO, self._view.own_node_id, self._incarnation, peer.node.node_id])
+
+    def _unreachable(self, peer: _Peer, reason: str) -> None:
+        """No connection could be made, or it was refused."""
+        self._failed(peer, reason)
+        peer.reached = False
+        self.on_reach(peer.node.node_id, False)
 
     def _failed(self, peer: _Peer, reason: str) -> None:
         """The next attempt comes later; whether the node is dead is not for this one to say."""
@@ -277,6 +291,9 @@ class Peers:
                 peer.outbound.connected(value)  # type: ignore[arg-type]
                 peer.ready = True
                 peer.pause_s = 0.0
+                if not peer.reached:
+                    peer.reached = True
+                    self.on_reach(peer.node.node_id, True)
             elif tag == m.P_REFUSED and len(message) == 3:
                 self._refused(peer, str(value), bool(message[2]))
                 return
@@ -294,9 +311,13 @@ class Peers:
         if peer.out is not sock:
             return
         peer.out = None
+        if not peer.ready:
+            self._unreachable(peer, reason or "closed by it")
+            return
         peer.ready = False
         if peer.outbound.waiting_bytes:
             self._failed(peer, reason or "closed by it")
+        self.on_broken(peer.node.node_id)
 
     # --- in ---
 
@@ -395,5 +416,5 @@ class Peers:
             peer.into.send([m.P_ACK, peer.inbound.acknowledge()])
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass

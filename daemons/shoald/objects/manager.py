@@ -46,6 +46,8 @@ class ObjectManager:
         self._traffic = Traffic(config.populate_lull_ms / 1000)
         daemon.side.takers[auth.KIND_DATA] = self._server.take
         daemon.on_node_dead.append(self._node_dead)
+        daemon.peers.on_broken = self._broken
+        daemon.peers.on_reach = self._reach
         for tag in self.core.tags:
             daemon.peers.on(tag, self._from_node)
 
@@ -85,6 +87,17 @@ class ObjectManager:
         for key in [key for key in self._lanes if key[0] == node_id]:
             self._lanes.pop(key).close()
         self.core.node_dead(node_id, self._daemon.loop.now())
+
+    def _broken(self, node_id: str) -> None:
+        """A link is closed. If an answer is awaited, another one is tried, which tells whether the node can be reached."""
+        if self.core.pulls.waits_for(node_id):
+            self._daemon.peers.ping(node_id, lambda _: None)
+
+    def _reach(self, node_id: str, reached: bool) -> None:
+        if reached:
+            self.core.pulls.reached(node_id)
+        else:
+            self.core.pulls.unreachable(node_id, self._daemon.loop.now())
 
     def _landed(self, number: int, outcomes: list[int], reason: str) -> None:
         loop = self._daemon.loop

@@ -90,16 +90,20 @@ class Parcels:
     Args:
         outbox: gets the effects, in order.
         number: gives the first of so many numbers for questions.
+        out_of_reach: nodes that are asked nothing here, since they would not answer soon; the pulls' own.
 
     Attributes:
         gathered: ids that wait for `ask`.
         members: id → the question or the parcel it is in.
     """
 
-    def __init__(self, outbox: list[Effect], cluster: Cluster, number: Callable[[int], int]) -> None:
+    def __init__(
+        self, outbox: list[Effect], cluster: Cluster, number: Callable[[int], int], out_of_reach: set[str]
+    ) -> None:
         self._outbox = outbox
         self._cluster = cluster
         self._number = number
+        self._out_of_reach = out_of_reach
         self._groups: dict[tuple[str, int], dict[bytes, Want]] = {}
         self.gathered: set[bytes] = set()
         self._nearest: dict[tuple[bytes, bytes], str | None] = {}  # in this turn, in which no node dies
@@ -115,7 +119,7 @@ class Parcels:
             node = self._nearest[key]
         else:
             node = self._nearest[key] = self._cluster.nearest(object_id, proc)
-        if node is None:
+        if node is None or node in self._out_of_reach:
             return False
         group = self._groups.get((node, priority))
         if group is None:
@@ -233,6 +237,17 @@ class Parcels:
         """It has come, or will not."""
         for object_id in parcel.left:
             self.members.pop(object_id, None)
+
+    def waits_for(self, node: str) -> bool:
+        """Whether that node has a question that it has not answered."""
+        return any(asked.node == node for asked in self._asked.values())
+
+    def unreachable(self, node: str) -> list[Pull]:
+        """Pulls of what that node was asked for and has not answered: each is asked for by itself, there and elsewhere."""
+        for asked in self._asked.values():
+            if asked.node == node:
+                self._done(asked, asked.open)
+        return self.node_dead(node)
 
     def node_dead(self, node: str) -> list[Pull]:
         """Pulls of what that node was asked for and has not answered."""

@@ -29,9 +29,10 @@ class Source:
         origin: it has all of the object, or will not say that it is there before it has.
         relay: it has been asked for its part of a copy.
         queued: it is in its station's queue for this pull.
+        out_of_reach: it has not answered, and no connection to it can be made now. The question stays with it.
     """
 
-    __slots__ = ("ask", "have", "node", "origin", "queued", "ready", "relay", "req")
+    __slots__ = ("ask", "have", "node", "origin", "out_of_reach", "queued", "ready", "relay", "req")
 
     def __init__(self, node: str, req: int, ask: bool, relay: bool) -> None:
         self.node = node
@@ -41,7 +42,7 @@ class Source:
         self.origin = not relay
         self.ready = False
         self.have = 0
-        self.queued = False
+        self.queued = self.out_of_reach = False
 
 
 class Facts:
@@ -148,7 +149,13 @@ class Pull:
     @property
     def settled(self) -> bool:
         """Whether nobody has to be sought: somebody who has it all was found, or asked, or nobody wants it."""
-        return self.state == ENDING or any(source.origin for source in self.sources.values())
+        sources = self.sources.values()
+        return self.state == ENDING or any(source.origin and not source.out_of_reach for source in sources)
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody may have it who is out of reach: then it is not lost before that node is dead, or answers."""
+        return any(source.out_of_reach for source in self.sources.values())
 
     @property
     def placed(self) -> bool:
@@ -180,7 +187,7 @@ class Pull:
         assert not self.file or self.state in (RUNNING, ENDING) or (self.trouble and self.flying), self
         if not self.settled:
             lands = (self.flying and not self.missing) or (self.file and not self.missing)
-            assert self.located is None or pauses or lands, f"{self} waits for nothing"
+            assert self.located is None or pauses or lands or self.waits, f"{self} waits for nothing"
 
     def story(self) -> str:
         """For people: how far it has come."""
@@ -188,6 +195,8 @@ class Pull:
         without = ", ".join(sorted(node[:8] for node in self.verdicts))
         if self.state == SEEKING:
             asks = f"asks node {nodes} for it" if nodes else "looks for a node that has it"
+            far = ", ".join(sorted(node[:8] for node, source in self.sources.items() if source.out_of_reach))
+            asks += f"; node {far} cannot be reached now" if far else ""
             return f"this node {asks}" + (f"; not at node {without}" if without else "")
         copy = self.copy
         assert copy is not None

@@ -73,7 +73,7 @@ class PullCore(Seeking):
         self._admission = Admission(proc, budget, config, self.outbox)
         self._files = LentFiles(proc, config, self.outbox, self._admission.number)
         self._lanes = Lanes(config, self.outbox)
-        self._parcels = Parcels(self.outbox, cluster, self._number)
+        self._parcels = Parcels(self.outbox, cluster, self._number, self._out_of_reach)
 
     def __len__(self) -> int:
         parcels = sum(1 for pull in self._pulls.values() if isinstance(pull, Parcel))
@@ -233,6 +233,7 @@ class PullCore(Seeking):
             return None, None
         if isinstance(pull, Parcel):
             raise ProtocolError(f"question {req} was answered by a P_PARCEL")
+        source.out_of_reach = False
         return pull, source
 
     def fetched(self, node: str, message: list[Any], now: float) -> None:
@@ -267,7 +268,7 @@ class PullCore(Seeking):
 
     def _another_copy(self, pull: Pull, source: Source, message: list[Any], now: float) -> None:
         """Two runs may have made different bytes: what has come of the old copy is of use only with the old copy."""
-        if any(other is not source for other in pull.sources.values()):
+        if any(other is not source and not other.out_of_reach for other in pull.sources.values()):
             self._let_go(pull, source)
             pull.verdicts[source.node] = TROUBLE  # it is of use when nobody else is left
         elif pull.flying or pull.state == ROOM:
@@ -317,8 +318,32 @@ class PullCore(Seeking):
         if pull is not None and source is not None and pull.copy is not None:
             self._ask_holders(pull, nodes)
 
+    def waits_for(self, node: str) -> bool:
+        """Whether a node has been asked for something, and has not answered."""
+        alone = any(source.node == node and not source.ready for _, source in self._asked.values())
+        return alone or self._parcels.waits_for(node)
+
+    def unreachable(self, node: str, now: float) -> None:
+        """No connection to a living node can be made: what it was asked for is sought elsewhere too. Idempotent."""
+        self._out_of_reach.add(node)
+        for pull in list(self._pulls.values()):
+            source = pull.sources.get(node)
+            if source is not None and not source.ready and not source.out_of_reach:
+                source.out_of_reach = True
+                self._find_others(pull, now)
+        for pull in self._parcels.unreachable(node):
+            self._begin(pull, now)
+
+    def reached(self, node: str) -> None:
+        """There is a connection to it again, over which it answers what it was asked."""
+        self._out_of_reach.discard(node)
+        for pull in self._pulls.values():
+            if node in pull.sources:
+                pull.sources[node].out_of_reach = False
+
     def node_dead(self, node: str, now: float) -> None:
         """A node is dead. What its connections have in their hands lands by itself."""
+        self._out_of_reach.discard(node)
         for pull in list(self._pulls.values()):
             pull.verdicts.pop(node, None)  # `who` does not name it any more
             source = pull.sources.get(node)
@@ -504,7 +529,7 @@ class PullCore(Seeking):
                 self._files.sealed(pull)
         del self._pulls[pull.id]
         for source in list(pull.sources.values()):
-            self._let_go(pull, source, complete=True)
+            self._let_go(pull, source, complete=source.ready or source.relay)
         pull.state = ENDING
         self._admission.used(pull)
 

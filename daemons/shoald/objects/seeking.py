@@ -1,8 +1,12 @@
 """Who is asked for what a node wants to have: the nodes that may have it, one at a time, then the head, then its owner. Pure.
 
 Nodes that the stamp, the id and other nodes point to come first; then those that the head knows. Each node's no is final; one
-that could not be reached is asked again in the next round, after a pause. When all have said no, the owner is asked to have it
-made again.
+that sent nothing is asked again in the next round, after a pause. When all have said no, the owner is asked to have it made
+again.
+
+A node to which no connection can be made (`PullCore.unreachable`) keeps its question, and answers when it is there again;
+meanwhile the next one is asked, as if it had said no. But as long as it is not dead nothing is lost, and nothing made again,
+for its sake.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ class Seeking(ABC):
         self._done: dict[tuple[str, bool, bool], list[int]] = {}
         self._order = 0
         self._req = 0
+        self._out_of_reach: set[str] = set()  # living nodes to which no connection can be made now
 
     @abstractmethod
     def _fail(self, pull: Pull, kind: str, text: str) -> None:
@@ -53,7 +58,8 @@ class Seeking(ABC):
                 lives = cluster.lives(node)
                 if lives:
                     self._ask(pull, node, b"")
-                    return
+                    if node not in self._out_of_reach:
+                        return
                 unknown = unknown or lives is None
         death = cluster.death(pull.id, pull.proc)
         hopeless = not any(pull.id[8:12])  # a barrier (owner.table.hold_until): there is no such object
@@ -67,10 +73,10 @@ class Seeking(ABC):
             # Those who have parts may get the rest from each other.
             config = self._config
             here = cluster.is_here(pull.id, pull.proc)
-            rounds = config.locate_rounds_max if here else config.pull_rounds_max
+            rounds = config.locate_rounds_max if here or pull.waits else config.pull_rounds_max
             if (troubled or pull.sources) and pull.round < rounds:
                 self._pause(pull, now)
-            elif not self._ask_owner(pull):
+            elif not pull.waits and not self._ask_owner(pull):
                 self._fail(pull, *pull.why_lost(death))
 
     def _ask_owner(self, pull: Pull) -> bool:
@@ -132,6 +138,7 @@ class Seeking(ABC):
     def _ask(self, pull: Pull, node: str, copy: bytes) -> None:
         req = self._number(1)
         source = pull.sources[node] = Source(node, req, pull.priority == m.PRIORITY_ASK, bool(copy))
+        source.out_of_reach = node in self._out_of_reach
         self._asked[req] = (pull, source)
         message = [m.P_FETCH, req, pull.id, [pull.proc], [pull.number], pull.priority, copy]
         self.outbox.append(Tell(node, message))

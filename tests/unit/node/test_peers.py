@@ -41,11 +41,16 @@ class Side:
         self.peers = Peers(loop, self.view, "1", config, self.log, self.to_flush, self.give_up)
         self.peers.identity = identity
         self.socks = []
-        self.listener = TcpListener(loop, "127.0.0.1", SECRET, config, self.connected, self.log.line)
-        if identity.mode == "on":
-            self.listener.encrypts = identity
+        self.loop, self.config, self.identity = loop, config, identity
+        self.listen()
         self.heard = []
         self.peers.on(310, lambda node_id, message: self.heard.append(message[1]))
+
+    def listen(self):
+        loop, config = self.loop, self.config
+        self.listener = TcpListener(loop, "127.0.0.1", SECRET, config, self.connected, self.log.line)
+        if self.identity.mode == "on":
+            self.listener.encrypts = self.identity
 
     def connected(self, kind, target, sock, pid):
         assert kind == auth.KIND_PEER
@@ -206,3 +211,29 @@ def test_who_takes_nothing_is_given_up(make):
         a.peers.send(b.node_id, [310, b"x" * 1000])
     pair.until(lambda: a.given_up)
     assert "peer_backlog_bytes_max" in a.given_up[0]
+
+
+def test_who_cannot_be_reached_is_told_once_it_is_tried_and_again_when_it_is_reached(make):
+    pair = make()
+    a, b = pair.a, pair.b
+    a.meet(b)
+    b.meet(a)
+    told = []
+    a.peers.on_broken = lambda node_id: told.append((node_id, "broken"))
+    a.peers.on_reach = lambda node_id, reached: told.append((node_id, reached))
+    a.peers.send(b.node_id, [310, 1])
+    pair.until(lambda: b.heard == [1] and not a.peers.waiting_bytes(b.node_id))
+    assert told == []
+    b.listener.close()
+    for sock in b.socks:
+        if sock.fileno() >= 0:
+            sock.shutdown(2)
+    pair.until(lambda: told == [(b.node_id, "broken")])
+    a.peers.send(b.node_id, [310, 2])  # nothing tries to reach it before something is to be said
+    pair.until(lambda: (b.node_id, False) in told)
+    assert (b.node_id, True) not in told
+    b.listen()
+    a.view.live[b.node_id].address = b.row()["address"]
+    pair.until(lambda: b.heard == [1, 2])
+    assert told[-1] == (b.node_id, True)
+    assert told.count((b.node_id, True)) == 1

@@ -191,6 +191,17 @@ class Fetches(RuleBasedStateMachine):
         else:
             self.world.silent ^= {(one.id, other.id)}
 
+    @rule(data=st.data(), reached=st.booleans())
+    def reach(self, data: st.DataObject, reached: bool) -> None:
+        node = data.draw(st.sampled_from(self.living()))
+        others = [each.id for each in self.world.nodes if each is not node and each.id not in self.world.dead]
+        other = data.draw(st.sampled_from(others))
+        if reached:
+            node.core.pulls.reached(other)
+        else:
+            node.core.pulls.unreachable(other, self.world.now)
+        node.turn()
+
     @rule(seconds=st.sampled_from([0.1, 3.0]))
     def wait(self, seconds: float) -> None:
         self.world.wait(seconds)
@@ -211,6 +222,8 @@ class Fetches(RuleBasedStateMachine):
         world.liars.clear()
         world.head_answers = True
         for node in self.living():
+            for other in list(node.core.pulls._out_of_reach):
+                node.core.pulls.reached(other)
             node.disk_full = False
             while node.hanging:
                 node.hang_ends()
