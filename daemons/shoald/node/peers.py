@@ -170,7 +170,7 @@ class Peers:
     def joined(self, node: Node) -> None:
         """The head tells of a node, which may have come here before."""
         for sock, hello in list(self._strangers.items()):
-            if hello[1] == node.node_id:
+            if hello and hello[1] == node.node_id:  # [] before it has said who it is
                 del self._strangers[sock]
                 self._welcome(sock, hello)
 
@@ -323,6 +323,12 @@ class Peers:
 
     def on_connection(self, sock: socket.socket) -> None:
         """Another node, which knows the secret, has opened a connection (KIND_PEER)."""
+        if len(self._strangers) >= self._config.connections_max:
+            self._log.line(
+                f"connection of a node closed: {len(self._strangers)} of nodes that are not known (connections_max)"
+            )
+            sock.close()
+            return
         into = FrameSocket(
             self._loop,
             sock,

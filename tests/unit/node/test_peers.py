@@ -1,6 +1,7 @@
 """Links between two nodes, over real sockets in one loop: connections break, messages do not."""
 
 import os
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -237,3 +238,32 @@ def test_who_cannot_be_reached_is_told_once_it_is_tried_and_again_when_it_is_rea
     pair.until(lambda: b.heard == [1, 2])
     assert told[-1] == (b.node_id, True)
     assert told.count((b.node_id, True)) == 1
+
+
+def test_a_node_joins_whoever_else_has_not_said_yet_who_it_is(make):
+    pair = make()
+    a, b = pair.a, pair.b
+    quiet, silent = socket.socketpair()
+    quiet.setblocking(False)
+    b.peers.on_connection(quiet)
+    a.meet(b)
+    a.peers.send(b.node_id, [310, 1])
+    pair.until(lambda: b.socks)
+    b.meet(a)
+    pair.until(lambda: b.heard == [1])
+    silent.close()
+
+
+def test_connections_of_nobody_have_a_bound(make):
+    pair = make(connections_max=2)
+    ends = []
+    for _ in range(3):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.settimeout(10)
+        pair.b.peers.on_connection(ours)
+        ends.append(theirs)
+    assert ends[2].recv(1) == b""
+    assert any("connections_max" in line for line in pair.b.log.lines)
+    for end in ends:
+        end.close()
