@@ -63,10 +63,10 @@ class Draining:
             daemon.loop.call_later(_LOOK_S, self._look)
             return
         if not leases and not self._moved and now < self._until:
+            daemon.loop.call_later(_LOOK_S, self._look)  # whatever comes of this one
             if not self._moving_begun:
                 self._moving_begun = True
                 daemon.moving.begin(self._all_moved)
-            daemon.loop.call_later(_LOOK_S, self._look)
             return
         self._over = not leases
         left = (

@@ -3,7 +3,8 @@
 It names the objects, each to the node with most room (P_TAKE). That one fetches them like any reader does, keeps its copies as
 primary ones, and says so as soon as the head knows of them (P_TAKEN): only then may the leaving node go, or the head would take
 them for lost. Objects that other nodes know nothing of go with the processes that hold them. What cannot be fetched is
-told as taken too, with a log line: there is nothing to wait for. Bounded by whoever waits (`drain_ms_max`).
+told as taken too, with a log line: there is nothing to wait for. What a node has taken, or was to take, when it dies
+goes to the others. Bounded by whoever waits (`drain_ms_max`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # The process, for the store, that has objects of leaving nodes fetched. Not with a zero in front: those are the object manager's.
 KEEPER = b"!moving!"
 assert len(KEEPER) == PROCESS_ID_SIZE
+_IDS_MAX = 16_384  # in one message
 
 
 class Moving:
@@ -29,7 +31,8 @@ class Moving:
 
     def __init__(self, daemon: NodeDaemon) -> None:
         self._daemon = daemon
-        self._away: dict[str, set[bytes]] = {}  # by node: what it has not taken yet
+        self._away: dict[str, dict[bytes, int]] = {}  # by node: what it has not taken yet, and its size
+        self._takers: dict[bytes, str] = {}  # what was taken, and by which node
         self._then: Callable[[], None] | None = None
         self._coming: dict[bytes, str] = {}  # id → the node that leaves
         daemon.store.register(KEEPER, {"pid": 0, "kind": "objects of leaving nodes", "job_id": ""})
@@ -41,27 +44,47 @@ class Moving:
 
     def begin(self, then: Callable[[], None]) -> None:
         """Give away what only this node has; ``then`` is called when all of it was taken, or nobody is left to take it."""
-        daemon = self._daemon
-        room = {node.node_id: node.store_capacity - node.store_used for node in daemon.cluster.alive()}
         self._then = then
+        self._give()
+        self._settle()
+
+    def _give(self) -> None:
+        """All that no other node has, and none was asked to take, goes to those with most room."""
+        daemon = self._daemon
+        asked = set().union(*self._away.values())
+        room = {
+            node.node_id: node.store_capacity
+            - node.store_used
+            - sum(self._away.get(node.node_id, {}).values())
+            for node in daemon.cluster.alive()
+        }
+        given: dict[str, list[bytes]] = {}
         for object_id, size in daemon.store.known_elsewhere() if room else ():
+            if object_id in asked or self._takers.get(object_id) in daemon.cluster.live:
+                continue
             node_id = max(room, key=lambda each: room[each])
             room[node_id] -= size
-            self._away.setdefault(node_id, set()).add(object_id)
-        for node_id, ids in self._away.items():
+            given.setdefault(node_id, []).append(object_id)
+            self._away.setdefault(node_id, {})[object_id] = size
+        for node_id, ids in given.items():
             daemon.log.line(f"{len(ids)} objects go to node {node_id[:8]}")
-            daemon.peers.send(node_id, [m.P_TAKE, b"".join(sorted(ids))])
-        self._settle()
+            for start in range(0, len(ids), _IDS_MAX):
+                daemon.peers.send(node_id, [m.P_TAKE, b"".join(ids[start : start + _IDS_MAX])])
 
     def _taken(self, node_id: str, message: list[Any]) -> None:
         _, ids = checked(message, int, bytes)
-        self._away.get(node_id, set()).difference_update(split_ids(ids))
+        away = self._away.get(node_id, {})
+        for object_id in split_ids(ids):
+            if away.pop(object_id, None) is not None:
+                self._takers[object_id] = node_id
         self._settle()
 
     def _node_died(self, node_id: str, _reason: str) -> None:
         self._away.pop(node_id, None)
         for object_id in [each for each, giver in self._coming.items() if giver == node_id]:
             del self._coming[object_id]
+        if self._then is not None:
+            self._give()  # what it had taken, or was to take, is for the others
         self._settle()
 
     def _settle(self) -> None:
