@@ -13,6 +13,7 @@ Nothing else is disturbed.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 from collections import deque
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 RECEIVE_BYTES = 64 * 1024
 RECEIVES_PER_TURN = 16  # then the other clients have their turn
 DESCRIPTORS_WAITING_MAX = 16
+# The peer is there, but the kernel has no memory for the message, or too many descriptors are on their way already.
+NO_ROOM_NOW = frozenset({errno.ENOBUFS, errno.ENOMEM, getattr(errno, "ETOOMANYREFS", errno.ENOBUFS)})
+_NO_ROOM_PAUSE_S = 0.01
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4 * DESCRIPTORS_WAITING_MAX)
 # A receiver reads the descriptors of one frame with one call, into a buffer for 64.
 DESCRIPTORS_PER_FRAME_MAX = 32
@@ -148,10 +152,20 @@ class FrameSocket:
             if not self._writing:
                 self._writing = True
                 self._loop.add_writer(self.fd, self._write)
-        except OSError:
-            self._hears_nothing()
+        except OSError as error:
+            if error.errno in NO_ROOM_NOW:  # the kernel does not say when that is over
+                self._loop.remove_writer(self.fd)
+                self._writing = True
+                self._loop.call_later(_NO_ROOM_PAUSE_S, self._write_again)
+            else:
+                self._hears_nothing()
         else:
             self._stop_writing()
+
+    def _write_again(self) -> None:
+        if not self.closed:
+            self._writing = False
+            self._write()
 
     def _stop_writing(self) -> None:
         if self._writing:

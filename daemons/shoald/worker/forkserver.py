@@ -63,14 +63,19 @@ def start() -> tuple[int, socket.socket]:
 
 def start_fresh() -> tuple[int, socket.socket]:
     """Start a server as a new program: for a daemon that has threads and cannot fork one. Same result as
-    `start`.
+    `start`; OSError where there are no processes or descriptors to be had.
     """
     ours, theirs = _socket_pair()
     theirs.set_inheritable(True)
     command = [sys.executable, "-m", "shoald.worker.forkserver", str(theirs.fileno()), str(os.getpid())]
-    # posix_spawn: no Python code runs between fork and exec, whatever the other threads hold.
-    pid = os.posix_spawn(sys.executable, command, os.environ)
-    theirs.close()
+    try:
+        # posix_spawn: no Python code runs between fork and exec, whatever the other threads hold.
+        pid = os.posix_spawn(sys.executable, command, os.environ)
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
     return pid, ours
 
 

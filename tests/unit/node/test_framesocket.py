@@ -1,12 +1,13 @@
 """Framed connections of the daemon: what a peer that ended had sent counts, whoever notices its end first."""
 
+import errno
 import os
 import socket
 
 import pytest
 
 from shoal.config import Config
-from shoal.wire.frames import encode_batch
+from shoal.wire.frames import FrameDecoder, decode_batch, encode_batch
 from shoald.shell.framesocket import RECEIVE_BYTES, FrameSocket
 from shoald.shell.loop import Loop
 
@@ -85,3 +86,36 @@ def test_what_waits_for_room_goes_with_a_peer_that_ends(bench):
     bench.until_closed()
     assert bench.heard == [[1]]
     assert bench.sock.out_bytes == 0
+
+
+def test_a_message_that_the_kernel_has_no_memory_for_is_sent_later(bench):
+    class Full:
+        def __init__(self, sock):
+            self.sock = sock
+
+        def send(self, _):
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+        def __getattr__(self, name):
+            return getattr(self.sock, name)
+
+    real = bench.sock.sock
+    bench.sock.sock = Full(real)
+    bench.sock.send([2])
+    bench.sock.flush()
+    bench.sock.send([3])
+    bench.sock.flush()
+    bench.sock.sock = real
+    bench.peer.setblocking(False)
+    decoder = FrameDecoder(1000)
+    heard = []
+    for _ in range(1000):
+        bench.loop.turn()
+        try:
+            heard += [decode_batch(body) for body in decoder.feed(bench.peer.recv(1000))]
+        except BlockingIOError:
+            continue
+        if len(heard) == 2:
+            break
+    assert heard == [[[2]], [[3]]]
+    assert not bench.closed
