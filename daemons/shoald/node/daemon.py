@@ -21,17 +21,19 @@ from shoald.node.actorside import ActorSide
 from shoald.node.clients import Client, Job, read_hello
 from shoald.node.clusterside import ClusterSide
 from shoald.node.draining import Draining
-from shoald.node.effects import EndWorker, Grant, Send, StartWorker
+from shoald.node.effects import Effect, EndWorker, Grant, Send, StartWorker
 from shoald.node.groupside import GroupSide
 from shoald.node.leaseside import LeaseSide
 from shoald.node.memoryside import MemorySide
 from shoald.node.moving import KEEPER, Moving
 from shoald.node.placement import Placement
 from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
+from shoald.node.processends import when_ended
 from shoald.node.requests import Requests
 from shoald.node.scheduler import SchedulerCore
 from shoald.node.statusboard import StatusBoard
 from shoald.node.workers import WorkerProcesses
+from shoald.shell.descriptors import copies_of
 from shoald.shell.framesocket import FrameSocket
 from shoald.store.core import StoreCore
 from shoald.store.errors import ProtocolError
@@ -230,7 +232,7 @@ class NodeDaemon:
         if kind != "cli":
             self.scheduler.client_joined(proc, kind, client.job_id)
             self.store.register(proc, {"pid": client.pid, "kind": kind, "job_id": client.job_id})
-            fds = [os.dup(self.region.read_fd), os.dup(self.region.write_fd)]
+            fds = copies_of([self.region.read_fd, self.region.write_fd])
         client.sock.send([m.WELCOME, self._welcome(client)], *fds)
 
     def _worker_joins(self, client: Client, proc: bytes, info: dict[str, Any], now: float) -> None:
@@ -338,25 +340,11 @@ class NodeDaemon:
             else:
                 self.log.line(f"{client} is gone without a goodbye: its job {client.job_id} ends")
                 self._end_job(client, now)
-                self._drop_when_dead(client)
+                # A connection can end before its process, whose views are still read.
+                proc = client.proc
+                when_ended(self.loop, client.pid, lambda: self.store.drop(proc, self.loop.now()))
             if client is self.first_driver and self.options.owner_pid:
                 self.on_stop("its driver is gone")
-
-    def _drop_when_dead(self, client: Client) -> None:
-        """A connection can end before its process, whose views are still read: wait for the process."""
-        try:
-            fd = os.pidfd_open(client.pid)
-        except (OSError, AttributeError):
-            # It is gone, or this platform cannot tell; then the end of the connection has to do.
-            self.store.drop(client.proc, self.loop.now())
-            return
-
-        def dead() -> None:
-            self.loop.remove_reader(fd)
-            os.close(fd)
-            self.store.drop(client.proc, self.loop.now())
-
-        self.loop.add_reader(fd, dead)
 
     # --- workers (called by the fork client) ---
 
@@ -435,8 +423,7 @@ class NodeDaemon:
             effects, self.scheduler.outbox = self.scheduler.outbox, []
             if not effects:
                 break
-            for effect in effects:
-                self._carry_out(effect)
+            self._carry_out_all(effects)
         self.store.relieve(now)
         objects_due = None
         if self.objects is not None:
@@ -470,7 +457,22 @@ class NodeDaemon:
                     self.moving.told(message)
             outbox.clear()
 
-    def _carry_out(self, effect: StartWorker | EndWorker | Grant | Send) -> None:
+    def _carry_out_all(self, effects: list[Effect]) -> None:
+        for number, effect in enumerate(effects, 1):
+            try:
+                self._carry_out(effect)
+            except BaseException:
+                # A fault of this one (the loop logs it), or no memory: the others are for the next turn, and a lease that
+                # nobody was told of must not stay.
+                self.scheduler.outbox[:0] = effects[number:]
+                worker = (
+                    self.scheduler.pool.workers.get(effect.worker_id) if isinstance(effect, Grant) else None
+                )
+                if worker is not None:
+                    self.scheduler.end_worker(worker, "its lease could not be granted", self.loop.now())
+                raise
+
+    def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, Grant):
             self._grant(effect)
         elif isinstance(effect, Send):
