@@ -38,7 +38,7 @@ from shoal.api import (
     wait,
 )
 from shoal.context import RuntimeContext
-from shoal.generator import ObjectRefGenerator
+from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from shoal.refs import ObjectRef
 from shoal.remote_function import RemoteFunction
 
@@ -82,6 +82,7 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "ClientContext",
+    "DynamicObjectRefGenerator",
     "ObjectRef",
     "ObjectRefGenerator",
     "RemoteFunction",

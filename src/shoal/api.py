@@ -31,7 +31,7 @@ from shoal.bootstrap import (
 )
 from shoal.context import RuntimeContext, current_task
 from shoal.exceptions import ClusterNotFoundError, ClusterStartError
-from shoal.generator import ObjectRefGenerator
+from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from shoal.option_checks import flag, seconds, whole
 from shoal.options import ActorOptions, TaskOptions
 from shoal.refs import ObjectRef
@@ -342,6 +342,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         arguments = context.arguments if context is not None else ()
         for ref in refs:
             if type(ref) is not ObjectRef and not any(ref is value for value in arguments):
+                if _is_dynamic(ref):
+                    return _get_each(refs, timeout)
                 raise TypeError(f"get needs ObjectRefs; the list contains {type(ref).__name__}")
         runtime = session.runtime()
         if not arguments or all(type(ref) is ObjectRef for ref in refs):
@@ -349,10 +351,26 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         return [runtime.values.get(ref, timeout) if type(ref) is ObjectRef else ref for ref in refs]
     if isinstance(refs, ObjectRefGenerator):
         if refs.is_dynamic:
-            session.runtime().values.get(refs.completed(), timeout)
-            return refs
+            return refs.gathered(timeout)
         raise ValueError("get needs ObjectRefs; iterate over the generator, and get each ref that it gives")
+    if isinstance(refs, DynamicObjectRefGenerator):
+        return refs
     raise ValueError(f"get needs an ObjectRef or a list of them, not {type(refs).__name__}")
+
+
+def _is_dynamic(ref: object) -> bool:
+    """Whether `get` takes it though it is no ref: it stands for the items of a task with num_returns="dynamic"."""
+    return isinstance(ref, DynamicObjectRefGenerator) or (
+        isinstance(ref, ObjectRefGenerator) and ref.is_dynamic
+    )
+
+
+def _get_each(refs: Sequence[Any], timeout: float | None) -> list[Any]:
+    """As `get` of a list, one after the other, for lists with dynamic generators in them."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    return [
+        get(ref, timeout=None if deadline is None else max(0.0, deadline - time.monotonic())) for ref in refs
+    ]
 
 
 def wait(

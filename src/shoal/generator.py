@@ -2,20 +2,25 @@
 
 The producer runs ahead of the reader by a bounded number of items (backpressure); dropping the generator cancels
 it. A failure of the task is the last item: its `get` raises.
+
+One of num_returns="dynamic" keeps the refs that it has given: `get`, and every task that it is passed to, has all of them as a
+DynamicObjectRefGenerator. To pass it on waits for its end, since what a value refers to is fixed when it is sent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from shoal.exceptions import GetTimeoutError
 from shoal.refs import ObjectRef
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from shoal.client.runtime import Runtime
     from shoal.owner.objects import Entry
@@ -57,6 +62,26 @@ class _NextAwaited:
             self.future.set_result(None)
 
 
+class DynamicObjectRefGenerator(Generic[T]):
+    """The refs to all items of a task with num_returns="dynamic"; each is given once, and `len` tells how many are left."""
+
+    def __init__(self, refs: Iterable[ObjectRef[T]]) -> None:
+        self._refs = deque(refs)
+
+    def __iter__(self) -> Iterator[ObjectRef[T]]:
+        while self._refs:
+            yield self._refs.popleft()
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __reduce__(self) -> Any:
+        return DynamicObjectRefGenerator, (list(self._refs),)
+
+    def __repr__(self) -> str:
+        return f"DynamicObjectRefGenerator({list(self._refs)})"
+
+
 class ObjectRefGenerator(Generic[T]):
     """Iterate (or `async for`) to get one `ObjectRef` per yielded item."""
 
@@ -65,6 +90,9 @@ class ObjectRefGenerator(Generic[T]):
         self._task = task
         self._stream: Any = task.stream
         self._completion = completion
+        # Of a dynamic one: what has come, and how much of it was given to who iterates.
+        self._kept: list[ObjectRef[T]] | None = [] if self.is_dynamic else None
+        self._given = 0
 
     def __iter__(self) -> Iterator[ObjectRef[T]]:
         return self
@@ -84,6 +112,28 @@ class ObjectRefGenerator(Generic[T]):
         """A ref that is ready when the generator has ended; its value is the number of items."""
         return self._completion
 
+    def gathered(self, timeout_s: float | None = None) -> DynamicObjectRefGenerator[T]:
+        """The refs to all items of a dynamic one, once it has ended; whoever iterates over this one still gets them.
+
+        Raises GetTimeoutError; the task's error if it has given no item, else the last ref does.
+        """
+        assert self._kept is not None
+        failure: Exception | None = None
+        try:
+            self._runtime.values.get(self._completion, timeout_s)
+        except GetTimeoutError:
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever the task raised)
+            failure = error
+        given = self._given
+        self._given = len(self._kept)
+        while self._next(None) is not None:
+            pass
+        self._given = given
+        if failure is not None and len(self._kept) <= 1:
+            raise failure
+        return DynamicObjectRefGenerator(self._kept)
+
     def _next(self, timeout_s: float | None) -> ObjectRef[T] | None:
         """The next ref; None at the end. Raises TimeoutError when time is up."""
         runtime, stream = self._runtime, self._stream
@@ -100,13 +150,20 @@ class ObjectRefGenerator(Generic[T]):
 
     def _take(self) -> ObjectRef[T] | None:
         """The next ref if its item is there (lock held)."""
-        stream = self._stream
+        stream, kept = self._stream, self._kept
+        if kept is not None and self._given < len(kept):
+            self._given += 1
+            return kept[self._given - 1]
         entry = stream.items.pop(stream.taken, None)
         if entry is None:
             return None
         stream.taken += 1
         self._tell_consumed()
-        return ObjectRef(entry.id, entry)
+        ref: ObjectRef[T] = ObjectRef(entry.id, entry)
+        if kept is not None:
+            kept.append(ref)
+            self._given += 1
+        return ref
 
     def await_next(self, waiter: object) -> bool:
         """Have ``waiter`` made ready when something has come; False, and nothing, if `next` does not wait (lock held).
@@ -128,7 +185,9 @@ class ObjectRefGenerator(Generic[T]):
 
     def _ended(self) -> bool:
         """Whether all items were taken (lock held)."""
-        stream = self._stream
+        stream, kept = self._stream, self._kept
+        if kept is not None and self._given < len(kept):
+            return False
         return stream.total is not None and stream.taken >= stream.total
 
     def _tell_consumed(self) -> None:
@@ -186,6 +245,8 @@ class ObjectRefGenerator(Generic[T]):
             abandoned.append(self._task)
 
     def __reduce__(self) -> Any:
+        if self._kept is not None:
+            return self.gathered().__reduce__()
         raise TypeError(
             "an ObjectRefGenerator stays in its process; pass on the refs that it gives, or list(it)"
         )

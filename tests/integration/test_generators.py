@@ -88,6 +88,87 @@ def test_dynamic_is_a_stream_that_get_waits_for(shoal_session):
     assert read(generator) == [0, 1, 2, 3]
 
 
+@shoal.remote
+def sum_of(items):
+    return len(items), sum(int(np.sum(shoal.get(ref))) for ref in items)
+
+
+@shoal.remote
+def sum_within(holder):
+    items = shoal.get(holder["items"])
+    return len(items), sum(shoal.get(ref) for ref in items)
+
+
+@shoal.remote
+class Summing:
+    def sum_of(self, items):
+        return sum(shoal.get(ref) for ref in items)
+
+    @shoal.method(num_returns="dynamic")
+    def count(self, number):
+        yield from range(number)
+
+
+def test_a_dynamic_one_is_gathered_as_often_as_wanted(shoal_session):
+    generator = count.options(num_returns="dynamic").remote(4)
+    first = shoal.get(generator)
+    assert (len(first), read(first), len(first)) == (4, [0, 1, 2, 3], 0)
+    assert read(shoal.get(generator)) == read(generator) == [0, 1, 2, 3]
+    assert read(shoal.get(generator, timeout=60)) == [0, 1, 2, 3]
+    assert [read(one) for one in shoal.get([generator, generator], timeout=60)] == 2 * [[0, 1, 2, 3]]
+    again = shoal.get(generator)
+    assert shoal.get(again) is again
+
+
+def test_a_dynamic_one_as_argument_is_iterated_by_the_task(shoal_session):
+    dynamic = count.options(num_returns="dynamic")
+    generator = dynamic.remote(5)
+    assert shoal.get([sum_of.remote(generator), sum_of.remote(items=generator)]) == 2 * [(5, 10)]
+    assert shoal.get(sum_of.remote(dynamic.remote(3))) == (3, 3)
+    assert shoal.get(sum_within.remote({"items": generator})) == (5, 10)
+    assert shoal.get(sum_of.remote(shoal.put(generator))) == (5, 10)
+    assert shoal.get(sum_of.remote(large.options(num_returns="dynamic").remote(3))) == (3, 300_000)
+    summing = Summing.remote()
+    assert shoal.get(summing.sum_of.remote(generator)) == 10
+    assert shoal.get(sum_of.remote(summing.count.remote(4))) == (4, 6)
+    del generator
+    assert shoal.get(parent_of_dynamic.remote(4)) == (4, 6)
+
+
+@shoal.remote(num_returns="dynamic")
+def large(number):
+    for _ in range(number):
+        yield np.ones(100_000)
+
+
+@shoal.remote
+def parent_of_dynamic(number):
+    return shoal.get(sum_of.remote(count.options(num_returns="dynamic").remote(number)))
+
+
+def test_a_dynamic_one_that_fails(shoal_session):
+    @shoal.remote(num_returns="dynamic")
+    def fails_after(number):
+        yield from range(number)
+        raise ValueError("no more")
+
+    items = list(shoal.get(fails_after.remote(2)))
+    assert shoal.get(items[:2]) == [0, 1]
+    with pytest.raises(ValueError, match="no more"):
+        shoal.get(items[2])
+    with pytest.raises(ValueError, match="no more"):
+        shoal.get(fails_after.remote(0))
+
+
+def test_what_a_streaming_one_cannot_be(shoal_session):
+    with pytest.raises(TypeError, match="stays in its process"):
+        sum_of.remote(count.remote(1))
+    with pytest.raises(ValueError, match="iterate over the generator"):
+        shoal.get(count.remote(1))
+    with pytest.raises(TypeError, match="list contains ObjectRefGenerator"):
+        shoal.get([count.remote(1)])
+
+
 def test_the_completion_tells_the_number_of_items(shoal_session):
     generator = count.remote(7)
     assert shoal.get(generator.completed()) == 7
