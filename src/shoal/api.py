@@ -290,7 +290,13 @@ def _refuse_at_exit() -> None:
     raise RuntimeError("the interpreter is ending, and its shoal session has ended; use shoal before that")
 
 
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread, which is not here, may have been in `init` or `shutdown`
+
+
 atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork)
 session.on_first_use(init)
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import select
 import signal
 import time
 
@@ -238,3 +239,72 @@ def test_a_killed_child_lets_go(small_store):
     os.close(answer)
     os.close(start)
     until(lambda: fill_the_store() > STORE - 20 * MIB)
+
+
+@shoal.remote(max_concurrency=2)
+class Threads:
+    def fork(self, leave):
+        pid = os.fork()
+        if pid == 0 and leave:
+            raise SystemExit(7)
+        return pid
+
+    def ping(self):
+        return "pong"
+
+    def wait_for(self, pid):
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@shoal.remote
+class Loop:
+    async def fork(self, leave):
+        pid = os.fork()
+        if pid == 0 and leave:
+            raise SystemExit(7)
+        return pid
+
+    async def ping(self):
+        return "pong"
+
+    def wait_for(self, pid):
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(("leave", "code"), [(False, 1), (True, 7)])
+@pytest.mark.parametrize("kind", [Threads, Loop])
+def test_a_child_that_returns_from_an_actors_method_ends_and_takes_nothing_from_its_parent(
+    small_store, kind, leave, code
+):
+    actor = kind.remote()
+    for _ in range(3):
+        pid = shoal.get(actor.fork.remote(leave), timeout=30)
+        assert shoal.get(actor.wait_for.remote(pid), timeout=30) == code
+        assert shoal.get([actor.ping.remote() for _ in range(20)], timeout=30) == ["pong"] * 20
+
+
+def test_a_child_does_not_wait_for_a_thread_that_was_starting_or_ending_the_session(small_store):
+    import threading
+
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with shoal.api._lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    pid, answer, start = forked(lambda: str(shoal.shutdown()))
+    try:
+        os.write(start, b"x")
+        assert select.select([answer], [], [], 30)[0], "the child hangs"
+        assert os.read(answer, 100) == b"None\n"
+    finally:
+        done.set()
+        thread.join()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(answer)
+        os.close(start)

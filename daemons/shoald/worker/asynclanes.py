@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.actors.api import ActorExit
 from shoal.actors.method import is_for_its_caller
+from shoal.client import forks
 from shoal.context import TaskContext, current_task
 from shoal.ids import return_id
 from shoal.serialization import serialize
 from shoal.wire import messages as m
+from shoald.worker import strays
 from shoald.worker.arguments import Loaded
 
 if TYPE_CHECKING:
@@ -158,7 +160,11 @@ class AsyncLanes:
                 reply: tuple[Any, ...] = (*self._calls.results.cancelled(message[1]), b"", True)
             else:
                 started = perf_counter()
-                reply = await self._call(caller.proc, message)
+                try:
+                    reply = await self._call(caller.proc, message)
+                finally:
+                    if forks.in_child():
+                        strays.end()
                 self._calls.record(message, started, perf_counter(), reply[0] == m.DONE)
         except ActorExit:
             self._end("exit_actor() was called")

@@ -21,7 +21,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from shoal.actors.api import ActorExit
+from shoal.client import forks
 from shoal.wire import messages as m
+from shoald.worker import strays
 from shoald.worker.calls import Calls
 from shoald.worker.streaming import next_or_end
 from shoald.worker.usercode import UserCode
@@ -178,7 +180,11 @@ class Lanes:
         if cancelled:
             return self._cancelled_reply(task_id)
         started = perf_counter()
-        reply = self._calls.run(caller.proc, message)
+        try:
+            reply = self._calls.run(caller.proc, message)
+        finally:
+            if forks.in_child():
+                strays.end()
         self._calls.record(message, started, perf_counter(), reply[0] == m.DONE)
         return reply
 

@@ -27,6 +27,7 @@ class _Fork:
     runtime: Runtime | None = None
     write_end: int | None = None
     installed = False
+    in_child = False
 
 
 _fork = _Fork()
@@ -65,6 +66,7 @@ def _in_child() -> None:
     if write_end is not None:
         _kept.append(write_end)
     if runtime is not None:
+        _fork.in_child = True
         runtime.lock.release()
         runtime.closed = True
         runtime.lost_reason = "this process was forked from one with a session"
@@ -75,6 +77,11 @@ def _in_child() -> None:
 def _refuse_to_wait(*_: Any) -> NoReturn:
     """A child has nothing to wait for, nor a task to go back to."""
     session.refuse_forked()
+
+
+def in_child() -> bool:
+    """Whether this is a child of a process with a session, or a child's child."""
+    return _fork.in_child
 
 
 def install() -> None:

@@ -458,7 +458,8 @@ class Reactor:
             connection.forget()
         self._connections.clear()
         self._epoll.close()
-        os.close(self._bell)
+        bell, self._bell = self._bell, -1  # the number may become a file of the child's: nothing rings there
+        os.close(bell)
         self._stopping = True
         self.wait = refuse  # type: ignore[method-assign]
 

@@ -486,3 +486,21 @@ def test_the_backup_rarely_looks_while_others_take_turn_after_turn(bench):
     bench.ticks = 0
     reactor._backup_turn(0)
     assert bench.ticks == 1
+
+
+def test_a_forked_reactor_rings_in_no_descriptor_of_the_childs(bench):
+    reactor = bench.reactor
+    number = reactor._bell
+    reactor.forked(lambda *_: None)
+    read_end, write_end = os.pipe()
+    try:
+        if write_end != number:
+            os.dup2(write_end, number)
+        reactor._asleep = reactor._backup_leads = True  # as it was in the parent
+        reactor.nudge()
+        os.set_blocking(read_end, False)
+        with pytest.raises(BlockingIOError):
+            os.read(read_end, 8)
+    finally:
+        for fd in {read_end, write_end, number}:
+            os.close(fd)
