@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim.workload import PLAIN, Plan
 
-from shoal.actors.calls import ActorCalls
+from shoal.actors.calls import ActorCalls, in_doubt
 from shoal.ids import split_ids
 from shoal.owner.leases import Lease
 from shoal.owner.objects import FAILED, PENDING, Entry
@@ -58,6 +58,7 @@ class Casts:
         self._killing: dict[int, bytes] = {}
         self._unsure: dict[bytes, None] = {}
         self._late_ends: dict[bytes, tuple[str, dict[str, Any]]] = {}  # states that wait for last replies
+        self._next: dict[bytes, tuple[Any, ...]] = {}  # connections that wait for these
 
     @property
     def running(self) -> int:
@@ -222,6 +223,7 @@ class Casts:
     def _forget(self, calls: ActorCalls) -> None:
         self.calls.pop(calls.actor_id, None)
         self._late_ends.pop(calls.actor_id, None)
+        self._drop_next(calls.actor_id)
         lease, calls.lease = calls.lease, None
         if lease is not None:
             if not lease.broken:
@@ -256,7 +258,20 @@ class Casts:
         if calls is None:
             connection.close()
             return
+        if actor_id in self._late_ends and calls.lease is not None and not calls.lease.connection.ended:
+            self._drop_next(actor_id)
+            self._next[actor_id] = incarnation, proc, pid, connection
+            return
         self._let_end(actor_id)
+        self._meet(calls, incarnation, proc, pid, connection)
+
+    def _drop_next(self, actor_id: bytes) -> None:
+        if actor_id in self._next:
+            self._next.pop(actor_id)[3].close()
+
+    def _meet(
+        self, calls: ActorCalls, incarnation: int, proc: bytes, pid: int, connection: ActorConnection
+    ) -> None:
         lease = Lease(0, proc, pid, calls, connection, "")  # type: ignore[arg-type]
         connection.lease = lease
         calls.connected(lease, incarnation, {"caller": self._driver.proc})
@@ -291,7 +306,11 @@ class Casts:
         del self._late_ends[actor_id]
         calls = self.calls.get(actor_id)
         if calls is not None:
-            self._take_state(calls, *held)
+            state, details = held
+            complete = calls.lease is None or calls.lease.connection.ended
+            self._take_state(calls, state, details if complete else in_doubt(details))
+            if actor_id in self._next:
+                self._meet(calls, *self._next.pop(actor_id))
             self._driver.flush()
 
     def _take_state(self, calls: ActorCalls, state: str, details: dict[str, Any]) -> None:

@@ -45,6 +45,11 @@ _next_session = count(1).__next__
 _RESOURCES = {"an actor's own process": 1}
 
 
+def in_doubt(details: dict[str, Any]) -> dict[str, Any]:
+    """An end whose last replies have not come: then of one that left in peace, too, it is not known which calls ran."""
+    return {**details, "unmade": False, "current": b""} if details.get("current") == m.LEFT else details
+
+
 class ActorCalls:
     """The calls of this process to one actor. All methods are called with the runtime's lock held.
 

@@ -11,7 +11,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoal.actors.calls import ActorCalls
+from shoal.actors.calls import ActorCalls, in_doubt
 from shoal.actors.handle import ActorHandle
 from shoal.client.awaits import ignored
 from shoal.client.connection import Connection
@@ -57,6 +57,8 @@ class Actors:
         self._swept = 0.0
         # Ends of processes that are held back, since their last replies may still come: actor → (the message, until when).
         self._ends: dict[bytes, tuple[list[Any], float]] = {}
+        # Connections to their next processes, which wait for that: actor → (ACTOR_PEER, the socket).
+        self._next: dict[bytes, tuple[list[Any], socket.socket]] = {}
 
     def handlers(self) -> dict[int, Callable[[list[Any]], None]]:
         """What to do with the daemon's messages about actors (lock held)."""
@@ -274,13 +276,27 @@ class Actors:
     # --- messages of the daemon (lock held) ---
 
     def _on_peer(self, message: list[Any]) -> None:
-        _, actor_id, incarnation, proc, pid, tls = message
-        self._let_end(actor_id)
+        actor_id = message[1]
         sock = socket.socket(fileno=self._runtime.node.take_descriptor())
         calls = self.calls.get(actor_id)
         if calls is None:
             sock.close()
-            return
+        elif actor_id in self._ends and not self._read_last_replies(calls):
+            self._drop_next(actor_id)
+            self._next[actor_id] = message, sock
+        else:
+            self._let_end(actor_id)
+            self._meet(calls, message, sock)
+
+    def _drop_next(self, actor_id: bytes) -> None:
+        """A connection that waits is not wanted any more; nothing if there is none."""
+        waiting = self._next.pop(actor_id, None)
+        if waiting is not None:
+            waiting[1].close()
+
+    def _meet(self, calls: ActorCalls, message: list[Any], sock: socket.socket) -> None:
+        """The actor's present process is at the other end of a socket."""
+        _, _, incarnation, proc, pid, tls = message
         runtime = self._runtime
         connection = link(
             runtime,
@@ -331,8 +347,11 @@ class Actors:
         held = self._ends.pop(actor_id, None)
         calls = self.calls.get(actor_id)
         if held is not None and calls is not None:
-            self._read_last_replies(calls)
-            self._take_state(calls, *held[0][2:4])
+            _, _, state, details = held[0]
+            complete = self._read_last_replies(calls)
+            self._take_state(calls, state, details if complete else in_doubt(details))
+            if actor_id in self._next:
+                self._meet(calls, *self._next.pop(actor_id))
 
     def _read_last_replies(self, calls: ActorCalls) -> bool:
         """What the actor had answered before it died counts: it may still lie in the socket. Whether nothing more can come."""
@@ -405,6 +424,7 @@ class Actors:
     def _forget(self, calls: ActorCalls) -> None:
         self.calls.pop(calls.actor_id, None)
         self._ends.pop(calls.actor_id, None)
+        self._drop_next(calls.actor_id)
         lease, calls.lease = calls.lease, None
         if lease is not None:
             if lease.connection is not None:

@@ -1,5 +1,6 @@
 """The end of an actor's process on another node is taken when its last replies have come, or a while later."""
 
+import socket
 import time
 from types import SimpleNamespace
 
@@ -42,6 +43,7 @@ class World:
         self.seen = []
         self.actors = Actors(runtime)
         monkeypatch.setattr(self.actors, "_on_replies", lambda _, bodies: self.seen.extend(bodies))
+        monkeypatch.setattr(self.actors, "_meet", self.meet)
         self.connection = Connection()
         self.lease = SimpleNamespace(connection=self.connection, broken=False, inflight={b"call": None})
         self.calls = SimpleNamespace(
@@ -52,12 +54,27 @@ class World:
             incarnation=2,
             is_past=lambda details: ActorCalls.is_past(self.calls, details),
             died=lambda _: self.seen.append("dead"),
-            restarting=lambda _: self.seen.append("restarting"),
+            restarting=self.restarts,
             lost=lambda: self.seen.append("lost"),
         )
         self.lease.queue = self.calls
         self.connection.owner = self.lease
         self.actors.calls[ACTOR] = self.calls
+
+    def meet(self, _calls, message, sock):
+        self.seen.append(message[2])
+        sock.close()
+
+    def restarts(self, details):
+        self.seen.append("restarting")
+        self.unmade = details.get("unmade")
+
+    def peer(self, number):
+        """A connection to the next process; its socket, and the other end."""
+        ours, theirs = socket.socketpair()
+        self.actors._runtime.node = SimpleNamespace(take_descriptor=ours.detach)
+        self.actors.handlers()[m.ACTOR_PEER]([m.ACTOR_PEER, ACTOR, number, b"process", 1, False])
+        return theirs
 
     def state(self, state, **details):
         self.actors.handlers()[m.ACTOR_STATE]([m.ACTOR_STATE, ACTOR, state, {"node": THERE, **details}])
@@ -137,3 +154,34 @@ def test_an_actor_that_is_forgotten_has_no_end_left(world):
     world.actors.close()
     world.actors.tick(time.monotonic() + LATE_S)
     assert world.seen == []
+
+
+LEFT = {"current": m.LEFT, "unmade": True}
+
+
+def test_the_next_process_is_met_when_the_last_replies_of_the_one_before_have_come(world):
+    world.state("restarting", incarnation=2, **LEFT)
+    with world.peer(3), world.peer(4):
+        assert world.seen == []
+        world.connection.frames, world.connection.gone = ["last"], True
+        world.actors._on_closed(world.connection)
+        assert world.seen == ["last", "restarting", 4]
+        assert world.unmade
+        with world.peer(5):
+            assert world.seen[-1] == 5
+
+
+def test_what_has_not_come_in_time_may_have_run_though_the_actor_left_in_peace(world):
+    world.state("restarting", incarnation=2, **LEFT)
+    with world.peer(3):
+        world.actors.tick(time.monotonic() + LATE_S)
+        assert world.seen == ["restarting", 3]
+        assert world.unmade is False
+
+
+def test_a_connection_that_waits_is_closed_when_the_actor_is_forgotten(world):
+    world.connection.close = lambda: None
+    world.state("restarting", incarnation=2)
+    with world.peer(3) as there:
+        world.actors.close()
+        assert there.recv(1) == b""
