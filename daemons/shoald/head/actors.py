@@ -11,8 +11,14 @@ free, and it is started nowhere. Its host may not have heard: it is told, and to
 living (after a broken stream, a hand-over, a restart of either). Kills are durable, and forgotten when a host has confirmed
 the end, or at their bound, the oldest first.
 
+Nodes give actors to each other without asking the head, and the word of that may be lost: with a stream, with the head, or with
+the node that gave it away. Each life of an actor has a higher `incarnation` than the one before. So a node that says that it has
+an actor in a later life than is known here does, whoever was its host; a node reminds the head, in its snapshot, of whom it gave
+its actors to; and who was called dead only because its former host died is not.
+
 Invariants: a name belongs to at most one actor that is not dead; an actor that is not dead has a host or is homeless
-(no node has what it needs); what a node says of an actor that it does not host (any more) counts for nothing.
+(no node has what it needs); what a node says of an actor that it does not host (any more) counts for nothing, unless it is of a
+later life.
 """
 
 from __future__ import annotations
@@ -202,22 +208,39 @@ class ActorTable:
     # --- what nodes say ---
 
     def reported(self, node_id: str, actors: Iterable[Actor]) -> None:
-        """Changes of actors that ``node_id`` hosts; one with another node's id was handed over to that."""
+        """Changes of actors that ``node_id`` hosts; one with another node's id was handed over to that.
+
+        A node whose actors are not known to be its own counts if what it says is the later word.
+        """
         for actor in actors:
             if actor.actor_id in self._kills:
                 self._killed_reported(node_id, actor)
                 continue
-            record = self._records.get(actor.actor_id)
-            if record is None and actor.state != DEAD and actor.actor_id not in self._dead:
-                record = self._add(replace(actor, node_id=node_id))
-                self._save(record.actor)
-            if record is None or record.actor.node_id != node_id:
+            record = self._records.get(actor.actor_id) or self._appears(node_id, actor)
+            if record is None or not _counts(record.actor, node_id, actor):
                 continue
-            if actor.state != DEAD and actor.node_id not in ("", node_id):
+            record.hosts = max(record.hosts, actor.incarnation // INCARNATIONS_PER_HOST)
+            if _is_handed(node_id, actor):
                 self._hand_over(record, actor)
             else:
                 record.confirmed = True
                 self._change(record, replace(actor, node_id=node_id))
+
+    def _appears(self, node_id: str, actor: Actor) -> _Record | None:
+        """One that is not among the living: new, or called dead before its next host was heard; None if it is dead."""
+        dead = self._dead.get(actor.actor_id)
+        if actor.state == DEAD:
+            return None
+        if dead is not None:
+            if _is_handed(node_id, actor) or actor.incarnation <= dead.incarnation:
+                return None
+            if actor.name and (actor.namespace, actor.name) in self._names:  # given away meanwhile
+                self.effects.append(EndActor(node_id, replace(dead, node_id=node_id)))
+                return None
+            del self._dead[actor.actor_id]
+        record = self._add(replace(actor, node_id=node_id))
+        self._save(record.actor)
+        return record
 
     def _hand_over(self, record: _Record, actor: Actor) -> None:
         """Its host has given it to another node, which is told once more: what it has said so far counted for nothing."""
@@ -257,10 +280,17 @@ class ActorTable:
         self._remember_dead(replace(actor, node_id=node_id, info=b""))
 
     def snapshot(self, node_id: str, actors: Iterable[Actor]) -> None:
-        """All that ``node_id`` hosts: what it hosted and does not any more has ended; what it was not told of is sent again."""
+        """All that ``node_id`` hosts: what it hosted and does not any more has ended; what it was not told of is sent again.
+
+        With it come those that it gave away, however long ago: of these, only who is known is not dead.
+        """
         told = list(actors)
-        self.reported(node_id, told)
-        here = {actor.actor_id for actor in told}
+        handed = {actor.actor_id for actor in told if _is_handed(node_id, actor)}
+        known = self._records.keys() | self._kills.keys()
+        self.reported(
+            node_id, [each for each in told if each.actor_id not in handed or each.actor_id in known]
+        )
+        here = {actor.actor_id for actor in told} - handed
         for record in [r for r in self._records.values() if r.actor.node_id == node_id]:
             if record.actor.actor_id in here:
                 continue
@@ -341,7 +371,8 @@ class ActorTable:
         self._bury(record, replace(record.actor, state=DEAD, reason=reason))
 
     def _bury(self, record: _Record, actor: Actor) -> None:
-        record.actor = replace(actor, info=b"")
+        last = max(actor.incarnation, record.actor.incarnation)
+        record.actor = replace(actor, info=b"", incarnation=last)
         self._tell(record)
         del self._records[actor.actor_id]
         if self._names.get((actor.namespace, actor.name)) == actor.actor_id:
@@ -379,3 +410,15 @@ class ActorTable:
         assert not self._kills.keys() & self._records.keys()
         assert len(self._dead) <= self._dead_max
         assert not self._dead.keys() & self._records.keys()
+
+
+def _is_handed(node_id: str, actor: Actor) -> bool:
+    """Whether a node says that it gave an actor to another one."""
+    return actor.state != DEAD and actor.node_id not in ("", node_id)
+
+
+def _counts(known: Actor, node_id: str, actor: Actor) -> bool:
+    """Whether what a node says of an actor is the later word on it."""
+    if known.node_id != node_id:
+        return actor.incarnation > known.incarnation
+    return not _is_handed(node_id, actor) or actor.incarnation >= known.incarnation

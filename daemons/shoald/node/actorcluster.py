@@ -274,7 +274,8 @@ class ActorCluster:
     def registered(self) -> None:
         """A new connection to the head."""
         rows = [self._row(record) for record in self._core.actors.values()]
-        self._daemon.head.report_actors(rows, snapshot=True)
+        # The head may not have heard of a hand-over, and takes for ended what its host does not speak of.
+        self._daemon.head.report_actors([*self._handed.values(), *rows], snapshot=True)
         self.away.head_is_back()
         for actor_id in self._kept:
             self._look_after(actor_id, self.patience())

@@ -181,6 +181,83 @@ def test_what_a_node_says_of_another_nodes_actor_counts_for_nothing():
     assert actors.find(A, "").state == ALIVE
 
 
+def test_a_later_life_counts_whoever_speaks_of_it():
+    """n1 gave it to n2, and the head has not heard of that."""
+    actors = table("n3")
+    actors.reported("n1", [named(A, state=ALIVE, incarnation=3)])
+    actors.find(A, "n4")
+    actors.take()
+    actors.reported("n2", [named(A, node="n2", state=PENDING, incarnation=4)])
+    effects = actors.take()
+    assert [tell.actor.node_id for tell in of(effects, TellNode)] == ["n2"]
+    assert of(effects, SaveActor)
+    actors.reported("n1", [named(A, node="n2", state=PENDING, incarnation=4)])  # the late word
+    assert not actors.take()
+    actors.node_died("n1", "gone")
+    assert actors.find(A, "").node_id == "n2"
+    actors.reported("n2", [named(A, node="n2", state=DEAD, incarnation=5)])
+    assert actors.find(A, "").state == DEAD
+
+
+def test_an_end_in_a_later_life_is_the_end():
+    actors = table()
+    actors.reported("n1", [Actor(A, state=ALIVE, incarnation=3)])
+    actors.reported("n2", [Actor(A, state=DEAD, incarnation=5)])
+    assert actors.find(A, "").state == DEAD
+    actors.reported("n1", [Actor(A, node_id="n2", state=PENDING, incarnation=4)])
+    assert actors.find(A, "").state == DEAD
+
+
+def test_one_that_was_called_dead_with_its_former_host_is_not():
+    actors = table()
+    actors.reported("n1", [named(A, state=ALIVE, incarnation=3)])
+    actors.node_died("n1", "gone")
+    assert actors.find(A, "").state == DEAD
+    actors.take()
+    actors.reported("n2", [named(A, node="n2", state=ALIVE, incarnation=5)])
+    assert actors.named("space", "name").node_id == "n2"
+    assert of(actors.take(), SaveActor)
+    actors.validate({"n2"})
+
+
+def test_it_ends_if_its_name_was_given_away_meanwhile():
+    actors = table()
+    actors.reported("n1", [named(A, state=ALIVE, incarnation=3)])
+    actors.node_died("n1", "gone")
+    actors.claim(named(B, node="n3"))
+    actors.take()
+    actors.reported("n2", [named(A, node="n2", state=ALIVE, incarnation=5)])
+    (end,) = of(actors.take(), EndActor)
+    assert (end.node_id, end.actor.actor_id) == ("n2", A)
+    assert actors.named("space", "name").actor_id == B
+
+
+def test_a_snapshot_reminds_of_what_was_given_away():
+    actors = table()
+    actors.reported("n1", [Actor(A, state=ALIVE, incarnation=3)])
+    actors.take()
+    given = [Actor(each, node_id="n2", state=PENDING, incarnation=4) for each in (A, B)]
+    actors.snapshot("n1", given)  # what became of B is forgotten here: it may have ended long ago
+    (host,) = of(actors.take(), HostActor)
+    assert (host.actor.actor_id, host.actor.node_id) == (A, "n2")
+    assert actors.find(A, "").node_id == "n2"
+    assert actors.find(B, "") is None
+
+
+def test_what_was_given_away_before_the_head_sent_it_back_is_no_news():
+    live = {"n1"}
+    actors = ActorTable(Hosts("n1"), live.__contains__, 10)
+    given = Actor(A, node_id="n2", state=PENDING, incarnation=4, restarts_left=2)
+    live.add("n2")
+    actors.reported("n1", [given])
+    live.discard("n2")
+    actors.node_died("n2", "gone")
+    actors.take()
+    actors.snapshot("n1", [given])
+    (host,) = of(actors.take(), HostActor)  # it may not have heard
+    assert (host.actor.node_id, host.actor.restarts) == ("n1", 1)
+
+
 def test_a_dead_actor_does_not_come_back():
     actors = table()
     actors.reported("n1", [Actor(A, state=ALIVE)])

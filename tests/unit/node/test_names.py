@@ -39,7 +39,8 @@ class World:
             config=config, node_id=HERE, head=head, jobs={}, clients={client.proc: client},
             scheduler=SchedulerCore({"CPU": 20_000}, Pool(b"prefix00", config.workers_max), config),
             store=SimpleNamespace(
-                register=lambda *which: None, watch=lambda actor_id: True, handle=lambda *message: None
+                register=lambda *which: None, watch=lambda actor_id: True, handle=lambda *message: None,
+                take_unheld=list,
             ),
             lease_side=SimpleNamespace(job_facts=lambda job: {"id": job, "node": HERE}, namespace_of=lambda job: "space"),
             cluster=SimpleNamespace(live={THERE: "node"}),
