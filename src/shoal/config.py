@@ -344,8 +344,11 @@ class Config:
     place_us: float = 10.0
     # Leases of one demand that SPREAD places in one round; the rest follows.
     spread_round_max: int = 1000
-    # Shapes of one client that the scheduler remembers; one more closes the connection.
+    # Shapes of one client that are in use at a time; one more closes the connection.
     shapes_max: int = 10000
+    # Shapes of one client that the scheduler remembers (some kilobytes each), or twice as many as are in use; one more, and all
+    # that are not in use are forgotten.
+    demands_idle_max: int = 100
     # Shapes without work that a process remembers of those that it submitted; one more, and all such are forgotten.
     shapes_idle_max: int = 1000
     # A question to all processes (list, why) waits this long for their answers.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from shoal.config import Config
     from shoald.node.cluster import ClusterView, Node
-    from shoald.node.leases import Amounts, Client
+    from shoald.node.leases import Amounts, Client, Demand
     from shoald.node.scheduler import SchedulerCore
 
 _NO_TASK = bytes(16)
@@ -44,12 +44,14 @@ class AwayLease:
 
     Attributes:
         lease_id: as the client knows it; `lender_id` as the lender does.
+        demand: what it was granted for; the scheduler may have forgotten that since.
         token: what the connection to the worker is opened with.
         open: the client has it.
         why: why that node was asked, for people.
     """
 
     __slots__ = (
+        "demand",
         "lease_id",
         "lender_id",
         "node_id",
@@ -67,8 +69,7 @@ class AwayLease:
         self,
         lease_id: int,
         node_id: str,
-        proc: bytes,
-        shape_id: int,
+        demand: Demand,
         lender_id: int,
         worker: bytes,
         pid: int,
@@ -77,8 +78,9 @@ class AwayLease:
     ) -> None:
         self.lease_id = lease_id
         self.node_id = node_id
-        self.proc = proc
-        self.shape_id = shape_id
+        self.demand = demand
+        self.proc = demand.client.proc
+        self.shape_id = demand.shape_id
         self.lender_id = lender_id
         self.worker = worker
         self.pid = pid
@@ -167,9 +169,8 @@ class AwayLeases:
         proc, shape_id = key
         before = self.told.pop(key, {})
         client = self._scheduler.clients.get(proc)
-        demand = client.demands.get(shape_id) if client is not None else None
         job = self._job_of(client) if client is not None else None
-        if client is None or demand is None or job is None:
+        if client is None or job is None:
             return  # it left, which the nodes are told
         if client.kind == "actor":
             self.outbox += [("move", proc, node_id) for node_id, backlog in share.items() if backlog]
@@ -177,10 +178,18 @@ class AwayLeases:
         for node_id in sorted(before.keys() | share.keys()):
             backlog = share.get(node_id, 0)
             if backlog != before.get(node_id, 0):
-                asked = [proc, client.kind, job, shape_id, demand.resources, backlog, demand.options]
-                self.outbox.append(("send", node_id, [m.P_DEMAND, *asked]))
+                self._ask(node_id, client, job, shape_id, backlog)
         if share:
             self.told[key] = dict(share)
+
+    def _ask(self, node_id: str, client: Client, job: dict[str, Any], shape_id: int, backlog: int) -> None:
+        """P_DEMAND; to ask for nothing the number is enough, and the demand may be forgotten."""
+        resources, options = {}, {}
+        if backlog:
+            demand = client.demands[shape_id]
+            resources, options = demand.resources, demand.options
+        asked = [client.proc, client.kind, job, shape_id, resources, backlog, options]
+        self.outbox.append(("send", node_id, [m.P_DEMAND, *asked]))
 
     # --- what the lender says ---
 
@@ -199,7 +208,7 @@ class AwayLeases:
             self.outbox.append(("send", node_id, [m.P_FROM_CLIENT, proc, back]))
             return
         lease_id = self._scheduler.next_lease_id()
-        lease = AwayLease(lease_id, node_id, proc, shape_id, lender_id, worker, pid, resources, token)
+        lease = AwayLease(lease_id, node_id, demand, lender_id, worker, pid, resources, token)
         self.leases[lease_id] = self._by_lender[node_id, lender_id] = lease
         lease.why = demand.away
         self._placement.leased((proc, shape_id), node_id, demand.amounts, now)
@@ -210,7 +219,7 @@ class AwayLeases:
         self._avoid(lease.node_id, now)
         self._send_back(lease, m.RETURN_OK)
         self._end(lease)
-        self._scheduler.missed_elsewhere(lease.proc, lease.shape_id, now)
+        self._scheduler.missed_elsewhere(lease.demand, now)
 
     def for_client(self, node_id: str, fields: list[Any], now: float) -> None:
         """P_FOR_CLIENT without its tag: a lender's word to a client of this node."""
@@ -235,12 +244,9 @@ class AwayLeases:
     def _withdraw(self, key: tuple[bytes, int], node_id: str) -> None:
         """A node waits for what it is not asked for any more: a lease of it has crossed the last P_DEMAND."""
         client = self._scheduler.clients.get(key[0])
-        demand = client.demands.get(key[1]) if client is not None else None
         job = self._job_of(client) if client is not None else None
-        if client is None or demand is None or job is None or self.told.get(key, {}).get(node_id):
-            return
-        asked = [key[0], client.kind, job, key[1], demand.resources, 0, demand.options]
-        self.outbox.append(("send", node_id, [m.P_DEMAND, *asked]))
+        if client is not None and job is not None and not self.told.get(key, {}).get(node_id):
+            self._ask(node_id, client, job, key[1], 0)
 
     def _died(self, lease: AwayLease, message: list[Any], now: float) -> None:
         self._end(lease)
@@ -248,7 +254,7 @@ class AwayLeases:
             self.outbox.append(("client", lease.proc, [m.WORKER_DIED, lease.lease_id, *message[2:]]))
         else:
             self.outbox.append(("undial", lease))
-            self._scheduler.missed_elsewhere(lease.proc, lease.shape_id, now)
+            self._scheduler.missed_elsewhere(lease.demand, now)
 
     def node_died(self, node: Node, now: float) -> None:
         """Every lease there has ended, and nobody knows which tasks had been started."""

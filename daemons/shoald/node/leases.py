@@ -152,11 +152,13 @@ class Client:
 
     Attributes:
         kind: "driver", "worker", "actor" (an actor that wants its process), or one of another node: "remote driver", …
+        demands: by shape; when there are `demands_most` of them, idle ones are forgotten before there is one more.
     """
 
     __slots__ = (
         "blocked",
         "demands",
+        "demands_most",
         "job",
         "kind",
         "last_grant",
@@ -172,6 +174,7 @@ class Client:
         self.placed_elsewhere = kind.startswith("remote")
         self.job: Job | None = None
         self.demands: dict[int, Demand] = {}
+        self.demands_most = 0
         self.leases: dict[int, Lease] = {}
         self.blocked = False
         self.usage = 0

@@ -10,6 +10,10 @@ node for a while, by at most the number of blocked workers, and nothing is grant
 waits long reserves what it needs, for a bounded time and with pauses, so that neither small demands starve
 a large one nor a large one, whose room never comes, starves the rest. A lease lives until its return or the
 confirmed death of its worker.
+
+A client may go through ever new shapes. So demands for which nothing waits and no worker is leased are forgotten, all
+together, when there are more than `demands_idle_max`, and not before there are twice as many as were in use then. Nobody
+may rely on one that is idle: whoever may have to wait for it again keeps it (`missed_elsewhere`).
 """
 
 from __future__ import annotations
@@ -159,18 +163,19 @@ class SchedulerCore:
         if demand is None:
             if not backlog:
                 return
-            if len(client.demands) >= self.config.shapes_max:
-                self._forget_idle_shapes(client)
+            if len(client.demands) >= client.demands_most:
+                self._forget_idle_demands(client)
             demand = self._new_demand(client, shape_id, resources, options, now)
-        elif demand.resources != resources:
+        elif backlog and demand.resources != resources:
             raise ProtocolError(f"shape {shape_id} has other resources than before")
-        demand.options = options
-        if demand.constraints is not None and demand.constraints.prefer:
-            demand.constraints.prefer_bytes = constraints.preferred(options)[1]
-        if backlog and not demand.backlog:
-            demand.since = now
-            self.waiting[demand] = None
-        elif not backlog:
+        if backlog:
+            demand.options = options
+            if demand.constraints is not None and demand.constraints.prefer:
+                demand.constraints.prefer_bytes = constraints.preferred(options)[1]
+            if not demand.backlog:
+                demand.since = now
+                self.waiting[demand] = None
+        else:  # only its number counts
             self.waiting.pop(demand, None)
             demand.told = "ok"
         demand.backlog = backlog
@@ -196,10 +201,12 @@ class SchedulerCore:
         client.demands[shape_id] = demand
         return demand
 
-    def _forget_idle_shapes(self, client: Client) -> None:
+    def _forget_idle_demands(self, client: Client) -> None:
         client.demands = {k: d for k, d in client.demands.items() if d.backlog or d.leases}
-        if len(client.demands) >= self.config.shapes_max:
-            raise ProtocolError(f"more than {self.config.shapes_max} shapes of tasks are in use (shapes_max)")
+        used, most = len(client.demands), self.config.shapes_max
+        if used >= most:
+            raise ProtocolError(f"more than {most} shapes of tasks are in use (shapes_max)")
+        client.demands_most = min(most, max(self.config.demands_idle_max, 2 * used))
 
     def _lease_of(self, client: Client, lease_id: Any) -> Lease | None:
         """The lease, None if it has ended (its end crossed this message); ProtocolError if it is somebody
@@ -391,15 +398,16 @@ class SchedulerCore:
         self._deadline = now
         return demand
 
-    def missed_elsewhere(self, proc: bytes, shape_id: int, now: float) -> None:
-        """Nothing came of that: the client goes on waiting."""
-        client = self.clients.get(proc)
-        demand = client.demands.get(shape_id) if client is not None else None
-        if demand is not None:
-            demand.backlog += 1
-            demand.since = now
-            self.waiting[demand] = None
-            self._deadline = now
+    def missed_elsewhere(self, demand: Demand, now: float) -> None:
+        """Nothing came of what was granted elsewhere for ``demand``: the client, if it is still here, goes on waiting."""
+        client = demand.client
+        if self.clients.get(client.proc) is not client:
+            return
+        demand = client.demands.setdefault(demand.shape_id, demand)  # it may have been forgotten meanwhile
+        demand.backlog += 1
+        demand.since = now
+        self.waiting[demand] = None
+        self._deadline = now
 
     def recall(self, lease: Lease, now: float) -> None:
         """Ask for a lease back."""

@@ -55,9 +55,10 @@ PRIORITY_ASK = 3  # between nodes: nobody wants the object, only to know whether
 
 # Tasks
 DEMAND = 30  # [shape_id, resources: {name: units of 1/10,000}, backlog, options: dict]: how many leases the sender
-#   could use now for this shape. Declarative: the newest counts; backlog 0 withdraws. options: {"name": function name,
-#   "depth": nesting depth} and where it may run (shoald.node.constraints): {"labels": conditions (wire.labels), "prefer": tag of
-#   the node with most bytes of the arguments, "prefer_bytes", "strategy": "SPREAD" | ["affinity", node id, soft]
+#   could use now for this shape. Declarative: the newest counts; backlog 0 withdraws, for which the shape_id is enough.
+#   options: {"name": function name, "depth": nesting depth} and where it may run (shoald.node.constraints): {"labels":
+#   conditions (wire.labels), "prefer": tag of the node with most bytes of the arguments, "prefer_bytes",
+#   "strategy": "SPREAD" | ["affinity", node id, soft]
 #   | ["labels", hard, soft] | ["group", group id, bundle or -1, capture children]}. "env": the key of its runtime_env
 RETURN = 31  # [lease_id, state RETURN_*]
 BLOCKED = 32  # [bool]: a worker's task waits (its resources are lent out), or goes on

@@ -1,5 +1,6 @@
 """Leases between nodes: two production schedulers, what each says to the other in order, and nothing else."""
 
+import dataclasses
 import itertools
 from collections import deque
 
@@ -25,10 +26,10 @@ NO_TASK = bytes(16)
 class Node:
     """One node's cores. Workers start at once; the links, clients and dials are for the test to move."""
 
-    def __init__(self, number, cpus):
+    def __init__(self, number, cpus, **settings):
         self.node_id = f"{number:02x}" * 16
         self.cpus = cpus
-        config = Config()
+        config = dataclasses.replace(Config(), **settings)
         placement = Placement(self.node_id, {}, config)
         self.core = SchedulerCore({"CPU": cpus * 10_000}, Pool(bytes([number]) * 8, 100), config, placement)
         self.core.view = self.view = ClusterView(self.node_id, 10)
@@ -135,8 +136,8 @@ class Node:
 class World:
     """A node whose clients lease, and one that lends."""
 
-    def __init__(self, cpus_here=0, cpus_there=2):
-        self.a, self.b = Node(1, cpus_here), Node(2, cpus_there)
+    def __init__(self, cpus_here=0, cpus_there=2, **settings):
+        self.a, self.b = Node(1, cpus_here, **settings), Node(2, cpus_there, **settings)
         self.now = 0.0
         for node, other in ((self.a, self.b), (self.b, self.a)):
             node.links[other.node_id] = deque()
@@ -293,6 +294,61 @@ def test_a_node_that_waits_for_what_is_not_wanted_any_more_is_told_so(world):
     assert (kind, node_id, message[0], message[6]) == ("send", world.b.node_id, m.P_DEMAND, 0)
 
 
+@pytest.fixture
+def forgetful():
+    """A world that forgets every demand that is idle when another one comes."""
+    world = World(demands_idle_max=1)
+    world.a.core.client_joined(b"driver-1", "driver", "job1")
+    return world
+
+
+@pytest.mark.parametrize("end", ["not reached", "died before it was reached"])
+def test_a_lease_that_nothing_comes_of_is_awaited_again_though_its_demand_was_forgotten(forgetful, end):
+    world = forgetful
+    world.demand(1)
+    world.settle()
+    (lease,) = world.a.dialing.values()
+    world.demand(1, shape=2)
+    assert list(world.a.core.clients[b"driver-1"].demands) == [2]
+    world.settle()
+    if end == "not reached":
+        world.a.away.dial_failed(world.a.dialing.pop(lease.token), world.now)
+    else:
+        worker_id = world.b.core.leases[lease.lender_id].worker_id
+        world.b.exit(world.b.core.pool.workers[worker_id], world.now)
+    world.settle()
+    world.now += 10
+    world.settle()  # a node that was left alone is asked again after this turn
+    world.settle()
+    assert sorted(each.shape_id for each in world.a.dialing.values()) == [1, 2]
+
+
+def test_what_is_forgotten_is_asked_of_nobody_any_more(forgetful):
+    world = forgetful
+    world.demand(5)
+    world.settle()
+    assert world.b.core.clients[b"driver-1"].demands[1].backlog == 3
+    world.demand(0)
+    world.demand(1, shape=2)
+    assert list(world.a.core.clients[b"driver-1"].demands) == [2]
+    world.settle()
+    left = world.b.core.clients[b"driver-1"].demands
+    assert {shape: demand.backlog for shape, demand in left.items()} == {1: 0, 2: 1}
+
+
+def test_a_forgotten_demand_that_a_node_still_waits_for_is_withdrawn_there(forgetful):
+    world = forgetful
+    world.demand(5)
+    world.settle()
+    world.a.away.told.clear()  # as if a lease had crossed the last word
+    world.demand(0)
+    world.demand(1, shape=2)
+    waits = [b"driver-1", [m.DEMAND_STATUS, 1, "never", "its placement group is gone"]]
+    world.a.away.for_client(world.b.node_id, waits, world.now)
+    world.settle()
+    assert world.b.core.clients[b"driver-1"].demands[1].backlog == 0
+
+
 def test_late_demands_of_a_job_that_has_ended_begin_nothing(world):
     world.b.guests.job_ended("job1", world.a.node_id, world.now)
     world.demand(9)
@@ -329,7 +385,7 @@ class Leasing(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.world = World(cpus_here=1, cpus_there=2)
+        self.world = World(cpus_here=1, cpus_there=2, demands_idle_max=1)
         self.procs = []
         self.dead = False
 
@@ -340,7 +396,7 @@ class Leasing(RuleBasedStateMachine):
             self.world.a.core.client_joined(proc, "driver", f"job{number}")
             self.procs.append(proc)
 
-    @rule(which=st.integers(0, 1), shape=st.integers(1, 2), backlog=st.integers(0, 4))
+    @rule(which=st.integers(0, 1), shape=st.integers(1, 3), backlog=st.integers(0, 4))
     def demand(self, which, shape, backlog):
         if which < len(self.procs):
             self.world.demand(backlog, self.procs[which], shape)
@@ -443,7 +499,7 @@ class Leasing(RuleBasedStateMachine):
             self.return_local()
         assert not world.a.core.waiting, "somebody waits for ever"
         for proc in self.procs:
-            for shape in (1, 2):
+            for shape in (1, 2, 3):
                 world.demand(0, proc, shape)
         for _ in range(5):
             self.return_local()
