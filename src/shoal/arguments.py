@@ -14,10 +14,13 @@ from typing import Any
 
 from shoal import option_checks as checks
 from shoal.config import Config, load
+from shoal.runtime_env import merge
 from shoal.sizes import bytes_text
 from shoal.suggest import UnknownNameError
 
 ADDRESS_VARIABLE = "SHOAL_ADDRESS"
+# The runtime environment of the submitted job whose script this process runs, as JSON: what `init` is given is added to it.
+JOB_ENVIRONMENT_VARIABLE = "SHOAL_JOB_RUNTIME_ENV"
 AUTO = "auto"
 _LOCAL = "local"  # a new cluster, whatever the environment says
 
@@ -83,6 +86,9 @@ class InitArguments:
                 raise UnknownNameError("argument of init", name, [*_CHECKS, *_IGNORED, "address"])
         _check_goes_with_address(where, source, given)
         _place_spilling(values)
+        inherited = environ.get(JOB_ENVIRONMENT_VARIABLE)
+        if inherited and where is not None:
+            values["runtime_env"] = merge(json.loads(inherited), values.get("runtime_env"))
         return cls(**values, ignored=tuple(ignored))
 
     def resource_units(self) -> dict[str, int]:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "stack": ("stack", "Where workers and drivers are in their Python code."),
     "why": ("lists", "What a task or an object waits for."),
     "timeline": ("timeline", "Write what ran when, as a Chrome trace."),
+    "job": ("jobs", "Submit driver scripts, and look after them."),
     "logs": ("logs", "Show or follow the logs of a daemon and its workers."),
 }
 
