@@ -240,6 +240,20 @@ def test_a_killed_node_is_declared_dead(no_leaks):
     assert not os.path.exists(node["directory"])
 
 
+def test_a_microbenchmark():
+    rows = run("microbenchmark", "--seconds", "0.01", "--num-cpus", "1", "--json").json["rows"]
+    assert len(rows) == len({row["name"] for row in rows}) >= 9
+    assert all(row["rate"] > 0 and row["rates"] == sorted(row["rates"]) for row in rows)
+    assert "actor calls" in run("microbenchmark", "ACTOR", "--seconds", "0.01").out
+    assert "no figure is called like x" in run("microbenchmark", "x").error
+    assert "shoal start-head" in run("microbenchmark", "--address", "auto").error
+    assert (
+        "num_cpus: this is for a new cluster"
+        in run("microbenchmark", "--address", "auto", "--num-cpus", "1").error
+    )
+    assert run("microbenchmark", "--seconds", "0").status == 2
+
+
 def test_help_of_every_command():
     names = [
         line.split()[0] for line in run("--help").out.partition("Commands:")[2].splitlines() if line.strip()

@@ -23,6 +23,7 @@ _COMMANDS = {
     "why": ("lists", "What a task or an object waits for."),
     "timeline": ("timeline", "Write what ran when, as a Chrome trace."),
     "job": ("jobs", "Submit driver scripts, and look after them."),
+    "microbenchmark": ("microbenchmark", "How fast puts, tasks and calls are here."),
     "logs": ("logs", "Show or follow the logs of a daemon and its workers."),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ class _JsonText(click.ParamType[dict[str, Any]]):
 
 
 def _options(command: F) -> F:
-    """--address and --json."""
+    """--address, --temp-dir (by the variable, which `init` reads) and --json."""
     address = click.option(
         "--address",
         default="auto",
@@ -49,7 +50,15 @@ def _options(command: F) -> F:
         help="The cluster's head (default: the one on this machine, or SHOAL_ADDRESS).",
     )
     as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-    return address(as_json(command))
+    temp_dir = click.option(
+        "--temp-dir",
+        envvar="SHOAL_TEMP_DIR",
+        metavar="DIR",
+        expose_value=False,
+        callback=lambda _context, _option, value: os.environ.update(SHOAL_TEMP_DIR=value) if value else None,
+        help="Where session directories are (default: the system's temporary directory).",
+    )
+    return address(temp_dir(as_json(command)))
 
 
 @contextmanager
