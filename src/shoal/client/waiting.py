@@ -12,12 +12,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from heapq import heappop, heappush
-from sys import getrefcount
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from shoal.generator import ObjectRefGenerator
 from shoal.owner.objects import BORROWED, STORED
+from shoal.refcounts import LISTED, count_each
 from shoal.refs import ObjectRef
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Waitable = ObjectRef[Any] | ObjectRefGenerator[Any]
 # By thread. A state goes when nobody has the list that it left any more (`drop_abandoned`): it keeps refs alive.
 _states: dict[int, WaitState] = {}
-_LIST_BASELINE = 2  # references to a list that nobody else has: the state's, and the argument of getrefcount
 
 
 def local_wait_state() -> WaitState | None:
@@ -219,7 +218,7 @@ class WaitState:
 
     def is_abandoned(self) -> bool:
         """Whether nobody can come back with the list that the last call returned."""
-        return getrefcount(self._list) <= _LIST_BASELINE
+        return count_each([self._list])[0] <= LISTED + 1  # the state's own
 
     def close(self) -> None:
         """Wait for nothing any more, and let go of the refs (lock held)."""

@@ -11,7 +11,6 @@ counted by its container. Whoever hands a ref over registers the receiver's hold
 from __future__ import annotations
 
 from itertools import repeat
-from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 from shoal.ids import OBJECT_ID_SIZE, return_ids, tag_of
@@ -31,6 +30,7 @@ from shoal.owner.objects import (
     EntryWaiter,
     Stamp,
 )
+from shoal.refcounts import LISTED, count_each
 from shoal.refs import ObjectRef, released
 from shoal.wire import messages as m
 
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
     from shoal.owner.lineage import Lineage
     from shoal.owner.tasks import TaskRecord
-
-# References to a rider that are not its users': the list, the loop variable, the argument of getrefcount.
-_RIDER_BASELINE = 3
 
 
 class ObjectTable(NodeStream):
@@ -523,11 +520,9 @@ class ObjectTable(NodeStream):
     def riders_in_use(self, riders: list[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
         """Those of ``riders`` that somebody besides the list refers to, whose entry is in use, or that were sent on."""
         kept = []
-        for ref in riders:
+        for ref, references in zip(riders, count_each(riders), strict=True):
             entry = ref._entry
-            if getrefcount(ref) > _RIDER_BASELINE or (
-                entry is not None and (entry.count > 1 or entry.flags & ESCAPED)
-            ):
+            if references > LISTED or (entry is not None and (entry.count > 1 or entry.flags & ESCAPED)):
                 kept.append(ref)
         return kept
 
