@@ -76,7 +76,8 @@ class Config:
     # Killed actors that a head remembers until their host has confirmed the end, and a node until it hears of the actor or the
     # head has confirmed the kill; beyond, the oldest is forgotten: it could come back if its host dies at the wrong moment.
     actor_kills_max: int = 10_000
-    # `shoal.kill` waits so long for a head that does not answer; the node goes on telling it.
+    # `shoal.kill` waits so long for a head that does not answer; the node goes on telling it. So does `get_actor` for a name of
+    # its own node, which the head is asked about since the kill may be on its way.
     actor_kill_ms_max: float = 2000.0
     # A connection to an actor that the node has not heard of yet: its creation may be on its way for this long.
     actor_unknown_ms: float = 5000.0

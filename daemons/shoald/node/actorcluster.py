@@ -277,6 +277,7 @@ class ActorCluster:
         # The head may not have heard of a hand-over, and takes for ended what its host does not speak of.
         self._daemon.head.report_actors([*self._handed.values(), *rows], snapshot=True)
         self.away.head_is_back()
+        self.kills.head_is_silent = False
         for actor_id in self._kept:
             self._look_after(actor_id, self.patience())
         self.flush()
@@ -379,13 +380,16 @@ class ActorCluster:
         }
 
     def find(self, what: dict[str, Any], then: Callable[[dict[str, Any] | None, str], None]) -> None:
-        """Ask the head for an actor, by id or by name; ``then`` gets None if there is none, or with why the head did not say."""
+        """Ask the head for an actor, by id or by name; ``then`` gets None if there is none, or with why the head did not say.
+
+        This node is told of changes from then on, unless ``what`` says that another one is ("node_id", "": none).
+        """
 
         def answered(ok: bool, answer: Any) -> None:
             then(answer["actor"] if ok and answer["known"] else None, "" if ok else str(answer))
             self._side.flush()
 
-        self._daemon.head.call("FindActor", {**what, "node_id": self._daemon.node_id}, answered)
+        self._daemon.head.call("FindActor", {"node_id": self._daemon.node_id, **what}, answered)
 
     # --- names ---
 
@@ -397,7 +401,27 @@ class ActorCluster:
                 self.kills.from_head(actor)
             then()
 
-        self.find({"actor_id": actor_id}, found)
+        self.find({"actor_id": actor_id, "node_id": ""}, found)
+
+    def when_kills_are_known(self, actor_id: bytes, then: Callable[[], None]) -> None:
+        """Have `then` called when this node, its host, knows whether an actor was killed before now.
+
+        Whoever saw that, as the killer or told by the head, may be faster than the word to the host. A head that does not
+        answer, or did not before, is not waited for longer than one that is told of a kill.
+        """
+        if self.alone or self.kills.head_is_silent:
+            then()
+            return
+        waiting = [then]
+
+        def goes_on(silent: bool) -> None:
+            if waiting:
+                self.kills.head_is_silent = silent
+                waiting.pop()()
+                self._side.flush()
+
+        self.end_if_killed(actor_id, partial(goes_on, False))
+        self._daemon.loop.call_later(self._daemon.config.actor_kill_ms_max / 1000, partial(goes_on, True))
 
     def claim(
         self, actor_id: bytes, info: dict[str, Any], job_id: str, then: Callable[[Any, str], None]

@@ -348,13 +348,20 @@ class ActorSide:
             else:
                 reply(True, {"actor": actor_id, "table": table})
 
+        def look() -> None:
+            record = self.core.named(namespace, name)
+            if record is not None:
+                self.hold(client.proc, record.actor_id)
+                given(record.actor_id, record.info["table"], "")
+            elif self.cluster.alone:
+                given(None, b"", "")
+            else:
+                self.cluster.named(namespace, name, client.proc, given)
+
         if record is not None:
-            self.hold(client.proc, record.actor_id)
-            given(record.actor_id, record.info["table"], "")
-        elif self.cluster.alone:
-            given(None, b"", "")
+            self.cluster.when_kills_are_known(record.actor_id, look)
         else:
-            self.cluster.named(namespace, name, client.proc, given)
+            look()
 
     def list_named(self, client: Client, params: dict[str, Any], reply: Reply) -> None:
         """The names in the asker's namespace, or in all."""

@@ -31,14 +31,18 @@ if TYPE_CHECKING:
 
 
 class Kills:
-    """The kills that pass through one daemon."""
+    """The kills that pass through one daemon.
+
+    Attributes:
+        head_is_silent: the head did not answer the last one that waited for it in time.
+    """
 
     def __init__(self, daemon: NodeDaemon, side: ActorSide, cluster: ActorCluster) -> None:
         self._daemon = daemon
         self._side = side
         self._core = side.core
         self._cluster = cluster
-        self._head_is_silent = False
+        self.head_is_silent = False
         self._unanswered: set[tuple[bytes, int]] = set()  # (process, its request) that wait for the head
 
     def asked(self, client: Client, req: Any, actor_id: Any, no_restart: bool) -> None:
@@ -56,7 +60,7 @@ class Kills:
         key = client.proc, req
         self._unanswered.add(key)
         daemon.head.report_kill(actor_id, reason, partial(self._confirmed, client, key))
-        if self._head_is_silent:
+        if self.head_is_silent:
             self._too_late(client, key)
         else:
             daemon.loop.call_later(
@@ -71,7 +75,7 @@ class Kills:
         return record is None or self._cluster.tells_of(record)
 
     def _confirmed(self, client: Client, key: tuple[bytes, int]) -> None:
-        self._head_is_silent = False
+        self.head_is_silent = False
         if key in self._unanswered:
             self._unanswered.discard(key)
             self._answer(client, key[1], confirmed=True)
@@ -79,7 +83,7 @@ class Kills:
     def _too_late(self, client: Client, key: tuple[bytes, int]) -> None:
         if key in self._unanswered:
             self._unanswered.discard(key)
-            self._head_is_silent = True
+            self.head_is_silent = True
             self._answer(client, key[1], confirmed=False)
 
     def _answer(self, client: Client, req: int, confirmed: bool) -> None:

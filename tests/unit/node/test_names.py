@@ -50,6 +50,10 @@ class World:
         self.side = ActorSide(daemon)
         self.client = client
 
+    def look_up(self):
+        self.found = []
+        self.side.named(self.client, {"name": "x"}, lambda good, answer: self.found.append((good, answer)))
+
     def create(self):
         self.side.handle(self.client, [m.CREATE_ACTOR, 1, NEW, info()], self.now)
 
@@ -109,3 +113,49 @@ def test_an_actor_that_was_killed_before_it_was_made_is_made_and_ends():
     world.owner(NEW, HERE)
     assert world.given() == NEW
     assert NEW in world.side.core.dead
+
+
+def hosting_old():
+    world = World()
+    world.side.core.host(Moved(OLD, 0, 0, 0), info(), "job", world.now)
+    world.side.flush()
+    return world
+
+
+def test_a_name_of_this_node_is_looked_up_when_the_head_has_said_that_its_actor_was_not_killed():
+    """Who killed it, elsewhere, may be faster here than the word of that."""
+    world = hosting_old()
+    world.look_up()
+    assert world.found == []
+    world.head_says("FindActor", known=True, actor={"actor_id": OLD, "state": "DEAD", "reason": "killed"})
+    assert OLD not in world.side.core.actors
+    world.head_says("FindActor", known=False)  # nobody has the name
+    ((good, text),) = world.found
+    assert not good
+    assert "no actor named 'x'" in text
+    world.later.pop()()
+    assert len(world.found) == 1
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["it lives", "the head has not heard of it yet"])
+def test_one_that_was_not_killed_is_found(known):
+    world = hosting_old()
+    world.look_up()
+    world.head_says("FindActor", known=known, actor={"actor_id": OLD, "state": "ALIVE"})
+    assert world.found == [(True, {"actor": OLD, "table": b"table"})]
+
+
+def test_a_silent_head_keeps_no_name_of_this_node_back_for_long():
+    world = hosting_old()
+    world.look_up()
+    world.later.pop()()
+    assert world.found == [(True, {"actor": OLD, "table": b"table"})]
+    world.look_up()
+    assert world.found, "the second one does not wait for it"
+    world.head_says("FindActor", ok=False)
+    world.side.cluster.registered()  # it is back
+    world.look_up()
+    assert world.found == []
+    world.side.cluster._daemon.cluster.live.clear()
+    world.look_up()
+    assert world.found, "nobody else can have killed it"
