@@ -1,6 +1,6 @@
 """What is built on tasks and actors, and needs nothing else: pools, queues, executors.
 
-`shoal.util.queue` and `shoal.util.multiprocessing` are modules of their own, loaded when they are imported.
+`shoal.util.queue`, `multiprocessing`, `state` and `joblib` are modules of their own, loaded when they are imported.
 """
 
 from __future__ import annotations
