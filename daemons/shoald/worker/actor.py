@@ -332,10 +332,10 @@ class ActorExecutor:
         self._unsent = False
         bytes_max = self.runtime.config.batch_bytes_max
         for caller in self._callers:
-            replies = caller.replies
-            if replies:
-                caller.replies = []
-                for data in pickled_frames(replies, bytes_max):
+            if caller.replies:
+                frames = pickled_frames(caller.replies, bytes_max)
+                caller.replies = []  # not before: there may be no memory for the frames
+                for data in frames:
                     caller.keep(data)
                     if caller.connection is not None:
                         caller.connection.send(data)

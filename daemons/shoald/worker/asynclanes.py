@@ -22,7 +22,7 @@ from shoal.context import TaskContext, current_task
 from shoal.ids import return_id
 from shoal.serialization import serialize
 from shoal.wire import messages as m
-from shoald.worker import strays
+from shoald.worker import faults, strays
 from shoald.worker.arguments import Loaded
 
 if TYPE_CHECKING:
@@ -200,7 +200,10 @@ class AsyncLanes:
 
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
-        self._answer(answers)
+        try:
+            self._answer(answers)
+        except Exception:  # noqa: BLE001  of the runtime (no memory, say): the log gets it
+            faults.end_process()
         if self._closed and not self._tasks:
             self._ways_out.idle()
 

@@ -363,7 +363,13 @@ class Executor:
             replies = peer.replies
             if replies and peer.connection is not None:
                 peer.replies = []
-                peer.connection.send_pickled(replies, self.runtime.config.batch_bytes_max)
+                try:
+                    peer.connection.send_pickled(replies, self.runtime.config.batch_bytes_max)
+                except (
+                    MemoryError
+                ):  # the submitter waits for these: they are sent when there is room for them
+                    peer.replies[:0] = replies
+                    raise
 
     def reply_now(self, proc: bytes, message: tuple[Any, ...], urgent: bool) -> None:
         """Queue a message for submitter ``proc`` outside of the usual replies (items of generators)."""

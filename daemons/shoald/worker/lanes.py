@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.actors.api import ActorExit
 from shoal.client import forks
 from shoal.wire import messages as m
-from shoald.worker import strays
+from shoald.worker import faults, strays
 from shoald.worker.calls import Calls
 from shoald.worker.streaming import next_or_end
 from shoald.worker.usercode import UserCode
@@ -290,6 +290,9 @@ class _Lane:
             self._tokens.get()
             call = self._take()
             if call is not None:
-                self._run(call)
+                try:
+                    self._run(call)
+                except Exception:  # noqa: BLE001  not of a method, but of the runtime: the log gets it
+                    faults.end_process()
             del call
             self._idle.release()

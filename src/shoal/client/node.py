@@ -142,12 +142,20 @@ class NodeLink:
     def send(self, batch: list[list[Any]]) -> None:
         """Send a batch (lock held); what the kernel does not take is sent later."""
         data = frames.encode_batch(batch)
-        if len(data) > self._frame_bytes_max and len(batch) > 1:
-            half = len(batch) // 2
-            self.send(batch[:half])
-            self.send(batch[half:])
-        else:
+        if len(data) <= self._frame_bytes_max or len(batch) == 1:
             self.connection.send(data)
+        else:
+            for data in self._encoded(
+                batch
+            ):  # all of it, before any is sent: a MemoryError means that nothing was
+                self.connection.send(data)
+
+    def _encoded(self, batch: list[list[Any]]) -> list[bytes]:
+        data = frames.encode_batch(batch)
+        if len(data) <= self._frame_bytes_max or len(batch) == 1:
+            return [data]
+        half = len(batch) // 2
+        return self._encoded(batch[:half]) + self._encoded(batch[half:])
 
     def send_with_descriptor(self, batch: list[list[Any]], descriptor: int) -> None:
         """Send a batch now, with a file descriptor that belongs to it (lock held)."""

@@ -33,6 +33,7 @@ from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.linking import link
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
+from shoal.client.outboxes import flush_lease, flush_node
 from shoal.client.packing import NOTHING_PACKED, Packed, Packer
 from shoal.client.reactor import Reactor
 from shoal.client.submitting import enter, new_queue, refs_of
@@ -66,7 +67,6 @@ if TYPE_CHECKING:
 _IDLE_TICK_S = 0.2
 _QUIET_TICK_S = 1.0
 _QUIET_AFTER_S = 2.0
-_FRAME_MESSAGES = 32  # task messages in one frame: its reader begins with the first ones soon
 
 
 class Runtime:
@@ -432,24 +432,10 @@ class Runtime:
             if table.freed:
                 store.release_freed()
         if table.has_node_messages():
-            self.node.send(table.take_node_messages())
+            flush_node(table, self.node)
         dispatch.urgent = False
         while dispatch.dirty:
-            self._flush_lease(dispatch.dirty.pop())
-
-    def _flush_lease(self, lease: Any) -> None:
-        outbox = lease.outbox
-        if not outbox or lease.broken:
-            return
-        lease.outbox, lease.outbox_bytes = [], 0
-        send, bytes_max = lease.connection.send_pickled, self.config.batch_bytes_max
-        if len(outbox) <= _FRAME_MESSAGES:
-            send(outbox, bytes_max)
-        else:
-            for start in range(0, len(outbox), _FRAME_MESSAGES):
-                send(outbox[start : start + _FRAME_MESSAGES], bytes_max)
-        if lease.connection.out_bytes > self.config.outbox_bytes_max:
-            lease.held_back = True
+            flush_lease(dispatch, dispatch.dirty.pop(), self.config)
 
     @staticmethod
     def drained(connection: Connection) -> None:

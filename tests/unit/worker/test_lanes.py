@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 
 from marks import until
 from shoal.wire import messages as m
+from shoald.worker import faults
 from shoald.worker.asynclanes import AsyncLanes
 from shoald.worker.callers import Caller
 from shoald.worker.lanes import Lanes
@@ -26,6 +28,12 @@ class Actor:
         self.runtime = SimpleNamespace(waits=SimpleNamespace(cancellable=None))
         self.waits = None
         self.running = set()
+        self.no_memory = False
+
+    def answered(self, answers):
+        if self.no_memory:
+            raise MemoryError
+        self.told.extend(("answer", reply[1]) for _, reply in answers)
 
     def names(self, _function_id):
         return "call", "A.call", ""
@@ -62,7 +70,7 @@ def lanes(request):
         calls,
         {"": 2},
         {},
-        lambda answers: actor.told.extend(("answer", reply[1]) for _, reply in answers),
+        actor.answered,
         None,
         None,
         ways_out,
@@ -124,6 +132,17 @@ def test_calls_of_a_caller_that_was_away_are_given_back_when_it_returns(lanes):
     actor.ends[1].set()
     actor.ends[2].set()
     until(lambda: actor.told[-1] == ("idle",))
+
+
+def test_a_reply_that_cannot_be_sent_is_the_end_of_the_process(lanes, monkeypatch):
+    actor, lanes, _, deliver = lanes
+    ended = []
+    monkeypatch.setattr(faults, "end_process", lambda: ended.append(sys.exc_info()[0]))
+    actor.no_memory = True
+    deliver(1)
+    actor.ends[1].set()
+    until(lambda: ended)
+    assert ended == [MemoryError]
 
 
 def test_callers_are_told_each_of_its_own():
