@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from commandline import PATIENCE_S, run, until
 from marks import Marks
 from shoal.testing import Cluster
 from shoal.util import state
+from shoal.util.metrics import Counter
 
 
 @pytest.fixture
@@ -39,14 +41,14 @@ def hold(marks):
 
 
 @shoal.remote
-class Counter:
+class Adder:
     def add(self):
         return 1
 
 
 def test_one_row_and_sums_by_command_and_by_function(nodes, marks):
     head, other = nodes
-    counter = Counter.options(name="c").remote()
+    counter = Adder.options(name="c").remote()
     assert shoal.get(counter.add.remote()) == 1
     kept = shoal.put(bytes(300_000))
     ref = hold.remote(marks)
@@ -72,7 +74,7 @@ def test_one_row_and_sums_by_command_and_by_function(nodes, marks):
     assert functions[task.name]["state_counts"] == {"RUNNING": 1}
     assert state.summarize_tasks()["cluster"]["summary"] == functions
     assert "1 actors" in run("summary", "actors", *asked).out
-    assert "Counter" in next(iter(state.summarize_actors()["cluster"]["summary"]))
+    assert "Adder" in next(iter(state.summarize_actors()["cluster"]["summary"]))
     assert state.summarize_objects()["cluster"]["total_size_bytes"] >= 300_000
     assert "CALL SITE" in run("summary", "objects", *asked).out
     marks.add("release")
@@ -176,6 +178,12 @@ def test_what_is_no_kind(no_leaks):
         assert "shoal start-head" in run(*command).error
 
 
+def thread_states(pid):
+    """What the kernel says of the threads of a process: "T" for one that is stopped."""
+    stats = Path("/proc", str(pid), "task").glob("*/stat")
+    return {path.read_text().rpartition(")")[2].split()[0] for path in stats}
+
+
 def test_a_process_that_cannot_answer_is_named(nodes):
     source = "import shoal, sys, time\nshoal.init(sys.argv[1])\nprint(flush=True)\nsys.stdin.read()\n"
     driver = subprocess.Popen(
@@ -187,6 +195,7 @@ def test_a_process_that_cannot_answer_is_named(nodes):
     try:
         driver.stdout.readline()
         os.kill(driver.pid, signal.SIGSTOP)
+        until(lambda: thread_states(driver.pid) == {"T"})
         asked = ("--address", nodes[0].address)
         stopped = run("stack", *asked)
         assert str(driver.pid) in stopped.out.partition("no answer from")[2]
@@ -194,3 +203,27 @@ def test_a_process_that_cannot_answer_is_named(nodes):
     finally:
         os.kill(driver.pid, signal.SIGCONT)
         driver.communicate(timeout=PATIENCE_S)
+
+
+@shoal.remote
+class Counting:
+    def __init__(self, counter):
+        self._counter = counter
+
+    def add(self):
+        self._counter.inc(2)
+
+
+def test_metrics_of_all_processes(nodes):
+    asked = ("--address", nodes[0].address)
+    counter = Counter("test_metrics_of_all", "Added.")
+    counter.inc()
+    counting = Counting.remote(counter)
+    shoal.get([counting.add.remote(), counting.add.remote()])
+    lines = run("metrics", *asked).out.splitlines()
+    assert lines.count("# TYPE test_metrics_of_all counter") == 1
+    series = [line for line in lines if line.startswith("test_metrics_of_all{")]
+    assert sorted(line.rpartition(" ")[2] for line in series) == ["1", "4"]
+    assert any(f'node_id="{nodes[1].node_id}"' in line for line in series)
+    assert any(f'pid="{os.getpid()}"' in line for line in series)
+    assert len(run("metrics", "--json", *asked).json["rows"]) >= 2

@@ -6,6 +6,7 @@
 - memory: {"stats", "rows", "left_out"}: what the store holds, and who holds it
 - workers, jobs, actors: a row for each
 - tasks, objects: a row for each, as its owner knows it
+- metrics: {"pid", "metrics"} of each process that has any (shoal.util.metrics)
 - stack: {"pid", "threads"} of each process (shoal.client.stacks)
 - ping: {"rows": [{"node_id"}…], "silent": [node ids]}: which other nodes answer over their links
 - why {"id": hex}: what a task or object waits for (node.why)
@@ -15,7 +16,7 @@
 - drain {"node": id, its beginning, or name}: the head takes that node out of scheduling
 - stop: end this daemon
 
-Answers to tasks, objects, stack and why: {"rows": […], "silent": [processes that did not answer within
+Answers to tasks, objects, metrics, stack and why: {"rows": […], "silent": [processes that did not answer within
 query_ms_max]}. With the parameter {"cluster": true} these, memory, workers, jobs, actors and status are about all nodes
 (node.questions): rows are joined, memory has {"nodes": [an answer of each], "silent"}; why always is.
 """
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 Reply = Any  # Callable[[bool, Any], None]: whether it could be answered, and the answer or why not
 
 
-_EVERYWHERE = ("memory", "workers", "jobs", "actors", "tasks", "objects", "timeline", "stack")
+_EVERYWHERE = ("memory", "workers", "jobs", "actors", "tasks", "objects", "timeline", "stack", "metrics")
 
 
 class _Query:
@@ -78,6 +79,7 @@ class Requests:
             "tasks": lambda params, reply: self._ask_all("tasks", params, reply),
             "objects": lambda params, reply: self._ask_all("objects", params, reply),
             "timeline": self._timeline,
+            "metrics": lambda params, reply: self._ask_all("metrics", params, reply),
             "stack": lambda params, reply: self._ask_all("stack", params, reply),
             "shortage": lambda _, reply: reply(
                 True, {"lines": daemon.store.shortage_lines(daemon.loop.now())}

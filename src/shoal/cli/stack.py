@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,15 @@ from shoal.cli.common import asking, asking_options, print_json
 from shoal.cli.status_report import silent_notes
 
 Row = Mapping[str, Any]
+# Parts of the names of files that a worker's code, and what starts its threads, is in.
+_RUNTIME = ("<frozen ", "/shoald/", "/shoal/", "/threading.py", "/asyncio/", "/concurrent/futures/")
 
 
 @click.command("stack")
 @click.argument("pid", type=click.IntRange(min=1), required=False)
-@click.option("--all-threads", is_flag=True, help="Also threads that shoal itself has in each process.")
+@click.option(
+    "--all-threads", is_flag=True, help="Also threads and frames that are shoal's own in each process."
+)
 @asking_options
 def stack_command(
     pid: int | None, all_threads: bool, address: str, temp_dir: str | None, as_json: bool
@@ -73,11 +78,18 @@ def stack_lines(rows: Sequence[Row], all_threads: bool) -> list[str]:
             lines.append(f"  thread {thread['thread']}")
             if thread["cut"]:
                 lines.append(f"    ({thread['cut']} outer frames left out)")
-            lines += [f"    {file}:{line} in {function}" for file, line, function in thread["frames"]]
+            frames = thread["frames"] if all_threads else _own_frames(thread["frames"])
+            lines += [f"    {file}:{line} in {function}" for file, line, function in frames]
         if hidden:
             lines.append(f"  and {hidden} of shoal's own threads (--all-threads shows them)")
         lines.append("")
     return lines or ["no process has answered"]
+
+
+def _own_frames(frames: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    """Those inside of what a worker's own code has called, if it has: how the worker came there helps nobody."""
+    outer = itertools.takewhile(lambda frame: any(part in frame[0] for part in _RUNTIME), frames)
+    return frames[len(list(outer)) :] or frames
 
 
 def _is_users(thread: Row) -> bool:

@@ -7,6 +7,7 @@ daemon says so in data, and the daemon goes on from there (node.why).
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,9 @@ class Explain:
             return [{"pid": runtime.pid, "events": runtime.timeline.rows()}]
         if what == "stack":
             return [{"pid": runtime.pid, "threads": stack_rows()}]
+        if what == "metrics":
+            metrics = sys.modules.get("shoal.util.metrics")  # loaded by who has any
+            return [{"pid": runtime.pid, "metrics": metrics.rows()}] if metrics is not None else []
         if what == "ping":
             return time.time()
         return None

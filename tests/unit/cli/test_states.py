@@ -80,6 +80,18 @@ class TestStack:
         assert "  thread shoal-backup" in lines
         assert not any("--all-threads" in line for line in lines)
 
+    def test_how_the_worker_came_there_is_left_out(self):
+        frames = [
+            ["<frozen runpy>", 1, "main"],
+            ["/lib/shoald/worker/executor.py", 2, "run"],
+            ["/x.py", 3, "f"],
+        ]
+        row = {**self.rows[0], "threads": [{**thread("MainThread", True), "frames": frames}]}
+        assert stack_lines([row], False)[2:] == ["    /x.py:3 in f", ""]
+        assert len(stack_lines([row], True)) == 6
+        idle = {**row, "threads": [{**row["threads"][0], "frames": frames[:2]}]}
+        assert len(stack_lines([idle], False)) == 5
+
     def test_nobody(self):
         assert stack_lines([], False) == ["no process has answered"]
 
