@@ -15,7 +15,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from shoal.wire.frames import FrameDecoder, frame
+from shoal.wire.frames import BrokenFrame, FrameDecoder, frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,12 +180,18 @@ class Connection:
         return self._decoder.feed(data)
 
     def _receive_with_descriptors(self) -> bytes:
-        data, ancillary, _, _ = self.sock.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = self.sock.recvmsg(
+            RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and self.descriptors is not None:
                 fds = array.array("i")
                 fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
                 self.descriptors.extend(fds)
+        if flags & socket.MSG_CTRUNC:  # the next one would be taken for it
+            raise BrokenFrame(
+                "a connection that came with a message could not be taken: this process has too many open files (ulimit -n)"
+            )
         return data
 
     @property
