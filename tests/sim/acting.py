@@ -31,6 +31,7 @@ class ActorConnection(Connection):
         self.owner: Caller | None = None
         self.closed = False  # by the caller
         self.refused = False  # by the actor
+        self.finished = False  # the caller has read its end
         if worker is None:
             self.submitter = caller
             self.lease = None
@@ -57,6 +58,7 @@ class ActorConnection(Connection):
     def _at_submitter(self, batch: list[Any] | None) -> None:
         if self.submitter.alive and not self.closed:
             if batch is None:
+                self.finished = True
                 self.end()
                 self.submitter.casts.broke(self)
             else:

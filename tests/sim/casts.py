@@ -306,14 +306,14 @@ class Casts:
         del self._late_ends[actor_id]
         calls = self.calls.get(actor_id)
         if calls is not None:
-            state, details = held
-            complete = calls.lease is None or calls.lease.connection.ended
-            self._take_state(calls, state, details if complete else in_doubt(details))
+            self._take_state(calls, *held)
             if actor_id in self._next:
                 self._meet(calls, *self._next.pop(actor_id))
             self._driver.flush()
 
     def _take_state(self, calls: ActorCalls, state: str, details: dict[str, Any]) -> None:
+        if calls.lease is not None and not calls.lease.connection.finished:
+            details = in_doubt(details)
         if state == "dead":
             calls.died(details)
         elif state == "restarting":

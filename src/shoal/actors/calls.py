@@ -46,7 +46,7 @@ _RESOURCES = {"an actor's own process": 1}
 
 
 def in_doubt(details: dict[str, Any]) -> dict[str, Any]:
-    """An end whose last replies have not come: then of one that left in peace, too, it is not known which calls ran."""
+    """An end whose last replies may not have come: then of one that left in peace, too, it is not known which calls ran."""
     return {**details, "unmade": False, "current": b""} if details.get("current") == m.LEFT else details
 
 

@@ -327,6 +327,8 @@ class Actors:
         self._ends[actor_id] = message, time.monotonic() + self._runtime.config.late_replies_ms / 1000
 
     def _take_state(self, calls: ActorCalls, state: str, details: dict[str, Any]) -> None:
+        if state in _ENDS and not self._all_was_heard(calls.lease, details):
+            details = in_doubt(details)
         if state == "dead":
             calls.died(details)
         elif state == "restarting":
@@ -338,9 +340,15 @@ class Actors:
 
     def _replies_may_be_late(self, lease: Lease, details: dict[str, Any]) -> bool:
         """Of a process on another node: its replies and its end come on different ways. Not if all of the node died."""
-        if not lease.inflight or details.get("node_died"):
-            return False
+        return bool(lease.inflight) and not details.get("node_died") and self._is_elsewhere(details)
+
+    def _is_elsewhere(self, details: dict[str, Any]) -> bool:
         return details.get("node") not in {None, "", self._runtime.identity.node_id}
+
+    def _all_was_heard(self, lease: Lease | None, details: dict[str, Any]) -> bool:
+        """Whether no reply of a process that has ended was lost with its connection: on one machine none can be."""
+        connection = lease.connection if lease is not None else None
+        return connection is None or connection.finished or not self._is_elsewhere(details)
 
     def _let_end(self, actor_id: bytes) -> None:
         """Take the end of a process that was held back, if one was."""
@@ -348,8 +356,8 @@ class Actors:
         calls = self.calls.get(actor_id)
         if held is not None and calls is not None:
             _, _, state, details = held[0]
-            complete = self._read_last_replies(calls)
-            self._take_state(calls, state, details if complete else in_doubt(details))
+            self._read_last_replies(calls)
+            self._take_state(calls, state, details)
             if actor_id in self._next:
                 self._meet(calls, *self._next.pop(actor_id))
 

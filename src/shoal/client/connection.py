@@ -44,10 +44,13 @@ class Connection:
         on_closed: called once, with the lock held, when the peer is gone or broke the protocol.
         on_drained: called, with the lock held, when the kernel has taken all that had to wait.
         descriptors: the peer may send file descriptors; they are collected in `descriptors`.
+
+    Attributes:
+        finished: the peer has closed it, and all that it had sent was read; False if it broke.
     """
 
-    __slots__ = ("_decoder", "_out", "_reactor", "closed", "closing", "descriptors", "fd", "on_closed", "on_drained", "on_frames",
-                 "out_bytes", "owner", "sock")  # fmt: skip
+    __slots__ = ("_decoder", "_out", "_reactor", "closed", "closing", "descriptors", "fd", "finished", "on_closed", "on_drained",
+                 "on_frames", "out_bytes", "owner", "sock")  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Connection:
         self.descriptors: deque[int] | None = deque() if descriptors else None
         self.closed = False
         self.closing = False
+        self.finished = False
         self.owner: object = None
         reactor.register(self)
 
@@ -176,6 +180,7 @@ class Connection:
         except OSError:
             return None
         if not data:
+            self.finished = True
             return None
         return self._decoder.feed(data)
 

@@ -70,6 +70,7 @@ class TlsConnection(Connection):
         except OSError:
             return None
         if not data:
+            self.finished = True
             return None
         self._incoming.write(data)
         try:

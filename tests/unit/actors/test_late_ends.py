@@ -17,18 +17,21 @@ LATE_S = 2.0
 
 
 class Connection:
-    """One whose frames are strings; ``gone``: the peer has closed it."""
+    """One whose frames are strings; ``gone``: the peer has closed it, or with ``broken`` it broke."""
 
     def __init__(self):
         self.frames = []
-        self.closed = self.gone = False
+        self.closed = self.gone = self.broken = self.finished = False
 
     @property
     def readable(self):
         return bool(self.frames) or self.gone
 
     def receive(self):
-        return [self.frames.pop(0)] if self.frames else None
+        if self.frames:
+            return [self.frames.pop(0)]
+        self.finished = not self.broken
+        return None
 
 
 class World:
@@ -185,3 +188,22 @@ def test_a_connection_that_waits_is_closed_when_the_actor_is_forgotten(world):
     with world.peer(3) as there:
         world.actors.close()
         assert there.recv(1) == b""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("state_first", [False, True])
+def test_what_was_lost_with_a_connection_may_have_run_though_the_actor_left_in_peace(
+    world, broken, state_first
+):
+    def ends():
+        world.connection.gone, world.connection.broken = True, broken
+        assert world.connection.receive() is None
+        world.actors._on_closed(world.connection)
+
+    if not state_first:
+        ends()
+    world.state("restarting", incarnation=2, **LEFT)
+    if state_first:
+        ends()
+    assert world.seen[-1] == "restarting"
+    assert world.unmade is not broken
