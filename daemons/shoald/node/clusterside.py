@@ -124,7 +124,10 @@ class ClusterSide:
         self.peers.died(node)
         self._daemon.log.line(f"{node} is dead: {node.reason}")
         for tell in self._daemon.on_node_dead:
-            tell(node.node_id, node.reason)
+            try:
+                tell(node.node_id, node.reason)
+            except Exception as error:  # noqa: BLE001  a death is told once: those after one that fails have to hear of it too
+                self._daemon.log.fault(f"at the death of {node}", error)
 
     def _given_up(self, node: Node, reason: str) -> None:
         if node.node_id in self.view.live:
