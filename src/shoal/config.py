@@ -39,6 +39,8 @@ class Config:
     # Outgoing bytes that may wait for one peer: of the daemon, then a `put` waits; of a worker or actor, then tasks wait at their
     # submitter (one batch more was sent); of a client of the daemon, then its connection closes.
     outbox_bytes_max: int = 64 * MIB
+    # Bytes that a submitter and its worker may each send ahead of the other, in the kernel (net.core.wmem_max may allow less).
+    task_socket_bytes: int = 1 * MIB
     # How long a waiting thread polls before it blocks.
     poll_us: int = 50
     # Backup thread and watchdog tick while there is activity; parked otherwise.

@@ -35,6 +35,7 @@ from shoald.node.statusboard import StatusBoard
 from shoald.node.workers import WorkerProcesses
 from shoald.shell.descriptors import copies_of
 from shoald.shell.framesocket import FrameSocket
+from shoald.shell.socketpairs import task_pair
 from shoald.store.core import StoreCore
 from shoald.store.errors import ProtocolError
 from shoald.store.spiller import Spiller, spill_directories
@@ -515,7 +516,7 @@ class NodeDaemon:
         if submitter is None or client is None:
             return  # the end of that connection is on its way to the scheduler, and ends the lease
         try:
-            ours, theirs = socket.socketpair()
+            ours, theirs = task_pair(self.config.task_socket_bytes)
         except OSError as error:
             self.log.line(f"no socket for a lease: {error}")
             self.scheduler.end_worker(worker, "its lease got no socket", self.loop.now())
