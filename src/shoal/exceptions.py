@@ -589,3 +589,7 @@ ReferenceCountingAssertionError = ObjectLostError
 PlasmaObjectNotAvailable = ObjectLostError
 TaskUnschedulableError = PlacementError
 ActorUnschedulableError = PlacementError
+ObjectReconstructionFailedMaxAttemptsExceededError = ObjectReconstructionFailedError
+ObjectReconstructionFailedLineageEvictedError = ObjectReconstructionFailedError
+TaskPlacementGroupRemoved = PlacementError
+ActorPlacementGroupRemoved = ActorDiedError

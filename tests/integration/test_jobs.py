@@ -11,6 +11,7 @@ import shoal
 from commandline import PATIENCE_S, run, until
 from marks import Marks
 from shoal.job_submission import JobStatus, JobSubmissionClient
+from shoal.util import state
 
 SCRIPT = """
 import os, shoal, helper
@@ -175,6 +176,19 @@ def test_when_its_supervisor_dies_the_job_has_failed_and_its_script_ends(client,
     until(lambda: client.get_job_status(job) is JobStatus.FAILED)
     assert "its supervisor failed" in client.get_job_info(job).message
     until(lambda: all(gone(pid) for pid in pids.read_text().split()))
+
+
+def test_when_what_knows_the_jobs_dies_they_end_with_it(client, tmp_path):
+    entrypoint, pids = waits(tmp_path)
+    client.submit_job(entrypoint=entrypoint, submission_id="a")
+    until(pids.exists)
+    registry = next(row for row in state.list_actors() if row["name"] == "registry")
+    os.kill(registry.pid, signal.SIGKILL)
+    until(lambda: all(gone(pid) for pid in pids.read_text().split()))
+    until(lambda: state.get_actor(registry.actor_id).state == "ALIVE")
+    assert client.list_jobs() == []
+    assert client.submit_job(entrypoint="true", submission_id="a") == "a"
+    assert "".join(client.tail_job_logs("a")) == ""
 
 
 def test_jobs_end_with_their_cluster(head, tmp_path):

@@ -157,7 +157,7 @@ class JobSubmissionClient:
     def _registry_made() -> ActorHandle:
         from shoal.api import remote
 
-        options = {**_options(NAME, _first_node()), "get_if_exists": True}
+        options = {**_options(NAME, _first_node()), "get_if_exists": True, "max_restarts": -1}
         handle: ActorHandle = remote(Registry).options(**options).remote()
         return handle
 

@@ -1,6 +1,7 @@
 """The actor that knows all submitted jobs of a cluster, and watches over their supervisors.
 
-It is asynchronous: while jobs run it waits, and answers questions.
+It is asynchronous: while jobs run it waits, and answers questions. What it knows is in its memory: one that begins anew, after a
+crash, ends the supervisors that the last one has left, so that no script runs of which nobody knows.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ class Registry:
         self._records = JobRecords()
         self._supervisors: dict[str, ActorHandle] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._end_orphans()
+
+    @classmethod
+    def _end_orphans(cls) -> None:
+        from shoal.actors.api import get_actor, list_named_actors
+
+        for actor in list_named_actors(all_namespaces=True):
+            if isinstance(actor, dict) and actor["namespace"] == NAMESPACE and actor["name"] != NAME:
+                cls._end(get_actor(actor["name"], namespace=NAMESPACE))
 
     async def node_id(self) -> str:
         """Where this is, and where the supervisors are to be."""
