@@ -71,7 +71,10 @@ class Registry:
         except ValueError:
             self._end(supervisor)
             raise
-        for known in forgotten:
+        for known in [
+            *forgotten,
+            job,
+        ]:  # of this id too: a job that was forgotten in a crash may have left one
             self._remove_log(known)
         self._supervisors[submission_id] = supervisor
         self._watches[submission_id] = asyncio.create_task(self._watch(job, address))

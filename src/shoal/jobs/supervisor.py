@@ -53,7 +53,7 @@ class Supervisor:
             inherited = {"working_dir": os.getcwd()} if "working_dir" in runtime_env else {}
             environment[JOB_ENVIRONMENT_VARIABLE] = json.dumps({**runtime_env, **inherited})
         command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), entrypoint]
-        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             with self._lock:
                 if self._stopped:
