@@ -31,7 +31,7 @@ class ActorConnection(Connection):
         self.owner: Caller | None = None
         self.closed = False  # by the caller
         self.refused = False  # by the actor
-        self.finished = False  # the caller has read its end
+        self.orderly = False  # the caller has read all that the actor had sent, to the end
         if worker is None:
             self.submitter = caller
             self.lease = None
@@ -58,8 +58,8 @@ class ActorConnection(Connection):
     def _at_submitter(self, batch: list[Any] | None) -> None:
         if self.submitter.alive and not self.closed:
             if batch is None:
-                self.finished = True
                 self.end()
+                self.orderly = True
                 self.submitter.casts.broke(self)
             else:
                 self.submitter.casts.replies(self, batch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim.workload import PLAIN, Plan
 
-from shoal.actors.calls import ActorCalls, in_doubt
+from shoal.actors.calls import ActorCalls
 from shoal.ids import split_ids
 from shoal.owner.leases import Lease
 from shoal.owner.objects import FAILED, PENDING, Entry
@@ -29,7 +29,6 @@ _BYTES = 400
 _NAMES = ("", "", "", "ann", "bob")
 _CALLS_MAX = 8
 _SWEEP_S = 0.1
-_LATE_S = 2.0
 
 
 class _Cast:
@@ -53,6 +52,7 @@ class Casts:
         self._requests: dict[int, tuple[_Cast, bool]] = {}
         self._living: dict[_Cast, None] = {}
         self._numbers = 0
+        self._late_s = driver.cluster.config.late_replies_ms / 1000
         # Detached actors that nobody has killed for good: made here, or by a driver that has died; and kills without an answer.
         self._detached: dict[bytes, None] = {}
         self._killing: dict[int, bytes] = {}
@@ -294,7 +294,7 @@ class Casts:
         if state != "pending" and late:
             lease.broken = True
             self._late_ends[actor_id] = end = state, details
-            self._driver.cluster.clock.at(_LATE_S, lambda: self._let_end(actor_id, end))
+            self._driver.cluster.clock.at(self._late_s, lambda: self._let_end(actor_id, end))
         else:
             self._take_state(calls, state, details)
 
@@ -306,18 +306,18 @@ class Casts:
         del self._late_ends[actor_id]
         calls = self.calls.get(actor_id)
         if calls is not None:
-            self._take_state(calls, *held)
+            state, details = held
+            self._take_state(calls, state, details)
             if actor_id in self._next:
                 self._meet(calls, *self._next.pop(actor_id))
             self._driver.flush()
 
     def _take_state(self, calls: ActorCalls, state: str, details: dict[str, Any]) -> None:
-        if calls.lease is not None and not calls.lease.connection.finished:
-            details = in_doubt(details)
         if state == "dead":
             calls.died(details)
         elif state == "restarting":
-            calls.restarting(details)
+            ended = calls.lease is None or calls.lease.connection.orderly
+            calls.restarting(calls.known(details, ended))
         else:
             calls.infeasible = details.get("reason") or None
 

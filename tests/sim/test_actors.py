@@ -58,7 +58,7 @@ def test_calls_that_overlap(seed):
     run_lanes(seed, KINDS, faults=30)
 
 
-@pytest.mark.parametrize("seed", [*range(8), 31, 40, 92, 116, 128, 135, 280, 389, 394])
+@pytest.mark.parametrize("seed", [*range(8), 31, 40, 57, 92, 116, 128, 135, 221, 280, 389, 394])
 def test_actors_leave_nodes_that_drain(seed):
     run_lanes(seed, DRAINING_KINDS, faults=30)
 

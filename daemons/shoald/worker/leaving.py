@@ -5,7 +5,9 @@ end and are answered, on the main thread, in threads, or on the loop; then the p
 The daemon, which tells the callers, and then finds the actor another place, has patience for `drain_ms_max`. After that it kills
 the process: the calls that it has cut off are in doubt, and only those.
 
-A process that could not send all its answers does not say `LEFT`: what its callers have not heard may have run.
+A process that could not send all its answers does not say `LEFT`: what its callers have not heard may have run. One that says it
+has handed all to the kernel, and what of that arrives is for each caller to judge, by how its connection ends
+(`ActorCalls.known`). So the process ends each connection itself: else the kernel would reset those of callers that go on sending.
 """
 
 from __future__ import annotations
@@ -60,7 +62,10 @@ def give_back(calls: list[Call]) -> None:
 
 
 def flush_out(runtime: Runtime, callers: Callers) -> bool:
-    """Wait until all that was said to callers and daemon is sent, for some time; whether it is, and no caller was away."""
+    """Wait until all that was said to callers and daemon is sent, for some time; whether it is, and no caller was away.
+
+    Callers to whom all was sent see the end: nothing can be said to them any more.
+    """
     deadline = perf_counter() + _UNSENT_S
     connections: list[Connection] = [each.connection for each in callers if each.connection is not None]
     connections.append(runtime.node.connection)
@@ -69,5 +74,8 @@ def flush_out(runtime: Runtime, callers: Callers) -> bool:
             for each in connections:
                 if each.out_bytes and not each.closed:
                     each.writable()
+    for each in connections[:-1]:
+        if not each.out_bytes:
+            each.send_end()
     away = any(each.connection is None and each.unheard for each in callers)
     return not away and not any(each.out_bytes for each in connections)

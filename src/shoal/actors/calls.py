@@ -9,7 +9,11 @@ ones, unless the actor runs calls at once anyway (`ordered` is False). Calls tha
 answer. At a confirmed death those that may have started fail, or are sent again as `max_task_retries` allows; those
 that surely have not started, and those that were never sent, go to the restarted actor, or fail with the dead one.
 An actor that leaves, as its node drains, says of calls that it does not begin them (`not_begun`); they stay where they are, in
-order, until its process is gone.
+order, until its process is gone. Then the daemon says that all calls that it began are *answered* (`LEFT`), which is not that
+they are heard here. What is not answered never began only if all was heard that the process ever said in the session: it ended
+the connection itself, which was read to that end, and there was no question open over it (a RESUME without RESUMED). If the
+connection broke, or its end does not come in time, or the word is of another process, the calls are in doubt, as after any death:
+nobody else knows of them, for the next process begins without what this one knew.
 
 A connection may break though the process lives. Then the actor says how many calls it has received of this caller: those are
 the first that were sent, and their replies are to come; the others are sent again, in order. If it has forgotten the caller, they
@@ -45,11 +49,6 @@ _next_session = count(1).__next__
 _RESOURCES = {"an actor's own process": 1}
 
 
-def in_doubt(details: dict[str, Any]) -> dict[str, Any]:
-    """An end whose last replies may not have come: then of one that left in peace, too, it is not known which calls ran."""
-    return {**details, "unmade": False, "current": b""} if details.get("current") == m.LEFT else details
-
-
 class ActorCalls:
     """The calls of this process to one actor. All methods are called with the runtime's lock held.
 
@@ -65,9 +64,9 @@ class ActorCalls:
     """
 
     __slots__ = (
-        "_attempts", "_heard_bytes", "_heard_told", "_pumping", "_received", "actor_id", "aside", "backlog_told", "details",
-        "dispatch", "entry", "heard", "held", "incarnation", "infeasible", "lease", "leases", "not_begun", "ready", "resources",
-        "sent", "session", "state", "table", "waiting",
+        "_attempts", "_heard_bytes", "_heard_told", "_pumping", "_received", "_resuming", "actor_id", "aside", "backlog_told",
+        "details", "dispatch", "entry", "heard", "held", "incarnation", "infeasible", "lease", "leases", "not_begun", "ready",
+        "resources", "sent", "session", "state", "table", "waiting",
     )  # fmt: skip
 
     def __init__(self, actor_id: bytes, table: ClassTable, dispatch: Dispatcher, entry: Entry) -> None:
@@ -190,6 +189,8 @@ class ActorCalls:
         self.sent = self._received = 0
         self.heard = self._heard_told = self._heard_bytes = 0
         self._attempts = 0
+        # RESUMED has not come over the last connection: what the process had said over the one before may be lost.
+        self._resuming = False
 
     def _resumes(self, incarnation: int) -> bool:
         """Whether a new connection to the ``incarnation``-th process is to go on where the last one broke."""
@@ -211,6 +212,7 @@ class ActorCalls:
             for task in lease.inflight.values():
                 task.lease = lease
             self.state = RESUMING
+            self._resuming = True
             lease.outbox.append((m.RESUME, self.session, self.heard))
         else:
             if old is not None:  # the old connection's calls: whether they ran is not known
@@ -230,6 +232,7 @@ class ActorCalls:
         if lease is not self.lease or self.state != RESUMING:
             return
         self.state = CONNECTED
+        self._resuming = False
         tasks = list(lease.inflight.values())
         kept = len(tasks) - (self.sent - received)
         if received < 0 or not 0 <= kept <= len(tasks):
@@ -297,6 +300,18 @@ class ActorCalls:
     def is_past(self, details: dict[str, Any]) -> bool:
         """Whether a state is of a process before the present one: the word of a host that it has left is slower than the next."""
         return bool(0 < details.get("incarnation", 0) < self.incarnation)
+
+    def known(self, details: dict[str, Any], ended: bool) -> dict[str, Any]:
+        """What is known for sure of the end of the process that calls were sent to.
+
+        Args:
+            details: what the daemon says.
+            ended: the connection to it has ended in order, and all that came over it was handled.
+        """
+        other = details.get("incarnation", self.incarnation) != self.incarnation
+        if other or (details.get("current") == m.LEFT and (self._resuming or not ended)):
+            return {**details, "unmade": False, "current": b""}
+        return details
 
     def restarting(self, details: dict[str, Any]) -> None:
         """The actor's process died, and another one is on its way."""

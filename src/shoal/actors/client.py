@@ -11,7 +11,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoal.actors.calls import ActorCalls, in_doubt
+from shoal.actors.calls import ActorCalls
 from shoal.actors.handle import ActorHandle
 from shoal.client.awaits import ignored
 from shoal.client.connection import Connection
@@ -327,12 +327,10 @@ class Actors:
         self._ends[actor_id] = message, time.monotonic() + self._runtime.config.late_replies_ms / 1000
 
     def _take_state(self, calls: ActorCalls, state: str, details: dict[str, Any]) -> None:
-        if state in _ENDS and not self._all_was_heard(calls.lease, details):
-            details = in_doubt(details)
         if state == "dead":
             calls.died(details)
         elif state == "restarting":
-            calls.restarting(details)
+            calls.restarting(calls.known(details, self._has_ended(calls.lease, details)))
         else:
             calls.infeasible = details.get("reason") or None
             if calls.infeasible:
@@ -340,15 +338,17 @@ class Actors:
 
     def _replies_may_be_late(self, lease: Lease, details: dict[str, Any]) -> bool:
         """Of a process on another node: its replies and its end come on different ways. Not if all of the node died."""
-        return bool(lease.inflight) and not details.get("node_died") and self._is_elsewhere(details)
+        return bool(lease.inflight) and not details.get("node_died") and not self._is_here(details)
 
-    def _is_elsewhere(self, details: dict[str, Any]) -> bool:
-        return details.get("node") not in {None, "", self._runtime.identity.node_id}
+    def _is_here(self, details: dict[str, Any]) -> bool:
+        return details.get("node") in {None, "", self._runtime.identity.node_id}
 
-    def _all_was_heard(self, lease: Lease | None, details: dict[str, Any]) -> bool:
-        """Whether no reply of a process that has ended was lost with its connection: on one machine none can be."""
-        connection = lease.connection if lease is not None else None
-        return connection is None or connection.finished or not self._is_elsewhere(details)
+    def _has_ended(self, lease: Lease | None, details: dict[str, Any]) -> bool:
+        """Whether a connection whose last replies were read has ended in order. From this node nothing is on its way."""
+        connection: Connection | None = lease.connection if lease is not None else None
+        if connection is None or connection.ended:
+            return True
+        return self._is_here(details) and not connection.closed
 
     def _let_end(self, actor_id: bytes) -> None:
         """Take the end of a process that was held back, if one was."""

@@ -8,6 +8,7 @@ runtime's lock held, except `receive`, which only the leader calls.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import pickle
 import select
@@ -46,10 +47,10 @@ class Connection:
         descriptors: the peer may send file descriptors; they are collected in `descriptors`.
 
     Attributes:
-        finished: the peer has closed it, and all that it had sent was read; False if it broke.
+        ended: the peer has ended it, not an accident or this side: all that it had sent was read.
     """
 
-    __slots__ = ("_decoder", "_out", "_reactor", "closed", "closing", "descriptors", "fd", "finished", "on_closed", "on_drained",
+    __slots__ = ("_decoder", "_out", "_reactor", "closed", "closing", "descriptors", "ended", "fd", "on_closed", "on_drained",
                  "on_frames", "out_bytes", "owner", "sock")  # fmt: skip
 
     def __init__(
@@ -73,9 +74,8 @@ class Connection:
         self.on_closed = on_closed
         self.on_drained = on_drained
         self.descriptors: deque[int] | None = deque() if descriptors else None
-        self.closed = False
+        self.closed = self.ended = False
         self.closing = False
-        self.finished = False
         self.owner: object = None
         reactor.register(self)
 
@@ -178,11 +178,16 @@ class Connection:
         except BlockingIOError:
             return []
         except OSError:
+            self._ends(orderly=self.sock.family == socket.AF_UNIX)  # that loses nothing that was sent
             return None
         if not data:
-            self.finished = True
+            self._ends(orderly=True)
             return None
         return self._decoder.feed(data)
+
+    def _ends(self, *, orderly: bool) -> None:
+        """Nothing more can be read."""
+        self.ended = orderly and not self._decoder.torn
 
     def _receive_with_descriptors(self) -> bytes:
         data, ancillary, flags, _ = self.sock.recvmsg(
@@ -218,6 +223,11 @@ class Connection:
             if any(mask & ~select.POLLOUT for _, mask in poll.poll(1000)):
                 return  # it is gone; the reader will notice
             self.writable()
+
+    def send_end(self) -> None:
+        """Say that nothing follows what was sent: the peer reads all of that even if what it sends now is read by nobody."""
+        with contextlib.suppress(OSError):  # it has ended, or is lost
+            self.sock.shutdown(socket.SHUT_WR)
 
     def close_soon(self) -> None:
         """Close after what is queued has been sent."""

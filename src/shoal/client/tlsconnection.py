@@ -68,9 +68,10 @@ class TlsConnection(Connection):
         except BlockingIOError:
             return []
         except OSError:
+            self._ends(orderly=False)
             return None
         if not data:
-            self.finished = True
+            self._ends(orderly=True)
             return None
         self._incoming.write(data)
         try:

@@ -62,6 +62,11 @@ class FrameDecoder:
         self._needed = HEADER_SIZE
         self._limit = limit
 
+    @property
+    def torn(self) -> bool:
+        """Whether the last bytes are not a whole frame yet."""
+        return bool(self._size)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Add bytes; return every body that is complete now.
 

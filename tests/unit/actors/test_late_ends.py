@@ -17,20 +17,20 @@ LATE_S = 2.0
 
 
 class Connection:
-    """One whose frames are strings; ``gone``: the peer has closed it, or with ``broken`` it broke."""
+    """One whose frames are strings; ``gone``: the peer has closed it; ``reset``: it broke."""
 
     def __init__(self):
         self.frames = []
-        self.closed = self.gone = self.broken = self.finished = False
+        self.closed = self.gone = self.reset = self.ended = False
 
     @property
     def readable(self):
-        return bool(self.frames) or self.gone
+        return not self.closed and (bool(self.frames) or self.gone or self.reset)
 
     def receive(self):
         if self.frames:
             return [self.frames.pop(0)]
-        self.finished = not self.broken
+        self.ended = self.gone
         return None
 
 
@@ -55,7 +55,9 @@ class World:
             held=True,
             waiting=False,
             incarnation=2,
+            _resuming=False,
             is_past=lambda details: ActorCalls.is_past(self.calls, details),
+            known=lambda details, ended: ActorCalls.known(self.calls, details, ended),
             died=lambda _: self.seen.append("dead"),
             restarting=self.restarts,
             lost=lambda: self.seen.append("lost"),
@@ -190,20 +192,21 @@ def test_a_connection_that_waits_is_closed_when_the_actor_is_forgotten(world):
         assert there.recv(1) == b""
 
 
-@pytest.mark.parametrize("broken", [False, True])
-@pytest.mark.parametrize("state_first", [False, True])
-def test_what_was_lost_with_a_connection_may_have_run_though_the_actor_left_in_peace(
-    world, broken, state_first
-):
-    def ends():
-        world.connection.gone, world.connection.broken = True, broken
-        assert world.connection.receive() is None
-        world.actors._on_closed(world.connection)
-
-    if not state_first:
-        ends()
+def test_what_went_over_a_connection_that_broke_may_have_run_though_the_actor_left_in_peace(world):
+    world.connection.frames, world.connection.reset = ["last"], True
     world.state("restarting", incarnation=2, **LEFT)
-    if state_first:
-        ends()
-    assert world.seen[-1] == "restarting"
-    assert world.unmade is not broken
+    assert world.seen == ["last", "restarting"]
+    assert world.unmade is False
+
+
+def test_so_it_may_if_the_connection_broke_before_and_on_this_node(world):
+    world.connection.closed = True
+    world.state("restarting", incarnation=2, **LEFT, node=HERE)
+    assert world.unmade is False
+
+
+def test_nothing_that_an_actor_of_this_node_has_said_is_on_its_way(world):
+    world.connection.frames = ["last"]
+    world.state("restarting", incarnation=2, **LEFT, node=HERE)
+    assert world.seen == ["last", "restarting"]
+    assert world.unmade

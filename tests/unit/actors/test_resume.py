@@ -294,3 +294,48 @@ def test_a_connection_that_is_read_late_runs_nothing_again():
     pair.arrive_late()
     assert not pair.inbox
     pair.teardown()
+
+
+LEFT = {"reason": "its node drains", "current": m.LEFT, "unmade": True}
+
+
+def took(caller, details, ended):
+    caller.calls.restarting(caller.calls.known(details, ended))
+    caller.validate()
+
+
+def test_calls_without_an_answer_from_an_actor_that_left_never_began():
+    caller, _, (entry,) = connected(1)
+    took(caller, {**LEFT, "incarnation": 1}, ended=True)
+    assert list(caller.connect().inflight) == [entry.id]
+
+
+def test_that_is_not_known_over_a_connection_that_broke():
+    caller, _, (entry, given_back) = connected(2)
+    caller.calls.not_begun.add(given_back.id)
+    took(caller, LEFT, ended=False)
+    assert isinstance(error_of(entry), ActorUnavailableError)
+    assert given_back.state == PENDING, "the actor itself has said so"
+
+
+def test_nor_before_the_actor_has_said_what_it_received():
+    """Its replies may be on their way over the connection before, which it does not know to be broken."""
+    caller, _, (entry,) = connected(1)
+    caller.calls.lost()
+    caller.connect_again()
+    caller.calls.lost()
+    took(caller, LEFT, ended=True)
+    assert isinstance(error_of(entry), ActorUnavailableError)
+
+
+def test_when_it_has_said_it_the_new_connection_counts():
+    caller, _, (entry,) = connected(1)
+    resume(caller, 1)
+    took(caller, LEFT, ended=True)
+    assert list(caller.connect().inflight) == [entry.id]
+
+
+def test_the_word_on_another_process_says_nothing_of_the_calls_to_this_one():
+    caller, _, (entry,) = connected(1)
+    took(caller, {**LEFT, "current": bytes(16), "incarnation": 2}, ended=True)
+    assert isinstance(error_of(entry), ActorUnavailableError)
