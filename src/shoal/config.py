@@ -212,6 +212,10 @@ class Config:
     lease_connect_ms: float = 10_000.0
     # A worker of another node died: its last replies may be under way for this long.
     late_replies_ms: float = 2000.0
+    # Objects that one question to the head is about who has them, more are asked for in another one; node ids in one answer,
+    # beyond which the other objects are asked for again.
+    locate_ids_max: int = 1000
+    locate_nodes_max: int = 65536
     # Nodes of one cluster; beyond, one that registers is refused.
     nodes_max: int = 10000
     # Jobs that the head remembers; beyond, the ones that ended first are forgotten.

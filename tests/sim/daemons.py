@@ -433,12 +433,13 @@ class Daemon:
             elif isinstance(effect, Sum):
                 self.traffic.sum(effect)
             elif isinstance(effect, Locate):
-                self.link.locate(effect.object_id, partial(self._located, effect.object_id))
+                self.link.locate(effect.object_ids, partial(self._located, effect.object_ids))
 
-    def _located(self, object_id: bytes, copies: list[str] | None) -> None:
+    def _located(self, object_ids: list[bytes], copies: list[list[str]] | None) -> None:
         if self.alive and self.objects is not None:
-            others = None if copies is None else [each for each in copies if each != self.node_id]
-            self.objects.pulls.located(object_id, others, self.now)
+            for object_id, nodes in zip(object_ids, copies or [None] * len(object_ids), strict=True):
+                others = None if nodes is None else [each for each in nodes if each != self.node_id]
+                self.objects.pulls.located(object_id, others, self.now)
             self.turn()
 
     def _tell_clients(self) -> None:

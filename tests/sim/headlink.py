@@ -284,16 +284,16 @@ class HeadLink:
 
         clock.at(self._network.latencies_s[0], asked)
 
-    def locate(self, object_id: bytes, then: Callable[[list[str] | None], None]) -> None:
-        """Ask who has an object; None if the head cannot be asked."""
+    def locate(self, object_ids: list[bytes], then: Callable[[list[list[str]] | None], None]) -> None:
+        """Ask who has each of these objects; None if the head cannot be asked."""
         host, clock = self._daemon.node_id, self._network.clock
 
         def asked() -> None:
             if not self._head.up or self._network.parted(host, HEAD):
                 then(None)
                 return
-            entry = self._head.core.directory.get(object_id)
-            copies = sorted(entry.copies) if entry is not None else []
+            entries = map(self._head.core.directory.get, object_ids)
+            copies = [sorted(entry.copies) if entry is not None else [] for entry in entries]
             clock.at(self._network.latencies_s[0], lambda: then(copies))
 
         clock.at(self._network.latencies_s[0], asked)

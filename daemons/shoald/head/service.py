@@ -240,13 +240,21 @@ class HeadService:
         return pb.DrainNodeReply(known=known)
 
     def _locate(self, request: pb.LocateRequest) -> pb.LocateReply:
-        if len(request.id) != OBJECT_ID_SIZE:
-            raise ValueError(f"an object id has {OBJECT_ID_SIZE} bytes, not {len(request.id)}")
-        entry = self._core.directory.get(request.id)
-        if entry is None:
-            return pb.LocateReply(known=False)
-        copies, holders = sorted(entry.copies), sorted(entry.holders)
-        return pb.LocateReply(known=True, size_bytes=entry.size_bytes, copies=copies, holders=holders)
+        for object_id in request.ids:
+            if len(object_id) != OBJECT_ID_SIZE:
+                raise ValueError(f"an object id has {OBJECT_ID_SIZE} bytes, not {len(object_id)}")
+        reply, room = pb.LocateReply(), self._config.locate_nodes_max
+        for object_id in request.ids[: self._config.locate_ids_max]:
+            entry = self._core.directory.get(object_id)
+            if entry is None:
+                reply.objects.add(known=False)
+                continue
+            copies, holders = sorted(entry.copies), sorted(entry.holders)
+            room -= len(copies) + len(holders)
+            if room < 0 and reply.objects:
+                break
+            reply.objects.add(known=True, size_bytes=entry.size_bytes, copies=copies, holders=holders)
+        return reply
 
     def _start_job(self, request: pb.StartJobRequest) -> pb.StartJobReply:
         self.handle(codec.job_event(request.job))

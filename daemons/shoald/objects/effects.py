@@ -97,9 +97,9 @@ class Failed(NamedTuple):
 
 
 class Locate(NamedTuple):
-    """Ask the head who has the object; the answer is `PullCore.located`."""
+    """Ask the head, in one question, who has these objects; the answer, for each, is `PullCore.located`."""
 
-    object_id: bytes
+    object_ids: list[bytes]
 
 
 class Note(NamedTuple):

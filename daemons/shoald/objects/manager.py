@@ -122,7 +122,7 @@ class ObjectManager:
         elif isinstance(effect, Sum):
             self._sum(effect)
         elif isinstance(effect, Locate):
-            self._locate(effect.object_id)
+            self._locate(effect.object_ids)
         elif isinstance(effect, Note):
             daemon.log.line(effect.text)
 
@@ -163,12 +163,20 @@ class ObjectManager:
         except RuntimeError as error:  # no more threads
             pulls.summed(effect.object_id, effect.file, UNWRITTEN, str(error), loop.now())
 
-    def _locate(self, object_id: bytes) -> None:
+    def _locate(self, object_ids: list[bytes]) -> None:
         def answered(ok: bool, answer: Any) -> None:
-            copies = [node for node in answer["copies"] if node != self._daemon.node_id] if ok else None
-            self.core.pulls.located(object_id, copies, self._daemon.loop.now())
+            now, own, located = self._daemon.loop.now(), self._daemon.node_id, self.core.pulls.located
+            if not ok:
+                for object_id in object_ids:
+                    located(object_id, None, now)
+                return
+            found = answer["objects"]
+            for object_id, each in zip(object_ids, found, strict=False):
+                located(object_id, [node for node in each["copies"] if node != own], now)
+            if len(found) < len(object_ids):
+                self._locate(object_ids[len(found) :])
 
-        self._daemon.head.call("Locate", {"id": object_id}, answered)
+        self._daemon.head.call("Locate", {"ids": object_ids}, answered)
 
     def _log(self, text: str) -> None:
         self._daemon.loop.call_soon_threadsafe(lambda: self._daemon.log.line(text))

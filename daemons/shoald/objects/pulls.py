@@ -180,6 +180,7 @@ class PullCore(Seeking):
         self._admission.admit()
         self._files.ask()
         self._lanes.pump()
+        self._look_up()
         if self._done:
             for (node, complete, known), reqs in self._done.items():
                 self.outbox.append(Tell(node, [m.P_FETCH_DONE, reqs, complete], known))

@@ -2,7 +2,8 @@
 
 Nodes that the stamp, the id and other nodes point to come first; then those that the head knows. Each node's no is final; one
 that sent nothing is asked again in the next round, after a pause. When all have said no, the owner is asked to have it made
-again.
+again. What one turn has to ask of the head goes together, `locate_ids_max` objects in a question (`_look_up`): of a node that
+is out of reach thousands of small objects may be wanted, and each is looked up again in each round.
 
 A node to which no connection can be made (`PullCore.unreachable`) keeps its question, and answers when it is there again;
 meanwhile the next one is asked, as if it had said no. But as long as it is not dead nothing is lost, and nothing made again,
@@ -41,6 +42,7 @@ class Seeking(ABC):
         self._timers: list[tuple[float, int, Pull]] = []
         # (node, complete, known) → reqs to be let go of
         self._done: dict[tuple[str, bool, bool], list[int]] = {}
+        self._lookups: dict[bytes, None] = {}  # what the head is to be asked for
         self._order = 0
         self._req = 0
         self._out_of_reach: set[str] = set()  # living nodes to which no connection can be made now
@@ -65,7 +67,7 @@ class Seeking(ABC):
         hopeless = not any(pull.id[8:12])  # a barrier (owner.table.hold_until): there is no such object
         if pull.located is False and not hopeless:
             pull.located = None
-            self.outbox.append(Locate(pull.id))
+            self._lookups[pull.id] = None
         elif pull.located is True or hopeless:
             # Where no node is known at all, too, this node's view of the cluster is older than the question.
             unknown = unknown or not (pull.verdicts or death)
@@ -118,6 +120,13 @@ class Seeking(ABC):
         pull.verdicts = {node: what for node, what in pull.verdicts.items() if what == WITHOUT}
         pull.located = None if pull.located is None else False
         self._seek(pull, now)
+
+    def _look_up(self) -> None:
+        """The end of a turn: ask the head for all that was not found otherwise."""
+        if self._lookups:
+            ids, most = list(self._lookups), self._config.locate_ids_max
+            self._lookups = {}
+            self.outbox += [Locate(ids[start : start + most]) for start in range(0, len(ids), most)]
 
     def located(self, object_id: bytes, nodes: list[str] | None, now: float) -> None:
         """The head's answer: who has copies, as far as it knows; None if it could not be asked."""

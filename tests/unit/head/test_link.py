@@ -101,14 +101,33 @@ def test_reports_reach_the_directory_and_frees_come_back(head, join):
     link.hear("registered")
     link.report({"snapshot": True, "born": [(ID, 2**40)], "hold": [ID], "workers": 3})
     for _ in range(100):
-        found = link.call("Locate", {"id": ID}).result(PATIENCE_S)
+        other, found = link.call("Locate", {"ids": [bytes(16), ID]}).result(PATIENCE_S)["objects"]
         if found["known"]:
             break
+    assert not other["known"]
     assert found == {"known": True, "size_bytes": 2**40, "copies": ["aa"], "holders": ["aa"]}
     link.report({"release": [ID]})
     assert link.hear("free")["ids"] == [ID]
     [node] = link.call("GetCluster").result(PATIENCE_S)["nodes"]
     assert node["workers"] == 3
+
+
+@pytest.mark.parametrize(
+    ("bounds", "answered"), [({"locate_ids_max": 2}, 2), ({"locate_nodes_max": 0}, 1), ({}, 3)]
+)
+def test_what_an_answer_has_no_room_for_is_to_be_asked_for_again(tmp_path, identity, join, bounds, answered):
+    config = dataclasses.replace(CONFIG, **bounds)
+    server = HeadServer("127.0.0.1", 0, identity(), str(tmp_path / "data"), config)
+    try:
+        link = join(f"127.0.0.1:{server.start()}", config=config)
+        link.hear("registered")
+        ids, confirmed = [bytes([number]) * 16 for number in range(3)], threading.Event()
+        link.report({"snapshot": True, "born": [(each, 100) for each in ids], "hold": ids}, confirmed.set)
+        assert confirmed.wait(PATIENCE_S)
+        found = link.call("Locate", {"ids": ids}).result(PATIENCE_S)["objects"]
+        assert [each["copies"] for each in found] == [["aa"]] * answered
+    finally:
+        server.stop()
 
 
 def test_calls(head, join):
@@ -127,7 +146,7 @@ def test_calls(head, join):
 
 @pytest.mark.parametrize(
     ("method", "params"),
-    [("Nothing", {}), ("Connect", {}), ("Health", {"colour": 1}), ("Locate", {"id": b"short"}),
+    [("Nothing", {}), ("Connect", {}), ("Health", {"colour": 1}), ("Locate", {"ids": [b"short"]}),
      ("EndJob", {"job_id": "j", "state": "HAPPY"})],
 )  # fmt: skip
 def test_calls_that_make_no_sense(head, join, method, params):

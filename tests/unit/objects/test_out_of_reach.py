@@ -121,3 +121,23 @@ def test_a_barrier_waits_for_the_node_that_it_is_for():
     world.declare_dead(a)
     world.run()
     refused(b.told())
+
+
+@pytest.mark.parametrize("most", [8, 1000])
+def test_what_many_objects_need_to_know_of_the_head_is_asked_together(most):
+    world = World(2, locate_rounds_max=2, locate_ids_max=most)
+    a, b = world.nodes
+    ids = [own(a, number) for number in range(1, 21)]
+    for object_id in ids:
+        b.pin(object_id, a.proc)
+    cut_off(b, a, world)
+    parts = [8, 8, 4] if most == 8 else [20]
+    assert world.lookups == parts
+    for _ in range(2):  # in each round
+        world.lookups.clear()
+        while world.questions:
+            node, object_id = world.questions.pop(0)
+            node.core.pulls.located(object_id, None, world.now)
+        b.turn()
+        world.wait(5.0)
+        assert world.lookups == parts

@@ -149,7 +149,8 @@ class Node:
             elif isinstance(effect, Receive):
                 self.world.flights.append((self, effect))
             elif isinstance(effect, Locate):
-                self.world.questions.append((self, effect.object_id))
+                self.world.questions += [(self, object_id) for object_id in effect.object_ids]
+                self.world.lookups.append(len(effect.object_ids))
             elif isinstance(effect, Note):
                 self.notes.append(effect.text)
             elif isinstance(effect, Sum):
@@ -236,6 +237,7 @@ class World:
         mail: messages on their way, by (from, to).
         flights: requests for chunks that have not landed.
         questions: what the head has been asked and has not answered.
+        lookups: of how many objects each question to it was.
         silent: pairs (source, reader) whose connections bring nothing.
         liars: nodes that send wrong bytes.
         sums: files that are to be read through.
@@ -257,6 +259,7 @@ class World:
         self.mail: dict[tuple[str, str], deque[list[Any]]] = {}
         self.flights: list[tuple[Node, Receive]] = []
         self.questions: list[tuple[Node, bytes]] = []
+        self.lookups: list[int] = []
         self.silent: set[tuple[str, str]] = set()
         self.liars: set[str] = set()
         self.served: list[tuple[str, str, int]] = []  # (source, reader, chunk) of all that came

@@ -523,12 +523,18 @@ class DrainNodeReply(_message.Message):
     def __init__(self, known: _Optional[bool] = ...) -> None: ...
 
 class LocateRequest(_message.Message):
-    __slots__ = ("id",)
-    ID_FIELD_NUMBER: _ClassVar[int]
-    id: bytes
-    def __init__(self, id: _Optional[bytes] = ...) -> None: ...
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, ids: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class LocateReply(_message.Message):
+    __slots__ = ("objects",)
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    objects: _containers.RepeatedCompositeFieldContainer[LocatedObject]
+    def __init__(self, objects: _Optional[_Iterable[_Union[LocatedObject, _Mapping]]] = ...) -> None: ...
+
+class LocatedObject(_message.Message):
     __slots__ = ("known", "size_bytes", "copies", "holders")
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
