@@ -246,8 +246,8 @@ class ActorCluster:
         self._handed.pop(actor_id, None)
         namesake = self._core.named(info["namespace"], info["name"]) if info["name"] else None
         if namesake is not None and namesake.actor_id != actor_id:
-            self.end_if_killed(namesake.actor_id)
-            self.end_if_killed(actor_id)
+            self.kills.end_if_killed(namesake.actor_id)
+            self.kills.end_if_killed(actor_id)
         if self._core.host(moved, info, facts["owner_job"], now) is None:
             record = self._core.actors.get(actor_id)
             if record is not None:  # the head asks because it has not heard of it
@@ -392,36 +392,6 @@ class ActorCluster:
         self._daemon.head.call("FindActor", {"node_id": self._daemon.node_id, **what}, answered)
 
     # --- names ---
-
-    def end_if_killed(self, actor_id: bytes, then: Callable[[], None] = lambda: None) -> None:
-        """The head has given the name of an actor to another one: it was killed, if the head says so. ``then`` in any case."""
-
-        def found(actor: dict[str, Any] | None, _problem: str) -> None:
-            if actor is not None and actor["state"] == DEAD:
-                self.kills.from_head(actor)
-            then()
-
-        self.find({"actor_id": actor_id, "node_id": ""}, found)
-
-    def when_kills_are_known(self, actor_id: bytes, then: Callable[[], None]) -> None:
-        """Have `then` called when this node, its host, knows whether an actor was killed before now.
-
-        Whoever saw that, as the killer or told by the head, may be faster than the word to the host. A head that does not
-        answer, or did not before, is not waited for longer than one that is told of a kill.
-        """
-        if self.alone or self.kills.head_is_silent:
-            then()
-            return
-        waiting = [then]
-
-        def goes_on(silent: bool) -> None:
-            if waiting:
-                self.kills.head_is_silent = silent
-                waiting.pop()()
-                self._side.flush()
-
-        self.end_if_killed(actor_id, partial(goes_on, False))
-        self._daemon.loop.call_later(self._daemon.config.actor_kill_ms_max / 1000, partial(goes_on, True))
 
     def claim(
         self, actor_id: bytes, info: dict[str, Any], job_id: str, then: Callable[[Any, str], None]

@@ -133,7 +133,7 @@ class ActorSide:
                 else:  # it has lost its name, and the head did not say why: it is not the one to be given
                     self._ask_again(client, req, until, ask)
 
-            self.cluster.end_if_killed(namesake.actor_id, looked)
+            self.cluster.kills.end_if_killed(namesake.actor_id, looked)
         elif info["get_if_exists"]:
             there = owner["actor_id"]
             got = partial(self._got, client, req, there, until, ask)
@@ -359,7 +359,7 @@ class ActorSide:
                 self.cluster.named(namespace, name, client.proc, given)
 
         if record is not None:
-            self.cluster.when_kills_are_known(record.actor_id, look)
+            self.cluster.kills.when_kills_are_known(record.actor_id, look)
         else:
             look()
 

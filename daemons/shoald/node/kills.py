@@ -24,6 +24,8 @@ from shoald.node.actors import DEAD
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoald.node.actorcluster import ActorCluster
     from shoald.node.actorside import ActorSide
     from shoald.node.clients import Client
@@ -132,3 +134,37 @@ class Kills:
     def from_head(self, actor: dict[str, Any]) -> None:
         """The head says that an actor was killed which this node hosts, or is about to be given."""
         self._core.kill(actor["actor_id"], True, self._daemon.loop.now(), actor["reason"])
+
+    def end_if_killed(self, actor_id: bytes, then: Callable[[], None] = lambda: None) -> None:
+        """The head has given the name of an actor to another one: it was killed, if the head says so. ``then`` in any case."""
+
+        def found(actor: dict[str, Any] | None, _problem: str) -> None:
+            if actor is not None and actor["state"] == DEAD:
+                self.from_head(actor)
+            then()
+
+        self._cluster.find({"actor_id": actor_id, "node_id": ""}, found)
+
+    def when_kills_are_known(self, actor_id: bytes, then: Callable[[], None]) -> None:
+        """Have `then` called when this node, its host, knows whether an actor was killed before now.
+
+        Whoever saw that, as the killer or told by the head, may be faster than the word to the host. A head that does not
+        answer, or did not before, is not waited for longer than one that is told of a kill.
+
+        A link to the head that is in order is no reason not to ask: a killer is answered when the head has made its kill
+        durable, and the words to the host, of the killer's node and of the head, go over streams of their own, which may be
+        behind or just be made anew. A kill that waited for the host's word instead would wait for the slowest node.
+        """
+        if self._cluster.alone or self.head_is_silent:
+            then()
+            return
+        waiting = [then]
+
+        def goes_on(silent: bool) -> None:
+            if waiting:
+                self.head_is_silent = silent
+                waiting.pop()()
+                self._side.flush()
+
+        self.end_if_killed(actor_id, partial(goes_on, False))
+        self._daemon.loop.call_later(self._daemon.config.actor_kill_ms_max / 1000, partial(goes_on, True))
