@@ -2,6 +2,8 @@
 
 import os
 import re
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from tests.sim import checks
@@ -61,6 +63,50 @@ def test_calls_that_overlap(seed):
 @pytest.mark.parametrize("seed", [*range(8), 31, 40, 57, 92, 116, 128, 135, 221, 280, 389, 394])
 def test_actors_leave_nodes_that_drain(seed):
     run_lanes(seed, DRAINING_KINDS, faults=30)
+
+
+class SecondLives:
+    """Gives actors that live to another node, as if the word of who has them had been lost with the one that gave them there."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.begun = self.seen = 0
+
+    def strike(self):
+        cluster, table = self.cluster, self.cluster.head.core.actors
+        for record in list(table._records.values()):
+            actor = record.actor
+            if actor.state != "ALIVE" or actor.restarts_left < 1:
+                continue
+            lost = replace(
+                actor, node_id="", restarts=actor.restarts + 1, restarts_left=actor.restarts_left - 1
+            )
+            table._rehost(record, lost)
+            cluster.fenced.add(actor.node_id)  # until it hears of that, there may be two
+            cluster.daemons[actor.node_id].link._up.break_now()  # then it speaks of all that it has
+            if record.actor.node_id != actor.node_id:
+                self.begun += 1
+                cluster.clock.at(1.0, partial(self.look, actor.actor_id))
+                return
+
+    def look(self, actor_id):
+        hosts = [each for each in self.cluster.daemons.values() if actor_id in each.actors.core.actors]
+        assert len(hosts) <= 1, f"{actor_id.hex()} lives on {hosts}"
+        self.seen += len(hosts)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_of_two_lives_of_an_actor_the_earlier_ends(seed):
+    cluster = Cluster(seed, 4, cpus=3, config=CONFIG)
+    lives = SecondLives(cluster)
+    for second in range(2, 30, 2):
+        cluster.clock.at(second, lives.strike)
+    trouble = Faults(cluster, survivors=2)
+    checks.play(
+        cluster, MIX, 25, drivers=2, window=8, trouble=trouble, faults=0, within_s=30.0, limit_s=900.0
+    )
+    assert lives.begun
+    assert lives.seen
 
 
 # --- canaries: a rule that is broken on purpose is noticed ---

@@ -14,7 +14,8 @@ the end, or at their bound, the oldest first.
 Nodes give actors to each other without asking the head, and the word of that may be lost: with a stream, with the head, or with
 the node that gave it away. Each life of an actor has a higher `incarnation` than the one before. So a node that says that it has
 an actor in a later life than is known here does, whoever was its host; a node reminds the head, in its snapshot, of whom it gave
-its actors to; and who was called dead only because its former host died is not.
+its actors to; and who was called dead only because its former host died is not: then the nodes hear that were told of the death.
+A node that speaks of an actor in an earlier life than is known here, on another node, is told so, and ends it: none lives twice.
 
 Invariants: a name belongs to at most one actor that is not dead; an actor that is not dead has a host or is homeless
 (no node has what it needs); what a node says of an actor that it does not host (any more) counts for nothing, unless it is of a
@@ -92,7 +93,7 @@ class ForgetActor:
 
 @dataclass(frozen=True, slots=True)
 class EndActor:
-    """``node_id`` may have this actor, which was killed; `reason` says by whom."""
+    """``node_id`` may have this actor, which was killed; `reason` says by whom. If it is not dead, an earlier life of it."""
 
     node_id: str
     actor: Actor
@@ -157,6 +158,7 @@ class ActorTable:
         self._records: dict[bytes, _Record] = {}
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: OrderedDict[bytes, Actor] = OrderedDict()
+        self._mourners: dict[bytes, set[str]] = {}  # dead actor → nodes that were told that it is
         self._kills_max = kills_max
         self._kills: OrderedDict[bytes, Actor] = OrderedDict((actor.actor_id, actor) for actor in killed)
         self.effects: list[ActorEffect] = []
@@ -196,6 +198,8 @@ class ActorTable:
         """An actor, dead ones that are remembered included; ``asker`` is told of changes from now on ("": nobody is)."""
         record = self._records.get(actor_id)
         if record is None:
+            if asker and actor_id in self._dead:
+                self._mourners[actor_id].add(asker)
             return self._dead.get(actor_id) or self._kills.get(actor_id)
         if asker:
             record.subscribers.add(asker)
@@ -217,7 +221,11 @@ class ActorTable:
                 self._killed_reported(node_id, actor)
                 continue
             record = self._records.get(actor.actor_id) or self._appears(node_id, actor)
-            if record is None or not _counts(record.actor, node_id, actor):
+            if record is None:
+                continue
+            if not _counts(record.actor, node_id, actor):
+                if _is_former(record.actor, node_id, actor):
+                    self.effects.append(EndActor(node_id, record.actor))
                 continue
             record.hosts = max(record.hosts, actor.incarnation // INCARNATIONS_PER_HOST)
             if _is_handed(node_id, actor):
@@ -239,6 +247,7 @@ class ActorTable:
                 return None
             del self._dead[actor.actor_id]
         record = self._add(replace(actor, node_id=node_id))
+        record.subscribers = self._mourners.pop(actor.actor_id, set())
         self._save(record.actor)
         return record
 
@@ -301,6 +310,8 @@ class ActorTable:
 
     def node_died(self, node_id: str, reason: str, drained: bool = False) -> None:
         """A node is dead: its actors go to other nodes, or are dead. If it ``drained``, that counts against no actor."""
+        for mourners in self._mourners.values():
+            mourners.discard(node_id)
         for record in list(self._records.values()):
             record.subscribers.discard(node_id)
             actor = record.actor
@@ -379,12 +390,13 @@ class ActorTable:
             del self._names[actor.namespace, actor.name]
         if actor.name or actor.detached:
             self.effects.append(ForgetActor(actor.actor_id))
-        self._remember_dead(record.actor)
+        self._remember_dead(record.actor, record.subscribers)
 
-    def _remember_dead(self, actor: Actor) -> None:
+    def _remember_dead(self, actor: Actor, mourners: Iterable[str] = ()) -> None:
         self._dead[actor.actor_id] = actor
+        self._mourners.setdefault(actor.actor_id, set()).update(mourners)
         if len(self._dead) > self._dead_max:
-            self._dead.popitem(last=False)
+            del self._mourners[self._dead.popitem(last=False)[0]]
 
     def _save(self, actor: Actor) -> None:
         if actor.name or actor.detached:
@@ -410,6 +422,8 @@ class ActorTable:
         assert not self._kills.keys() & self._records.keys()
         assert len(self._dead) <= self._dead_max
         assert not self._dead.keys() & self._records.keys()
+        assert self._mourners.keys() == self._dead.keys()
+        assert set().union(*self._mourners.values()) <= live_nodes
 
 
 def _is_handed(node_id: str, actor: Actor) -> bool:
@@ -422,3 +436,9 @@ def _counts(known: Actor, node_id: str, actor: Actor) -> bool:
     if known.node_id != node_id:
         return actor.incarnation > known.incarnation
     return not _is_handed(node_id, actor) or actor.incarnation >= known.incarnation
+
+
+def _is_former(known: Actor, node_id: str, actor: Actor) -> bool:
+    """Whether a node says that it has an actor of which another node has a later life."""
+    here = actor.state != DEAD and not _is_handed(node_id, actor)
+    return here and known.node_id != node_id and actor.incarnation < known.incarnation

@@ -282,7 +282,10 @@ class KillsAcked:
 
 @dataclass(frozen=True, slots=True)
 class ActorEnds:
-    """The actor was killed: whatever the node has of it, or is given of it, ends."""
+    """The actor was killed: whatever the node has of it, or is given of it, ends.
+
+    Or, if it is not dead, it lives elsewhere: an earlier life of it that the node has ends.
+    """
 
     actor: Actor
 

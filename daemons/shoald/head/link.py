@@ -65,7 +65,7 @@ class HeadLink:
             "nodes" {"nodes"}: these changed; "free" | "lost" {"ids"}; "drain" {"reason"};
             "gauges" {"nodes"}: what these have free; "groups" {"orders", "states"}: placement groups (head.proto);
             "actor" {"actor"}: it has changed, and this node had asked for it; "host_actor" {"actor"}: host it;
-            "end_actor" {"actor"}: it was killed;
+            "end_actor" {"actor"}: it was killed, or, if it is not dead, lives elsewhere;
             "disconnected" {"reason"}: attempts go on (told again with another reason);
             "refused" {"reason"}: final, told once.
     """

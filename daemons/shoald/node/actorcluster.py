@@ -209,9 +209,6 @@ class ActorCluster:
         record = self._core.leave(proc, daemon.loop.now())
         if record is None:
             return
-        if record.info["detached"]:
-            self._kept.add(record.actor_id)
-            self._look_after(record.actor_id, self.patience())
         facts = self._facts(record)
         daemon.peers.send(node_id, [m.P_ACTOR_HOST, record.actor_id, record.info, facts])
         handed = {**self._row(record), "node_id": node_id, "info": _packed(record, facts)}
@@ -219,12 +216,18 @@ class ActorCluster:
         self._handed[record.actor_id] = handed
         if len(self._handed) > daemon.config.dead_actors_max:
             del self._handed[next(iter(self._handed))]
-        now = daemon.loop.now()
+        self.follow(record)
+        self.away.heard(record.actor_id, handed, daemon.loop.now())
+
+    def follow(self, record: ActorRecord) -> None:
+        """Another node has an actor that was here: its callers call it there. What a detached one is made from is kept for it."""
+        if record.info["detached"]:
+            self._kept.add(record.actor_id)
+            self._look_after(record.actor_id, self.patience())
         for caller in record.callers:
-            client = daemon.clients.get(caller)
+            client = self._daemon.clients.get(caller)
             if client is not None:
                 self.away.connect(caller, client.kind, record.actor_id, 0)
-        self.away.heard(record.actor_id, handed, now)
 
     def _facts(self, record: ActorRecord) -> dict[str, Any]:
         job = self._daemon.lease_side.job_facts(record.owner_job)
@@ -310,7 +313,10 @@ class ActorCluster:
         """The head's word on an actor ("actor"), that this node is to host one ("host_actor"), or to end it ("end_actor")."""
         actor = message["actor"]
         if message["kind"] == "end_actor":
-            self.kills.from_head(actor)
+            if actor["state"] == DEAD:
+                self.kills.from_head(actor)
+            else:
+                self._core.supersede(actor["actor_id"], actor["incarnation"], self._daemon.loop.now())
             self._side.flush()
             return
         handed = self._handed.get(actor["actor_id"])

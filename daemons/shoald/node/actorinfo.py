@@ -1,12 +1,18 @@
-"""What describes an actor: the dictionary that its creator sends, checked; and what is said of its name."""
+"""What describes an actor: the dictionary that its creator sends, checked; and what is said of it to people."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.ids import OBJECT_ID_SIZE
 from shoald.node import constraints
 from shoald.store.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
+    from collections.abc import Iterable
+
+    from shoald.node.actors import ActorRecord
 
 TEXT_MAX = 1000
 
@@ -51,3 +57,38 @@ def check(actor_id: Any, info: Any) -> None:
     constraints.read(info["constraints"])
     if type(info.get("table")) is not bytes:
         raise ProtocolError("an actor's table is bytes")
+
+
+def rows(
+    actors: Iterable[ActorRecord], dead: OrderedDict[bytes, dict[str, Any]], node_id: str, now: float
+) -> list[dict[str, Any]]:
+    """A row per actor of a node, the living first, for `list actors`."""
+    found = [
+        {
+            "actor_id": record.actor_id.hex(),
+            "class": record.info["class"],
+            "name": record.info["name"],
+            "namespace": record.info["namespace"],
+            "state": record.state,
+            "pid": record.pid if record.worker_id else 0,
+            "node_id": node_id,
+            "restarts": record.restarts,
+            "max_restarts": record.info["max_restarts"],
+            "detached": record.info["detached"],
+            "callers": len(record.callers),
+            "job": record.owner_job,
+            "since_s": now - record.since,
+            "reason": record.obstacle or record.final,
+        }
+        for record in actors
+    ]
+    found += [
+        {
+            "actor_id": actor_id.hex(), "class": details.get("class", ""), "name": details.get("name", ""),
+            "namespace": "", "state": "DEAD", "pid": details.get("pid", 0), "node_id": node_id, "restarts": 0,
+            "max_restarts": 0, "detached": False, "callers": 0, "job": "", "since_s": now - details.get("died_at", now),
+            "reason": details["reason"],
+        }
+        for actor_id, details in reversed(dead.items())
+    ]  # fmt: skip
+    return found

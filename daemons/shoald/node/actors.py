@@ -3,6 +3,7 @@
     PENDING (a worker is awaited) → STARTING (the constructor runs) → ALIVE → DEAD
     STARTING, ALIVE → RESTARTING → STARTING        after an unintended death, while `max_restarts` allows
                                                    when the node drains, on another one, if it may restart at all
+    any → forgotten                                when another node has it: given to that, or in a later life (`supersede`)
 
 To the scheduler an actor is a client that asks for one lease and keeps it for life (`proc`, a new one for each process). A
 detached actor is a job of its own: it does not end with its driver's.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
 from shoald.node import constraints
-from shoald.node.actorinfo import TEXT_MAX, check, kill_reason, name_taken
+from shoald.node.actorinfo import TEXT_MAX, check, kill_reason, name_taken, rows
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -49,13 +50,14 @@ class ActorRecord:
         restart_at: when it may start again, if it has to pause before; None otherwise.
         obstacle: why no worker can be had; "" if one can.
         moved: it was placed here by another node or the head, and does not go on to another.
-        leaving: its process ends because the node drains; that restart does not count.
+        leaving: its process ends because the node drains, or to be followed by a later life here; that restart does not count.
+        superseded: another node has a later life of it: its process ends, which is no death of the actor.
     """
 
     __slots__ = (
         "actor_id", "breaks", "callers", "details", "error", "final", "incarnation", "info", "job", "leaving", "moved",
         "obstacle", "owner_job", "pid", "proc", "reconnects", "restart_at", "restarts", "restarts_left", "since", "state",
-        "worker_id",
+        "superseded", "worker_id",
     )  # fmt: skip
 
     def __init__(self, actor_id: bytes, info: dict[str, Any], owner_job: str, now: float) -> None:
@@ -81,6 +83,7 @@ class ActorRecord:
         self.details: dict[str, Any] = {}
         self.moved = False
         self.leaving = False
+        self.superseded = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -112,7 +115,7 @@ class ActorCore:
     Attributes:
         outbox: effects in order, for the shell: ("send", proc, message), ("become", record), ("connect", proc, record),
             ("left", proc, record): a caller is gone; ("changed", record): for the head; ("hold", actor id) and
-            ("let_go", actor id): the node's own hold on a detached actor.
+            ("let_go", actor id): the node's own hold on a detached actor; ("superseded", record): another node has it.
     """
 
     def __init__(self, scheduler: SchedulerCore, config: Config, node_id: str) -> None:
@@ -157,14 +160,25 @@ class ActorCore:
         keeps it. Raises ProtocolError for a description that makes no sense.
         """
         check(moved.actor_id, info)
-        if moved.actor_id in self.actors or moved.actor_id in self.dead:
+        here = self.actors.get(moved.actor_id)
+        if here is not None and here.superseded and moved.incarnation > here.incarnation:
+            self._take(here, moved)
+            here.restarts -= (
+                1  # that one is counted when it starts: after the process of the earlier life is gone
+            )
+            here.superseded, here.leaving = False, True
+            return here
+        if here is not None or moved.actor_id in self.dead:
             return None
         record = ActorRecord(moved.actor_id, info, owner_job, now)
+        self._take(record, moved)
+        self._add(record, now)
+        return record
+
+    def _take(self, record: ActorRecord, moved: Moved) -> None:
         record.incarnation, record.restarts = moved.incarnation, moved.restarts
         record.restarts_left = moved.restarts_left
         record.moved = True
-        self._add(record, now)
-        return record
 
     def _add(self, record: ActorRecord, now: float, *callers: bytes) -> None:
         if record.info["name"] and self.names.setdefault(record.key, record) is not record:
@@ -190,6 +204,23 @@ class ActorCore:
         self._free_name(record)
         record.incarnation += 1
         return record
+
+    def supersede(self, actor_id: bytes, incarnation: int, now: float) -> None:
+        """Another node has a later life of an actor: the one here ends, if there is one, and its callers go there."""
+        record = self.actors.get(actor_id)
+        if record is None or record.superseded or record.incarnation >= incarnation:
+            return
+        record.superseded = True
+        if record.worker_id:
+            self._end_process(record, "another node has the actor by now", now)
+        else:
+            self._forget_process(record, now)
+            self._give_up(record)
+
+    def _give_up(self, record: ActorRecord) -> None:
+        del self.actors[record.actor_id]
+        self._free_name(record)
+        self.outbox.append(("superseded", record))
 
     def _start(self, record: ActorRecord, now: float) -> None:
         """Ask the scheduler for a worker."""
@@ -255,7 +286,7 @@ class ActorCore:
         record = self._of_worker(worker_id, actor_id)
         if type(error) is not bytes:
             raise ProtocolError("an actor's failure without an error")
-        if record is not None and not record.final:
+        if record is not None and not record.final and not record.superseded:
             record.error = error
             self._finish(record, {"reason": "its constructor raised an exception", "error": error}, now)
             self._end_process(record, "its constructor raised an exception", now, politely=True)
@@ -287,6 +318,11 @@ class ActorCore:
         details = {
             "reason": text, "pid": record.pid, "exit_code": exit_code, "signal": signal, "current": current,
         }  # fmt: skip
+        if record.superseded:
+            for caller in record.callers:
+                self._tell(caller, record, "restarting", {**details, "incarnation": record.incarnation})
+            self._give_up(record)
+            return
         leaving, record.leaving = record.leaving, False
         if record.final or not (record.restarts_left or leaving):
             if record.final:
@@ -424,7 +460,7 @@ class ActorCore:
         leaving = False
         for record in list(self.actors.values()):
             info = record.info
-            if not info["max_restarts"] or record.final:
+            if not info["max_restarts"] or record.final or record.superseded:
                 continue
             if not record.leaving:
                 where = constraints.read(info["constraints"])
@@ -540,35 +576,7 @@ class ActorCore:
 
     def rows(self, now: float) -> list[dict[str, Any]]:
         """A row per actor, the living first, for `list actors`."""
-        rows = [
-            {
-                "actor_id": record.actor_id.hex(),
-                "class": record.info["class"],
-                "name": record.info["name"],
-                "namespace": record.info["namespace"],
-                "state": record.state,
-                "pid": record.pid if record.worker_id else 0,
-                "node_id": self._node_id,
-                "restarts": record.restarts,
-                "max_restarts": record.info["max_restarts"],
-                "detached": record.info["detached"],
-                "callers": len(record.callers),
-                "job": record.owner_job,
-                "since_s": now - record.since,
-                "reason": record.obstacle or record.final,
-            }
-            for record in self.actors.values()
-        ]
-        rows += [
-            {
-                "actor_id": actor_id.hex(), "class": details.get("class", ""), "name": details.get("name", ""),
-                "namespace": "", "state": DEAD, "pid": details.get("pid", 0), "node_id": self._node_id, "restarts": 0,
-                "max_restarts": 0, "detached": False, "callers": 0, "job": "", "since_s": now - details.get("died_at", now),
-                "reason": details["reason"],
-            }
-            for actor_id, details in reversed(self.dead.items())
-        ]  # fmt: skip
-        return rows
+        return rows(self.actors.values(), self.dead, self._node_id, now)
 
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""

@@ -279,6 +279,8 @@ class ActorSide:
             actor = self.worker_of(effect[2])
             if actor is not None:
                 actor.sock.send([m.CALLER_LEFT, effect[1]])
+        elif kind == "superseded":
+            self.cluster.follow(effect[1])
         elif kind == "hold":
             self.hold(HOLDER, effect[1])
         elif kind == "let_go":

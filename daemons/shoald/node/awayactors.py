@@ -1,6 +1,6 @@
 """Actors that other nodes host, as the callers on this node see them. Pure (R6).
 
-    (asked for) → HOSTED at a node ⇄ between hosts → dead
+    (asked for) → HOSTED at a node ⇄ between hosts → dead    (→ between hosts: called dead before its next host was heard)
 
 The head knows who hosts an actor, and tells this node of changes once it has asked. Its host connects callers and tells
 them of deaths, as it does for those of its own node; here it is only found, and missed when its node dies.
@@ -9,11 +9,13 @@ Events: a caller wants a connection or lets go, the head answers or tells, a hos
 Effects (`outbox`): ("ask", actor id), ("peer", node id, message), ("client", proc, message).
 
 Invariants: an actor is remembered while callers here have handles to it; callers of an actor that is not hosted anywhere now
-wait for the head's word, and are told why. Who asks for what was never made is told so after `actor_unknown_ms`.
+wait for the head's word, and are told why. Who was told that one is dead is remembered, within `dead_actors_max`: the head may
+hear later that it lives. Who asks for what was never made is told so after `actor_unknown_ms`.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -53,6 +55,10 @@ class AwayActors:
         self._unknown_s = config.actor_unknown_ms / 1000
         self._again_s = config.actor_ask_again_ms / 1000
         self.actors: dict[bytes, AwayActor] = {}
+        self._dead_max = config.dead_actors_max
+        self._mourners: OrderedDict[bytes, dict[bytes, str]] = (
+            OrderedDict()
+        )  # actor → who was told: proc → kind
         self.outbox: list[tuple[Any, ...]] = []
 
     # --- callers ---
@@ -64,11 +70,13 @@ class AwayActors:
             actor = self.actors[actor_id] = AwayActor(actor_id)
             self.outbox.append(("ask", actor_id))
         actor.callers[proc] = (kind, broken)
+        self._mourners.get(actor_id, {}).pop(proc, None)
         if actor.node_id:
             self._connect(actor, proc)
 
     def disconnect(self, proc: bytes, actor_id: bytes) -> None:
         """A process here has no handle any more."""
+        self._mourners.get(actor_id, {}).pop(proc, None)
         actor = self.actors.get(actor_id)
         if actor is None or actor.callers.pop(proc, None) is None:
             return
@@ -79,13 +87,26 @@ class AwayActors:
 
     def client_left(self, proc: bytes) -> None:
         """A process here is gone."""
+        for mourners in self._mourners.values():
+            mourners.pop(proc, None)
         for actor_id in [each.actor_id for each in self.actors.values() if proc in each.callers]:
             self.disconnect(proc, actor_id)
 
     def take_callers(self, actor_id: bytes) -> dict[bytes, tuple[str, int]]:
         """This node hosts the actor from now on: its callers here are connected another way."""
+        self._revive(actor_id)
         actor = self.actors.pop(actor_id, None)
         return actor.callers if actor is not None else {}
+
+    def _revive(self, actor_id: bytes) -> None:
+        """An actor is not dead: those who were told so are its callers again."""
+        mourners = self._mourners.pop(actor_id, None)
+        if mourners:
+            actor = AwayActor(actor_id)
+            actor.callers = {proc: (kind, 0) for proc, kind in mourners.items()}
+            self._tell(actor, "restarting", {"reason": "it was called dead before its next host was heard"})
+            known = self.actors.setdefault(actor_id, actor)
+            known.callers = {**actor.callers, **known.callers}
 
     def _connect(self, actor: AwayActor, proc: bytes) -> None:
         kind, broken = actor.callers[proc]
@@ -96,6 +117,8 @@ class AwayActors:
 
     def heard(self, actor_id: bytes, found: dict[str, Any] | None, now: float) -> None:
         """The head's answer, or its word that an actor has changed; ``found``: see shoald.head.actors.Actor, None: unknown."""
+        if found is not None and found["state"] != DEAD:
+            self._revive(actor_id)
         actor = self.actors.get(actor_id)
         if actor is None:
             return
@@ -167,6 +190,10 @@ class AwayActors:
     def _dead(self, actor: AwayActor, details: dict[str, Any]) -> None:
         self._tell(actor, "dead", details)
         del self.actors[actor.actor_id]
+        mourners = self._mourners.setdefault(actor.actor_id, {})
+        mourners.update({proc: kind for proc, (kind, _) in actor.callers.items()})
+        if len(self._mourners) > self._dead_max:
+            self._mourners.popitem(last=False)
 
     def _tell(self, actor: AwayActor, state: str, details: dict[str, Any]) -> None:
         for proc in actor.callers:
@@ -192,3 +219,5 @@ class AwayActors:
         for actor_id, actor in self.actors.items():
             assert actor.actor_id == actor_id
             assert actor.callers, actor_id.hex()
+            assert not (actor.node_id and actor_id in self._mourners), actor_id.hex()
+        assert len(self._mourners) <= self._dead_max

@@ -232,6 +232,38 @@ def test_it_ends_if_its_name_was_given_away_meanwhile():
     assert actors.named("space", "name").actor_id == B
 
 
+@pytest.mark.parametrize("says", ["reported", "snapshot"])
+def test_who_has_an_earlier_life_of_it_than_another_node_is_told_to_end_that(says):
+    """n1 gave it to n2 and died before the head heard of that, and n3 was given it; n2 speaks after that only."""
+    actors = table("n3")
+    actors.reported("n1", [named(A, state=ALIVE, incarnation=3, restarts_left=1)])
+    actors.node_died("n1", "gone")
+    actors.take()
+    getattr(actors, says)("n2", [named(A, node="n2", state=ALIVE, incarnation=5)])
+    (end,) = of(actors.take(), EndActor)
+    assert (end.node_id, end.actor.node_id, end.actor.state) == ("n2", "n3", RESTARTING)
+    assert end.actor.incarnation > 5
+    actors.reported("n2", [named(A, node="n2", state=DEAD, incarnation=5)])
+    actors.reported("n1", [named(A, node="n2", state=PENDING, incarnation=4)])
+    assert not actors.take()
+    assert actors.find(A, "").node_id == "n3"
+
+
+def test_nodes_that_were_told_of_a_death_that_was_none_hear_that():
+    actors = table()
+    actors.reported("n1", [named(A, state=ALIVE, incarnation=3)])
+    actors.find(A, "n4")
+    actors.find(A, "n5")
+    actors.node_died("n1", "gone")
+    actors.find(A, "n6")  # hears by the answer that it is dead
+    actors.node_died("n5", "gone")
+    actors.take()
+    actors.reported("n2", [named(A, node="n2", state=ALIVE, incarnation=5)])
+    told = [(tell.node_id, tell.actor.node_id, tell.actor.state) for tell in of(actors.take(), TellNode)]
+    assert told == [("n4", "n2", ALIVE), ("n6", "n2", ALIVE)]
+    actors.validate({"n2", "n4", "n6"})
+
+
 def test_a_snapshot_reminds_of_what_was_given_away():
     actors = table()
     actors.reported("n1", [Actor(A, state=ALIVE, incarnation=3)])

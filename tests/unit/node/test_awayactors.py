@@ -143,3 +143,45 @@ def test_this_node_becomes_the_host(away):
     away.connect(P, "driver", A, 2)
     assert away.take_callers(A) == {P: ("driver", 2)}
     assert away.take_callers(A) == {}
+
+
+def test_who_was_told_that_it_is_dead_hears_that_it_is_not(away):
+    away.connect(P, "driver", A, 0)
+    away.connect(Q, "driver", A, 0)
+    away.heard(A, found(), 0.0)
+    away.heard(A, found(state="DEAD"), 0.0)
+    assert not away.actors
+    away.client_left(Q)
+    take(away)
+    away.heard(A, found("n2"), 1.0)
+    (_, proc, message), connect = take(away)
+    assert (proc, message[:3]) == (P, [m.ACTOR_STATE, A, "restarting"])
+    assert connect == ("peer", "n2", connect_message(P))
+    away.heard(A, found("n2"), 2.0)
+    assert not take(away)
+
+
+def test_who_let_go_of_a_dead_actor_or_asked_again_is_not_told(away):
+    away.connect(P, "driver", A, 0)
+    away.connect(Q, "driver", A, 0)
+    away.heard(A, found(state="DEAD"), 0.0)
+    away.disconnect(P, A)
+    away.connect(Q, "driver", A, 0)
+    take(away)
+    away.heard(A, found("n2"), 1.0)
+    assert take(away) == [("peer", "n2", connect_message(Q))]
+
+
+def test_one_that_was_called_dead_and_is_here_gets_its_callers(away):
+    away.connect(P, "driver", A, 0)
+    away.heard(A, found(state="DEAD"), 0.0)
+    assert away.take_callers(A) == {P: ("driver", 0)}
+    assert not away.actors
+
+
+def test_who_was_told_of_a_death_is_remembered_within_a_bound():
+    away = AwayActors(load({"dead_actors_max": 1}))
+    for actor_id in (A, b"b" * 16):
+        away.connect(P, "driver", actor_id, 0)
+        away.heard(actor_id, found(state="DEAD"), 0.0)
+    assert [away.take_callers(each) for each in (A, b"b" * 16)] == [{}, {P: ("driver", 0)}]
