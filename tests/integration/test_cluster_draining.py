@@ -149,6 +149,28 @@ def test_what_only_the_node_has_is_moved_before_it_goes(nodes, way):
         assert get(inner)[0] == number + 1
 
 
+def test_what_a_node_took_is_moved_again_when_it_dies_before_the_leaving_one_goes(no_leaks):
+    with Cluster(num_cpus=0, system_config=SETTINGS) as cluster:
+        leaving = cluster.add_node(num_cpus=1, system_config=SETTINGS)
+        roomy = cluster.add_node(num_cpus=0, object_store_memory=2**30, system_config=SETTINGS)
+        shoal.init(cluster.address)
+        try:
+            ref = make.remote(1.0)
+            assert shoal.wait([ref], timeout=60, fetch_local=False)[0]
+            assert drain(cluster.head, leaving.node_id, "--wait", "20").returncode == 0
+            until(lambda: "is drained" in _log(leaving), "all was moved")
+            assert f"go to node {roomy.node_id[:8]}" in _log(leaving)
+            os.kill(roomy.pid, signal.SIGKILL)
+            until(lambda: f"go to node {cluster.head.node_id[:8]}" in _log(leaving), "they go to another")
+            os.kill(leaving.pid, signal.SIGTERM)
+            until(lambda: leaving.process.poll() is not None, "the node has left")
+            array, inner = get(ref)
+            assert array[0] == 1.0
+            assert get(inner)[0] == 2.0
+        finally:
+            shoal.shutdown()
+
+
 def _log(node):
     with open(os.path.join(node.session_dir, "logs", "node.log"), encoding="utf-8") as file:
         return file.read()

@@ -414,7 +414,8 @@ class Lifecycle:
     def _drain_and_stop(self, reason: str) -> None:
         """Leave the cluster without harm to what runs here; at once if nobody else could go on, or when asked again."""
         daemon = self._daemon
-        if daemon.draining.reason or self._options.head or not daemon.cluster.alive() or daemon.head_trouble:
+        draining = daemon.draining.reason and not daemon.draining.moves_again
+        if draining or self._options.head or not daemon.cluster.alive() or daemon.head_trouble:
             self._stop(reason)
             return
         self._head.call("DrainNode", {"node_id": self._node_id, "reason": reason}, self._drain_told)
