@@ -31,6 +31,7 @@ class ActorConnection(Connection):
         self.owner: Caller | None = None
         self.closed = False  # by the caller
         self.refused = False  # by the actor
+        self.reset = False  # by the actor, so that it does not look like an end in order
         self.orderly = False  # the caller has read all that the actor had sent, to the end
         if worker is None:
             self.submitter = caller
@@ -59,7 +60,7 @@ class ActorConnection(Connection):
         if self.submitter.alive and not self.closed:
             if batch is None:
                 self.end()
-                self.orderly = True
+                self.orderly = not self.reset
                 self.submitter.casts.broke(self)
             else:
                 self.submitter.casts.replies(self, batch)
@@ -190,6 +191,7 @@ class Acting:
     def _forget(self, caller: Caller) -> None:
         self._hold(caller)
         if caller.connection is not None:
+            caller.connection.reset = True
             self._refuse(caller.connection)
         self._callers.forget(caller)
 

@@ -404,7 +404,7 @@ class ActorExecutor:
 
     def _end_in_peace(self) -> NoReturn:
         """All that was begun is answered."""
-        if flush_out(self.runtime, self._callers):
+        if flush_out(self.runtime, self._callers, arrival=True):
             self._status[:16] = m.LEFT
         self._end_process(0)
 
@@ -496,7 +496,7 @@ class ActorExecutor:
             self._lanes.abandon(caller)
         if caller.connection is not None:
             caller.connection.owner = None
-            caller.connection.close()
+            caller.connection.reset()  # it may live, and is not to take this for all that there is to hear
         self._callers.forget(caller)
 
     def _hold(self, caller: Caller) -> None:

@@ -11,7 +11,9 @@ nobody wants them any more.
 What goes over one connection after the other is a *session*, numbered by the caller. One that this actor has never heard of
 is one of which nothing arrived. One that it has forgotten, though its caller may live (it stayed away too long; or its node was
 believed dead, and was cut off), is over: every RESUME of it is answered with UNKNOWN, over a connection that is then closed, and
-the caller begins another session. No caller is kept for it: of two RESUMEs the second would be taken for one of that.
+the caller begins another session. No caller is kept for it: of two RESUMEs the second would be taken for one of that. The
+connection of one that is forgotten is reset: should it live, and the actor leave before it comes back, an end in order
+would mean to it that all calls without an answer never began.
 
 Invariants: `received` counts every call that was ever taken from the caller, in the order in which it submitted them; a frame
 is kept until the caller says that it has heard it. It says so often (`actor_frames_unheard_max`), and can have only so

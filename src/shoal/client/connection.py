@@ -13,6 +13,7 @@ import os
 import pickle
 import select
 import socket
+import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -228,6 +229,17 @@ class Connection:
         """Say that nothing follows what was sent: the peer reads all of that even if what it sends now is read by nobody."""
         with contextlib.suppress(OSError):  # it has ended, or is lost
             self.sock.shutdown(socket.SHUT_WR)
+
+    @property
+    def waits_for_kernel(self) -> bool:
+        """Whether bytes are left that can go as soon as the kernel has room for them."""
+        return bool(self._out) and not self.closed
+
+    def reset(self) -> None:
+        """Close now, so that a peer on another machine takes it for an accident, not for the end of all that there was to say."""
+        if not self.closed and self.sock.family != socket.AF_UNIX:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def close_soon(self) -> None:
         """Close after what is queued has been sent."""

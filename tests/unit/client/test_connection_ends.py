@@ -67,6 +67,17 @@ def test_a_reset_is_an_accident_between_machines_only(pair):
     assert connection.ended == unix
 
 
+def test_one_that_is_reset_ends_by_accident_between_machines(pair):
+    connection, peer = pair
+    unix = peer.family == socket.AF_UNIX
+    other = Connection(peer, REACTOR, 1 << 20, None, None)
+    other.reset()
+    assert other.closed
+    other.reset()
+    assert read(connection) == []
+    assert connection.ended == unix
+
+
 def test_this_side_closes_it(pair):
     connection, _ = pair
     connection.close()

@@ -1,12 +1,8 @@
 """What an actor remembers of its callers, and for how long."""
 
-from contextlib import nullcontext
-from types import SimpleNamespace
-
 import pytest
 
 from shoald.worker.callers import UNKNOWN, Callers
-from shoald.worker.leaving import flush_out
 
 
 def test_frames_are_kept_until_they_are_heard():
@@ -116,26 +112,3 @@ def test_connections_that_were_given_up_are_late():
     assert not callers.is_late(b"b", 1, begins=True)
     for session, begins in ((2, True), (1, True), (1, False)):
         assert callers.is_late(b"a", session, begins)
-
-
-def test_callers_see_the_end_when_all_was_sent_to_them():
-    class Connection:
-        closed = False
-
-        def __init__(self, out_bytes):
-            self.out_bytes, self.ended = out_bytes, False
-
-        def writable(self):
-            self.out_bytes = max(0, self.out_bytes - 10)
-
-        def send_end(self):
-            self.ended = not self.out_bytes
-
-    runtime = SimpleNamespace(lock=nullcontext(), node=SimpleNamespace(connection=Connection(5)))
-    callers = Callers(30.0, 10)
-    connections = [Connection(0), Connection(30)]
-    for number, each in enumerate(connections):
-        callers.begins(bytes([number]), 1, each)
-    assert flush_out(runtime, callers)
-    assert [each.ended for each in connections] == [True, True]
-    assert not runtime.node.connection.ended, "the daemon hears more"
