@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import time
@@ -79,6 +80,33 @@ def test_a_child_of_a_driver_reads_what_was_read_before_the_fork(small_store):
     assert fill_the_store() <= STORE - 20 * MIB
     assert finish(*child) == str(20 * MIB)
     until(lambda: fill_the_store() > STORE - 20 * MIB)
+
+
+def test_a_child_for_which_there_is_no_pipe_reads_what_was_read_before_the_fork(no_leaks, monkeypatch, capfd):
+    """Too many open files: what it may read stays until this process ends."""
+    fork = os.fork
+
+    def fork_without_descriptors():
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            return fork()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    monkeypatch.setattr(os, "fork", fork_without_descriptors)
+    settings = {"store_full_wait_ms": 100, "spilling": False}
+    with shoal.init(num_cpus=2, object_store_memory=STORE, _system_config=settings):
+        ref = shoal.put(np.full(20 * MIB, 7, np.uint8))
+        view = shoal.get(ref)
+        child = forked(lambda view=view: str(int((view == 7).sum())))
+        del ref, view
+        assert fill_the_store() <= STORE - 20 * MIB
+        assert finish(*child) == str(20 * MIB)
+        assert fill_the_store() <= STORE - 20 * MIB
+    assert "allow more open files" in capfd.readouterr().err
 
 
 def test_a_grandchild_counts_too(small_store):

@@ -1,5 +1,6 @@
 """A process that gets no more memory: what needed it raises MemoryError, nothing is lost on the way, and all goes on."""
 
+import contextlib
 import pickle
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 import shoal
 from ledger import everything_came_back
 from shoal import session
-from shoal.client import connection
+from shoal.client import connection, objectstore
 from shoal.wire import frames
 
 
@@ -132,3 +133,34 @@ def test_what_a_driver_had_no_memory_to_send_is_sent_later(small, monkeypatch, w
             runtime.flush()
         assert failed.is_set()
     assert shoal.get(refs, timeout=30) == [50_000] * 6
+
+
+@shoal.remote(max_retries=0)
+def inner(values):
+    value = shoal.get(values[0], timeout=20)
+    return shoal.get(value[0], timeout=20) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_what_a_driver_had_no_memory_to_promote_is_promoted_later(small, monkeypatch, at):
+    """Refs inside of arguments: what they refer to goes to the store."""
+    assert shoal.get(inner.remote([shoal.put(7)]), timeout=30) == 7  # there is room at hand for more
+    contained_ids, calls = objectstore.contained_ids, []
+
+    def fails_at(content):
+        calls.append(content)
+        if len(calls) == at + 1:
+            raise MemoryError
+        return contained_ids(content)
+
+    runtime = session.current()
+    with runtime.lock:
+        runtime.flush()
+        runtime._flushing = True  # as if it were interrupted: all of this waits in the outboxes
+        refs = [inner.remote([shoal.put(value)]) for value in (0, [shoal.put(1)], 2, 3)]
+        runtime._flushing = False
+        monkeypatch.setattr(objectstore, "contained_ids", fails_at)
+        with contextlib.suppress(MemoryError):  # only if it could not even write one
+            runtime.flush()
+        assert len(calls) >= at + 1
+    assert shoal.get(refs, timeout=60) == [0, 1, 2, 3]

@@ -2,7 +2,8 @@
 
 The child's arrays lie over the same shared memory. So what was read when it was forked stays pinned until the child is gone:
 before the fork the daemon gets (FORK) the read end of a pipe whose write end only the child keeps, and its children. The pipe is
-closed by exec, which ends the mappings too.
+closed by exec, which ends the mappings too. Where there is no pipe to be had, they stay pinned until this process ends, and that
+is said.
 
 The sockets belong to the parent: the child closes its copies, without a word on them or on the epoll that it shares with the
 parent, and every use of shoal in it raises. The runtime's lock is taken over the fork, so the child does not start
@@ -43,12 +44,26 @@ def _before() -> None:
     _fork.runtime = runtime
     runtime.store.drain()
     if runtime.store.pins.live():
-        read_end, _fork.write_end = os.pipe()
+        try:
+            read_end, _fork.write_end = os.pipe()
+        except OSError as error:
+            _keep_for_good(runtime, error)
+            return
         try:
             runtime.table.to_node([m.FORK])
             runtime.node.send_with_descriptor(runtime.table.take_node_messages(), read_end)
         finally:
             os.close(read_end)
+
+
+def _keep_for_good(runtime: Runtime, error: OSError) -> None:
+    """Nothing can tell when the child ends: what it has views of is not let go of while this process lives."""
+    kept = runtime.store.pins.keep_live()
+    runtime.report(
+        f"no pipe for the child that is forked now ({error.strerror}): the {kept} stored object(s) that it may read stay in the "
+        f"store until this process, {os.getpid()}, ends, and the child must not read them after that; "
+        "allow more open files (ulimit -n)"
+    )
 
 
 def _in_parent() -> None:

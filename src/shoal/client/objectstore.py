@@ -338,47 +338,64 @@ class ClientStore:
     def promote(self, values: list[tuple[Entry, bytes, int]]) -> int:
         """Seal inline values (entry, content, flags) while there is room at hand (lock held); returns how many.
 
-        If that is not all of them, room was asked for.
+        If that is not all of them, room was asked for; or there was no memory for more, and if that was so for the first one,
+        MemoryError is raised.
         """
         run: list[
             tuple[bytes, int, str]
         ] = []  # ids, sizes and call sites of what lies one after the other, and has the same flags
-        start = end = run_flags = done = 0
-        for entry, content, flags in values:
-            size = len(content)
-            offset = self.extents.carve(size)
-            if offset is None:
-                if not self._asked_for_promotion:
-                    self._asked_for_promotion = True
-                    self._table.to_node([m.ALLOC, _FOR_PROMOTION, *self.extents.want(size)])
-                break
-            self.region.window(offset, size)[:] = memoryview(content)
-            contained = contained_ids(content)
-            if run and (contained or offset != end or flags != run_flags):
-                self._seal_run(run, start, run_flags)
-                run = []
-            if contained:
-                where = entry.callsite or ""
-                self._table.to_node(
-                    [m.SEAL, entry.id, offset, size, contained, flags, self._table.proc, where, b""]
-                )
-            else:
-                if not run:
-                    start, run_flags = offset, flags
-                run.append((entry.id, size, entry.callsite or ""))
-                end = offset + ((size + 63) & -64 or 64)
-            done += 1
-        if run:
-            self._seal_run(run, start, run_flags)
-        return done
+        start = end = run_flags = sealed = 0
+        carved: tuple[int, int] | None = None
+        try:
+            for entry, content, flags in values:
+                size = len(content)
+                offset = self.extents.carve(size)
+                if offset is None:
+                    if not self._asked_for_promotion:
+                        self._asked_for_promotion = True
+                        self._table.to_node([m.ALLOC, _FOR_PROMOTION, *self.extents.want(size)])
+                    break
+                carved = offset, size
+                self.region.window(offset, size)[:] = memoryview(content)
+                contained = contained_ids(content)
+                if run and (contained or offset != end or flags != run_flags):
+                    sealed += self._seal_run(run, start, run_flags)
+                    run = []
+                if contained:
+                    where = entry.callsite or ""
+                    self._table.to_node(
+                        [m.SEAL, entry.id, offset, size, contained, flags, self._table.proc, where, b""]
+                    )
+                    sealed += 1
+                else:
+                    if not run:
+                        start, run_flags = offset, flags
+                    run.append((entry.id, size, entry.callsite or ""))
+                    end = offset + ((size + 63) & -64 or 64)
+                carved = None
+            if run:
+                sealed += self._seal_run(run, start, run_flags)
+        except MemoryError:
+            if carved is not None:
+                self._return(self.extents.give_back(*carved))
+            if run:
+                self._return(self.extents.give_back(start, end - start))
+            if not sealed:
+                raise
+        return sealed
 
-    def _seal_run(self, run: list[tuple[bytes, int, str]], offset: int, flags: int) -> None:
+    def _seal_run(self, run: list[tuple[bytes, int, str]], offset: int, flags: int) -> int:
+        """SEAL_RUN for all of them, or for none if there is no memory for that; how many they are."""
+        messages: list[list[Any]] = []
         for first in range(0, len(run), _RUN_MAX):
             ids, sizes, callsites = zip(*run[first : first + _RUN_MAX], strict=True)
-            self._table.to_node(
+            messages.append(
                 [m.SEAL_RUN, b"".join(ids), offset, list(sizes), flags, self._table.proc, list(callsites)]
             )
             offset += sum((size + 63) & -64 or 64 for size in sizes)
+        for message in messages:
+            self._table.to_node(message)
+        return len(run)
 
     # --- reading ---
 

@@ -446,18 +446,17 @@ class Runtime:
             lease.queue.go_on()
 
     def _promote(self) -> None:
-        table = self.table
-        waiting, table.promotions = table.promotions, []
+        """Write what has to go to the store, in order. What there is no room or no memory for stays queued, as it is."""
+        table, promotions = self.table, self.table.promotions
         values = []
-        for entry in waiting:
+        for entry in promotions:
             refused = entry.flags & REFUSED
             flags = m.SEAL_PRIMARY | (m.SEAL_ERROR if refused or entry.state == FAILED else 0)
             values.append((entry, self._no_room if refused else entry.value, flags))
         count = self.store.promote(values)
-        for entry in waiting[:count]:
+        del promotions[:count]
+        for entry, _, _ in values[:count]:
             table.promoted(entry)
-        if count < len(waiting):
-            table.promotions = waiting[count:] + table.promotions
 
     def write_promotions(self) -> None:
         """Return when the values whose refs were sent away are in the store, or there was no room for too long.

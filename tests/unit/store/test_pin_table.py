@@ -126,3 +126,14 @@ def test_forgetting_sends_nothing() -> None:
     assert table.recall([X, Y]) == []
     with pytest.raises(KeyError):
         table.view_opened(X)
+
+
+def test_what_is_kept_is_never_given_back() -> None:
+    table = PinTable(cached_max=2)
+    table.pinned(X, 0, 10, 0, views=1)
+    table.pinned(Y, 10, 10, 0)
+    assert table.keep_live() == 1
+    assert table.views_closed([X]) == []
+    assert table.recall([X, Y]) == [Y]
+    assert table.live() == [X]
+    table.validate()
