@@ -356,6 +356,8 @@ class Config:
     # Shapes of one client that the scheduler remembers (some kilobytes each), or twice as many as are in use; one more, and all
     # that are not in use are forgotten.
     demands_idle_max: int = 100
+    # Kinds of its own faults that a daemon remembers, to log each with its traceback once; one more, and the oldest is forgotten.
+    fault_kinds_max: int = 100
     # Shapes without work that a process remembers of those that it submitted; one more, and all such are forgotten.
     shapes_idle_max: int = 1000
     # A question to all processes (list, why) waits this long for their answers.

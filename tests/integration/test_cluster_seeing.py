@@ -52,6 +52,9 @@ def test_lists_are_about_all_nodes_wherever_they_are_asked(nodes, marks):
     for node in nodes:
         busy = [row for row in ask(node, "workers")["rows"] if row["state"] == "leased"]
         assert [row["node_id"] for row in busy] == [other.node_id]
+        submitter = busy[0]["submitter"]
+        assert submitter.startswith(f"driver {os.getpid()} "), "as its own node calls it"
+        assert submitter.endswith(f" on node {head.node_id[:8]}")
         [task] = [row for row in ask(node, "tasks")["rows"] if row["id"] == ref.hex()]
         assert task["worker_node"] == other.node_id
         assert task["worker_pid"] == busy[0]["pid"]

@@ -368,6 +368,7 @@ class Daemon:
         self._in_turn = True
         now = self.now
         scheduler = self.scheduler
+        self.away.forgive(now)
         due = [self.actors.turn(now), self.groups.core.turn(now), scheduler.schedule(now)]
         while scheduler.outbox:
             effects, scheduler.outbox = scheduler.outbox, []

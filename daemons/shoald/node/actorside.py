@@ -13,6 +13,7 @@ from shoal.wire import messages as m
 from shoald.node.actorcluster import ActorCluster
 from shoald.node.actorinfo import check, name_taken
 from shoald.node.actors import ActorCore, ActorRecord
+from shoald.shell.carrying import carry_out
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -256,8 +257,10 @@ class ActorSide:
         """Carry out what the core has decided."""
         while self.core.outbox:
             effects, self.core.outbox = self.core.outbox, []
-            for effect in effects:
-                self._carry_out(effect)
+            try:
+                carry_out(effects, self._carry_out)
+            finally:
+                self.core.outbox[:0] = effects
         self.cluster.flush()
 
     def _carry_out(self, effect: tuple[Any, ...]) -> None:

@@ -128,9 +128,7 @@ class AwayLeases:
     # --- asking ---
 
     def turn(self, now: float) -> float | None:
-        """After the scheduler's decisions: ask other nodes for what is missing. Returns when to look again."""
-        if self._avoided:
-            self._forgive(now)
+        """After the scheduler's decisions: ask other nodes for what is missing. Returns when to `forgive` one."""
         shares = self._scheduler.shares
         if shares is not self._shares:
             self._shares = shares
@@ -157,7 +155,10 @@ class AwayLeases:
             self._avoided[node_id] = now + self._config.reconnect_ms_max / 1000
             self._scheduler.view_changed(now)
 
-    def _forgive(self, now: float) -> None:
+    def forgive(self, now: float) -> None:
+        """Before the scheduler's decisions: nodes that were avoided for long enough may be asked again."""
+        if not self._avoided:
+            return
         for node_id in [node_id for node_id, until in self._avoided.items() if until <= now]:
             del self._avoided[node_id]
             node = self._view.live.get(node_id)

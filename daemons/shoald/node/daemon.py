@@ -25,15 +25,17 @@ from shoald.node.effects import Effect, EndWorker, Grant, Send, StartWorker
 from shoald.node.groupside import GroupSide
 from shoald.node.leaseside import LeaseSide
 from shoald.node.memoryside import MemorySide
-from shoald.node.moving import KEEPER, Moving
+from shoald.node.moving import Moving
 from shoald.node.placement import Placement
 from shoald.node.pool import WORKER_ID_PREFIX_SIZE, Pool
 from shoald.node.processends import when_ended
 from shoald.node.requests import Requests
 from shoald.node.scheduler import SchedulerCore
 from shoald.node.statusboard import StatusBoard
+from shoald.node.turn import Turn
 from shoald.node.workers import WorkerProcesses
 from shoald.shell.descriptors import copies_of
+from shoald.shell.faults import Faults
 from shoald.shell.framesocket import FrameSocket
 from shoald.shell.socketpairs import task_pair
 from shoald.store.core import StoreCore
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
     from shoald.store.region import RegionFile
 
 _OUTPUT_BACKLOG_BYTES = 4 * 1024**2  # a driver with more unread messages is given no more worker output
-_EFFECT_ROUNDS_MAX = 8
 
 
 class NodeDaemon:
@@ -122,6 +123,7 @@ class NodeDaemon:
         self.moving = Moving(self)
         self.requests = Requests(self)
         self.actors.cluster.join()
+        self._turn = Turn(self, Faults(log, self.config.fault_kinds_max))
         self._forks = 0
         self.first_driver: Client | None = None
         self.on_stop: Any = lambda _reason: None
@@ -417,63 +419,10 @@ class NodeDaemon:
 
     def turn_end(self, now: float) -> float | None:
         """Decide, carry out, send. Returns when the next turn is due at the latest."""
-        actors_due = self.actors.turn(now)
-        groups_due = self.groups.turn(now)
-        due = self.scheduler.schedule(now)
-        for _ in range(_EFFECT_ROUNDS_MAX):
-            effects, self.scheduler.outbox = self.scheduler.outbox, []
-            if not effects:
-                break
-            self._carry_out_all(effects)
-        self.store.relieve(now)
-        objects_due = None
-        if self.objects is not None:
-            objects_due = self.objects.turn(now)
-        self.spiller.turn()
-        if self.refs is not None:
-            self.refs.turn()
-        store_due = self.store.next_deadline()
-        self._send_store_messages()
-        lease_due = self.lease_side.turn(now) if self.cluster.live else None
-        self.groups.flush()
-        if self.peers.dirty:
-            self.peers.flush()
-        while self.to_flush:
-            self.to_flush.pop().flush()
-        # What closing a socket that does not read has brought about is for the next turn.
-        if self.scheduler.outbox or self.store.outbox or self.peers.dirty:
-            return now
-        deadlines = (due, store_due, actors_due, groups_due, lease_due, objects_due)
-        return min((time for time in deadlines if time is not None), default=None)
+        return self._turn.end(now)
 
-    def _send_store_messages(self) -> None:
-        outbox = self.store.outbox
-        if outbox:
-            clients = self.clients
-            for proc, message in outbox:
-                client = clients.get(proc)
-                if client is not None:
-                    client.sock.send(message)
-                elif proc == KEEPER:
-                    self.moving.told(message)
-            outbox.clear()
-
-    def _carry_out_all(self, effects: list[Effect]) -> None:
-        for number, effect in enumerate(effects, 1):
-            try:
-                self._carry_out(effect)
-            except BaseException:
-                # A fault of this one (the loop logs it), or no memory: the others are for the next turn, and a lease that
-                # nobody was told of must not stay.
-                self.scheduler.outbox[:0] = effects[number:]
-                worker = (
-                    self.scheduler.pool.workers.get(effect.worker_id) if isinstance(effect, Grant) else None
-                )
-                if worker is not None:
-                    self.scheduler.end_worker(worker, "its lease could not be granted", self.loop.now())
-                raise
-
-    def _carry_out(self, effect: Effect) -> None:
+    def carry_out(self, effect: Effect) -> None:
+        """What the scheduler wants done."""
         if isinstance(effect, Grant):
             self._grant(effect)
         elif isinstance(effect, Send):
@@ -547,7 +496,9 @@ class NodeDaemon:
         if actor:
             return actor
         worker = self.scheduler.pool.by_proc.get(proc)
-        return f"worker {worker.pid}" if worker is not None else f"process {proc.hex()}" if proc else ""
+        if worker is not None:
+            return f"worker {worker.pid}"
+        return self.lease_side.name_of(proc) or (f"process {proc.hex()}" if proc else "")
 
     def name_holders(self, row: dict[str, Any]) -> None:
         """Give each holder of an object, as the store lists them, a name for people; objects have none."""

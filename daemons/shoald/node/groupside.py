@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
 from shoald.node.groups import GroupCore
+from shoald.shell.carrying import carry_out
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -65,20 +66,19 @@ class GroupSide:
 
     def flush(self) -> None:
         """Carry out what the core has decided."""
-        outbox = self.core.outbox
-        if not outbox:
-            return
+        if self.core.outbox:
+            carry_out(self.core.outbox, self._carry_out)
+
+    def _carry_out(self, effect: tuple[Any, ...]) -> None:
         daemon = self._daemon
-        for effect in outbox:
-            if effect[0] == "news":
-                daemon.head.tell_groups(effect[1])
-            elif effect[0] == "end":
-                daemon.actors.end_for_good(effect[1], effect[2])
-            else:
-                client = daemon.clients.get(effect[1])
-                if client is not None:
-                    client.sock.send(effect[2])
-        outbox.clear()
+        if effect[0] == "news":
+            daemon.head.tell_groups(effect[1])
+        elif effect[0] == "end":
+            daemon.actors.end_for_good(effect[1], effect[2])
+        else:
+            client = daemon.clients.get(effect[1])
+            if client is not None:
+                client.sock.send(effect[2])
 
     # --- questions ---
 

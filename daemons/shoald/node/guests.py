@@ -32,15 +32,16 @@ _NO_TASK = bytes(16)
 
 
 class Guest:
-    """A submitter on another node. `kind`: as it is called there."""
+    """A submitter on another node. `kind`: as it is called there; `name`: for people, "" if its node has not said."""
 
-    __slots__ = ("job_id", "kind", "node_id", "proc")
+    __slots__ = ("job_id", "kind", "name", "node_id", "proc")
 
-    def __init__(self, proc: bytes, kind: str, node_id: str, job_id: str) -> None:
+    def __init__(self, proc: bytes, kind: str, node_id: str, job_id: str, name: str) -> None:
         self.proc = proc
         self.kind = kind
         self.node_id = node_id
         self.job_id = job_id
+        self.name = name
 
 
 class Token:
@@ -105,9 +106,11 @@ class Guests:
             if not demand[2]:
                 return
             self._scheduler.client_joined(proc, _KINDS[kind], job_id)
-            guest = self.guests[proc] = Guest(proc, kind, node_id, job_id)
+            facts = dict(job)
+            name = str(facts.pop("submitter", ""))  # the job's other submitters have others
+            guest = self.guests[proc] = Guest(proc, kind, node_id, job_id, name)
             if home != self._node_id:
-                self.jobs.setdefault(job_id, job)
+                self.jobs.setdefault(job_id, facts)
         elif guest.node_id != node_id:
             raise ProtocolError(f"process {proc.hex()} is of another node")
         self._scheduler.handle(proc, [m.DEMAND, *demand], now)

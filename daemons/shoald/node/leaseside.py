@@ -17,6 +17,7 @@ from shoald.node.awayleases import AwayLease, AwayLeases
 from shoald.node.cluster import ALIVE
 from shoald.node.fields import checked
 from shoald.node.guests import Guests
+from shoald.shell.carrying import carry_out
 from shoald.shell.tcp import Dial
 from shoald.store.errors import ProtocolError
 
@@ -79,8 +80,15 @@ class LeaseSide:
         self.flush()
 
     def _job_of(self, submitter: Submitter) -> dict[str, Any] | None:
-        """What P_DEMAND says of a client's job."""
-        return self.job_facts(submitter.job.job_id) if submitter.job is not None else None
+        """What P_DEMAND says of a client's job, and of itself: there nobody knows what to call it."""
+        if submitter.job is None:
+            return None
+        return {**self.job_facts(submitter.job.job_id), "submitter": self._daemon.name_of(submitter.proc)}
+
+    def name_of(self, proc: bytes) -> str:
+        """What to call a process of another node that leases workers here; "" if there is none."""
+        guest = self.guests.guests.get(proc)
+        return f"{guest.name} on node {guest.node_id[:8]}" if guest is not None and guest.name else ""
 
     def job_facts(self, job_id: str) -> dict[str, Any]:
         """What nodes tell each other of a job."""
@@ -192,8 +200,10 @@ class LeaseSide:
         while self.away.outbox or self.guests.outbox:
             effects = self.away.outbox + self.guests.outbox
             self.away.outbox, self.guests.outbox = [], []
-            for effect in effects:
-                self._carry_out(*effect)
+            try:
+                carry_out(effects, lambda effect: self._carry_out(*effect))
+            finally:
+                self.away.outbox[:0] = effects
 
     def _carry_out(self, kind: str, subject: Any, message: Any = None) -> None:
         daemon = self._daemon

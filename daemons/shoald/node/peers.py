@@ -209,8 +209,15 @@ class Peers:
             if not self.dirty:
                 break
             dirty, self.dirty = self.dirty, {}
-            for peer in dirty:
-                self._flush(peer)
+            try:
+                while dirty:
+                    peer, _ = dirty.popitem()
+                    self._flush(peer)
+            except MemoryError:
+                self.dirty[peer] = None
+                raise
+            finally:
+                self.dirty.update(dirty)
 
     def _flush(self, peer: _Peer) -> None:
         if peer.outbound.waiting_bytes > self._config.peer_backlog_bytes_max:

@@ -88,8 +88,12 @@ class OutStream:
         while queue and size + len(queue[0]) <= FRAME_BYTES:
             pieces.append(queue.popleft())
             size += len(pieces[-1])
-        body = b"".join([_BATCH_OF_ONE, _pack(first), _list_head(len(pieces)), *pieces])
-        self._frames.append(_Frame(first + len(pieces) - 1, frame(body), size))
+        try:
+            body = b"".join([_BATCH_OF_ONE, _pack(first), _list_head(len(pieces)), *pieces])
+            self._frames.append(_Frame(first + len(pieces) - 1, frame(body), size))
+        except MemoryError:
+            queue.extendleft(reversed(pieces))
+            raise
         self._in_frames_bytes += size
 
     def connected(self, handled: int) -> None:

@@ -21,6 +21,7 @@ from shoald.objects.pulls import UNREACHED, UNWRITTEN
 from shoald.objects.receiving import Lane, Request
 from shoald.objects.sending import DataServer
 from shoald.objects.traffic import Traffic
+from shoald.shell.carrying import carry_out
 from shoald.store.objects import ORIGIN_SIZE
 
 if TYPE_CHECKING:
@@ -54,11 +55,8 @@ class ObjectManager:
     def turn(self, now: float) -> float | None:
         """The end of a turn of the daemon; returns when the next one is due at the latest."""
         self.core.turn(now)
-        outbox = self.core.outbox
-        if outbox:
-            for effect in outbox:
-                self._carry_out(effect)
-            outbox.clear()
+        if self.core.outbox:
+            carry_out(self.core.outbox, self._carry_out)
         return self.core.next_deadline()
 
     @property

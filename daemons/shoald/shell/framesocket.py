@@ -98,16 +98,19 @@ class FrameSocket:
     # --- out ---
 
     def send(self, message: list[Any], *fds: int) -> None:
-        """Queue ``message`` for the frame of this turn, and ``fds`` (taken over, few) with it."""
+        """Queue ``message`` for the frame of this turn, and ``fds`` (taken over, few) with it.
+
+        If there is no memory for a message without ``fds``, it is not queued, and MemoryError raised.
+        """
         if self.closed or self._deaf:
             for fd in fds:
                 os.close(fd)
             return
         if fds and len(self._batch_fds) + len(fds) > DESCRIPTORS_PER_FRAME_MAX:
             self._close_batch()
+        self._to_flush.add(self)  # first: a message that there is no memory for is not half queued
         self._batch.append(message)
         self._batch_fds.extend(fds)
-        self._to_flush.add(self)
 
     def send_frame(self, data: bytes) -> None:
         """Queue a frame that was encoded before; only for sockets that carry no messages beside such."""

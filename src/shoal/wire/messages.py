@@ -194,7 +194,7 @@ P_PONG = 306  # [number]
 
 # Leases and jobs. `proc` is a submitter, a client of the node that sends P_DEMAND and P_FROM_CLIENT; lease ids are the lender's.
 P_DEMAND = 310  # [proc, kind "driver"|"worker", job: dict, shape_id, resources, backlog, options]: as DEMAND, for leases there
-#   job: {"id", "node": of its driver, "namespace", "log_to_driver"}
+#   job: {"id", "node": of its driver, "namespace", "log_to_driver"}; here also "submitter": what to call the process
 P_LEASE = 311  # [proc, shape_id, lease_id, worker proc, worker pid, resources, token 16 B]: connect to the worker (KIND_TASKS, token)
 P_FROM_CLIENT = 312  # [proc, message]: a RETURN or KILL_WORKER for a lease there
 P_FOR_CLIENT = 313  # [proc, message]: a RECALL_LEASE, WORKER_DIED or DEMAND_STATUS

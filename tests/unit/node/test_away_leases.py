@@ -68,6 +68,7 @@ class Node:
 
     def turn(self, now):
         for _ in range(50):
+            self.away.forgive(now)
             self.core.schedule(now)
             self.away.turn(now)
             effects, self.core.outbox = self.core.outbox, []
@@ -267,6 +268,29 @@ def test_a_node_that_cannot_be_reached_is_left_alone_for_a_while(world):
     assert len(world.a.dialing) == 2
 
 
+def test_a_node_that_is_forgiven_is_asked_in_that_turn(world):
+    for lease in list(world.a.dialing.values()):
+        world.a.away.dial_failed(lease, world.now)
+    world.a.dialing.clear()
+    world.settle()
+    due = world.a.away.turn(world.now)
+    assert due > world.now
+    world.now = due
+    world.a.away.forgive(world.now)
+    world.a.core.schedule(world.now)
+    assert world.a.away.turn(world.now) is None, "nothing wakes it later"
+    asked = [message for _, node_id, message in world.a.away.outbox if node_id == world.b.node_id]
+    assert [(message[0], message[6]) for message in asked] == [(m.P_DEMAND, 5)]
+
+
+def test_a_guest_has_the_name_that_its_node_gives_it(world):
+    job = {"id": "job1", "node": world.a.node_id, "submitter": "driver 7 train.py"}
+    world.b.guests.demanded(world.a.node_id, [b"driver-7", "driver", job, 1, CPU1, 1, {}], world.now)
+    assert world.b.guests.guests[b"driver-7"].name == "driver 7 train.py"
+    assert world.b.guests.guests[b"driver-1"].name == ""
+    assert "submitter" not in world.b.guests.jobs["job1"]
+
+
 def test_a_client_that_leaves_leaves_there_too(world):
     for token in list(world.a.dialing):
         world.dial(token)
@@ -318,7 +342,6 @@ def test_a_lease_that_nothing_comes_of_is_awaited_again_though_its_demand_was_fo
         world.b.exit(world.b.core.pool.workers[worker_id], world.now)
     world.settle()
     world.now += 10
-    world.settle()  # a node that was left alone is asked again after this turn
     world.settle()
     assert sorted(each.shape_id for each in world.a.dialing.values()) == [1, 2]
 
