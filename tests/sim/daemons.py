@@ -406,16 +406,13 @@ class Daemon:
         changes = self.refs.turn()
         if changes:
             number = self.refs.reported
-            self.link.report({"changes": changes}, lambda: self._confirmed(number))
+            self.link.report({"changes": changes}, lambda: self.refs.confirmed(number))
         self._send_refs()
 
     def _send_refs(self) -> None:
         outbox, self.refs.outbox = self.refs.outbox, []
         for node_id, message in outbox:
             self.send(node_id, message)
-
-    def _confirmed(self, number: int) -> None:
-        self.refs.confirmed(number)
 
     def _turn_objects(self, now: float) -> None:
         objects = self.objects
