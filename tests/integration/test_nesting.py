@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import shoal
-from marks import Marks
+from marks import Marks, until
 from shoal.exceptions import PlacementError
 
 
@@ -161,8 +161,13 @@ def test_a_timeout_near_the_driver_is_exact(tmp_path):
 def test_a_timeout_deep_down_is_looked_at_when_the_child_has_ended(tmp_path):
     depth = shoal.session.runtime().config.inline_timed_depth_min
     path = tmp_path / "there"
+    rows = shoal.session.runtime().request
+    until(
+        lambda: all(row["state"] == "idle" for row in rows("workers", {})["rows"])
+    )  # none is left to take the child
     ref = deeper.remote(depth, 0.1, str(path))
-    assert shoal.wait([ref], timeout=1) == ([], [ref]), "it waits for its child"
+    ready, _ = shoal.wait([ref], timeout=1)
+    assert not ready, f"it does not wait for its child: {shoal.get(ready)}"
     path.touch()
     parent, child = shoal.get(ref)
     assert child == parent, "in place"
