@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(unavailable()), reason=u
 
 NODES = 4
 MIB = 1024**2
+ATTEMPTS = 3
 OBJECT = 64 * MIB
 STORE = 512 * MIB
 PRELUDE = """
@@ -111,19 +112,21 @@ def test_100_tasks_on_one_node_cause_one_transfer(hosts):
 
 
 def test_what_is_processed_where_it_was_loaded_does_not_move(hosts):
-    answer, moved = hosts.drive(
-        f"""
-        loaded = [make.options(**at(number)).remote({OBJECT // 4}) for number in (1, 2, 3, 4)]
-        shoal.wait(loaded, num_returns=4, fetch_local=False)
-        # All find room there at once: on a slow machine others would wait so long that the bytes move.
-        sizes = shoal.get([size_of.options(num_cpus=0.1).remote(part) for part in loaded for _ in range(5)])
-        print(json.dumps(sum(sizes)))
-        """
-    )
-    assert answer == 5 * OBJECT
-    # Wherever tasks ran without a preference, nearly every part would go to every node. One or two of the four may move to a node
-    # that waits for less, where the machine has other work.
-    assert sum(received for received, _ in moved) < 0.6 * OBJECT
+    received = []
+    # A node with other work makes waiting dearer than moving, as it should: that may happen, but not each time.
+    while not received or (received[-1] > 0.1 * OBJECT and len(received) < ATTEMPTS):
+        answer, moved = hosts.drive(
+            f"""
+            loaded = [make.options(**at(number)).remote({OBJECT // 4}) for number in (1, 2, 3, 4)]
+            shoal.wait(loaded, num_returns=4, fetch_local=False)
+            # All find room there at once: on a slow machine others would wait so long that the bytes move.
+            sizes = shoal.get([size_of.options(num_cpus=0.1).remote(part) for part in loaded for _ in range(5)])
+            print(json.dumps(sum(sizes)))
+            """
+        )
+        assert answer == 5 * OBJECT
+        received.append(sum(count for count, _ in moved))
+    assert received[-1] < 0.1 * OBJECT, received
 
 
 def test_a_broadcast_is_passed_on_by_those_who_have_it(hosts):
