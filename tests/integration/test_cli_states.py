@@ -11,21 +11,16 @@ import pytest
 import shoal
 from commandline import PATIENCE_S, run, until
 from marks import Marks
-from shoal.testing import Cluster
 from shoal.util import state
 from shoal.util.metrics import Counter
+from twonodes import two_nodes
 
 
 @pytest.fixture
 def nodes(no_leaks):
     """A driver's node without CPUs, and another with two; its session is this process's."""
-    with Cluster(num_cpus=0) as cluster:
-        other = cluster.add_node(num_cpus=2)
-        shoal.init(cluster.address)
-        try:
-            yield cluster.head, other
-        finally:
-            shoal.shutdown()
+    with two_nodes() as nodes:
+        yield nodes
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from nodeclient import Client, until
 from shoal.control import request
 from shoal.testing import Cluster
 from shoal.wire import messages as m
+from twonodes import two_nodes
 
 TIMEOUT_S = 60
 MIB = 1024**2
@@ -29,13 +30,8 @@ def stats(node):
 @pytest.fixture(scope="module")
 def two(module_leaves_nothing):
     """A driver on a node without CPUs, and another node with two; yields (the driver's node, the other)."""
-    with Cluster(num_cpus=0) as cluster:
-        other = cluster.add_node(num_cpus=2)
-        shoal.init(cluster.address)
-        try:
-            yield cluster.head, other
-        finally:
-            shoal.shutdown()
+    with two_nodes() as nodes:
+        yield nodes
 
 
 @pytest.fixture

@@ -10,19 +10,14 @@ import shoal
 from marks import Marks
 from nodeclient import until
 from shoal.control import request
-from shoal.testing import Cluster
+from twonodes import two_nodes
 
 
 @pytest.fixture
 def nodes(no_leaks):
     """A driver's node without CPUs, and another with two."""
-    with Cluster(num_cpus=0) as cluster:
-        other = cluster.add_node(num_cpus=2, resources={"disk": 1})
-        shoal.init(cluster.address)
-        try:
-            yield cluster.head, other
-        finally:
-            shoal.shutdown()
+    with two_nodes(resources={"disk": 1}) as nodes:
+        yield nodes
 
 
 @pytest.fixture

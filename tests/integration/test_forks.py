@@ -72,13 +72,17 @@ def fill_the_store():
         return len(held) * MIB
 
 
-def test_a_child_of_a_driver_reads_what_was_read_before_the_fork(small_store):
+def a_child_reads_what_its_parent_has_let_go_of():
     ref = shoal.put(np.full(20 * MIB, 7, np.uint8))
     view = shoal.get(ref)
     child = forked(lambda view=view: str(int((view == 7).sum())))
     del ref, view
     assert fill_the_store() <= STORE - 20 * MIB
     assert finish(*child) == str(20 * MIB)
+
+
+def test_a_child_of_a_driver_reads_what_was_read_before_the_fork(small_store):
+    a_child_reads_what_its_parent_has_let_go_of()
     until(lambda: fill_the_store() > STORE - 20 * MIB)
 
 
@@ -99,12 +103,7 @@ def test_a_child_for_which_there_is_no_pipe_reads_what_was_read_before_the_fork(
     monkeypatch.setattr(os, "fork", fork_without_descriptors)
     settings = {"store_full_wait_ms": 100, "spilling": False}
     with shoal.init(num_cpus=2, object_store_memory=STORE, _system_config=settings):
-        ref = shoal.put(np.full(20 * MIB, 7, np.uint8))
-        view = shoal.get(ref)
-        child = forked(lambda view=view: str(int((view == 7).sum())))
-        del ref, view
-        assert fill_the_store() <= STORE - 20 * MIB
-        assert finish(*child) == str(20 * MIB)
+        a_child_reads_what_its_parent_has_let_go_of()
         assert fill_the_store() <= STORE - 20 * MIB
     assert "allow more open files" in capfd.readouterr().err
 

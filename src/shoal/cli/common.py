@@ -32,16 +32,19 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
 
 
-def asking_options(command: F) -> F:
-    """--address, --temp-dir and --json: for commands that ask a daemon."""
-    address = click.option(
+def address_option(command: F) -> F:
+    return click.option(
         "--address",
         default="auto",
         envvar="SHOAL_ADDRESS",
         metavar="HOST:PORT",
         help="The cluster's head (default: the one on this machine, or SHOAL_ADDRESS).",
-    )
-    return address(temp_dir_option(json_option(command)))
+    )(command)
+
+
+def asking_options(command: F) -> F:
+    """--address, --temp-dir and --json: for commands that ask a daemon."""
+    return address_option(temp_dir_option(json_option(command)))
 
 
 @contextmanager

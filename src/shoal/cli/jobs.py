@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from shoal.cli.common import F, JsonObject, print_json
+from shoal.cli.common import F, JsonObject, address_option, print_json
 from shoal.cli.format import Table
 from shoal.cli.output import show
 from shoal.cli.states import field_lines
@@ -42,13 +42,6 @@ class _JsonText(click.ParamType[dict[str, Any]]):
 
 def _options(command: F) -> F:
     """--address, --temp-dir (by the variable, which `init` reads) and --json."""
-    address = click.option(
-        "--address",
-        default="auto",
-        envvar="SHOAL_ADDRESS",
-        metavar="HOST:PORT",
-        help="The cluster's head (default: the one on this machine, or SHOAL_ADDRESS).",
-    )
     as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
     temp_dir = click.option(
         "--temp-dir",
@@ -58,7 +51,7 @@ def _options(command: F) -> F:
         callback=lambda _context, _option, value: os.environ.update(SHOAL_TEMP_DIR=value) if value else None,
         help="Where session directories are (default: the system's temporary directory).",
     )
-    return address(temp_dir(as_json(command)))
+    return address_option(temp_dir(as_json(command)))
 
 
 @contextmanager

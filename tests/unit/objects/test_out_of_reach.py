@@ -24,6 +24,17 @@ def two_copies(world, size):
     return b
 
 
+def three_small_copies(world):
+    """Nodes a and c have three small objects; their ids."""
+    a, _, c = world.nodes
+    ids = [own(a, number) for number in range(1, 4)]
+    for object_id in ids:
+        a.seal(object_id, body(100, object_id[11]))
+    c.pin_together(ids, a.proc)
+    world.run()
+    return ids
+
+
 def cut_off(node, other, world):
     node.core.pulls.unreachable(other.id, world.now)
     node.turn()
@@ -44,12 +55,8 @@ def test_another_copy_is_read_before_a_node_that_cannot_be_reached_counts_as_dea
 
 def test_who_is_asked_later_does_not_wait_for_it_either():
     world = World(3)
-    a, b, c = world.nodes
-    ids = [own(a, number) for number in range(1, 4)]
-    for object_id in ids:
-        a.seal(object_id, body(100, object_id[11]))
-    c.pin_together(ids, a.proc)
-    world.run()
+    a, b, _ = world.nodes
+    ids = three_small_copies(world)
     world.kill(a)
     cut_off(b, a, world)
     b.pin_together(ids, a.proc)
@@ -59,12 +66,8 @@ def test_who_is_asked_later_does_not_wait_for_it_either():
 
 def test_several_that_were_asked_for_together_are_sought_elsewhere():
     world = World(3)
-    a, b, c = world.nodes
-    ids = [own(a, number) for number in range(1, 4)]
-    for object_id in ids:
-        a.seal(object_id, body(100, object_id[11]))
-    c.pin_together(ids, a.proc)
-    world.run()
+    a, b, _ = world.nodes
+    ids = three_small_copies(world)
     b.pin_together(ids, a.proc)
     assert b.core.pulls.waits_for(a.id)
     world.kill(a)
