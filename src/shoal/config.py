@@ -382,8 +382,12 @@ class Config:
     error_classes_max: int = 256
     # Files of one package of a runtime_env (a working_dir, or one of py_modules); with more it is refused.
     package_bytes_max: int = 500 * MIB
-    # Unpacked packages on one node; beyond, those that no worker uses go, oldest first.
+    # Unpacked and installed packages on one node; beyond, those that no worker uses go, least recently used first.
     package_cache_bytes_max: int = 10 * 1024 * MIB
+    # How long pip may take for one environment of a runtime_env; then it is ended, and its tasks fail.
+    environment_build_ms_max: float = 600_000.0
+    # An environment that could not be made fails tasks at once for so long; later ones have it tried again.
+    environment_retry_ms: float = 10_000.0
     # What ran last, for `shoal timeline`: so many tasks and calls of each process, and so many bytes of what ended processes
     # had. Beyond, the oldest are forgotten.
     timeline_tasks_max: int = 10000

@@ -31,13 +31,14 @@ class Package:
         self.key = blake2b(content, digest_size=16).hexdigest()
 
 
-def pack(path: str, excludes: list[str], bytes_max: int, *, inside: str = "") -> Package:
-    """The directory, file or archive at ``path``; ``inside``: the folder of the archive that it is to be in.
+def pack(path: str, excludes: list[str], bytes_max: int, *, inside: str = "", whole: bool = False) -> Package:
+    """The directory, file or archive at ``path``; ``inside``: the folder of the archive that it is to be in. ``whole``: a
+    .zip file is a file like any other.
 
     Raises RuntimeEnvSetupError if it cannot be read, or its files take more than ``bytes_max``, naming the largest.
     """
     try:
-        if path.endswith(".zip") and os.path.isfile(path):
+        if path.endswith(".zip") and os.path.isfile(path) and not whole:
             return _ready_made(path, bytes_max)
         if os.path.isfile(path):
             files = [(path, os.path.basename(path))]

@@ -17,12 +17,13 @@ from typing import Any
 
 from shoal.suggest import UnknownNameError
 
-FIELDS = ("env_vars", "working_dir", "py_modules", "excludes")
+FIELDS = ("env_vars", "working_dir", "py_modules", "excludes", "pip")
 # Of Ray's, and not here: what to do instead.
 _REFUSED = {
+    "uv": "pass the same list as pip",
     **dict.fromkeys(
-        ("pip", "conda", "uv", "py_executable"),
-        "workers run in the Python environment of their node: install the packages there, or pass py_modules",
+        ("conda", "py_executable"),
+        "workers run with the Python of their node: pass pip for packages, or start the node in that environment",
     ),
     **dict.fromkeys(
         ("container", "image_uri"), "start the node in the container instead, with `shoal start-node`"
@@ -41,6 +42,9 @@ class RuntimeEnv(dict[str, Any]):
         working_dir: a directory or .zip file; its content is the current directory and the first place of imports.
         py_modules: packages (directories), modules (.py files), .zip files with such in them, or imported modules.
         excludes: patterns as in .gitignore for what of these is left out. Files called .gitignore count too.
+        pip: what each node is to install for it: a list of requirements ("name==1.2", local wheels and directories), the path of
+            a requirements file, or {"packages": either, "pip_check": bool, "pip_install_options": [...], "constraints": [...],
+            "pip_version": "==24.0"}.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class RuntimeEnv(dict[str, Any]):
         working_dir: str | os.PathLike[str] | None = None,
         py_modules: list[Any] | None = None,
         excludes: list[str] | None = None,
+        pip: str | os.PathLike[str] | list[str] | Mapping[str, Any] | None = None,
         **others: Any,
     ) -> None:
         given = {
@@ -57,6 +62,7 @@ class RuntimeEnv(dict[str, Any]):
             "working_dir": working_dir,
             "py_modules": py_modules,
             "excludes": excludes,
+            "pip": pip,
         }
         super().__init__(check("runtime_env", {**given, **others}))
 
@@ -99,6 +105,9 @@ def described(made: Mapping[str, Any] | None) -> dict[str, Any]:
         found["working_dir"] = _uri(found["working_dir"])
     if "py_modules" in found:
         found["py_modules"] = [_uri(each) for each in found["py_modules"]]
+    if "pip" in found:
+        packages = [each if isinstance(each, str) else each[2] for each in found["pip"]["packages"]]
+        found["pip"] = {**found["pip"], "packages": packages}
     return found
 
 
@@ -157,4 +166,16 @@ def _patterns(name: str, value: Any) -> list[str]:
     return list(value)
 
 
-_CHECKS = {"env_vars": _variables, "working_dir": _directory, "py_modules": _modules, "excludes": _patterns}
+def _pip(name: str, value: Any) -> dict[str, Any]:
+    from shoal.requirements import checked  # only for those who have any
+
+    return checked(name, value)
+
+
+_CHECKS = {
+    "env_vars": _variables,
+    "working_dir": _directory,
+    "py_modules": _modules,
+    "excludes": _patterns,
+    "pip": _pip,
+}

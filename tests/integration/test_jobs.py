@@ -1,5 +1,6 @@
 """Submitted jobs: scripts that run in the cluster, their output, their environment, how they end; by command and by client."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from commandline import PATIENCE_S, run, until
 from marks import Marks
 from shoal.job_submission import JobStatus, JobSubmissionClient
 from shoal.util import state
+from wheels import wheel
 
 SCRIPT = """
 import os, shoal, helper
@@ -23,6 +25,18 @@ def look():
     return helper.WORD, os.environ["COLOR"], os.environ["SIZE"]
 
 print(len(shoal.nodes()), "node", *shoal.get(look.remote()), flush=True)
+"""
+
+
+PACKAGE = """
+import shoal, shoal_t_pip
+
+@shoal.remote
+def version():
+    import shoal_t_pip
+    return shoal_t_pip.VERSION
+
+print(shoal_t_pip.VERSION, shoal.get(version.remote()), flush=True)
 """
 
 
@@ -79,6 +93,19 @@ def test_a_script_with_its_directory_and_variables(head, tmp_path):
     assert not os.path.exists(row["log_path"])
 
 
+def test_a_script_with_packages_that_are_installed_for_it_and_its_tasks(head, tmp_path):
+    (tmp_path / "script.py").write_text(PACKAGE)
+    made = wheel(tmp_path, "shoal_t_pip", "1.0")
+    env = {"pip": {"packages": [str(made)], "pip_install_options": ["--no-index"]}}
+    options = ("--working-dir", str(tmp_path), "--runtime-env-json", json.dumps(env))
+    done = run("job", "submit", *options, "--", "python", "script.py")
+    assert (done.status, done.out) == (0, "1.0 1.0\n"), done.err
+    env["pip"]["packages"] = ["shoal_t_absent"]
+    done = run("job", "submit", "--runtime-env-json", json.dumps(env), "--", "true")
+    assert done.status != 0
+    assert "No matching distribution found for shoal_t_absent" in done.err, done.err
+
+
 def test_scripts_that_fail(head):
     failed = run("job", "submit", "--submission-id", "a", "--", "echo before; exit 3")
     assert (failed.status, failed.out) == (1, "before\n")
@@ -88,7 +115,9 @@ def test_scripts_that_fail(head):
     assert (killed.status, killed.json["driver_exit_code"]) == (1, -9)
     assert "already" in run("job", "submit", "--submission-id", "a", "--", "true").error
     assert "cannot be the id" in run("job", "submit", "--submission-id", "a/b", "--", "true").error
-    assert "not supported" in run("job", "submit", "--runtime-env-json", '{"pip": ["x"]}', "--", "true").error
+    assert (
+        "not supported" in run("job", "submit", "--runtime-env-json", '{"conda": ["x"]}', "--", "true").error
+    )
     assert (
         "pass it to init()"
         in run("job", "submit", "--runtime-env-json", '{"py_modules": ["/"]}', "--", "true").error

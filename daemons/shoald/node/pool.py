@@ -40,12 +40,24 @@ class Worker:
         env: with its job it is bound to an environment (the key of a runtime_env); "" for the node's own.
         since: when it entered its state.
         reason: why it is ended, for people; "" if nobody decided that. `end_facts`: the same for programs, if there is more.
-        note: what it says of itself; "unfinished": it waits for tasks of its own, and must not be ended for idling.
+        note: what it says of itself; "unfinished": it waits for tasks of its own, and must not be ended for idling;
+            "installing": what has to be there before its task can begin, being made since `installing_since`.
     """
 
     __slots__ = (
-        *("end_facts", "env", "job", "lease_id", "note", "pid", "proc", "reason", "since", "slot", "state"),
-        "worker_id",
+        *(
+            "end_facts",
+            "env",
+            "installing_since",
+            "job",
+            "lease_id",
+            "note",
+            "pid",
+            "proc",
+            "reason",
+            "since",
+        ),
+        *("slot", "state", "worker_id"),
     )
 
     def __init__(self, worker_id: bytes, slot: int, now: float) -> None:
@@ -61,6 +73,18 @@ class Worker:
         self.reason = ""
         self.end_facts: dict[str, object] = {}
         self.note: dict[str, object] = {}
+        self.installing_since = 0.0
+
+    def noted(self, note: dict[str, object], now: float) -> None:
+        """It says ``note`` of itself; what that does not mention stays."""
+        if note.get("installing") and not self.note.get("installing"):
+            self.installing_since = now
+        self.note = {**self.note, **note}
+
+    def installing(self, now: float) -> str:
+        """What its task waits for, for people; "" if for nothing that is being installed."""
+        what = self.note.get("installing")
+        return f"{what} is being installed for {now - self.installing_since:.0f} s" if what else ""
 
     def __repr__(self) -> str:
         state = f"{self.state} job={self.job or '-'} lease={self.lease_id}"

@@ -181,10 +181,19 @@ class Pressure:
                 "resources": demand.resources,
                 "backlog": demand.backlog,
                 "waiting_s": now - demand.since,
-                "reason": self._reason(demand),
+                "reason": self._installing(demand, now) or self._reason(demand),
             }
             for demand in self._core.waiting
         ]
+
+    def _installing(self, demand: Demand, now: float) -> str:
+        """What workers of the demand's environment wait for; "" if that is there, or nobody makes it yet."""
+        if not demand.env:
+            return ""
+        for worker in self._core.pool.in_state(LEASED):
+            if worker.env == demand.env and worker.note.get("installing"):
+                return f"{worker.installing(now)} (worker {worker.pid})"
+        return ""
 
     def _reason(self, demand: Demand) -> str:
         kind, text = self._obstacle(demand)

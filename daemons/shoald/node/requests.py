@@ -143,6 +143,7 @@ class Requests:
             "pending": self._pending_rows(),
             "jobs": self._job_rows(),
             "groups": daemon.groups.core.rows(daemon.loop.now())[: daemon.config.rows_max],
+            "installing": self._installing(),
             "counters": dict(scheduler.counters),
             "store": daemon.store.stats(),
             "head": {"address": daemon.address, "trouble": daemon.head_trouble},
@@ -176,6 +177,16 @@ class Requests:
         daemon = self._daemon
         return daemon.actors.core.rows(daemon.loop.now())[: daemon.config.rows_max]
 
+    def _installing(self) -> list[str]:
+        """What tasks that have a worker wait for there, once for each environment."""
+        now = self._daemon.loop.now()
+        found = {
+            (worker.job, worker.env): f"{worker.installing(now)} (worker {worker.pid})"
+            for worker in self._daemon.scheduler.pool.in_state(LEASED)
+            if worker.note.get("installing")
+        }
+        return list(found.values())
+
     def _worker_rows(self) -> list[dict[str, Any]]:
         return [self._worker_row(worker) for worker in self._daemon.scheduler.pool.workers.values()]
 
@@ -196,6 +207,7 @@ class Requests:
             "why": lease.why if lease is not None else "",
             "task_id": daemon.board.current(worker.slot).hex(),
             "note": worker.note,
+            "installing": worker.installing(daemon.loop.now()),
         }
 
     def _job_rows(self) -> list[dict[str, Any]]:

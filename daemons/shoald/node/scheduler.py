@@ -262,7 +262,7 @@ class SchedulerCore:
         worker = self.pool.by_proc.get(client.proc)
         if worker is None or type(note) is not dict:
             raise ProtocolError("notes are dictionaries, and only workers send them")
-        worker.note = note
+        worker.noted(note, now)
         self._deadline = now
 
     # --- workers ---

@@ -173,9 +173,9 @@ class ActorExecutor:
         ref: ObjectRef[Any] = ObjectRef(self._actor_id)
         blob, captured, job, settings, self._table, given, inside = runtime.values.get(ref, None)
         runtime.identity.job_id = self._info["job_id"]
-        importing = FunctionCache(runtime)
+        importing = FunctionCache(runtime, lambda _: False)  # who kills an actor ends its process
         importing.enter_job({**job, "namespace": self._info["namespace"]})
-        importing.enter_packages()
+        importing.enter_packages(self._actor_id)
         cls = loads_code(blob, captured)
         self._captured = captured
         args, kwargs = deserialize(given, inside)

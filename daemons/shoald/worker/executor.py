@@ -119,7 +119,7 @@ class Executor:
         self._peers: list[Peer] = []
         self._arguments = Arguments(runtime)
         self.results = Results(runtime)
-        self._functions = FunctionCache(runtime)
+        self._functions = FunctionCache(runtime, lambda task_id: self._cancels.covers(task_id))
         self._running: list[bytes] = []  # the current task, and those that wait for it in place
         self._prefetch = Prefetch(runtime)
         self._cancels = Cancels(self._running, runtime.lock)
@@ -229,9 +229,9 @@ class Executor:
         try:
             if details is not None and details["name"]:
                 name = details["name"]
-                function = self._functions.get(function_id, loaded)
+                function = self._functions.get(function_id, loaded, task_id)
             else:
-                function = self._functions.get(function_id, loaded)
+                function = self._functions.get(function_id, loaded, task_id)
                 name = function.name
             self._set_task_name(name, function.short)
             args, kwargs = self._arguments.load(loaded, submitter, payload, lifted, details)

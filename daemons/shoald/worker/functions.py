@@ -40,10 +40,15 @@ class Function:
 
 
 class FunctionCache:
-    """By content hash. One that captured refs holds them, and goes when no submitter may use it any more; others stay."""
+    """By content hash. One that captured refs holds them, and goes when no submitter may use it any more; others stay.
 
-    def __init__(self, runtime: Runtime) -> None:
+    Args:
+        stopped: whether a task or actor, by id, that waits for its function is not to wait any more.
+    """
+
+    def __init__(self, runtime: Runtime, stopped: Callable[[bytes], bool]) -> None:
         self._runtime = runtime
+        self._stopped = stopped
         self.known: dict[bytes, Function] = {}
         self._exported: dict[bytes, tuple[bytes, str, Stamp | None, dict[bytes, Stamp]]] = {}
         self._riders: dict[bytes, list[ObjectRef[Any]]] = {}
@@ -86,11 +91,11 @@ class FunctionCache:
         for function_id in [function_id for function_id, users in self._users.items() if user in users]:
             self.forget(user, function_id)
 
-    def get(self, function_id: bytes, loaded: Loaded) -> Function:
-        """The function, loaded now if it is new; raises what its import raises."""
+    def get(self, function_id: bytes, loaded: Loaded, task_id: bytes) -> Function:
+        """The function of a task, loaded now if it is new; raises what its import raises."""
         function = self.known.get(function_id)
         if function is None:
-            self.enter_packages()
+            self.enter_packages(task_id)
             blob, name, stamp, stamps = self._exported[function_id]
             riders = borrowed_riders(self._runtime, blob, stamp, stamps)
             call = loads_code(blob, riders)
@@ -124,10 +129,13 @@ class FunctionCache:
             environment.set_variables(given)
             self._packages = given
 
-    def enter_packages(self) -> None:
-        """Have what the job's environment needs to import; once, and not with the lock held. Raises RuntimeEnvSetupError."""
+    def enter_packages(self, task_id: bytes) -> None:
+        """Have, for a task or actor, what the job's environment needs to import; once.
+
+        Not with the lock held. Raises RuntimeEnvSetupError.
+        """
         if self._packages is not None:
-            environment.enter_packages(self._runtime, self._packages)
+            environment.enter_packages(self._runtime, self._packages, task_id, lambda: self._stopped(task_id))
             self._packages = None
 
 

@@ -113,6 +113,7 @@ def status_lines(status: Row) -> list[str]:
             for group in groups
             if group["state"] != "CREATED"
         ]
+    lines += [f"installs  {text}" for text in status.get("installing", ())]
     lines.append("waiting   nothing" if pending_table(status) is None else "waiting   see below")
     return lines
 
@@ -169,6 +170,8 @@ def _workers_table(rows: Sequence[Row]) -> Table:
 
 
 def _doing(row: Row) -> str:
+    if row.get("installing"):
+        return str(row["installing"])
     task = str(row.get("task_id") or "").strip("0")
     return f"task {row['task_id']}" if task else row.get("reason") or "-"
 

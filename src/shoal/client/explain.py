@@ -39,6 +39,8 @@ class Explain:
         self._waits: dict[object, tuple[TaskContext | None, list[Entry], float]] = {}
         # The same of threads that wait for room to write a value.
         self._room_waits: dict[object, tuple[TaskContext | None, str, float]] = {}
+        # In a worker: the task or actor that waits for what is being installed, what that is, since when (lock held).
+        self.installing: tuple[str, str, float] | None = None
         # In an actor: its id, and what it says of itself (lock held).
         self.actor: tuple[str, Callable[[], str]] | None = None
 
@@ -236,6 +238,10 @@ class Explain:
             for entry in missing[:_SHOWN_MAX]:
                 row = self._row(entry, f"{head} for object {entry.id.hex()} ")
                 rows.append({**row, "waits": context.task_id.hex()})
+        if self.installing is not None and self.installing[0].startswith(prefix):
+            task_id, what, since = self.installing
+            line = f"task {task_id} waits here: {what} is being installed for {now - since:.0f} s"
+            rows.append({"lines": [line], "waits": task_id})
         for context, what, since in self._room_waits.values():
             if context is not None and context.task_id.hex().startswith(prefix):
                 head = f"task {context.task_id.hex()} {context.name!r} has waited {now - since:.1f} s here for {what}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1024 * 1024
 _LOOK_S = 0.2
-_FIELDS = ("env_vars", "working_dir", "excludes")
+_FIELDS = ("env_vars", "working_dir", "excludes", "pip")
 
 
 class JobSubmissionClient:
@@ -52,8 +52,8 @@ class JobSubmissionClient:
         """Have ``entrypoint`` run by a shell on the head's node; returns the job's id at once.
 
         Args:
-            runtime_env: "env_vars" and "working_dir" (with "excludes"): the script's, and what its tasks inherit. Without a
-                working directory it runs in the current one, if that node has it.
+            runtime_env: "env_vars", "working_dir" (with "excludes") and "pip": the script's, and what its tasks inherit. Without
+                a working directory it runs in the current one, if that node has it. Local packages of "pip" have to be there too.
 
         Raises ValueError for an id that is taken, or what is wrong with the arguments.
         """
