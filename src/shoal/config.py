@@ -115,6 +115,12 @@ class Config:
     slab_bytes_max: int = 64 * MIB
     # Share of the store that all clients together may lease ahead of need; beyond, each gets what it needs at once, and no more.
     lease_ahead_share: float = 0.125
+    # Tasks of one graph of Dask that are submitted ahead: their results together, as a share of this node's store; how many while
+    # nothing is known of these; how many in any case; how many at most. At the bound the submitter waits.
+    dask_window_store_share: float = 0.125
+    dask_window_first: int = 16
+    dask_window_tasks_per_cpu_min: float = 2.0
+    dask_window_tasks_max: int = 4096
     # Freed memory that a driver keeps at the end of its heap; beyond, it goes back to the system.
     heap_kept_bytes_max: int = 32 * MIB
     # The same of a worker, for the arrays of its next task; without work it gives all of that back after this time.

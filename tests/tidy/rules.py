@@ -21,6 +21,7 @@ CORES = {
     "src/shoal/actors": "calls errors method",
     "src/shoal/client": "crowding",
     "src/shoal/store": "tracked",
+    "src/shoal/util/dask": "plan window",
     "daemons/shoald/node": (
         "actors awayleases bundles cluster constraints effects fairness fields grantround groups guests leases memorywatch "
         "peerstream placement pool pressure scheduler staffing timelines"
