@@ -31,7 +31,7 @@ STRATEGIES = [
 GROUP = {"name": "", "namespace": "", "strategy": "PACK", "bundles": [dict(CPU1)], "detached": False}
 METHODS = [
     "status", "nodes", "memory", "workers", "jobs", "tasks", "objects", "why", "actors", "cluster_resources",
-    "available_resources", "logs_dir", "ping", "named_actor", "named_actors", "group", "groups", "node", "why here",
+    "available_resources", "logs_dir", "ping", "named_actor", "named_actors", "group", "groups", "node", "why here", "figures",
     "no such method",
 ]  # fmt: skip
 
@@ -91,6 +91,7 @@ def templates(proc, object_id, offset):
         [m.CREATE_GROUP, 11, object_id, dict(GROUP)],
         [m.REMOVE_GROUP, object_id],
         [m.WATCH_GROUP, object_id],
+        [m.COUNTED, {"submitted": 1, "finished": 1, "failed": 0, "retried": 0}],
         [m.GOODBYE],
     ]
 

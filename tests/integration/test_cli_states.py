@@ -222,3 +222,51 @@ def test_metrics_of_all_processes(nodes):
     assert any(f'node_id="{nodes[1].node_id}"' in line for line in series)
     assert any(f'pid="{os.getpid()}"' in line for line in series)
     assert len(run("metrics", "--json", *asked).json["rows"]) >= 2
+
+
+DRIVER = """
+import shoal, sys
+shoal.init(sys.argv[1], log_to_driver=False)
+f = shoal.remote(num_cpus=0)(lambda: 1)
+shoal.get([f.remote() for _ in range(7)])
+"""
+
+
+def value(lines, name, **labels):
+    """The sum of a metric's values over the series that have these labels."""
+    wanted = [f'{label}="{text}"' for label, text in labels.items()]
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith((f"{name}{{", f"{name} ")) and all(each in line for each in wanted)
+    )
+
+
+def test_metrics_of_the_runtime(nodes, marks):
+    head, other = nodes
+    asked = ("--address", head.address)
+    before = run("metrics", *asked).out.splitlines()
+    kept = shoal.put(bytes(300_000))
+    running, waiting = hold.remote(marks), hold.options(num_cpus=2).remote(marks)
+    dependent = shoal.remote(lambda data: len(data)).remote(waiting)
+    marks.wait("held")
+    subprocess.run([sys.executable, "-c", DRIVER, head.address], check=True, timeout=PATIENCE_S)
+    lines = run("metrics", *asked).out.splitlines()
+    here = {"node_id": head.node_id}
+    for each in ("RUNNING", "PENDING_NODE", "PENDING_ARGS"):
+        assert value(lines, "shoal_tasks", state=each, **here) == 1, each
+    ended = [value(each, "shoal_tasks_finished_total", **here) for each in (before, lines)]
+    assert ended[1] - ended[0] == 7  # of a driver that is gone
+    assert value(lines, "shoal_object_store_bytes", state="primary", **here) >= 300_000
+    for node in nodes:
+        capacity = value(lines, "shoal_object_store_capacity_bytes", node_id=node.node_id)
+        assert value(lines, "shoal_object_store_bytes", node_id=node.node_id) == capacity > 0
+    assert value(lines, "shoal_resources", node_id=other.node_id, resource="CPU") == 2
+    assert value(lines, "shoal_resources_available", node_id=other.node_id, resource="CPU") == 1
+    assert value(lines, "shoal_nodes", state="ALIVE") == 2
+    assert value(lines, "shoal_workers", node_id=other.node_id, state="leased") >= 1
+    assert value(lines, "shoal_scheduler_waiting_leases") >= 1
+    assert value(lines, "shoal_workers_memory_bytes", node_id=other.node_id) > 0
+    marks.add("release")
+    assert shoal.get([running, dependent], timeout=PATIENCE_S)[1] == 200_000
+    del kept

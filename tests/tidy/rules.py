@@ -24,7 +24,7 @@ CORES = {
     "src/shoal/util/dask": "plan window",
     "daemons/shoald/node": (
         "actors awayleases bundles cluster constraints effects fairness fields grantround groups guests leases memorywatch "
-        "peerstream placement pool pressure scheduler staffing timelines"
+        "peerstream placement pool pressure scheduler staffing tallies timelines"
     ),
     "daemons/shoald/objects": "admission cluster_refs copies core effects lanes pull pulls serving",
     "daemons/shoald/head": "actors core directory events gauges groups groupwords jobs nodes planning reports",

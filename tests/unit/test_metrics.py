@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from shoal.cli.metrics import prometheus_lines
+from shoal.prometheus import prometheus_lines
 from shoal.util import metrics
 from shoal.util.metrics import Counter, Gauge, Histogram
 

@@ -190,6 +190,8 @@ class NodeDaemon:
             self.requests.answered(client, message)
         elif tag == m.TIMELINE:
             self.requests.timelines.handed_over(self.name_of(client.proc), client.proc, message)
+        elif tag == m.COUNTED:
+            self.requests.figures.tallies.said(client.proc, message[1] if len(message) == 2 else None)
         elif tag == m.GOODBYE and client.kind == "driver":
             self._goodbye(client, now)
         else:

@@ -8,6 +8,7 @@
 - tasks, objects: a row for each, as its owner knows it
 - metrics: {"pid", "metrics"} of each process that has any (shoal.util.metrics)
 - stack: {"pid", "threads"} of each process (shoal.client.stacks)
+- figures: a row of what this node counts (node.figures)
 - ping: {"rows": [{"node_id"}…], "silent": [node ids]}: which other nodes answer over their links
 - why {"id": hex}: what a task or object waits for (node.why)
 - groups: a row for each placement group of the cluster; group {"name", "namespace"}: the row of that name
@@ -16,7 +17,7 @@
 - drain {"node": id, its beginning, or name}: the head takes that node out of scheduling
 - stop: end this daemon
 
-Answers to tasks, objects, metrics, stack and why: {"rows": […], "silent": [processes that did not answer within
+Answers to tasks, objects, metrics, figures, stack and why: {"rows": […], "silent": [processes that did not answer within
 query_ms_max]}. With the parameter {"cluster": true} these, memory, workers, jobs, actors and status are about all nodes
 (node.questions): rows are joined, memory has {"nodes": [an answer of each], "silent"}; why always is.
 """
@@ -27,6 +28,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
+from shoald.node.figures import Figures
 from shoald.node.leases import UNITS, Amounts
 from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Worker
 from shoald.node.questions import Questions
@@ -46,7 +48,18 @@ if TYPE_CHECKING:
 Reply = Any  # Callable[[bool, Any], None]: whether it could be answered, and the answer or why not
 
 
-_EVERYWHERE = ("memory", "workers", "jobs", "actors", "tasks", "objects", "timeline", "stack", "metrics")
+_EVERYWHERE = (
+    "memory",
+    "workers",
+    "jobs",
+    "actors",
+    "tasks",
+    "objects",
+    "timeline",
+    "stack",
+    "metrics",
+    "figures",
+)
 
 
 class _Query:
@@ -70,6 +83,7 @@ class Requests:
         self._number = itertools.count(1).__next__
         self.questions = Questions(daemon, self._answer_here)
         self.timelines = Timelines(daemon.node_id, daemon.config.timeline_kept_bytes_max)
+        self.figures = Figures(daemon, self._ask_all)
         self._methods: dict[str, Answerer] = {
             "status": self._status,
             "nodes": self._nodes,
@@ -80,6 +94,7 @@ class Requests:
             "objects": lambda params, reply: self._ask_all("objects", params, reply),
             "timeline": self._timeline,
             "metrics": lambda params, reply: self._ask_all("metrics", params, reply),
+            "figures": self.figures.answer,
             "stack": lambda params, reply: self._ask_all("stack", params, reply),
             "shortage": lambda _, reply: reply(
                 True, {"lines": daemon.store.shortage_lines(daemon.loop.now())}
@@ -387,7 +402,8 @@ class Requests:
             self._finish(message[1])
 
     def client_left(self, proc: bytes) -> None:
-        """A process is gone: nobody waits for its answers."""
+        """A process is gone: nobody waits for its answers, and what it has counted stays."""
+        self.figures.tallies.gone(proc)
         for number, query in list(self._queries.items()):
             if query.pending.pop(proc, None) is not None and not query.pending:
                 self._finish(number)

@@ -84,6 +84,16 @@ def kernel_kills(
     return sum(_figures(each).get("oom_kill", 0) for each in files)
 
 
+def cpu_busy_s() -> float:
+    """Seconds that the machine's processors have worked since it started, all together."""
+    import psutil
+
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # The time of guests is in that of user and nice already.
+    return float(sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0))
+
+
 def own_bytes(pid: int) -> int:
     """Resident memory of a process that it does not share, in bytes; 0 if it is gone."""
     try:

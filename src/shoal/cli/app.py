@@ -21,7 +21,7 @@ _COMMANDS = {
     "summary": ("states", "Count tasks, actors or objects by what made them."),
     "stack": ("stack", "Where workers and drivers are in their Python code."),
     "why": ("lists", "What a task or an object waits for."),
-    "metrics": ("metrics", "What user code has counted, for Prometheus."),
+    "metrics": ("metrics", "What the runtime and user code count, for Prometheus."),
     "timeline": ("timeline", "Write what ran when, as a Chrome trace."),
     "job": ("jobs", "Submit driver scripts, and look after them."),
     "microbenchmark": ("microbenchmark", "How fast puts, tasks and calls are here."),

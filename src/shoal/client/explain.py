@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.client.stacks import stack_rows
 from shoal.context import current_task
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, Entry
-from shoal.owner.rows import queued_behind, rows_of
+from shoal.owner.rows import counts_of, queued_behind, rows_of
 from shoal.owner.tasks import QUEUED, SENT, WAITING
 
 if TYPE_CHECKING:
@@ -176,6 +176,10 @@ class Explain:
         if what == "metrics":
             metrics = sys.modules.get("shoal.util.metrics")  # loaded by who has any
             return [{"pid": runtime.pid, "metrics": metrics.rows()}] if metrics is not None else []
+        if what == "figures":
+            connections = [calls.lease for calls in runtime.actors.calls.values() if calls.lease is not None]
+            tasks = counts_of(runtime.dispatch, connections)
+            return [{"pid": runtime.pid, "tasks": tasks, "sums": dict(runtime.dispatch.counters)}]
         if what == "ping":
             return time.time()
         return None

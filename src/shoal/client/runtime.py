@@ -202,6 +202,7 @@ class Runtime:
                 with self.lock:
                     number, answer = self.node.ask()
                     self._goodbye = number
+                    self.table.to_node([m.COUNTED, dict(self.dispatch.counters)])
                     self.table.to_node([m.GOODBYE])
                 self.wait(answer, timeout_s)
         finally:  # also if Ctrl-C has ended that wait: whoever waits in this session is told that it is over

@@ -65,7 +65,7 @@ def _clock_offset() -> float:
 
 
 def hand_over(runtime: Runtime) -> None:
-    """This process is about to end: the daemon gets its ring, unless it is gone, within a short time."""
+    """This process is about to end: the daemon gets its ring and its counts, unless it is gone, within a short time."""
     connection = runtime.node.connection
     rows = runtime.timeline.rows()
     if not rows or connection.closed:
@@ -73,6 +73,7 @@ def hand_over(runtime: Runtime) -> None:
     deadline = time.monotonic() + _HAND_OVER_S
     with runtime.lock:
         runtime.table.to_node([m.TIMELINE, runtime.pid, rows])
+        runtime.table.to_node([m.COUNTED, dict(runtime.dispatch.counters)])
         runtime.flush_seals()
         while connection.out_bytes and time.monotonic() < deadline:
             connection.writable()

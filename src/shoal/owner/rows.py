@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.owner.leases import ShapeQueue
+from shoal.owner.leases import Lease, ShapeQueue
 from shoal.owner.tasks import SENT, STATE_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from shoal.owner.dispatch import Dispatcher
     from shoal.owner.tasks import TaskRecord
 
@@ -37,6 +39,28 @@ def rows_of(dispatch: Dispatcher) -> list[dict[str, Any]]:
         for task_id, name, outcome in dispatch.finished
     ]
     return rows
+
+
+def counts_of(dispatch: Dispatcher, actors: Iterable[Lease]) -> dict[str, int]:
+    """How many unfinished tasks there are in each state of `rows_of`, in a time that follows shapes and workers, not tasks.
+
+    A task that was cancelled or begun in place while it was queued counts as queued until its queue comes to it.
+
+    Args:
+        actors: connections to actors, whose calls are among the tasks.
+    """
+    leases = dispatch.leases.values()
+    calls = sum(len(lease.inflight) for lease in actors)
+    sent = sum(len(lease.inflight) for lease in leases)
+    busy = sum(1 for lease in leases if lease.inflight)
+    rest = max(0, len(dispatch.tasks) - calls - sent)
+    queued = min(rest, sum(len(queue.ready) for queue in dispatch.queues.values()))
+    return {
+        "PENDING_ARGS": rest - queued,
+        "PENDING_NODE": queued,
+        "AT_WORKER": sent - busy,
+        "RUNNING": busy + calls,
+    }
 
 
 def queued_behind(task: TaskRecord) -> int:

@@ -71,6 +71,7 @@ ANSWER = 41  # [req, data]: the answer to a QUERY
 GOODBYE = 42  # []: a driver leaves in order; the daemon answers GOODBYE_OK after its worker output is forwarded
 CANCEL_TASK = 43  # [object id, force, recursive]: from one who has a ref, for the process that submitted its task
 TIMELINE = 44  # [pid, rows]: from a worker that ends: what it ran (shoal.client.timeline)
+COUNTED = 45  # [{"submitted", "finished", "failed", "retried"}]: from a process that ends: its tasks since its start
 
 RETURN_OK = 0
 RETURN_RECYCLE = 1  # the worker is used up (max_calls) and ends

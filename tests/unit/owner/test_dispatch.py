@@ -13,6 +13,7 @@ from shoal.ids import IdSource
 from shoal.options import TaskOptions
 from shoal.owner.dispatch import Dispatcher
 from shoal.owner.objects import FAILED, INLINE, PENDING, Entry
+from shoal.owner.rows import counts_of, rows_of
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, TaskRecord
 from shoal.wire import messages as m
@@ -56,6 +57,11 @@ class Cluster:
     def validate(self) -> None:
         self.table.validate()
         self.dispatch.validate()
+        counts, rows = counts_of(self.dispatch, ()), rows_of(self.dispatch)
+        assert sum(counts.values()) == len(self.dispatch.tasks)
+        for state in ("AT_WORKER", "RUNNING"):
+            assert counts[state] == sum(row["state"] == state for row in rows), (counts, rows)
+        assert counts["PENDING_NODE"] >= sum(row["state"] == "PENDING_NODE" for row in rows), (counts, rows)
 
 
 def test_a_task_asks_for_a_lease_then_runs_and_its_value_goes_with_its_last_ref():
