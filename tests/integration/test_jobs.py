@@ -138,7 +138,7 @@ def test_without_jobs_or_a_cluster(no_leaks):
 
 def test_no_jobs_yet(head):
     assert run("job", "list", "--json").json == {"rows": []}
-    assert "none was submitted" in run("job", "status", "a").error
+    assert "no job 'a' is known" in run("job", "status", "a").error
 
 
 def test_a_job_is_stopped_with_all_of_its_processes(head, tmp_path):
@@ -207,17 +207,39 @@ def test_when_its_supervisor_dies_the_job_has_failed_and_its_script_ends(client,
     until(lambda: all(gone(pid) for pid in pids.read_text().split()))
 
 
-def test_when_what_knows_the_jobs_dies_they_end_with_it(client, tmp_path):
+def kill_registry():
+    registry = next(
+        row for row in state.list_actors() if row["name"] == "registry" and row["state"] == "ALIVE"
+    )
+    os.kill(registry.pid, signal.SIGKILL)
+    until(lambda: gone(registry.pid))
+
+
+def test_when_what_knows_the_jobs_dies_another_goes_on_from_there(client, tmp_path, marks):
     entrypoint, pids = waits(tmp_path)
     client.submit_job(entrypoint=entrypoint, submission_id="a")
+    client.submit_job(entrypoint="true", submission_id="b")
+    go_on = f"while ! ls {marks.folder}/go.* >/dev/null 2>&1; do sleep 0.05; done"
+    client.submit_job(entrypoint=f"{go_on}; echo ended; exit 7", submission_id="c")
     until(pids.exists)
-    registry = next(row for row in state.list_actors() if row["name"] == "registry")
-    os.kill(registry.pid, signal.SIGKILL)
-    until(lambda: all(gone(pid) for pid in pids.read_text().split()))
-    until(lambda: state.get_actor(registry.actor_id).state == "ALIVE")
-    assert client.list_jobs() == []
-    assert client.submit_job(entrypoint="true", submission_id="a") == "a"
-    assert "".join(client.tail_job_logs("a")) == ""
+    until(lambda: client.get_job_status("b") is JobStatus.SUCCEEDED)
+    until(lambda: client.get_job_status("c") is JobStatus.RUNNING)
+    kill_registry()
+    assert [(job.submission_id, str(job.status)) for job in client.list_jobs()] == [
+        ("a", "RUNNING"),
+        ("b", "SUCCEEDED"),
+        ("c", "RUNNING"),
+    ]
+    kill_registry()
+    marks.add("go")  # while nobody watches
+    until(lambda: client.get_job_status("c") is JobStatus.FAILED)
+    assert client.get_job_info("c").driver_exit_code == 7
+    assert client.get_job_logs("c") == "ended\n"
+    assert client.stop_job("a")
+    assert client.get_job_status("a") is JobStatus.STOPPED
+    assert all(gone(pid) for pid in pids.read_text().split())
+    with pytest.raises(ValueError, match="a job 'b' already"):
+        client.submit_job(entrypoint="true", submission_id="b")
 
 
 def test_jobs_end_with_their_cluster(head, tmp_path):

@@ -13,7 +13,7 @@
 - why {"id": hex}: what a task or object waits for (node.why)
 - groups: a row for each placement group of the cluster; group {"name", "namespace"}: the row of that name
 - cluster_resources, available_resources: {name: amount}, as floats
-- logs_dir: where worker output is kept
+- logs_dir: where worker output is kept; job_folders: where "records" and "logs" of submitted jobs are, on the head's node
 - drain {"node": id, its beginning, or name}: the head takes that node out of scheduling
 - stop: end this daemon
 
@@ -25,6 +25,7 @@ query_ms_max]}. With the parameter {"cluster": true} these, memory, workers, job
 from __future__ import annotations
 
 import itertools
+import os
 from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
@@ -107,6 +108,7 @@ class Requests:
             "cluster_resources": lambda _, reply: self._resources("resources", reply),
             "available_resources": lambda _, reply: self._resources("available", reply),
             "logs_dir": lambda _, reply: reply(True, daemon.session.logs_dir),
+            "job_folders": lambda _, reply: reply(True, self._job_folders()),
             "ping": self._ping,
             "drain": self._drain,
             "stop": self._stop,
@@ -191,6 +193,14 @@ class Requests:
     def _actor_rows(self) -> list[dict[str, Any]]:
         daemon = self._daemon
         return daemon.actors.core.rows(daemon.loop.now())[: daemon.config.rows_max]
+
+    def _job_folders(self) -> dict[str, str]:
+        """Where records and logs of submitted jobs lie: with the head's state, if that outlives it."""
+        daemon = self._daemon
+        if daemon.options.data_dir:
+            durable = os.path.join(daemon.options.data_dir, "jobs")
+            return {"records": durable, "logs": durable}
+        return {"records": os.path.join(daemon.session.path, "jobs"), "logs": daemon.session.logs_dir}
 
     def _installing(self) -> list[str]:
         """What tasks that have a worker wait for there, once for each environment."""
@@ -287,6 +297,7 @@ class Requests:
     def _own_row(self) -> dict[str, Any]:
         daemon = self._daemon
         row = {"node_id": daemon.node_id, "state": "ALIVE", "reason": "", "draining": False}
+        row["hosts_head"] = daemon.options.head
         return plain({**row, **daemon.registration(), **daemon.gauges()})
 
     def _nodes(self, _params: dict[str, Any], reply: Reply) -> None:

@@ -99,7 +99,8 @@ class Session:
                 except OSError:
                     return  # others have sessions in it
             return
-        shutil.rmtree(os.path.join(self.path, "packages"), ignore_errors=True)
+        for name in ("packages", "jobs"):
+            shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
         for name in ("node.sock", "secret", "tls.pem", "node.json"):
             try:
                 os.unlink(os.path.join(self.path, name))

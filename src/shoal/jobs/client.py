@@ -10,9 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal import session
-from shoal.exceptions import TaskError
+from shoal.exceptions import ActorDiedError, ActorUnavailableError, TaskError
 from shoal.jobs.records import JobDetails, JobStatus, checked_id
-from shoal.jobs.registry import NAME, NAMESPACE, Registry
+from shoal.jobs.registry import NAME, NAMESPACE, Registry, supervisor_name
 from shoal.jobs.supervisor import Supervisor
 from shoal.runtime_env import check
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1024 * 1024
 _LOOK_S = 0.2
+_PATIENCE_S = (
+    60.0  # until the node of an earlier head is known to be dead, and what knew the jobs there with it
+)
+_TRIES = 3  # to ask the registry, which may end meanwhile
 _FIELDS = ("env_vars", "working_dir", "excludes", "pip")
 
 
@@ -64,22 +68,20 @@ class JobSubmissionClient:
         others = [field for field in env if field not in _FIELDS]
         if others:
             raise ValueError(f"runtime_env[{others[0]!r}] is not for jobs: pass it to init() in the script")
-        registry = self._registry_made()
         if any(job.submission_id == submission_id for job in self.list_jobs()):
             raise ValueError(f"there is a job {submission_id!r} already; submit it under another id")
-        supervisor = self._supervisor(submission_id, self._ask(registry.node_id.remote()), env)
+        supervisor = self._supervisor(submission_id, self._asked("node_id"), env)
         facts = (submission_id, entrypoint, dict(metadata or {}), env)
-        self._ask(registry.submit.remote(*facts, supervisor, _address()))
+        self._answer(self._registry().submit.remote(*facts, supervisor, _address()))
         return submission_id
 
     def list_jobs(self) -> list[JobDetails]:
         """All jobs that are remembered, in the order in which they were submitted."""
-        registry = self._registry()
-        return [] if registry is None else list(self._ask(registry.jobs.remote()))
+        return list(self._asked("jobs"))
 
     def get_job_info(self, submission_id: str) -> JobDetails:
         """Raises LookupError if there is no such job; so do the others."""
-        details: JobDetails = self._ask(self._of(submission_id).job.remote(submission_id))
+        details: JobDetails = self._asked("job", submission_id)
         return details
 
     def get_job_status(self, submission_id: str) -> JobStatus:
@@ -103,18 +105,18 @@ class JobSubmissionClient:
 
     def stop_job(self, submission_id: str) -> bool:
         """Stop it, and wait until it has ended; False if it had."""
-        return bool(self._ask(self._of(submission_id).stop.remote(submission_id)))
+        return bool(self._asked("stop", submission_id))
 
     def delete_job(self, submission_id: str) -> bool:
         """Forget it, and remove its log; raises ValueError if it has not ended."""
-        self._ask(self._of(submission_id).delete.remote(submission_id))
+        self._answer(self._registry().delete.remote(submission_id))
         return True
 
     def _written(self, submission_id: str, offset: list[int]) -> Iterator[str]:
         """From byte ``offset[0]`` on, which moves; whole lines, unless there are no more."""
-        registry, rest = self._of(submission_id), b""
+        rest = b""
         while True:
-            data = self._ask(registry.logs.remote(submission_id, offset[0], _READ_BYTES))
+            data = self._asked("logs", submission_id, offset[0], _READ_BYTES)
             offset[0] += len(data)
             lines, newline, end = (rest + data).rpartition(b"\n")
             rest = end if data else b""
@@ -124,14 +126,18 @@ class JobSubmissionClient:
             if not data:
                 return
 
-    def _of(self, submission_id: str) -> ActorHandle:
-        registry = self._registry()
-        if registry is None:
-            raise LookupError(f"no job {submission_id!r} is known: none was submitted to this cluster")
-        return registry
+    def _asked(self, method: str, *args: Any) -> Any:
+        """The registry's answer to what may be asked twice: it may end meanwhile, and another one goes on from there."""
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._answer(getattr(self._registry(), method).remote(*args))
+            except (ActorDiedError, ActorUnavailableError):
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
 
     @staticmethod
-    def _ask(ref: Any) -> Any:
+    def _answer(ref: Any) -> Any:
         """The registry's answer, or its error as if it had been raised here."""
         from shoal.api import get
 
@@ -144,28 +150,37 @@ class JobSubmissionClient:
             raise
 
     @staticmethod
-    def _registry() -> ActorHandle | None:
-        """None if no job was submitted to this cluster."""
+    def _registry() -> ActorHandle:
+        """The one there is, or a new one, which goes on where the last one was."""
         from shoal.actors.api import get_actor
-
-        try:
-            return get_actor(NAME, namespace=NAMESPACE)
-        except ValueError:
-            return None
-
-    @staticmethod
-    def _registry_made() -> ActorHandle:
         from shoal.api import remote
 
-        options = {**_options(NAME, _first_node()), "get_if_exists": True, "max_restarts": -1}
-        handle: ActorHandle = remote(Registry).options(**options).remote()
-        return handle
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return get_actor(NAME, namespace=NAMESPACE)
+            except ActorUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+            except ValueError:  # there is none
+                try:
+                    options = {**_options(NAME, _head_node()), "get_if_exists": True}
+                    handle: ActorHandle = remote(Registry).options(**options).remote()
+                    return handle
+                except ValueError:  # or there is, on a node that does not answer
+                    if time.monotonic() > deadline:
+                        raise
+            time.sleep(_LOOK_S)
 
     @staticmethod
     def _supervisor(submission_id: str, node_id: str, env: dict[str, Any]) -> ActorHandle:
         from shoal.api import remote
 
-        options = {**_options(f"job {submission_id}", node_id), "max_concurrency": 3, "runtime_env": env}
+        options = {
+            **_options(supervisor_name(submission_id), node_id),
+            "max_concurrency": 100,
+            "runtime_env": env,
+        }
         handle: ActorHandle = remote(Supervisor).options(**options).remote()
         return handle
 
@@ -182,10 +197,15 @@ def _options(name: str, node_id: str) -> dict[str, Any]:
     }
 
 
-def _first_node() -> str:
-    """The node that has been there longest, which is the head's: it stays."""
-    rows = session.runtime().request("nodes", {})["rows"]
-    return str(next(row["node_id"] for row in rows if row["state"] == "ALIVE"))
+def _head_node() -> str:
+    """The head's own node, where the records are; raises ConnectionError while it is not there."""
+    rows = session.runtime().request("status", {"cluster": True})["nodes"]
+    for row in rows:
+        if row.get("hosts_head") and row["state"] == "ALIVE":
+            return str(row["node_id"])
+    raise ConnectionError(
+        "the head's node does not answer, and jobs run there; try again, `shoal status` shows the nodes"
+    )
 
 
 def _address() -> str:

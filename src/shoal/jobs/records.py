@@ -45,6 +45,7 @@ class JobDetails:
         driver_exit_code: of the shell; negative: the signal that ended it.
         node_id: where the script runs.
         log_path: its output, on that node.
+        address: the cluster's, for the script.
     """
 
     submission_id: str
@@ -58,6 +59,7 @@ class JobDetails:
     driver_exit_code: int | None = None
     node_id: str = ""
     log_path: str = ""
+    address: str = ""
 
 
 def checked_id(submission_id: str) -> str:
@@ -76,6 +78,16 @@ class JobRecords:
         self._jobs_max = jobs_max
         self._jobs: dict[str, JobDetails] = {}
         self._stopping: set[str] = set()
+
+    def restore(self, job: JobDetails, stopping: bool) -> None:
+        """A job as another table has left it; they come in the order in which they were submitted."""
+        self._jobs[job.submission_id] = job
+        if stopping and not job.status.is_terminal():
+            self._stopping.add(job.submission_id)
+
+    def is_stopping(self, submission_id: str) -> bool:
+        """Whether somebody has asked for its end, and it has not ended."""
+        return submission_id in self._stopping
 
     def all(self) -> list[JobDetails]:
         return list(self._jobs.values())

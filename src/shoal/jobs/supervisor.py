@@ -1,7 +1,8 @@
 """The actor that runs one job's script: in the working directory and with the variables of its own environment.
 
-It has two threads: one is in `run` until the script ends, the other takes `stop`. The script has a process group of its own,
-all of which ends when the job is stopped.
+It has two threads: one is in `run` until the script ends, the other takes `stop`. A registry that began anew calls `run` again,
+which takes one thread more, and returns how the one run of the script ends. The script has a process group of its own, all of
+which ends when the job is stopped. Its end is noted beside its log, in case nobody hears of it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
+from shoal.api import get_runtime_context
 from shoal.arguments import ADDRESS_VARIABLE, JOB_ENVIRONMENT_VARIABLE
 from shoal.jobs import launch
+from shoal.jobs.archive import ScriptEnd, note_end
 
 STOP_S = 3.0  # from SIGTERM to SIGKILL
 
@@ -35,12 +40,33 @@ class Supervisor:
         """Returns when there is this actor."""
 
     def run(self, entrypoint: str, log_path: str, address: str, runtime_env: dict[str, Any]) -> int:
-        """Run the script to its end; returns the exit status, negative for a signal.
+        """Run the script to its end, unless it was begun before; returns its exit status, negative for a signal.
 
         Raises OSError if the log cannot be written or the shell not be started.
         """
-        # <temporary directory>/shoal-<user>/<session>/logs/…: where the script finds its node.
-        temp_dir = str(Path(log_path).parents[3])
+        with self._lock:
+            process = self._process
+            if process is None:
+                if self._stopped:
+                    return -signal.SIGTERM
+                process = self._process = self._start(entrypoint, log_path, address, runtime_env)
+                first = True
+            else:
+                first = False
+        try:
+            exit_code = process.wait()
+            if first:
+                self._note_end(log_path, exit_code)
+        finally:
+            self._ended.set()
+        return exit_code
+
+    @staticmethod
+    def _start(
+        entrypoint: str, log_path: str, address: str, runtime_env: dict[str, Any]
+    ) -> subprocess.Popen[bytes]:
+        # <temporary directory>/shoal-<user>/<session>: where the script finds its node.
+        temp_dir = str(Path(get_runtime_context().get_session_dir()).parents[1])
         environment = {
             **os.environ,
             "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
@@ -55,23 +81,23 @@ class Supervisor:
         command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), entrypoint]
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            with self._lock:
-                if self._stopped:
-                    return -signal.SIGTERM
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,
-                )
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
         finally:
             os.close(log)
+
+    @staticmethod
+    def _note_end(log_path: str, exit_code: int) -> None:
         try:
-            return self._process.wait()
-        finally:
-            self._ended.set()
+            note_end(log_path, ScriptEnd(exit_code, int(1000 * time.time())))
+        except OSError:
+            traceback.print_exc()  # whoever waits hears of the end all the same
 
     def stop(self) -> None:
         """End the script and all processes of its group: politely, then not. Returns when they have ended."""

@@ -45,6 +45,13 @@ def test_one_that_was_to_stop_has_stopped_whatever_its_exit_status(exit_code):
     assert table.ended("a", exit_code, "killed", 2).status is JobStatus.STOPPED
 
 
+def test_one_that_was_to_stop_has_stopped_also_in_another_table():
+    table = JobRecords()
+    table.restore(JobDetails("a", "true"), stopping=True)
+    assert table.ended("a", None, "nobody watched", 2).status is JobStatus.STOPPED
+    assert not table.is_stopping("a")
+
+
 def test_unknown_and_taken_ids():
     table = records("a")
     for ask in (table.get, table.stop, table.delete):
@@ -108,6 +115,14 @@ class Lives(RuleBasedStateMachine):
             assert all(job.submission_id != name for job in self.table.all())
         except ValueError:
             assert what == "delete"
+
+    @rule()
+    def begin_anew(self):
+        left = [(job, self.table.is_stopping(job.submission_id)) for job in self.table.all()]
+        self.table = JobRecords(3)
+        for job, stopping in left:
+            self.table.restore(job, stopping)
+        assert self.table.all() == [job for job, _ in left]
 
     @invariant()
     def whole(self):
