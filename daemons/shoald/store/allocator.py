@@ -133,6 +133,13 @@ class Allocator:
         self._bins[index][offset] = length
         self._bits |= _MASKS[index]
 
+    def would_fit(self, size: int, offset: int, length: int) -> bool:
+        """Whether there would be room for ``size`` bytes where ``length`` bytes at ``offset`` are, if these were free."""
+        start = self._ends.get(offset, offset)
+        end = offset + length
+        end = self.capacity if end == self._top else end + self._sizes.get(end, 0)
+        return fits(start, end - start, size)
+
     # --- where to take from -----------------------------------------------------------------
 
     def _from_bins(self, size: int) -> int | None:
@@ -163,7 +170,7 @@ class Allocator:
         # popitem, not a look from behind: it also drops the dict's deleted tail, which a look would rescan.
         for _ in range(min(_PEEK, len(bin_))):
             start, length = bin_.popitem()
-            if _fits(start, length, size):
+            if fits(start, length, size):
                 found = start, length
                 break
             skipped.append((start, length))
@@ -189,7 +196,7 @@ class Allocator:
         for index in range(_class_of(size), _class_of(size + PAGE) + 1):
             bin_ = self._bins[index]
             for start, length in bin_.items():
-                if _fits(start, length, size):
+                if fits(start, length, size):
                     del bin_[start]
                     return self._carve(start, length, size)
         return None
@@ -204,7 +211,7 @@ class Allocator:
                 continue
             start, length = next(reversed(bin_.items()))
             size = min(length, most)
-            if not _fits(start, length, size):
+            if not fits(start, length, size):
                 size = length - (round_up(start, PAGE) - start if start else 0)
             if size < least:
                 return None
@@ -289,7 +296,7 @@ class Allocator:
         assert all(s + n <= self.high_water for s, n in self._sizes.items()), "untouched memory in a bin"
 
 
-def _fits(start: int, length: int, size: int) -> bool:
+def fits(start: int, length: int, size: int) -> bool:
     """Whether ``size`` bytes, page-aligned if that many, fit into an extent."""
     if size >= LARGE_BYTES and start % PAGE:
         return round_up(start, PAGE) - start + size <= length

@@ -22,13 +22,17 @@ from collections import deque
 from collections.abc import Callable
 
 from shoal.wire import messages as m
+from shoald.store.allocator import fits
 from shoald.store.ledger import Ledger
-from shoald.store.objects import WRITING, StoredObject
+from shoald.store.objects import ON_DISK, WRITING, StoredObject
 from shoald.store.spills import Spills
 
 _SECONDS_PER_OBJECT = 2e-6  # sorting costs a quarter of this: a list is made anew no sooner
 _LIST_PAUSE_S = 0.001
 _LEISURE = 100  # times as long when nobody waits
+_DIRTY = 4  # to write a byte first, against only dropping it
+_HALF_WRITTEN = 2
+_STALE = 8  # a part of what is ready, as many changes of which do not matter yet
 _VAIN_MAX = 4  # lists without a victim in a row, after each of which the next one takes twice as long
 
 
@@ -37,7 +41,6 @@ class Eviction:
 
     Attributes:
         asked_bytes: objects whose pins have been asked for a moment ago.
-        ready_bytes: objects that were written ahead and have not been used since, or so it was last known.
         again_at: when a new list, or new questions, may bring more; None if nothing is left to try.
     """
 
@@ -48,12 +51,13 @@ class Eviction:
         "_listed_at",
         "_queue",
         "_ready",
+        "_ready_bytes",
+        "_counted_at",
         "_spills",
         "again_at",
         "asked_bytes",
         "_urgent",
         "_vain",
-        "ready_bytes",
     )
 
     def __init__(self, ledger: Ledger, spills: Spills) -> None:
@@ -65,9 +69,10 @@ class Eviction:
         self._listed_at = -1e9
         self._asked_until = 0.0
         self.asked_bytes = 0
-        self.ready_bytes = 0
+        self._ready_bytes = 0
         self._urgent = True
         self._vain = 0
+        self._counted_at = 0
         self.again_at: float | None = None
 
     def begin(self, urgent: bool, now: float) -> None:
@@ -78,15 +83,19 @@ class Eviction:
         self.again_at = self._asked_until if self.asked_bytes else None
         self._welcome()
 
-    def next(self, lacking: int, dirty: bool, now: float) -> StoredObject | None:
+    def next(
+        self, lacking: int, dirty: bool, now: float, piece: int = 0, behind: bool = False
+    ) -> StoredObject | None:
         """The next victim, in memory and unpinned; None if there is none now (see `again_at`).
 
         Args:
             lacking: bytes that are needed; pins are asked for up to so much.
             dirty: take objects that have to be written first, too; otherwise the first one of them ends it.
+            piece: so does, if it is not 0, one without which there would not be so many bytes in one piece.
+            behind: not one of those that only have to be dropped (`ready_bytes`), but the next after them.
         """
         while True:
-            source = self._guests or self._ready or self._queue
+            source = self._queue if behind else self._guests or self._ready or self._queue
             if not source:
                 if not self._list(now):
                     return None
@@ -101,18 +110,39 @@ class Eviction:
                     if source is self._guests and self.asked_bytes >= lacking:
                         self._take(source)
                         return None  # it is worth a moment's wait: the next one is wanted more
-                elif not dirty and obj.disk is None and not self.expendable(obj):
-                    return None
-                else:
+                elif self._goes(obj, dirty, piece):
                     self._take(source)
                     self._vain = 0
                     return obj
+                else:
+                    return None
             self._take(source)
+
+    def _goes(self, obj: StoredObject, dirty: bool, piece: int) -> bool:
+        """Whether an unpinned object is what `next` was asked for."""
+        if not dirty and obj.disk is None and not self.expendable(obj):
+            return False
+        return not piece or self._ledger.allocator.would_fit(piece, obj.offset, obj.allocated)
+
+    def ready_bytes(self) -> int:
+        """Of objects that only have to be dropped, and are the next ones; nearly: what was freed or used counts for a moment."""
+        counters = self._ledger.counters
+        changes = counters["frees"] + counters["evictions"] + counters["pins"]
+        if changes - self._counted_at > (len(self._guests) + len(self._ready)) // _STALE:
+            self._counted_at = changes
+            for source in (self._guests, self._ready):
+                for _ in range(len(source)):
+                    entry = used_at, obj = source.popleft()
+                    if obj.used_at == used_at and self._is_candidate(obj):
+                        source.append(entry)
+            ready = (obj for source in (self._guests, self._ready) for _, obj in source)
+            self._ready_bytes = sum(obj.allocated for obj in ready)
+        return self._ready_bytes
 
     def keep(self, obj: StoredObject) -> None:
         """This victim has a copy elsewhere, and is not needed yet: it is among the next."""
         self._ready.append((obj.used_at, obj))
-        self.ready_bytes += obj.allocated
+        self._ready_bytes += obj.allocated
 
     def put_back(self, objects: list[StoredObject]) -> None:
         """These victims are the next ones again, in the same order."""
@@ -127,7 +157,8 @@ class Eviction:
         )
 
     def hole(self, size: int, now: float) -> list[StoredObject]:
-        """The objects that are to go so that ``size`` bytes in one piece are free: as few bytes as possible.
+        """The objects that are to go so that ``size`` bytes in one piece are free: as few bytes as possible, where those that
+        have to be written first count several times.
 
         Empty if pinned objects and leased memory leave no such piece. Then the pins of a piece are asked for that
         leaves one if they are only cached, unless some have been asked for a moment ago.
@@ -157,7 +188,13 @@ class Eviction:
             if obj.offset >= 0 and movable(obj)
         ]
         pieces.sort(key=lambda piece: piece[0])
-        return _cheapest_window(pieces, size)
+        return _cheapest_window(pieces, size, self._cost)
+
+    def _cost(self, obj: StoredObject) -> int:
+        """What it takes to make an object go, in bytes that are only dropped."""
+        if obj.disk is None:
+            return obj.allocated if self.expendable(obj) else _DIRTY * obj.allocated
+        return obj.allocated if obj.disk.state == ON_DISK else _HALF_WRITTEN * obj.allocated
 
     def _is_candidate(self, obj: StoredObject) -> bool:
         if obj.offset < 0 or self._ledger.objects.get(obj.id) is not obj:
@@ -166,9 +203,9 @@ class Eviction:
 
     def _take(self, source: deque[tuple[float, StoredObject]] | list[tuple[float, StoredObject]]) -> None:
         if source is self._ready:
-            self.ready_bytes -= self._ready.popleft()[1].allocated
+            self._ready_bytes -= self._ready.popleft()[1].allocated
         elif source is self._guests:
-            self._guests.popleft()
+            self._ready_bytes -= self._guests.popleft()[1].allocated
         else:
             source.pop()
 
@@ -180,15 +217,22 @@ class Eviction:
             for obj in returned:
                 obj.asked = False
                 self.asked_bytes = max(0, self.asked_bytes - obj.allocated)
-            # They were the oldest when they were asked for, and go before what is listed now.
-            returned.reverse()
-            self._queue += [(obj.used_at, obj) for obj in returned if obj.pins is None]
+            # They were the next when they were asked for, and go before what is listed now.
+            for obj in reversed(returned):
+                if obj.pins is not None:
+                    continue
+                if obj.disk is not None and obj.disk.state == ON_DISK:
+                    self._guests.appendleft((obj.used_at, obj))
+                    self._ready_bytes += obj.allocated
+                else:
+                    self._queue.append((obj.used_at, obj))
         if written:
             for obj in written:
                 self.keep(obj)
             written.clear()
         if self._spills.restored:
             self._guests += [(obj.used_at, obj) for obj in self._spills.restored]
+            self._ready_bytes += sum(obj.allocated for obj in self._spills.restored)
             self._spills.restored = []
 
     def _ask(self, obj: StoredObject, now: float) -> None:
@@ -212,7 +256,10 @@ class Eviction:
             return False
         self._listed_at = now
         self._vain += 1
-        found = [obj for obj in objects.values() if obj.offset >= 0 and not obj.recalled]
+        ready = {
+            obj for source in (self._guests, self._ready) for used_at, obj in source if obj.used_at == used_at
+        }
+        found = [obj for obj in objects.values() if obj.offset >= 0 and not obj.recalled and obj not in ready]
         found.sort(key=lambda obj: (self.expendable(obj), -obj.used_at))
         if not self._spills.usable(now):
             found = [obj for obj in found if obj.disk is not None or self.expendable(obj)]
@@ -220,23 +267,25 @@ class Eviction:
         return bool(found)
 
 
-def _cheapest_window(pieces: list[tuple[int, int, StoredObject | None]], size: int) -> list[StoredObject]:
+def _cheapest_window(
+    pieces: list[tuple[int, int, StoredObject | None]], size: int, cost: Callable[[StoredObject], int]
+) -> list[StoredObject]:
     """Of pieces (offset, length, object or None if free) by offset: the objects of the adjacent pieces that
-    together have ``size`` bytes, and the fewest bytes in objects.
+    together have room for ``size`` bytes, and cost the least.
     """
-    best: tuple[int, int, int] | None = None  # bytes in objects, first piece, last piece
-    first = 0
-    length = taken = 0
-    for last, (offset, piece_length, obj) in enumerate(pieces):
-        if last and sum(pieces[last - 1][:2]) != offset:
-            first, length, taken = last, 0, 0
-        length += piece_length
-        taken += piece_length if obj is not None else 0
-        while length - pieces[first][1] >= size:
-            length -= pieces[first][1]
-            taken -= pieces[first][1] if pieces[first][2] is not None else 0
+    best: tuple[int, int, int] | None = None  # cost, first piece, last piece
+    costs = [cost(obj) if obj is not None else 0 for _, _, obj in pieces]
+    first = end = taken = 0
+    for last, (offset, length, _) in enumerate(pieces):
+        if offset != end:
+            first, taken = last, 0
+        end = offset + length
+        taken += costs[last]
+        while first < last and fits(pieces[first + 1][0], end - pieces[first + 1][0], size):
+            taken -= costs[first]
             first += 1
-        if length >= size and (best is None or taken < best[0]):
+        begin = pieces[first][0]
+        if fits(begin, end - begin, size) and (best is None or taken < best[0]):
             best = taken, first, last
     if best is None:
         return []

@@ -2,10 +2,10 @@
 
 `work` runs once a turn. It serves who waits, and while somebody still does, it makes victims go (see eviction): what has
 a copy elsewhere is dropped at once; the rest is written to disk in batches, at most config.spill_writes_max
-at a time, and dropped when that is done. If enough is free but in pieces, the objects between the pieces go: the
-fewest bytes that leave one piece of the size. When nothing more can be done now, whoever waits then waits
-for writes, pins or frees, for config.store_full_wait_ms after the last progress, and never longer than
-config.store_relief_wait_ms in all.
+at a time, and dropped when that is done. If enough is free but in pieces, the next victim goes if that leaves one
+piece of the size, or else the objects between pieces: those that cost the least. When nothing more can be done now,
+whoever waits then waits for writes, pins or frees, for config.store_full_wait_ms after the last progress, and never
+longer than config.store_relief_wait_ms in all.
 
 Ahead of need: when more than config.spill_threshold of the region is in use, the oldest objects are
 written, and stay. So when room is wanted, victims are there that only have to be dropped, and writing overlaps
@@ -24,7 +24,6 @@ waits, since only then there is more that stays.
 
 from __future__ import annotations
 
-from shoald.store.allocator import LARGE_BYTES, PAGE
 from shoald.store.eviction import Eviction
 from shoald.store.extents import Extents
 from shoald.store.ledger import Ledger
@@ -44,6 +43,8 @@ class Relief:
         "_extents",
         "_ledger",
         "_marks",
+        "_piece",
+        "_piece_until",
         "_progress_at",
         "_restores",
         "_seen",
@@ -61,6 +62,8 @@ class Relief:
         self._marks = ledger.marks()
         self._again_at: float | None = None
         self._seen = 0
+        self._piece = 0  # the size of the last one that had to wait, for a while
+        self._piece_until = 0.0
         self._was_full = False
 
     @property
@@ -87,10 +90,14 @@ class Relief:
         filled, self._was_full = self._spills.full and not self._was_full, self._spills.full
         if filled:
             self._drop_files()
+        if now >= self._piece_until:
+            self._piece = 0
         self._eviction.begin(self._somebody_waits(), now)
         for _ in range(_ROUNDS_MAX):
             self._serve(now)
             lacking, piece = self._lacking()
+            if piece:
+                self._piece, self._piece_until = piece, now + self._ledger.config.spill_spare_ms / 1000
             if not piece:
                 break
             if not (self._drop(lacking, now) if lacking > 0 else self._clear(piece, now)):
@@ -152,10 +159,11 @@ class Relief:
 
     def _clear(self, piece: int, now: float) -> bool:
         """Make one piece of what is free and what lies between; whether anything went at once."""
-        size = piece + PAGE if piece >= LARGE_BYTES else piece
-        victims = self._eviction.hole(size, now)
-        if not victims and size > piece:
-            victims = self._eviction.hole(piece, now)
+        is_coming = self._spills.coming_bytes >= piece
+        single = self._eviction.next(piece, dirty=not is_coming, now=now, piece=piece)
+        if single is None and self._eviction.asked_bytes >= piece:
+            return False  # pins of the next victim are on their way
+        victims = [single] if single is not None else self._eviction.hole(piece, now)
         clean = [obj for obj in victims if obj.disk is None and self._eviction.expendable(obj)]
         clean += [obj for obj in victims if obj.disk is not None and obj.disk.state == ON_DISK]
         for obj in clean:
@@ -182,11 +190,11 @@ class Relief:
         lacking -= self._spills.coming_bytes + self._eviction.asked_bytes + self._extents.coming_back(now)
         self._write_victims(lacking, now)
 
-    def _write_victims(self, lacking: int, now: float) -> None:
+    def _write_victims(self, lacking: int, now: float, ahead: bool = False) -> None:
         config = self._ledger.config
         while lacking > 0 and self._spills.writes < config.spill_writes_max and self._spills.usable(now):
             wanted = min(max(lacking, self._batch_min()), config.spill_file_bytes_max)
-            batch, size, kept = self._batch(wanted, lacking, now)
+            batch, size, kept = self._batch(wanted, lacking, now, ahead)
             lacking -= kept
             if size < wanted and self._eviction.asked_bytes and lacking > 0:
                 self._eviction.put_back(batch)  # the rest of a batch may be on its way
@@ -196,12 +204,14 @@ class Relief:
             if not batch:
                 return
 
-    def _batch(self, wanted: int, lacking: int, now: float) -> tuple[list[StoredObject], int, int]:
+    def _batch(
+        self, wanted: int, lacking: int, now: float, ahead: bool = False
+    ) -> tuple[list[StoredObject], int, int]:
         """(the next victims that have to be written, their bytes, bytes of those that have not and were met)."""
         batch: dict[StoredObject, None] = {}  # one that came back may be listed twice
         size = kept = 0
         while size < wanted and kept < lacking:
-            obj = self._eviction.next(wanted - size, dirty=True, now=now)
+            obj = self._eviction.next(wanted - size, dirty=True, now=now, behind=ahead)
             if obj is None:
                 break
             if obj.disk is not None or self._eviction.expendable(obj):
@@ -237,13 +247,19 @@ class Relief:
         low = (1 - ledger.config.spill_threshold) * ledger.allocator.capacity
         if free >= low or not self._spills.enabled:
             return 0
-        return int(low) - free - self._eviction.ready_bytes - self._spills.coming_bytes
+        if self._piece > ledger.allocator.largest_free:
+            free = 0  # not for those who had to wait
+        # What is being read back can be dropped again.
+        ready = self._eviction.ready_bytes() + ledger.restoring_bytes
+        return int(low) - free - ready - self._spills.coming_bytes
 
     def _write_ahead(self, now: float) -> None:
         behind = self._behind() - self._eviction.asked_bytes
+        if self._extents.waiting:
+            behind -= self._extents.coming_back(now)
         # Beside another one only a whole file: many small ones cost more than they gain.
         if behind > 0 and (not self._spills.writes or behind >= self._batch_min()):
-            self._write_victims(behind, now)
+            self._write_victims(behind, now, ahead=True)
 
     # --- giving up ---
 

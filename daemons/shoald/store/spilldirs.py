@@ -64,12 +64,12 @@ class Directory(Protocol):
         """Make it, and remove what dead daemons have left there. Raises OSError."""
 
     def write(
-        self, number: int, parts: list[memoryview], done: Done, aligned: bool = False, over: int = 0
+        self, number: int, parts: list[memoryview], before: Done, aligned: bool = False, over: int = 0
     ) -> bool:
         """A new file of these parts, one after the other; whether it went through this machine's page cache.
 
         Args:
-            done: called with the next bytes that are written, as a count.
+            before: called with the next bytes, as a count, mostly before they are written.
             aligned: there is one part, and it starts on a page.
             over: a file whose place it takes; 0: none.
         """
@@ -152,7 +152,7 @@ class LocalDirectory:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
     def write(
-        self, number: int, parts: list[memoryview], done: Done, aligned: bool = False, over: int = 0
+        self, number: int, parts: list[memoryview], before: Done, aligned: bool = False, over: int = 0
     ) -> bool:
         size = sum(map(len, parts))
         have = self._take_over(over, number) if over else 0
@@ -163,11 +163,11 @@ class LocalDirectory:
             self._direct.add(number)
         else:
             direct = False
-            self._write_cached(number, parts, done, kept=have)
+            self._write_cached(number, parts, before, kept=have)
         if size >= _DIRECT_BYTES_MIN and not have:
             self._pace.measured(direct, size, max(time.monotonic() - started, 1e-9))
         if direct:
-            done(size)
+            before(size)
         return not direct
 
     def _take_over(self, old: int, number: int) -> int:
@@ -186,7 +186,7 @@ class LocalDirectory:
         self,
         number: int,
         parts: list[memoryview],
-        done: Done,
+        before: Done,
         start: int = 0,
         kept: int = 0,
     ) -> None:
@@ -197,9 +197,11 @@ class LocalDirectory:
         try:
             offset = start
             while buffers:
-                count = _write_some(fd, buffers, offset)
-                offset += count
-                done(count)
+                piece = _cut_piece(buffers)
+                size = sum(map(len, piece))
+                before(size)
+                _write_all(fd, piece, offset)
+                offset += size
             if kept > offset:
                 os.ftruncate(fd, offset)
         finally:
@@ -306,21 +308,29 @@ def _nothing(_count: int) -> None:
     """Nobody wants to know how far it is."""
 
 
-def _write_some(fd: int, buffers: list[memoryview], offset: int) -> int:
-    """Write what one call takes of ``buffers``, about a piece, and cut that off; how many bytes it were."""
+def _cut_piece(buffers: list[memoryview]) -> list[memoryview]:
+    """Cut off the first of ``buffers``: about a piece, and what one call takes."""
     count = size = 0
     while count < min(len(buffers), _PARTS_MAX) and size < PIECE:
         size += len(buffers[count])
         count += 1
-    written = left = os.pwritev(fd, buffers[:count], offset)
-    whole = 0
-    while whole < len(buffers) and left >= len(buffers[whole]):
-        left -= len(buffers[whole])
-        whole += 1
-    if left:
-        buffers[whole] = buffers[whole][left:]
-    del buffers[:whole]
-    return written
+    piece = buffers[:count]
+    del buffers[:count]
+    return piece
+
+
+def _write_all(fd: int, buffers: list[memoryview], offset: int) -> None:
+    """Write ``buffers``, as many as one call takes, one after the other from ``offset`` on."""
+    while buffers:
+        written = left = os.pwritev(fd, buffers, offset)
+        offset += written
+        whole = 0
+        while whole < len(buffers) and left >= len(buffers[whole]):
+            left -= len(buffers[whole])
+            whole += 1
+        del buffers[:whole]
+        if left:
+            buffers[0] = buffers[0][left:]
 
 
 def _is_abandoned(path: str) -> bool:
@@ -361,12 +371,12 @@ class RemoteDirectory:
         self._fs.pipe_file(f"{self._root}/{_OWNER}", json.dumps(_this_process()).encode())
 
     def write(
-        self, number: int, parts: list[memoryview], done: Done, aligned: bool = False, over: int = 0
+        self, number: int, parts: list[memoryview], before: Done, aligned: bool = False, over: int = 0
     ) -> bool:
         with self._fs.open(self._file(number), "wb") as file:
             for part in parts:
+                before(len(part))
                 file.write(part)
-                done(len(part))
         return False
 
     def make(self, number: int, size: int) -> None:

@@ -1,7 +1,8 @@
 """Checksums of what is being written or read, taken piece by piece while it is still in the processor's cache.
 
 Writing 100 MB and summing them afterwards fetches them from memory twice: 8.4 GB/s into the page cache and 11 out of it;
-in pieces of `PIECE` 9.6 and 13, and with two threads 13 and 23. xxhash releases the GIL.
+in pieces of `PIECE` 9.6 and 13, and with two threads 13 and 23. Summing a piece first and writing it then is faster by another
+fifth: loads bring it into the cache, and a copy by the processor's one instruction does not. xxhash releases the GIL.
 """
 
 from __future__ import annotations

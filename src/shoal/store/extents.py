@@ -85,11 +85,14 @@ class ExtentLeases:
         """The next slab, (size_min, size_wanted), when little is left and none is asked for; else None."""
         if self._asked or not self._worthwhile:
             return None
-        if self._large > self._ahead_max:
-            return None
         if self._large:
-            if self._larges < _LARGE_IN_A_ROW or any(
-                end - start >= self._large for start, end in zip(self._starts, self._ends, strict=True)
+            # The place of the last value counts as leased until that is sealed.
+            if (
+                2 * self._large > self._ahead_max
+                or self._larges < _LARGE_IN_A_ROW
+                or any(
+                    end - start >= self._large for start, end in zip(self._starts, self._ends, strict=True)
+                )
             ):
                 return None
             self._asked = 1
@@ -109,6 +112,9 @@ class ExtentLeases:
         """
         if ahead:
             self._asked = 0
+            if size < self._large:  # of no use for such values, and between two of them it is in the way
+                self._large = self._larges = 0
+                return [(offset, size)]
         if size >= self._slab:
             self._slab = min(self._slab_max, self._slab * 2)
         index = len(self._starts)

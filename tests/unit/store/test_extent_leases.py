@@ -162,3 +162,26 @@ def test_large_values_have_their_next_place_asked_for_ahead_when_they_keep_comin
     extents.add(0, 100 * MIB)
     assert extents.carve(100 * MIB) == 0
     assert extents.want_ahead() is None
+
+
+def large_writer(ahead_max: int) -> ExtentLeases:
+    """Somebody who has written large values for a while."""
+    extents = ExtentLeases(1 * MIB, 8 * MIB, 8, ahead_max=ahead_max)
+    for number in range(4):
+        assert extents.want(20 * MIB) == (20 * MIB, 20 * MIB)
+        extents.add(number * 100 * MIB, 20 * MIB)
+        assert extents.carve(20 * MIB) is not None
+    return extents
+
+
+def test_a_large_place_ahead_and_the_one_in_use_are_within_the_bound() -> None:
+    assert large_writer(40 * MIB).want_ahead() == (1 * MIB, 20 * MIB)
+    assert large_writer(39 * MIB).want_ahead() is None
+
+
+def test_less_than_a_large_place_ahead_goes_back() -> None:
+    extents = large_writer(64 * MIB)
+    assert extents.want_ahead() is not None
+    assert extents.add(0, 1 * MIB, ahead=True) == [(0, 1 * MIB)]
+    assert extents.left_bytes == 0
+    assert extents.want_ahead() is None

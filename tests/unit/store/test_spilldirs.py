@@ -14,8 +14,8 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from shoal.store.checksums import checksum, half, joined
-from shoald.store.spilldirs import _DIRECT, Damaged, _Pace, check_url, directory, is_remote
-from shoald.store.summing import Summing
+from shoald.store.spilldirs import _DIRECT, Damaged, Directory, _Pace, check_url, directory, is_remote
+from shoald.store.summing import PIECE, Summing
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -209,6 +209,20 @@ def test_checksums_are_taken_as_parts_are_written(place) -> None:
         for _ in range(0, 4 * 64, step):
             summing.add(step)
         assert summing.sums == [xxh3_64_intdigest(part) for part in parts[:3]], step
+
+
+def test_a_piece_is_summed_before_it_is_written(tmp_path: Path) -> None:
+    """That brings it into the processor's cache."""
+    made = directory(str(tmp_path), "one", 1.0)
+    made.prepare()
+    seen: list[tuple[int, int]] = []
+    made.write(1, views(bytes(2 * PIECE + 5)), lambda count: seen.append((count, size_of(made, 1))))
+    assert seen == [(PIECE, 0), (PIECE, PIECE), (5, 2 * PIECE)]
+    made.close()
+
+
+def size_of(made: Directory, number: int) -> int:
+    return Path(made.locate(number)).stat().st_size
 
 
 def test_some_files_are_written_to_a_slow_page_cache_all_the_same(tmp_path: Path) -> None:
