@@ -1,5 +1,6 @@
 """runtime_env["pip"] on real clusters, without a network: packages are wheels and directories made here."""
 
+import json
 import os
 import signal
 import subprocess
@@ -154,7 +155,7 @@ def test_what_cannot_be_installed_fails_all_who_wait_and_no_others_and_is_tried_
 def test_what_workers_have_imported_cannot_be_replaced(cluster, tmp_path):
     wheel(tmp_path, "numpy", "0.0.1")
     environment = offline(["numpy==0.0.1"], "--find-links", str(tmp_path))
-    with pytest.raises(RuntimeEnvSetupError, match=r"stays as it is \(.*numpy \d"):
+    with pytest.raises(RuntimeEnvSetupError, match=r"leave numpy \d.* as it is"):
         get(version.options(runtime_env=environment).remote())
     environment = offline([str(wheel(tmp_path, NAME, "1.0", module="msgpack"))])
     with pytest.raises(RuntimeEnvSetupError, match="has another module 'msgpack' than the node"):
@@ -247,6 +248,30 @@ def test_pip_has_so_much_time(slow):
         assert environments() == []
     finally:
         shoal.shutdown()
+
+
+def test_a_daemon_that_is_killed_leaves_no_pip_and_nothing_in_the_way(slow):
+    environment, begun, go_on = slow
+    shoal.init(num_cpus=1)
+    folder = shoal.get_runtime_context().get_session_dir()
+    ref = version.options(runtime_env=environment).remote()
+    pid = building(begun)
+    os.kill(node_facts(folder)["pid"], signal.SIGKILL)
+    until(lambda: not alive(pid))
+    with pytest.raises(shoal.exceptions.ShoalError):
+        get(ref)
+    shoal.shutdown()
+    go_on.touch()
+    shoal.init(num_cpus=1)
+    try:
+        assert not os.path.exists(folder)
+        assert get(version.options(runtime_env=environment).remote()) == "1.0"
+    finally:
+        shoal.shutdown()
+
+
+def node_facts(folder):
+    return json.loads((Path(folder) / "node.json").read_text())
 
 
 def test_a_driver_that_goes_takes_its_pip_along(slow):

@@ -52,6 +52,7 @@ _FAILED = ".failed"
 _OF_STARTS = frozenset(
     {"_distutils_hack"}
 )  # of setuptools, whose .pth file imports it everywhere, and which may be replaced
+_MODULE = ("-P", "-m")  # a file of the user's directory must not be run instead of ours
 _LOOK_S = 0.02
 _LAST_LINES, _LAST_CHARS = 12, 3000
 _SHOWN_CHARS = 80
@@ -151,6 +152,8 @@ class Install:
         self._raise_recent_failure()
         try:
             self._install(target)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._target + _FAILED)
         except (RuntimeEnvSetupError, OSError, ShoalError) as error:
             if not self._stopped():
                 self._note_failure(error)
@@ -179,15 +182,17 @@ class Install:
         os.makedirs(temporary)
         os.makedirs(os.path.dirname(self._log), exist_ok=True)
         with open(self._log, "wb") as log:
-            self._run(log, [sys.executable, "-m", "venv", "--without-pip", target], "make the environment")
+            self._run(
+                log, [sys.executable, *_MODULE, "venv", "--without-pip", target], "make the environment"
+            )
             python = os.path.join(target, "bin", "python")
             with open(os.path.join(_site_packages(target), _NODES_PACKAGES), "w", encoding="utf-8") as file:
                 file.write(
                     "".join(f"import site; site.addsitedir({path!r})\n" for path in _nodes_site_packages())
                 )
             if util.find_spec("pip") is None:
-                self._run(log, [python, "-m", "ensurepip"], "provide pip, which this node's Python lacks")
-            pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+                self._run(log, [python, *_MODULE, "ensurepip"], "provide pip, which this node's Python lacks")
+            pip = [python, *_MODULE, "pip", "--disable-pip-version-check", "--no-input"]
             if "pip_version" in self._pip:
                 self._run(log, [*pip, "install", f"pip{self._pip['pip_version']}"], "install that pip")
             self._run(log, [*pip, "install", *self._arguments(temporary)], "install it")
@@ -240,11 +245,26 @@ class Install:
                 process.wait()
         log.seek(0, os.SEEK_END)
         if process.returncode:
+            said = _end_of(self._log, start)
             self._fail(
-                f"could not be made: no way to {what} (exit status {process.returncode}):\n{_end_of(self._log, start)}",
-                "check the requirements, and that the node can reach a package index; what its workers have imported stays as "
-                f"it is ({', '.join(f'{name} {version}' for name, version in sorted(set(_imported().values())))})",
+                f"could not be made: no way to {what} (exit status {process.returncode}):\n{said}",
+                _advice(said),
             )
+
+
+def _advice(said: str) -> str:
+    """What to do next, by what pip said."""
+    kept = [f"{name} {version}" for name, version in sorted(set(_imported().values()))]
+    clashes = [each for each in kept if f"(constraint) {each.replace(' ', '==')}" in said]
+    if clashes:
+        return (
+            f"leave {', '.join(clashes)} as it is, or start the node with a Python that has what you need: its workers have "
+            "imported that already"
+        )
+    return (
+        "check the requirements, and that the node can reach a package index; what its workers have imported stays as it is "
+        f"({', '.join(kept)})"
+    )
 
 
 def _key(pip: Mapping[str, Any], working_dir: str, variables: dict[str, str]) -> str:

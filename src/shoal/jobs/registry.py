@@ -108,7 +108,7 @@ class Registry:
         job = JobDetails(
             submission_id,
             entrypoint,
-            message="its supervisor starts",
+            message="its packages are installed" if "pip" in env else "its supervisor starts",
             metadata=metadata,
             runtime_env=env,
             node_id=self._node_id,
