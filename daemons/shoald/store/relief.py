@@ -159,8 +159,8 @@ class Relief:
 
     def _clear(self, piece: int, now: float) -> bool:
         """Make one piece of what is free and what lies between; whether anything went at once."""
-        is_coming = self._spills.coming_bytes >= piece
-        single = self._eviction.next(piece, dirty=not is_coming, now=now, piece=piece)
+        writes = self._spills.coming_bytes < piece and self._spills.usable(now)
+        single = self._eviction.next(piece, dirty=writes, now=now, piece=piece)
         if single is None and self._eviction.asked_bytes >= piece:
             return False  # pins of the next victim are on their way
         victims = [single] if single is not None else self._eviction.hole(piece, now)

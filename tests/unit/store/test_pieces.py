@@ -73,6 +73,21 @@ def test_between_pieces_what_only_has_to_be_dropped_costs_less() -> None:
     assert take(bench) == []
 
 
+def test_the_next_victim_is_not_written_while_no_disk_takes_anything() -> None:
+    bench = bench_of(96 * KIB)
+    for object_id, size in ((X, 32), (P, 16), (Y, 32), (Q, 16)):
+        put(bench, object_id, size * KIB)
+    for object_id in (P, Q):
+        bench.send(A, m.RELEASE, object_id)
+    assert bench.send(B, m.ALLOC, 1, 32 * KIB, 0) == []
+    for _ in range(2):
+        (effect,) = writes(bench)
+        bench.core.spills.write_failed(effect.file, False, "it failed", bench.now)
+        assert later(bench, 0.01) == []
+    bench.send(C, m.ALLOC, 2, KIB, 0)  # another event
+    assert writes(bench) == []
+
+
 def test_a_place_between_two_pages_is_found_again() -> None:
     """Large objects lie at page boundaries: with the gap behind it, one of their places is enough for the next."""
     size = LARGE_BYTES + ALIGNMENT
