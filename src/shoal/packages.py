@@ -50,6 +50,20 @@ def pack(path: str, excludes: list[str], bytes_max: int, *, inside: str = "", wh
         raise RuntimeEnvSetupError(f"cannot pack {path} for runtime_env: {error}") from None
 
 
+def unpack(content: bytes, target: str) -> None:
+    """Make the directory ``target`` of the archive ``content``; raises OSError."""
+    os.makedirs(target, exist_ok=True)  # of an empty archive too
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(target)
+            for entry in archive.infolist():  # which the library forgets
+                mode = entry.external_attr >> 16 & 0o777
+                if mode and not entry.is_dir():
+                    os.chmod(os.path.join(target, entry.filename), mode)
+    except zipfile.BadZipFile as error:
+        raise OSError(f"it is no archive: {error}") from error
+
+
 def _ready_made(path: str, bytes_max: int) -> Package:
     if not zipfile.is_zipfile(path):
         raise RuntimeEnvSetupError(f"{path}, of a runtime_env, is no zip archive")

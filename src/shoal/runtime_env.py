@@ -84,8 +84,8 @@ def check(name: str, value: Any) -> dict[str, Any]:
             raise UnknownNameError(f"field of {name}", field, [*FIELDS])
         if content is not None and field in FIELDS:
             found[field] = _CHECKS[field](f"{name}[{field!r}]", content)
-    if found.get("excludes") and not (found.get("working_dir") or found.get("py_modules")):
-        raise ValueError(f"{name}['excludes'] has no effect without working_dir or py_modules")
+    if found.get("excludes") and not any(found.get(field) for field in ("working_dir", "py_modules", "pip")):
+        raise ValueError(f"{name}['excludes'] has no effect without working_dir, py_modules or pip")
     return found
 
 

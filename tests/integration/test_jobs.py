@@ -106,6 +106,21 @@ def test_a_script_with_packages_that_are_installed_for_it_and_its_tasks(head, tm
     assert "No matching distribution found for shoal_t_absent" in done.err, done.err
 
 
+def test_packages_of_a_script_are_taken_along(client, tmp_path, marks):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "script.py").write_text(PACKAGE)
+    made = wheel(tmp_path, "shoal_t_pip", "1.0")
+    env = {"pip": {"packages": [str(made)], "pip_install_options": ["--no-index"]}}
+    go_on = f"while ! ls {marks.folder}/go.* >/dev/null 2>&1; do sleep 0.05; done"
+    job = client.submit_job(
+        entrypoint=f"{go_on}; python script.py", runtime_env={**env, "working_dir": str(tmp_path / "w")}
+    )
+    until(lambda: client.get_job_status(job) is JobStatus.RUNNING)
+    made.unlink()
+    marks.add("go")
+    assert "".join(client.tail_job_logs(job)) == "1.0 1.0\n"
+
+
 def test_scripts_that_fail(head):
     failed = run("job", "submit", "--submission-id", "a", "--", "echo before; exit 3")
     assert (failed.status, failed.out) == (1, "before\n")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.environments import folders_of
@@ -53,7 +52,7 @@ def enter_packages(
     """
     folders = [_unpacked(runtime, *package[:2]) for package in folders_of(environment)]
     if environment.get("pip"):
-        from shoald.worker.installs import Install  # only workers that have any
+        from shoald.worker.installs import Install  # as below
 
         working_dir = folders[0] if environment.get("working_dir") else ""
         Install(runtime, environment, working_dir, task_id, stopped).enter()
@@ -68,6 +67,8 @@ def _import_from(folders: list[str]) -> None:
 
 def _unpacked(runtime: Runtime, key: str, object_id: bytes) -> str:
     """The directory of a package, made if this is the first worker of the node that needs it."""
+    from shoal.packages import unpack  # only workers that have any
+
     target = os.path.join(runtime.identity.session_dir, FOLDER, key)
     try:
         return used_folder(
@@ -80,19 +81,3 @@ def _unpacked(runtime: Runtime, key: str, object_id: bytes) -> str:
             f"a package of runtime_env could not be unpacked on node {runtime.identity.node_id}: {error}",
             next_step="check that who submitted it lives, and that the session's disk has room, and submit again",
         ) from error
-
-
-def unpack(content: bytes, target: str) -> None:
-    """Make the directory ``target`` of the archive ``content``; raises OSError."""
-    import zipfile  # 0.4 MB that workers without packages do without
-
-    os.makedirs(target, exist_ok=True)  # of an empty archive too
-    try:
-        with zipfile.ZipFile(BytesIO(content)) as archive:
-            archive.extractall(target)
-            for entry in archive.infolist():  # which the library forgets
-                mode = entry.external_attr >> 16 & 0o777
-                if mode and not entry.is_dir():
-                    os.chmod(os.path.join(target, entry.filename), mode)
-    except zipfile.BadZipFile as error:
-        raise OSError(f"it is no archive: {error}") from error

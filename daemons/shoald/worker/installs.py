@@ -35,9 +35,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.digests import blake2b
 from shoal.exceptions import RuntimeEnvSetupError, ShoalError
+from shoal.packages import unpack
 from shoal.refs import ObjectRef
 from shoal.wire import messages as m
-from shoald.worker.environment import FOLDER, unpack
+from shoald.worker.environment import FOLDER
 from shoald.worker.folders import used_folder
 
 if TYPE_CHECKING:

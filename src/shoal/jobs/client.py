@@ -57,7 +57,7 @@ class JobSubmissionClient:
 
         Args:
             runtime_env: "env_vars", "working_dir" (with "excludes") and "pip": the script's, and what its tasks inherit. Without
-                a working directory it runs in the current one, if that node has it. Local packages of "pip" have to be there too.
+                a working directory it runs in the current one, if that node has it. Local packages of "pip" are taken along.
 
         Raises ValueError for an id that is taken, or what is wrong with the arguments.
         """

@@ -10,19 +10,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+from shoal import session
 from shoal.api import get_runtime_context
 from shoal.arguments import ADDRESS_VARIABLE, JOB_ENVIRONMENT_VARIABLE
 from shoal.jobs import launch
 from shoal.jobs.archive import ScriptEnd, note_end
+from shoal.packages import unpack
+from shoal.refs import ObjectRef
 
 STOP_S = 3.0  # from SIGTERM to SIGKILL
 
@@ -35,6 +40,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self._ended = threading.Event()
+        self._packages: list[str] = []
 
     def ready(self) -> None:
         """Returns when there is this actor."""
@@ -57,13 +63,13 @@ class Supervisor:
             exit_code = process.wait()
             if first:
                 self._note_end(log_path, exit_code)
+                self._remove_packages()
         finally:
             self._ended.set()
         return exit_code
 
-    @staticmethod
     def _start(
-        entrypoint: str, log_path: str, address: str, runtime_env: dict[str, Any]
+        self, entrypoint: str, log_path: str, address: str, runtime_env: dict[str, Any]
     ) -> subprocess.Popen[bytes]:
         # <temporary directory>/shoal-<user>/<session>: where the script finds its node.
         temp_dir = str(Path(get_runtime_context().get_session_dir()).parents[1])
@@ -76,7 +82,11 @@ class Supervisor:
             **runtime_env.get("env_vars", {}),
         }
         if runtime_env:
-            inherited = {"working_dir": os.getcwd()} if "working_dir" in runtime_env else {}
+            inherited: dict[str, Any] = {}
+            if "working_dir" in runtime_env:
+                inherited["working_dir"] = os.getcwd()
+            if runtime_env.get("pip", {}).get("packages"):
+                inherited["pip"] = {**runtime_env["pip"], "packages": self._requirements()}
             environment[JOB_ENVIRONMENT_VARIABLE] = json.dumps({**runtime_env, **inherited})
         command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), entrypoint]
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -91,6 +101,25 @@ class Supervisor:
             )
         finally:
             os.close(log)
+
+    def _requirements(self) -> list[str]:
+        """What pip is told, for the script to tell in turn: local packages, which came along, are files of this node now."""
+        runtime = session.runtime()
+        folder = os.path.join(runtime.identity.session_dir, "packages")
+        lines = []
+        for line in runtime.job["runtime_env"]["pip"]["packages"]:
+            if isinstance(line, str):
+                lines.append(line)
+                continue
+            _, object_id, name = line
+            self._packages.append(tempfile.mkdtemp(prefix="job-", dir=folder))
+            unpack(runtime.values.get(ObjectRef(object_id), None), self._packages[-1])
+            lines.append(os.path.join(self._packages[-1], name))
+        return lines
+
+    def _remove_packages(self) -> None:
+        for folder in self._packages:
+            shutil.rmtree(folder, ignore_errors=True)  # else it goes with the session
 
     @staticmethod
     def _note_end(log_path: str, exit_code: int) -> None:
