@@ -3,16 +3,23 @@
 Markers are in the same pipe as the output, so they cannot get out of step with it. They start with a NUL
 byte, which text does not contain; a task name in one contains neither NUL nor an end of line. User output
 that happens to look like a marker is taken for one, and does no harm beyond a wrong name.
+
+Reports of progress bars (`shoal.wire.barlines`) are markers of another kind.
 """
 
 from __future__ import annotations
 
 import re
 
+from shoal.wire.barlines import BAR, PAYLOAD_BYTES_MAX
+
 MARK = b"\x00shoal-task:"
+BAR_MARK = BAR.encode()
 NAME_BYTES_MAX = 500
-_MARKER = re.compile(re.escape(MARK) + rb"([^\x00\n]{0,%d})\n" % NAME_BYTES_MAX)
-_BEGINNING = re.compile(re.escape(MARK) + rb"[^\x00\n]{0,%d}\Z" % NAME_BYTES_MAX)
+_PATTERN = rb"%s[^\x00\n]{0,%d}|%s[^\x00\n]{0,%d}"
+_EITHER = _PATTERN % (re.escape(MARK), NAME_BYTES_MAX, re.escape(BAR_MARK), PAYLOAD_BYTES_MAX)
+_MARKER = re.compile(rb"(" + _EITHER + rb")\n")
+_BEGINNING = re.compile(rb"(?:" + _EITHER + rb")\Z")
 
 
 def encode_marker(name: str) -> bytes:
@@ -22,11 +29,15 @@ def encode_marker(name: str) -> bytes:
 
 
 def find_marker(data: bytes, start: int) -> tuple[int, int, str] | None:
-    """(begin, end, task name) of the next whole marker in ``data[start:]``; None if there is none."""
+    """(begin, end, task name) of the next whole marker in ``data[start:]``; None if there is none.
+
+    In place of a task name, the report of a bar begins with `BAR`.
+    """
     found = _MARKER.search(data, start)
     if found is None:
         return None
-    return found.start(), found.end(), found[1].decode("utf-8", "replace")
+    text = found[1].removeprefix(MARK).decode("utf-8", "replace")
+    return found.start(), found.end(), text
 
 
 def unfinished_marker(data: bytes, start: int) -> int:
@@ -35,6 +46,8 @@ def unfinished_marker(data: bytes, start: int) -> int:
     What may be one is at most a marker long, whatever the data.
     """
     begin = data.rfind(b"\x00", start)
-    if begin >= 0 and (MARK.startswith(data[begin:]) or _BEGINNING.match(data, begin)):
-        return begin
+    if begin >= 0:
+        rest = data[begin:]
+        if MARK.startswith(rest) or BAR_MARK.startswith(rest) or _BEGINNING.match(data, begin):
+            return begin
     return len(data)

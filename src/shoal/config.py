@@ -382,6 +382,10 @@ class Config:
     output_fold_lines_max: int = 1000
     # Worker output waiting to be printed at a driver; beyond, the oldest is left to the log files, and that is said.
     output_queue_lines_max: int = 100000
+    # Progress bars of a driver and its workers; beyond, the oldest is forgotten. Seconds between two lines of one, where there
+    # is no terminal.
+    progress_bars_max: int = 1000
+    progress_line_s: float = 10.0
     # A remote traceback in an error; of a longer one the middle is left out.
     traceback_chars_max: int = 64 * KIB
     # Classes made for `except` at get, one per class of cause; beyond, the oldest is forgotten.

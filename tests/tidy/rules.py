@@ -13,13 +13,13 @@ FUNCTION_LINES_MAX = 70
 # Modules that decide and do no I/O (R6): folder → the names of its cores, or all.
 CORES = {
     "src/shoal/owner": "*",
-    "src/shoal/wire": "frames labels messages",
+    "src/shoal/wire": "barlines frames labels messages",
     "daemons/shoald/store": (
         "allocator core errors eviction extents holds leases ledger objects pins readers relief report restores seals "
         "sharing spills"
     ),
     "src/shoal/actors": "calls errors method",
-    "src/shoal/client": "crowding",
+    "src/shoal/client": "bars crowding",
     "src/shoal/store": "tracked",
     "src/shoal/util/dask": "plan window",
     "daemons/shoald/node": (

@@ -3,12 +3,15 @@
 A line ends with a newline, with CR LF, or with a lone CR (progress bars), or where another task's output
 starts. A line without an end is kept until one of these comes; past a bound it is cut. Bytes that are no
 UTF-8 are shown escaped: nothing is lost.
+
+The report of a progress bar (`shoal.wire.barlines`) is a line of its own, and no end of the one that it is in the middle of.
 """
 
 from __future__ import annotations
 
 import re
 
+from shoal.wire.barlines import BAR
 from shoald.markers import find_marker, unfinished_marker
 
 TaskLine = tuple[str, str]  # task name, text
@@ -38,9 +41,12 @@ class StreamLines:
         while (marker := find_marker(data, position)) is not None:
             begin, end, name = marker
             self._add(data[position:begin], lines)
+            position = end
+            if name.startswith(BAR):
+                lines.append((self.task, name))
+                continue
             self._end_line(lines)
             self.task = name
-            position = end
         end = unfinished_marker(data, position)
         self._unread = data[end:]
         self._add(data[position:end], lines)

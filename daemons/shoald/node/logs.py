@@ -2,6 +2,9 @@
 
 Not responsible for the pipes (node.workers reads them) nor for sending (node.daemon). A log file that cannot
 be written costs its lines, not the worker: that is logged, once for each file.
+
+Reports of progress bars are for the driver alone. A worker that ends may have bars that nobody will close: the driver is told
+that these have gone.
 """
 
 from __future__ import annotations
@@ -11,10 +14,14 @@ import os
 from typing import Any
 
 from shoal.config import Config
+from shoal.wire import barlines
 from shoald.node.lines import StreamLines, TaskLine
 
 _log = logging.getLogger(__name__)
 STREAMS = ("stdout", "stderr")
+BARS_MAX = (
+    1000  # open bars of one worker that are remembered; of others the driver is not told that they have gone
+)
 Entry = list[Any]  # [task name, pid, node, stream, lines]; see LOG in shoal.wire.messages
 
 
@@ -34,6 +41,7 @@ class WorkerOutput:
         self._streams = {stream: StreamLines(config.output_line_bytes_max) for stream in STREAMS}
         self._file = RotatingFile(log_path, config.log_file_bytes_max, config.log_files_max)
         self._last = ("", "")
+        self._bars: dict[tuple[str, str], barlines.Report] = {}
 
     def feed(self, data: bytes, stream: str) -> list[Entry]:
         """The entries that one read completes; no bytes: that stream has ended, here is its last line."""
@@ -48,26 +56,46 @@ class WorkerOutput:
         """Flush, and close the file. Idempotent."""
         entries = self.flush()
         self._file.close()
+        gone = [barlines.encode(bar._replace(state=barlines.GONE)) for bar in self._bars.values()]
+        self._bars.clear()
+        if gone:
+            entries.append(["", self.pid, self.node, STREAMS[0], gone])
         return entries
 
     def _entries(self, lines: list[TaskLine], stream: str) -> list[Entry]:
         entries: list[Entry] = []
-        for task, text in lines:
+        for task, line in lines:
             if not entries or entries[-1][0] != task:
                 entries.append([task, self.pid, self.node, stream, []])
-            entries[-1][4].append(text)
-        if entries:
-            self._file.write(self._as_text(entries))
+            entries[-1][4].append(line)
+            if line.startswith(barlines.BAR):
+                self._note(line)
+        text = self._as_text(entries)
+        if text:
+            self._file.write(text)
         return entries
+
+    def _note(self, line: str) -> None:
+        """Remember which bars are open."""
+        report = barlines.decode(line)
+        if report is None:
+            return
+        if report.state == barlines.CLOSED:
+            self._bars.pop((report.bar, report.reporter), None)
+        elif len(self._bars) < BARS_MAX:
+            self._bars[report.bar, report.reporter] = report
 
     def _as_text(self, entries: list[Entry]) -> bytes:
         parts = []
-        for task, _, _, stream, lines in entries:
+        for task, _, _, stream, all_lines in entries:
+            lines = [line for line in all_lines if not line.startswith(barlines.BAR)]
+            if not lines:
+                continue
             if (task, stream) != self._last:
                 self._last = (task, stream)
                 parts.append(f"--- {task or 'worker'} {stream} ---")
             parts += lines
-        return "\n".join([*parts, ""]).encode("utf-8", "backslashreplace")
+        return "".join([f"{part}\n" for part in parts]).encode("utf-8", "backslashreplace")
 
 
 class RotatingFile:

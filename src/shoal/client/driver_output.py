@@ -4,6 +4,8 @@
 thread of its own prints, since a terminal, a pipe or a notebook may be slow, or run code. Whole lines go out
 in single writes. What cannot be printed (a closed pipe, a closed file) is dropped: a driver does not fail
 because nobody reads. Which lines are printed is decided in `folding`.
+
+What workers say of their progress bars comes with their lines, and goes to the `screen`.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from shoal.client.folding import Line, OutputFolding
+from shoal.client.folding import Line, OutputFolding, label
 from shoal.config import Config
+from shoal.wire.barlines import BAR, decode
 
 _log = logging.getLogger("shoal")
 _CLOSE_S = 5.0  # a blocked terminal does not keep a driver from ending for longer
@@ -45,6 +48,7 @@ class DriverOutput:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         settings = settings or Config()
+        self._own_node = own_node
         self._folding = OutputFolding(
             own_node, settings.output_fold_ms / 1000, settings.output_fold_lines_max
         )
@@ -56,6 +60,7 @@ class DriverOutput:
         self._queue: deque[Sequence[Any]] = deque()
         self._queued_lines = 0
         self._left_out = 0
+        self._has_bars = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
@@ -87,11 +92,17 @@ class DriverOutput:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_CLOSE_S)
+        if self._has_bars:
+            from shoal.client.screen import screen
+
+            screen.close()
 
     def _run(self) -> None:
         closing = False
         while not closing:
             entries, left_out, closing = self._take()
+            if any(line.startswith(BAR) for entry in entries for line in entry[4]):
+                entries = self._without_bars(entries)
             lines = self._folding.handle(entries, self._clock())
             if closing:
                 lines += self._folding.flush()
@@ -110,6 +121,22 @@ class DriverOutput:
             self._queue.clear()
             self._queued_lines = self._left_out = 0
             return entries, left_out, self._closing
+
+    def _without_bars(self, entries: list[Sequence[Any]]) -> list[Sequence[Any]]:
+        """The entries without reports of bars, which are shown."""
+        from shoal.client.screen import screen
+
+        self._has_bars = True
+        others: list[Sequence[Any]] = []
+        for task_name, pid, node, stream, lines in entries:
+            reports = [decode(line) for line in lines if line.startswith(BAR)]
+            for report in reports:
+                if report is not None:
+                    screen.handle([report], label(report.name, (node, pid), self._own_node))
+            if len(reports) < len(lines):
+                text = [line for line in lines if not line.startswith(BAR)] if reports else lines
+                others.append([task_name, pid, node, stream, text])
+        return others
 
     def _print(self, lines: list[Line]) -> None:
         for stream, group in itertools.groupby(lines, key=lambda line: line.stream):

@@ -32,6 +32,13 @@ class Line(NamedTuple):
         return f"{self.prefix} {self.text}{repeated}"
 
 
+def label(task_name: str, source: Source, own_node: str) -> str:
+    """How people know a worker: by its task, its pid, and its node if that is another one."""
+    node, pid = source
+    where = f", node={node}" if node not in ("", own_node) else ""
+    return f"({task_name or 'worker'} pid={pid}{where})"
+
+
 class _Window:
     __slots__ = ("count", "last", "source", "until")
 
@@ -86,9 +93,7 @@ class OutputFolding:
 
     def _printable(self, key: Key, source: Source, count: int) -> Line:
         stream, task_name, text = key
-        node, pid = source
-        where = f", node={node}" if node not in ("", self._own_node) else ""
-        return Line(stream, f"({task_name or 'worker'} pid={pid}{where})", text, count)
+        return Line(stream, label(task_name, source, self._own_node), text, count)
 
     def due(self, now: float) -> list[Line]:
         """The repetitions whose window has ended."""

@@ -8,6 +8,7 @@ import pytest
 
 from shoal.client.driver_output import DriverOutput
 from shoal.config import Config
+from shoal.wire import barlines
 
 
 def entry(lines, pid=1, task="f", node="here", stream="stdout"):
@@ -157,3 +158,18 @@ def test_what_comes_too_fast_is_left_out_and_said(streams):
     output.close()
     assert out.getvalue().splitlines() == ["(f pid=1) first", *(f"(f pid=1) line {n}" for n in range(15, 20))]
     assert "15 lines" in err.getvalue()
+
+
+def test_reports_of_bars_go_to_the_screen(streams, monkeypatch):
+    from shoal.client import screen
+
+    shown = []
+    monkeypatch.setattr(screen.screen, "handle", lambda reports, label: shown.append((reports, label)))
+    out, err = streams
+    report = barlines.Report("a", "a", 1, 10, name="g")
+    line = barlines.encode(report)
+    output = DriverOutput("here", None, out, err)
+    output.entries([entry(["x", line, "y"]), entry([line], node="there"), entry([barlines.BAR + "rubbish"])])
+    output.close()
+    assert out.getvalue() == "(f pid=1) x\n(f pid=1) y\n"
+    assert shown == [([report], "(g pid=1)"), ([report], "(g pid=1, node=there)")]

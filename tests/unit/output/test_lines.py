@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.wire.barlines import Report, encode
 from shoald.markers import MARK, NAME_BYTES_MAX, encode_marker
 from shoald.node.lines import StreamLines
 
@@ -127,3 +128,22 @@ def test_byte_by_byte_is_no_different(data):
 def test_nothing_is_lost(wanted):
     data = b"".join(encode_marker(task) + text.encode() + b"\n" for task, text in wanted)
     assert parse([data], 10000) == wanted
+
+
+BAR_LINE = encode(Report("b", "b", 1, 2))
+
+
+def test_the_report_of_a_bar_does_not_end_the_line_that_it_is_in_the_middle_of():
+    data = encode_marker("f") + b"one, " + BAR_LINE.encode() + b"\ntwo\n" + BAR_LINE.encode() + b"\n"
+    assert parse([data]) == [("f", BAR_LINE), ("f", "one, two"), ("f", BAR_LINE)]
+
+
+@given(
+    st.lists(st.sampled_from([b"ab", b"\n", b"\r", b"\x00", encode_marker("f"), BAR_LINE.encode() + b"\n"])),
+    st.data(),
+)
+def test_reports_arrive_whole_however_they_are_cut(parts, data):
+    whole = b"".join(parts)
+    places = data.draw(st.lists(st.integers(0, len(whole)), max_size=5))
+    assert parse(cut(whole, places)) == parse([whole])
+    assert sum(line == BAR_LINE for _, line in parse([whole])) <= parts.count(BAR_LINE.encode() + b"\n")

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from shoal.config import Config
+from shoal.wire import barlines
 from shoald.markers import encode_marker
 from shoald.node.logs import RotatingFile, WorkerOutput
 
@@ -88,3 +89,24 @@ def test_a_file_that_cannot_be_written_is_logged_once(tmp_path, caplog):
     output.feed(b"c\n", "stdout")
     output.close()
     assert (folder / "log").read_text().endswith("c\n")
+
+
+def bar_line(bar, n=1, state=barlines.OPEN):
+    return barlines.encode(barlines.Report(bar, bar, n, 10, state=state))
+
+
+def test_bars_are_not_in_the_file_and_those_of_a_worker_that_ends_have_gone(tmp_path):
+    path = tmp_path / "worker.log"
+    output = WorkerOutput(b"w", 5, str(path), Config())
+    said = [bar_line("a"), bar_line("b"), bar_line("a", 2), bar_line("b", 10, barlines.CLOSED)]
+    entries = output.feed("".join(f"{line}\n" for line in said).encode(), "stdout")
+    assert entries == [["", 5, "", "stdout", said]]
+    assert not path.exists()
+    assert output.feed(f"text\n{bar_line('a', 3)}\nmore\n".encode(), "stdout")[0][4] == [
+        "text",
+        bar_line("a", 3),
+        "more",
+    ]
+    assert path.read_text() == "--- worker stdout ---\ntext\nmore\n"
+    assert output.close() == [["", 5, "", "stdout", [bar_line("a", 3, barlines.GONE)]]]
+    assert output.close() == []
