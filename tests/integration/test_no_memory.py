@@ -12,7 +12,7 @@ import pytest
 import shoal
 from ledger import everything_came_back
 from shoal import session
-from shoal.client import connection, objectstore
+from shoal.client import connection, promoting
 from shoal.wire import frames
 
 
@@ -145,7 +145,7 @@ def inner(values):
 def test_what_a_driver_had_no_memory_to_promote_is_promoted_later(small, monkeypatch, at):
     """Refs inside of arguments: what they refer to goes to the store."""
     assert shoal.get(inner.remote([shoal.put(7)]), timeout=30) == 7  # there is room at hand for more
-    contained_ids, calls = objectstore.contained_ids, []
+    contained_ids, calls = promoting.contained_ids, []
 
     def fails_at(content):
         calls.append(content)
@@ -159,7 +159,7 @@ def test_what_a_driver_had_no_memory_to_promote_is_promoted_later(small, monkeyp
         runtime._flushing = True  # as if it were interrupted: all of this waits in the outboxes
         refs = [inner.remote([shoal.put(value)]) for value in (0, [shoal.put(1)], 2, 3)]
         runtime._flushing = False
-        monkeypatch.setattr(objectstore, "contained_ids", fails_at)
+        monkeypatch.setattr(promoting, "contained_ids", fails_at)
         with contextlib.suppress(MemoryError):  # only if it could not even write one
             runtime.flush()
         assert len(calls) >= at + 1

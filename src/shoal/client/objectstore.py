@@ -17,13 +17,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.node import Drained
+from shoal.client.promoting import FOR_PROMOTION, Promoter
 from shoal.client.roomwaits import waiting_for_room
 from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
 from shoal.ids import split_ids
 from shoal.owner.nodestream import MESSAGE_IDS_MAX
 from shoal.owner.objects import Waiter
 from shoal.refs import released
-from shoal.serialization import contained_ids
 from shoal.sizes import bytes_text
 from shoal.store.extents import ExtentLeases
 from shoal.store.filecopies import THREAD, FileCopy, FileWrite
@@ -42,15 +42,13 @@ if TYPE_CHECKING:
     from shoal.owner.objects import Entry
     from shoal.serialization import Serialized
 
-# Requests that no thread waits for; numbers of `NodeLink.ask` start above.
+# Requests that no thread waits for; `promoting` has the other; numbers of `NodeLink.ask` start above.
 _AHEAD = 0
-_FOR_PROMOTION = 1
 _IDLE_S = 0.5
 _CROWDED_S = 0.003  # room that is there takes a tenth of it
 _OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
-_RUN_MAX = 4096  # objects in a SEAL_RUN
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
 
 
@@ -93,7 +91,7 @@ class ClientStore:
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self.file_copies: dict[bytes, FileCopy] = {}
         self._make_view: Callable[..., np.ndarray[Any, Any]] = self._make_first_view
-        self._asked_for_promotion = False
+        self.promoter = Promoter(self._table, region, self.extents)
         self._is_crowded = False  # the last request for room had to wait until room was made
         self._written = self._written_seen = 0
         self._idle_since = 0.0
@@ -310,9 +308,8 @@ class ClientStore:
         """EXTENT: room was leased."""
         if message[1] == _AHEAD:
             self._return(self.extents.add(message[2], message[3], ahead=True))
-        elif message[1] == _FOR_PROMOTION:
-            self._asked_for_promotion = False
-            self._return(self.extents.add(message[2], message[3]))
+        elif message[1] == FOR_PROMOTION:
+            self._return(self.promoter.granted(message[2], message[3]))
         elif not self._node.answered(message[1], message):
             self._table.to_node([m.EXTENT_RETURN, message[2], message[3]])
 
@@ -320,9 +317,9 @@ class ClientStore:
         """ALLOC_FAILED: there is no room."""
         if message[1] == _AHEAD:
             self.extents.refused(ahead=True)
-        elif message[1] == _FOR_PROMOTION:
-            self._asked_for_promotion = False
-            self._runtime.promotions_failed(message[3])
+        elif message[1] == FOR_PROMOTION:
+            if self.promoter.refused():
+                self._runtime.promotions_failed(message[3])
         else:
             self._node.answered(message[1], message)
 
@@ -334,68 +331,6 @@ class ClientStore:
     def _return(self, ranges: list[tuple[int, int]]) -> None:
         for offset, size in ranges:
             self._table.to_node([m.EXTENT_RETURN, offset, size])
-
-    def promote(self, values: list[tuple[Entry, bytes, int]]) -> int:
-        """Seal inline values (entry, content, flags) while there is room at hand (lock held); returns how many.
-
-        If that is not all of them, room was asked for; or there was no memory for more, and if that was so for the first one,
-        MemoryError is raised.
-        """
-        run: list[
-            tuple[bytes, int, str]
-        ] = []  # ids, sizes and call sites of what lies one after the other, and has the same flags
-        start = end = run_flags = sealed = 0
-        carved: tuple[int, int] | None = None
-        try:
-            for entry, content, flags in values:
-                size = len(content)
-                offset = self.extents.carve(size)
-                if offset is None:
-                    if not self._asked_for_promotion:
-                        self._asked_for_promotion = True
-                        self._table.to_node([m.ALLOC, _FOR_PROMOTION, *self.extents.want(size)])
-                    break
-                carved = offset, size
-                self.region.window(offset, size)[:] = memoryview(content)
-                contained = contained_ids(content)
-                if run and (contained or offset != end or flags != run_flags):
-                    sealed += self._seal_run(run, start, run_flags)
-                    run = []
-                if contained:
-                    where = entry.callsite or ""
-                    self._table.to_node(
-                        [m.SEAL, entry.id, offset, size, contained, flags, self._table.proc, where, b""]
-                    )
-                    sealed += 1
-                else:
-                    if not run:
-                        start, run_flags = offset, flags
-                    run.append((entry.id, size, entry.callsite or ""))
-                    end = offset + ((size + 63) & -64 or 64)
-                carved = None
-            if run:
-                sealed += self._seal_run(run, start, run_flags)
-        except MemoryError:
-            if carved is not None:
-                self._return(self.extents.give_back(*carved))
-            if run:
-                self._return(self.extents.give_back(start, end - start))
-            if not sealed:
-                raise
-        return sealed
-
-    def _seal_run(self, run: list[tuple[bytes, int, str]], offset: int, flags: int) -> int:
-        """SEAL_RUN for all of them, or for none if there is no memory for that; how many they are."""
-        messages: list[list[Any]] = []
-        for first in range(0, len(run), _RUN_MAX):
-            ids, sizes, callsites = zip(*run[first : first + _RUN_MAX], strict=True)
-            messages.append(
-                [m.SEAL_RUN, b"".join(ids), offset, list(sizes), flags, self._table.proc, list(callsites)]
-            )
-            offset += sum((size + 63) & -64 or 64 for size in sizes)
-        for message in messages:
-            self._table.to_node(message)
-        return len(run)
 
     # --- reading ---
 

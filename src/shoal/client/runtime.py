@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from shoal.config import Config
     from shoal.options import TaskOptions
+    from shoal.owner.objects import Entry
     from shoal.store.region import Region
 
 # Refs that die while a process is idle are noticed this soon; after a while without any, and without a message, that soon.
@@ -449,15 +450,17 @@ class Runtime:
     def _promote(self) -> None:
         """Write what has to go to the store, in order. What there is no room or no memory for stays queued, as it is."""
         table, promotions = self.table, self.table.promotions
-        values = []
-        for entry in promotions:
-            refused = entry.flags & REFUSED
-            flags = m.SEAL_PRIMARY | (m.SEAL_ERROR if refused or entry.state == FAILED else 0)
-            values.append((entry, self._no_room if refused else entry.value, flags))
-        count = self.store.promote(values)
+        count = self.store.promoter.promote(promotions, self._promoted_value)
+        done = promotions[:count]
         del promotions[:count]
-        for entry, _, _ in values[:count]:
+        for entry in done:
             table.promoted(entry)
+
+    def _promoted_value(self, entry: Entry) -> tuple[bytes, int]:
+        """(content, flags) of what is written for an entry."""
+        refused = entry.flags & REFUSED
+        flags = m.SEAL_PRIMARY | (m.SEAL_ERROR if refused or entry.state == FAILED else 0)
+        return self._no_room if refused else entry.value, flags
 
     def write_promotions(self) -> None:
         """Return when the values whose refs were sent away are in the store, or there was no room for too long.

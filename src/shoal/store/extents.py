@@ -172,6 +172,11 @@ class ExtentLeases:
         return ranges
 
     @property
+    def together_max(self) -> int:
+        """Bytes of small values that are worth one request: more would count as one large value."""
+        return self._slab_min // 2
+
+    @property
     def left_bytes(self) -> int:
         """Bytes that can be carved, in all slabs."""
         return sum(self._ends) - sum(self._starts)
