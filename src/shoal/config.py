@@ -158,6 +158,8 @@ class Config:
     spill_dead_share: float = 0.5
     # A directory that could not be written to is left alone for this time.
     spill_retry_ms: float = 10000.0
+    # If it was full, and somebody new wants room, only for this time.
+    spill_full_retry_ms: float = 1000.0
     # A directory that has not written or read something for this long counts as hanging: others get what is to be written.
     # A creator waits so long for the file that one makes for it; then for another one's, or OutOfDiskError says which hangs.
     spill_stall_ms: float = 10000.0

@@ -102,7 +102,7 @@ def caught(seen, **options):
     [
         # Damaged bytes are believed; files stay; primary copies are dropped though nobody else has them; bytes get lost.
         (Spills, "read_failed", lambda spills, transfer, why: spills.read_done(transfer, 1.0), "instead of"),
-        (Spills, "_remove", lambda spills, file: spills.files.pop(file.number), "keeps files"),
+        (Spills, "_remove", lambda spills, file, **_: spills.files.pop(file.number), "keeps files"),
         (Eviction, "expendable", lambda eviction, obj: True, "was freed|cannot be read"),
         (Ledger, "drop_memory", lambda ledger, obj: setattr(obj, "offset", -1), "two users, or none"),
     ],

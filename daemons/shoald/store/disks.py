@@ -3,9 +3,12 @@
 Directories take turns; of those that can take a file, one with the least under way is next. So a directory that hangs
 (a network file system whose server is gone) keeps what it was given first, and the others go on.
 
-One that fails is left alone for config.spill_retry_ms. One that has not ended something for config.spill_stall_ms
-(config.spill_lend_ms_max where a creator waits for a file) *stalls*: it gets nothing more until that has ended, and what
-it was given does not count as on its way any more. Nothing is taken back: its thread may be in the middle of it.
+One that fails is left alone for config.spill_retry_ms; one that is full only until something of it was removed, or somebody
+new wants room and config.spill_full_retry_ms have passed: others may have made some.
+
+One that has not ended something for config.spill_stall_ms (config.spill_lend_ms_max where a creator waits for a file) *stalls*:
+it gets nothing more until that has ended, and what it was given does not count as on its way any more. Nothing is taken back: its
+thread may be in the middle of it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Callable
 
 from shoal.config import Config
 
+_FILES_GO_S = 0.05  # until then files that were to be removed are gone
 _SLOW_S = 1.0  # what takes longer is worth a word to people who waited for it
 
 
@@ -42,14 +46,17 @@ class Disks:
 
     Attributes:
         names: of each, for people; set by the shell.
+        gives_back: those on a full disk, of which files were removed just now.
     """
 
-    __slots__ = ("_config", "_jobs", "_retry_at", "_turn", "names")
+    __slots__ = ("_config", "_failed_at", "_jobs", "_retry_at", "_turn", "gives_back", "names")
 
     def __init__(self, count: int, config: Config) -> None:
         self._config = config
         self._retry_at = [0.0] * count
+        self._failed_at = [0.0] * count
         self._turn = -1
+        self.gives_back: set[int] = set()
         self._jobs: dict[int, _Job] = {}
         self.names = [f"spill directory {number}" for number in range(count)]
 
@@ -82,9 +89,27 @@ class Disks:
     def _stalled(self) -> set[int]:
         return {job.directory for job in self._jobs.values() if job.is_late}
 
-    def failed(self, directory: int, now: float, pause_ms: float) -> None:
+    def failed(self, directory: int, now: float) -> None:
         """It could not be written to: it is left alone for a while."""
-        self._retry_at[directory] = now + pause_ms / 1000
+        self._failed_at[directory] = now
+        self._retry_at[directory] = now + self._config.spill_retry_ms / 1000
+
+    def try_those_that_give_back(self, now: float) -> None:
+        """Those of which files go are tried again as soon as these are gone."""
+        for directory in self.gives_back:
+            self._retry_at[directory] = min(self._retry_at[directory], now + _FILES_GO_S)
+        self.gives_back.clear()
+
+    def try_again(self, now: float) -> None:
+        """Somebody new wants room, and disks were full: those that failed a while ago are tried again."""
+        pause_s = self._config.spill_full_retry_ms / 1000
+        for directory, failed_at in enumerate(self._failed_at):
+            if failed_at + pause_s <= now:
+                self._retry_at[directory] = min(self._retry_at[directory], now)
+
+    def next_retry(self, now: float) -> float | None:
+        """When the first directory that is left alone is tried again."""
+        return min((at for at in self._retry_at if at > now), default=None)
 
     # --- what is under way ---
 

@@ -87,6 +87,8 @@ class Relief:
         arrived, self._seen = self._seen != self._ledger.arrivals, self._ledger.arrivals
         if arrived and not self._spills.enabled:
             self._extents.refuse_hopeless(self._stays)
+        if arrived and self._spills.full:
+            self._spills.disks.try_again(now)
         filled, self._was_full = self._spills.full and not self._was_full, self._spills.full
         if filled:
             self._drop_files()
@@ -277,7 +279,8 @@ class Relief:
             ]
         if deadlines:
             maps_at = [max(since, self._progress_at) + map_after_s for since in self._restores.oldest()]
-            again = [self._eviction.again_at] if self._eviction.again_at is not None else []
+            due = (self._eviction.again_at, self._spills.disks.next_retry(now))
+            again = [at for at in due if at is not None]
             if self._extents.waiting and self._extents.recalled_until > now:
                 again.append(self._extents.recalled_until)
             # Who cannot be helped that way is not looked at again for it.

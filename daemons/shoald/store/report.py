@@ -55,7 +55,7 @@ def totals(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-_IN_PIECES = "What is free lies in pieces, between values that somebody looks at, which cannot be moved. "
+_IN_PIECES = "What is free lies in pieces, between values that have to stay where they are. "
 
 
 def full_message(ledger: Ledger, size: int, trouble: str = "") -> str:

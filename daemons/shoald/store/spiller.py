@@ -156,7 +156,11 @@ class Spiller:
 
     def _failure(self, effect: Effect, error: Exception) -> Callable[[], None] | None:
         where = self._directories[effect.directory].path
-        why = f"{where}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError):
+            where = str(error.filename or where) if isinstance(effect, Read) else where
+            why = f"{where}: {error.strerror or error}"
+        else:
+            why = str(error)
         if isinstance(effect, Read):
             return lambda: self._spills.read_failed(effect.transfer, f"that cannot be read: {why}")
         if isinstance(effect, Remove):

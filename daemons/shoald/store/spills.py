@@ -41,8 +41,6 @@ from shoald.store.objects import LOST, ON_DISK, READING, WRITING, Client, DiskCo
 from shoald.store.readings import LateReads, Reading
 from shoald.store.spares import Spares
 
-_SPARES_GO_MS = 50.0  # until then the files that were to go are gone, and a full disk is tried again
-
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -219,22 +217,22 @@ class Spills:
             self.take_back(client, number)
             self._refuse(client, req, "disk" if full else "full", why)
             return
-        pause_ms = self._ledger.config.spill_retry_ms
-        if full and len(self._spares):
-            self._remove_all(self._spares.clear())
-            pause_ms = _SPARES_GO_MS
-        self.disks.failed(file.directory, now, pause_ms)
+        self.disks.failed(file.directory, now)
+        if full:
+            spares = self._spares.clear()
+            self._remove_all(spares)
+            self.disks.gives_back.update(spare.directory for spare in spares)
         if number in self._rewriting:
             source = self._rewriting.pop(number)[0]
             source.ready = source.shunned = True
-            self._remove(file)
+            self._remove(file, gives_back=False)
             self._tidy(source)
             return
         for obj in self._writing.pop(number):
             self.writing_bytes -= obj.allocated
             if obj.disk is not None and obj.disk.file is file:
                 obj.disk = None
-        self._remove(file)
+        self._remove(file, gives_back=False)
         if file.over:
             self.outbox.append(Remove(file.over, file.directory))  # if it came to that, it has the new name
 
@@ -287,6 +285,7 @@ class Spills:
                 self.lend(client, req, size, now)
         for reading in self._late.take_hopeless(now):
             self._give_up(reading, now)
+        self.disks.try_those_that_give_back(now)
         self._remove_all(self._spares.expired(now))
 
     def _move(self, file: SpillFile, now: float) -> None:
@@ -545,10 +544,12 @@ class Spills:
         self._rewriting[file.number] = source, file, objects
         self.outbox.append(Rewrite(file.number, file.directory, source.number, tuple(parts)))
 
-    def _remove(self, file: SpillFile) -> None:
+    def _remove(self, file: SpillFile, gives_back: bool = True) -> None:
         del self.files[file.number]
-        if not self._spares.keep(file):
+        if self.full or not self._spares.keep(file):
             self._remove_all([file])
+            if self.full and gives_back:
+                self.disks.gives_back.add(file.directory)
 
     def _remove_all(self, files: list[SpillFile]) -> None:
         self.outbox += [Remove(file.number, file.directory) for file in files]

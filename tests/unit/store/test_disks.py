@@ -63,11 +63,11 @@ def spilled(bench: Bench, object_id: bytes, cached: bool = True, contained: byte
 
 
 def test_directories_take_turns_and_one_that_is_busy_waits_for_the_others() -> None:
-    disks = Disks(3, Config())
+    disks = Disks(3, Config(spill_retry_ms=500))
     assert [disks.next(0.0) for _ in range(4)] == [0, 1, 2, 0]
     disks.begin(1, 1, 0.0, 1000)
     assert [disks.next(0.0) for _ in range(4)] == [2, 0, 2, 0]
-    disks.failed(0, 0.0, 500)
+    disks.failed(0, 0.0)
     assert [disks.next(0.4), disks.next(0.4), disks.next(0.5)] == [2, 2, 0]
     disks.begin(2, 2, 0.6, 1000)
     disks.begin(3, 0, 0.6, 1000)
@@ -232,6 +232,7 @@ def test_spares_are_bounded_and_go_when_the_disk_is_full() -> None:
     bench.core.spills.write_failed(write.file, True, "/0: no space left on device", bench.now)
     gone = {effect.file for effect in effects(bench) if isinstance(effect, Remove)}
     assert gone == {write.file, write.over, left}
+    later(bench, 0.0)
     later(bench, 0.1)  # and the disk is tried again soon
     (again,) = effects(bench)
     assert isinstance(again, Write)

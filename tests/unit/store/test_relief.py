@@ -9,7 +9,7 @@ from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.objects.cluster_refs import ClusterRefs
 from shoald.store.core import StoreCore
-from shoald.store.spills import Lend, Read, Write
+from shoald.store.spills import Lend, Read, Remove, Write
 from unit.store.fakedisk import FakeDisk, FakeRegion
 from unit.store.storebench import A, B, Bench, C, X, Y, Z
 
@@ -282,7 +282,7 @@ def test_progress_extends_the_wait_up_to_a_bound() -> None:
 
 
 def test_a_full_disk_is_what_a_creator_hears_of() -> None:
-    bench = bench_of()
+    bench = bench_of(spill_full_retry_ms=5000)
     bench.seal(A, X, size=64 * KIB)
     bench.send(B, m.ALLOC, 1, KIB, 0)
     for _ in range(2):  # the other directory is tried before anybody gives up
@@ -301,6 +301,53 @@ def test_a_full_disk_is_what_a_creator_hears_of() -> None:
     bench.now += 10.0
     bench.send(B, m.ALLOC, 3, KIB, 0)
     assert len(writes(bench)) == 1
+
+
+def full_disk(bench: Bench) -> None:
+    """X is on disk, Y in memory, and both directories are full."""
+    bench.seal(A, X, size=48 * KIB)
+    bench.send(B, m.ALLOC, 1, 48 * KIB, 0)
+    written(bench)
+    bench.send(B, m.EXTENT_RETURN, 0, 48 * KIB)
+    bench.seal(A, Y, size=48 * KIB)
+    bench.send(B, m.ALLOC, 2, 48 * KIB, 0)
+    later(bench, 0.01)
+    for _ in range(2):
+        (effect,) = writes(bench)
+        bench.core.spills.write_failed(effect.file, True, "/disk: no space left on device", bench.now)
+        later(bench, 0.01)
+    assert not writes(bench)
+
+
+def test_who_waits_for_a_full_disk_goes_on_when_something_of_it_was_freed() -> None:
+    bench = bench_of()
+    full_disk(bench)
+    bench.send(A, m.RELEASE, X)
+    later(bench, 0.0)
+    kept = [effect for effect in take(bench) if not isinstance(effect, Remove)]
+    assert kept == [], "nothing of it is kept to be written over"
+    assert bench.core.next_deadline() <= bench.now + 0.06
+    later(bench, 0.06)
+    assert m.EXTENT in kinds(written(bench))
+
+
+def test_a_full_disk_is_not_tried_on_and_on() -> None:
+    """The file of the write that failed goes as well, which makes no room."""
+    bench = bench_of(store_full_wait_ms=9000)
+    full_disk(bench)
+    for _ in range(80):
+        later(bench, 0.1)
+        assert writes(bench) == []
+
+
+def test_a_full_disk_is_tried_again_for_somebody_new() -> None:
+    """Others may have made room there, which nobody hears of."""
+    bench = bench_of()
+    full_disk(bench)
+    assert m.ALLOC_FAILED in kinds(later(bench, 1.1))
+    bench.send(B, m.ALLOC, 3, 48 * KIB, 0)
+    later(bench, 0.03)
+    assert m.EXTENT in kinds(written(bench))
 
 
 def test_a_disk_that_is_still_at_it_is_what_a_creator_hears_of() -> None:

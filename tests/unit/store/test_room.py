@@ -334,5 +334,5 @@ def test_who_finds_only_pieces_is_told_so() -> None:
         bench.send(A, m.RELEASE, bytes([name]) * 16)
     ledger = bench.core._ledger
     assert "128 B free (longest piece 64 B)" in full_message(ledger, 128)
-    assert "lies in pieces, between values that somebody looks at" in full_message(ledger, 128)
+    assert "lies in pieces, between values that have to stay" in full_message(ledger, 128)
     assert "in pieces" not in full_message(ledger, 192)
