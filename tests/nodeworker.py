@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 
-from shoald.node.__main__ import skip_user_api
+from shoald.bare import skip_user_api
 
 skip_user_api()  # these workers know the protocol only; it is loaded in a third of the time
 

@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from shoal import config, session
@@ -24,6 +25,7 @@ from shoal.bootstrap import (
     DaemonInfo,
     DaemonOptions,
     NoNodeHereError,
+    dashboard_link,
     guest_options,
     resolve_address,
     start_daemon,
@@ -36,6 +38,7 @@ from shoal.option_checks import flag, seconds, whole
 from shoal.options import ActorOptions, TaskOptions
 from shoal.refs import ObjectRef
 from shoal.remote_function import RemoteFunction
+from shoal.sessions import SECRET_FILE, read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +66,14 @@ class ClientContext:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.node_id = runtime.identity.node_id
-        self.dashboard_url: str | None = None
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """A link that opens the dashboard once, made anew each time; None if the node here serves none.
+
+        Waits for one that is just starting. One that could not be started is a warning that says why.
+        """
+        return _dashboard_link(self._runtime)
 
     @property
     def address_info(self) -> dict[str, str]:
@@ -106,6 +116,22 @@ def _address_of_head(runtime: Runtime) -> str:
     return identity.address
 
 
+def _dashboard_link(runtime: Runtime) -> str | None:
+    deadline = time.monotonic() + runtime.config.dashboard_start_ms_max / 1000
+    known = runtime.request("status", {})["dashboard"]
+    while known is not None and not known["url"]:
+        if known["trouble"] or time.monotonic() > deadline:
+            reason = known["trouble"] or "it does not start"
+            warnings.warn(f"there is no dashboard: {reason}; try another dashboard_port", stacklevel=3)
+            return None
+        time.sleep(_ADDRESS_LOOK_S)
+        known = runtime.request("status", {})["dashboard"]
+    if known is None:
+        return None
+    secret = read_secret(os.path.join(runtime.identity.session_dir, SECRET_FILE))
+    return dashboard_link(known["url"], secret)
+
+
 def init(address: str | None = None, **kwargs: Any) -> ClientContext:
     """Join a cluster, or start one for this process.
 
@@ -114,6 +140,8 @@ def init(address: str | None = None, **kwargs: Any) -> ClientContext:
             If no node of it runs on this machine, and SHOAL_SECRET_FILE names a file with its secret (or what `shoal join-string`
             printed), a node without CPUs is started, which ends with this process.
         num_cpus, num_gpus, resources, object_store_memory (bytes), labels, …: of a local cluster; see docs.
+        include_dashboard, dashboard_host, dashboard_port: of a local cluster: a web page, and metrics for Prometheus, for who has
+            the context's `dashboard_url`; off unless asked for.
         huge_pages: the local cluster's store is made of huge pages, which the system must have set aside.
 
     Raises RuntimeError if there is a session already (unless `ignore_reinit_error`), ValueError for bad arguments,
@@ -251,6 +279,8 @@ def _local_cluster(arguments: InitArguments) -> DaemonOptions:
         config=arguments.system_config,
         kind="local",
         temp_dir=arguments.temp_dir,
+        dashboard_host=arguments.dashboard_host,
+        dashboard_port=arguments.dashboard_at,
     )
 
 

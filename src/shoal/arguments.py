@@ -91,6 +91,18 @@ class InitArguments:
             values["runtime_env"] = merge(json.loads(inherited), values.get("runtime_env"))
         return cls(**values, ignored=tuple(ignored))
 
+    @property
+    def dashboard_at(self) -> int | None:
+        """The port of the dashboard that a new cluster is to have (-1: the usual one, or any); None: it has none.
+
+        There is one if it was asked for, or its port was given: it listens, which nobody does here unasked.
+        """
+        if self.include_dashboard is False or (
+            self.include_dashboard is None and self.dashboard_port is None
+        ):
+            return None
+        return -1 if self.dashboard_port is None else self.dashboard_port
+
     def resource_units(self) -> dict[str, int]:
         """The resources that were given, in units of 1/10,000; CPUs that were not are left to the node."""
         amounts = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory, **self.resources}

@@ -33,6 +33,7 @@ from shoal.sessions import (
     read_secret,
     remove_directory,
 )
+from shoal.wire import web
 
 DEFAULT_PORT = 7462
 SECRET_VARIABLE = "SHOAL_SECRET_FILE"  # noqa: S105  (the name of a variable)
@@ -69,6 +70,7 @@ class DaemonOptions:
             these, that of the head on this machine.
         owner_pid: stop when this process is gone.
         kind: "cluster", or "local" for one driver's own.
+        dashboard_port: serve a dashboard there, at ``dashboard_host``; 0: any free port, -1: 8265, or any; None: no dashboard.
         object_store_memory: bytes.
         huge_pages: take them out of the system's pool of huge pages.
         spilling_directories: where objects go when the store is full; empty: a directory of the session.
@@ -94,6 +96,8 @@ class DaemonOptions:
     name: str = ""
     kind: str = "cluster"
     temp_dir: str | None = None
+    dashboard_host: str = "127.0.0.1"
+    dashboard_port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,11 @@ def start_daemon(options: DaemonOptions, *, meanwhile: Callable[[], object] = la
         raise
     finally:
         os.close(read_end)
+
+
+def dashboard_link(url: str, secret: bytes) -> str:
+    """A link that opens the dashboard at ``url`` in a browser: once, and within config.dashboard_link_s."""
+    return web.link_url(url, secret, time.time() + load().dashboard_link_s, os.urandom(web.NONCE_SIZE))
 
 
 def stop_session(session: Session, *, remove: bool = True, drain: bool = False) -> str:
@@ -360,6 +369,8 @@ def _command(session: Session, options: DaemonOptions, ready_fd: int) -> list[st
         "--labels": json.dumps(dict(options.labels)) if options.labels else None,
         "--config": json.dumps(dict(options.config)) if options.config else None,
         "--name": options.name or None,
+        "--dashboard-port": options.dashboard_port,
+        "--dashboard-host": options.dashboard_host if options.dashboard_port is not None else None,
     }
     for option, value in optional.items():
         if value is not None:
@@ -409,6 +420,7 @@ def _complete(session: Session, options: DaemonOptions, ready: dict[str, Any]) -
         node_id=str(ready["node_id"]),
         address=address,
         head_address=head_address,
+        dashboard=str(ready.get("dashboard") or ""),
     )
 
 

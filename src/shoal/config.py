@@ -370,6 +370,23 @@ class Config:
     shapes_idle_max: int = 1000
     # A question to all processes (list, why) waits this long for their answers.
     query_ms_max: float = 2000.0
+    # The dashboard: connections at a time (one more, and the oldest that has not said yet what it wants is closed, else the new
+    # one); bytes of a request (a longer one is refused); how long a client may take to send one, and to take the answer.
+    dashboard_connections_max: int = 64
+    dashboard_request_bytes_max: int = 8 * KIB
+    dashboard_request_ms_max: float = 5000.0
+    # It asks the daemon at most so often, whoever looks; what it shows of actors, jobs, and demands that wait; beyond, counts.
+    dashboard_refresh_ms: float = 1000.0
+    dashboard_rows_max: int = 200
+    # A link to it is good for so long, once; the browser that used it for so long. Used links that it remembers; one more is
+    # refused.
+    dashboard_link_s: float = 600.0
+    dashboard_visit_s: float = 43200.0
+    dashboard_links_max: int = 1000
+    # How long its process may take to start; the pause before it is started again when it has died, and how often that happens.
+    dashboard_start_ms_max: float = 10000.0
+    dashboard_restart_ms: float = 1000.0
+    dashboard_restarts_max: int = 5
     # After the driver's goodbye, its workers' last output is waited for this long.
     goodbye_ms_max: float = 2000.0
     # Rows of one answer to people; beyond, the answer says how many were left out.

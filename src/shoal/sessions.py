@@ -49,6 +49,7 @@ class Session:
     Attributes:
         kind: "cluster" (start-head, start-node) or "local" (made by init for one driver).
         head_address: host:port of the cluster's head; `head` tells whether it runs in this daemon.
+        dashboard: URL of the dashboard that it serves, without what lets in; "" if it serves none, or is a driver's own.
         pid_started: when the process started, as the system counts; "" where it does not tell.
     """
 
@@ -65,6 +66,7 @@ class Session:
     starter_pid: int = 0
     starter_started: str = ""
     owner_pid: int = 0
+    dashboard: str = ""
     created_s: float = field(default_factory=time.time)
 
     @property

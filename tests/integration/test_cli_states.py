@@ -269,4 +269,6 @@ def test_metrics_of_the_runtime(nodes, marks):
     assert value(lines, "shoal_workers_memory_bytes", node_id=other.node_id) > 0
     marks.add("release")
     assert shoal.get([running, dependent], timeout=PATIENCE_S)[1] == 200_000
+    assert shoal.init(ignore_reinit_error=True).dashboard_url is None
+    assert "serves no dashboard" in run("dashboard", *asked).error
     del kept

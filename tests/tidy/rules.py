@@ -13,7 +13,7 @@ FUNCTION_LINES_MAX = 70
 # Modules that decide and do no I/O (R6): folder → the names of its cores, or all.
 CORES = {
     "src/shoal/owner": "*",
-    "src/shoal/wire": "barlines frames labels messages",
+    "src/shoal/wire": "barlines frames labels messages web",
     "daemons/shoald/store": (
         "allocator core errors eviction extents holds leases ledger objects pins readers relief report restores seals "
         "sharing spills"
@@ -26,6 +26,7 @@ CORES = {
         "actors awayleases bundles cluster constraints effects fairness fields grantround groups guests leases memorywatch "
         "peerstream placement pool pressure scheduler staffing tallies timelines"
     ),
+    "daemons/shoald/dashboard": "gate http view",
     "daemons/shoald/objects": "admission cluster_refs copies core effects lanes pull pulls serving",
     "daemons/shoald/head": "actors core directory events gauges groups groupwords jobs nodes planning reports",
 }

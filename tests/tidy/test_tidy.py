@@ -114,7 +114,7 @@ def test_import_is_light():
 
 def daemon_loads(modules: str, first: str = "pass") -> set[str]:
     """What is loaded by a daemon that has executed ``first``, and loads these modules."""
-    start = "from shoald.node.__main__ import skip_user_api; skip_user_api()"
+    start = "from shoald.bare import skip_user_api; skip_user_api()"
     return loaded_by("; ".join([start, first, *(f"import shoald.{module}" for module in modules.split())]))
 
 

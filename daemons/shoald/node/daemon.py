@@ -45,6 +45,7 @@ from shoald.store.spiller import Spiller, spill_directories
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shoald.node.dashboardside import DashboardSide
     from shoald.node.headside import HeadSide
     from shoald.node.options import NodeOptions
     from shoald.node.refside import RefSide
@@ -93,6 +94,7 @@ class NodeDaemon:
         self.started = loop.now()
         self.address = ""
         self.head_trouble = ""
+        self.dashboard: DashboardSide | None = None
         self.head: HeadSide  # set by the lifecycle, before the first turn
         directories = spill_directories(options, node_id, session.path)
         self.store = StoreCore(region.capacity, self.config, bytes.fromhex(node_id), len(directories))
@@ -519,6 +521,9 @@ class NodeDaemon:
             "address": self.address,
             "owner_pid": self.options.owner_pid,
             "hosts_head": self.options.head,
+            "dashboard": {"url": self.dashboard.url, "trouble": self.dashboard.trouble}
+            if self.dashboard
+            else None,
         }
 
     def registration(self) -> dict[str, Any]:

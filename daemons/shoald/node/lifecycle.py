@@ -102,6 +102,7 @@ class Lifecycle:
         self._stop_reason = ""
         self._failed = ""
         self._ready = False
+        self._ready_waits = False  # for the dashboard
         self._address = ""
         self._populator: Populator | None = None
         self._last_gauges: dict[str, Any] = {}
@@ -146,6 +147,7 @@ class Lifecycle:
         self._make_daemon()
         self._start_workers()
         self._make_head()
+        self._make_dashboard()
         if options.owner_pid:
             self._watch_owner()
         if self._private:
@@ -218,7 +220,45 @@ class Lifecycle:
         )
         daemon.head = self._head
 
+    def _make_dashboard(self) -> None:
+        options, daemon = self._options, self._daemon
+        if options.dashboard_port is None:
+            return
+        from shoald.node.dashboardside import DashboardSide  # with what a daemon without one never loads
+
+        daemon.dashboard = DashboardSide(
+            self._loop,
+            options,
+            self._identity,
+            self._session.path,
+            self._session.socket_path,
+            self._log,
+            self._dashboard_settled,
+        )
+        if not self._private:
+            daemon.dashboard.start()
+
+    def _dashboard_settled(self) -> None:
+        dashboard = self._daemon.dashboard
+        assert dashboard is not None
+        if dashboard.trouble and not self._ready and not self._private:
+            self._refuse(f"no dashboard: {dashboard.trouble}")
+            return
+        self._session.write_facts(self._daemon.facts())
+        if self._ready_waits:
+            self._tell_ready()
+
+    def _refuse(self, reason: str) -> None:
+        """What this daemon was started for cannot be: whoever did hears why, and it ends."""
+        self._failed = reason
+        report_ready(self._options.ready_fd, {"ok": False, "error": reason})
+        self._stop(reason)
+
     def _tell_ready(self) -> None:
+        dashboard = self._daemon.dashboard if not self._private else None
+        if dashboard is not None and not dashboard.settled:
+            self._ready_waits = True
+            return
         facts = {
             "ok": True,
             "socket": self._session.socket_path,
@@ -226,6 +266,7 @@ class Lifecycle:
             "node_id": self._node_id,
             "address": self._address,
             "pid": os.getpid(),
+            "dashboard": dashboard.url if dashboard is not None else "",
         }
         report_ready(self._options.ready_fd, facts)
         self._ready = True
@@ -261,6 +302,8 @@ class Lifecycle:
         """The first task is on its way (or none comes): now what would have delayed it."""
         self._daemon.on_first_grant = lambda: None
         self._join()
+        if self._daemon.dashboard is not None:
+            self._daemon.dashboard.start()
         if self._options.spilling_directories:
             self._daemon.spiller.prepare()
         if self._populator is None and not self._stop_reason:
@@ -320,9 +363,7 @@ class Lifecycle:
         if reason:
             self._log.line(f"no head: {reason}")
             if not self._private:
-                self._failed = reason
-                report_ready(self._options.ready_fd, {"ok": False, "error": reason})
-                self._stop(reason)
+                self._refuse(reason)
             return
         self._log.line(f"registered at the head at {address}")
         self._session.write_facts(daemon.facts())
@@ -438,6 +479,8 @@ class Lifecycle:
     def _end(self) -> None:
         """Everything that this daemon has goes: workers first, the session directory last."""
         self._forks.close()
+        if self._daemon.dashboard is not None:
+            self._daemon.dashboard.close()
         forkserver.end_children(_END_CHILDREN_S)  # adopted from a fork server that could not do it
         for client in list(self._daemon.clients.values()):
             client.sock.close("")

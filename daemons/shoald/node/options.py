@@ -28,6 +28,7 @@ class NodeOptions:
         data_dir: where that head's state lies; "": nothing outlives it.
         host: where other nodes reach this one too; "": the address of this machine that leads to the head.
         head_address: of the head to join; "" if it hosts the head or has none.
+        dashboard_port: where it serves a dashboard at ``dashboard_host``; 0: any, -1: the usual one, or any; None: it has none.
         resources: in units of 1/10,000, CPUs included.
         object_store_memory: bytes; 0 for the default.
         huge_pages: the store's memory comes from the system's pool of huge pages.
@@ -44,6 +45,8 @@ class NodeOptions:
     port: int = 0
     head_address: str = ""
     secret_file: str = ""
+    dashboard_host: str = "127.0.0.1"
+    dashboard_port: int | None = None
     name: str = ""
     resources: Amounts = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
@@ -164,9 +167,13 @@ def _json_object(text: str) -> dict[str, Any]:
 # How the text of each option is read; bool: it has none.
 _KINDS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
-        ("session_dir", "data_dir", "host", "head_address", "secret_file", "name", "worker_main"), str
+        (
+            *("session_dir", "data_dir", "host", "head_address", "secret_file", "name", "worker_main"),
+            "dashboard_host",
+        ),
+        str,
     ),
-    **dict.fromkeys(("port", "object_store_memory", "ready_fd", "owner_pid"), int),
+    **dict.fromkeys(("port", "object_store_memory", "ready_fd", "owner_pid", "dashboard_port"), int),
     **dict.fromkeys(("resources", "labels", "config"), _json_object),
     **dict.fromkeys(("head", "huge_pages"), bool),
     "num_cpus": float,

@@ -22,6 +22,7 @@ _COMMANDS = {
     "stack": ("stack", "Where workers and drivers are in their Python code."),
     "why": ("lists", "What a task or an object waits for."),
     "metrics": ("metrics", "What the runtime and user code count, for Prometheus."),
+    "dashboard": ("dashboard", "Print a link to the dashboard, or its token."),
     "timeline": ("timeline", "Write what ran when, as a Chrome trace."),
     "job": ("jobs", "Submit driver scripts, and look after them."),
     "microbenchmark": ("microbenchmark", "How fast puts, tasks and calls are here."),

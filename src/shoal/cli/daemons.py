@@ -11,12 +11,13 @@ from typing import Any
 import click
 
 from shoal import joining
-from shoal.arguments import SPILLING, check_argument, split_directories
+from shoal.arguments import SPILLING, InitArguments, check_argument, split_directories
 from shoal.bootstrap import (
     DEFAULT_PORT,
     BootstrapError,
     DaemonInfo,
     DaemonOptions,
+    dashboard_link,
     is_of_cluster,
     normal_address,
     resolve_address,
@@ -107,8 +108,29 @@ def _node_options(command: F) -> F:
     help="Keep the cluster's state and secret here. A head that is started again with it, at the same address, goes on with "
     "the cluster, and its nodes come back by themselves (default: they go with this head).",
 )
+@click.option(
+    "--include-dashboard/--no-include-dashboard",
+    default=None,
+    help="Serve a web page and metrics for Prometheus (default: only with --dashboard-port).",
+)
+@click.option(
+    "--dashboard-port",
+    type=click.IntRange(0, 65535),
+    help="Where; 0 for any port (default: 8265, or any if that is taken).",
+)
+@click.option("--dashboard-host", default="127.0.0.1", show_default=True, help="Address to serve them on.")
 @_node_options
-def start_head_command(host: str, port: int, data_dir: str, block: bool, as_json: bool, **given: Any) -> None:
+def start_head_command(
+    host: str,
+    port: int,
+    data_dir: str,
+    include_dashboard: bool | None,
+    dashboard_port: int | None,
+    dashboard_host: str,
+    block: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Start a head and a node on this machine.
 
     They go on when this command returns; `shoal stop` ends them.
@@ -116,12 +138,23 @@ def start_head_command(host: str, port: int, data_dir: str, block: bool, as_json
     with failures():
         if port:
             _refuse_second_head(f"{host}:{port}", given["temp_dir"])
-        options = _options(given, head=True, data_dir=data_dir, host=host, port=port)
-        if host not in _LOOPBACK and load(dict(options.config)).tls == "off":
-            click.echo(
-                f"warning: what {host} sends and receives is authenticated, but not encrypted (TLS is off)",
-                err=True,
-            )
+        wanted = InitArguments(include_dashboard=include_dashboard, dashboard_port=dashboard_port)
+        options = _options(
+            given,
+            head=True,
+            data_dir=data_dir,
+            host=host,
+            port=port,
+            dashboard_host=dashboard_host,
+            dashboard_port=wanted.dashboard_at,
+        )
+        exposed = [host] if wanted.dashboard_at is None else [host, dashboard_host]
+        for each in dict.fromkeys(exposed):
+            if each not in _LOOPBACK and load(dict(options.config)).tls == "off":
+                click.echo(
+                    f"warning: what {each} sends and receives is authenticated, but not encrypted (TLS is off)",
+                    err=True,
+                )
         _run(options, as_json, block)
 
 
@@ -264,6 +297,8 @@ def started_lines(info: Session, tls: str = "auto") -> list[str]:
             f"  another node here:          shoal start-node --address {address}{same}",
             f"  on another machine:         shoal join-string | ssh MACHINE shoal start-node --join -{same}",
         ]
+    if info.dashboard:
+        lines.append(f"  dashboard, in a browser:    {dashboard_link(info.dashboard, info.secret)}")
     return [*lines, "  look at it, stop it:        shoal status, shoal stop"]
 
 
@@ -333,6 +368,9 @@ def _run(options: DaemonOptions, as_json: bool, block: bool) -> None:
 
 def _announce(session: Session, as_json: bool, tls: str) -> None:
     if as_json:
-        print_json(asdict(session))
+        link = (
+            {"dashboard_url": dashboard_link(session.dashboard, session.secret)} if session.dashboard else {}
+        )
+        print_json({**asdict(session), **link})
     else:
         click.echo("\n".join(started_lines(session, tls)))
