@@ -180,7 +180,7 @@ def start_daemon(options: DaemonOptions, *, meanwhile: Callable[[], object] = la
 
 def dashboard_link(url: str, secret: bytes) -> str:
     """A link that opens the dashboard at ``url`` in a browser: once, and within config.dashboard_link_s."""
-    return web.link_url(url, secret, time.time() + load().dashboard_link_s, os.urandom(web.NONCE_SIZE))
+    return web.link_url(url, secret, time.time(), os.urandom(web.NONCE_SIZE))
 
 
 def stop_session(session: Session, *, remove: bool = True, drain: bool = False) -> str:

@@ -375,8 +375,10 @@ class Config:
     dashboard_connections_max: int = 64
     dashboard_request_bytes_max: int = 8 * KIB
     dashboard_request_ms_max: float = 5000.0
-    # It asks the daemon at most so often, whoever looks; what it shows of actors, jobs, and demands that wait; beyond, counts.
+    # It asks the daemon at most so often, whoever looks, and more rarely in a large cluster, all of whose nodes are asked:
+    # dashboard_refresh_ms_per_node for each. What it shows of actors, jobs, and demands that wait; beyond, counts.
     dashboard_refresh_ms: float = 1000.0
+    dashboard_refresh_ms_per_node: float = 10.0
     dashboard_rows_max: int = 200
     # A link to it is good for so long, once; the browser that used it for so long. Used links that it remembers; one more is
     # refused.

@@ -5,8 +5,8 @@ link is taken once, and gives its browser a cookie; everything else needs the cl
 another origin asks for is refused also with one (the cookie goes to other ports of this host too). No answer says which part
 was wrong, and none allows another origin to read it.
 
-Invariants: a link lets in once, also while many try; what is remembered of links is bounded, and none is forgotten while it is
-good.
+Invariants: a link lets in once, also while many try: what is remembered of used links is bounded, and none is forgotten while it
+is good; of links from before it started a gate knows nothing, and takes none.
 """
 
 from __future__ import annotations
@@ -38,15 +38,19 @@ class Gate:
         names: of this machine, beside "localhost"; numeric addresses are nobody's to give away.
         port: which it listens at: cookies of one host are not told apart by their ports.
         secure: it speaks TLS.
+        now_s: Unix seconds.
     """
 
-    def __init__(self, secret: bytes, names: Iterable[str], port: int, secure: bool, config: Config) -> None:
+    def __init__(
+        self, secret: bytes, names: Iterable[str], port: int, secure: bool, config: Config, now_s: float
+    ) -> None:
         self._secret = secret
         self._names = {"localhost", *(name.lower() for name in names)}
         self._cookie = f"shoal-{port}"
         self._secure = secure
         self._config = config
-        self._used: dict[str, int] = {}  # nonces of used links, until when they would have been good
+        self._started_s = now_s
+        self._used: dict[str, float] = {}  # nonces of used links, and when they were made
 
     def refusal(self, request: Request, now_s: float, nonce: bytes) -> Response | None:
         """The answer to a request that is not let in, or that opens a link; None for one that is to be answered.
@@ -81,19 +85,20 @@ class Gate:
             return scheme.lower() == "bearer" and web.is_token(self._secret, token.strip())
         if request.fields.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return False
-        visit = request.cookie(self._cookie)
-        return web.check_pass(self._secret, web.VISIT, visit, now_s) is not None
+        visit = web.check_pass(self._secret, web.VISIT, request.cookie(self._cookie))
+        return visit is not None and now_s < visit[1] + self._config.dashboard_visit_s
 
     def _opens(self, request: Request, now_s: float, nonce: bytes) -> Response:
-        link = web.check_pass(self._secret, web.LINK, request.query, now_s)
-        if link is None or link[0] in self._used:
+        link = web.check_pass(self._secret, web.LINK, request.query)
+        oldest_s = max(self._started_s, now_s - self._config.dashboard_link_s)
+        if link is None or link[1] < oldest_s or link[0] in self._used:
             return Response(401, _HOW, fields={"WWW-Authenticate": _REALM})
-        self._used = {used: expiry for used, expiry in self._used.items() if expiry > now_s}
+        self._used = {nonce: made_s for nonce, made_s in self._used.items() if made_s >= oldest_s}
         if len(self._used) >= self._config.dashboard_links_max:
             return Response(429, b"too many links were used; try again in some minutes\n")
         self._used[link[0]] = link[1]
         seconds = int(self._config.dashboard_visit_s)
-        visit = web.make_pass(self._secret, web.VISIT, now_s + seconds, nonce)
+        visit = web.make_pass(self._secret, web.VISIT, now_s, nonce)
         cookie = f"{self._cookie}={visit}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict"
         cookie += "; Secure" if self._secure else ""
         return Response(200, _OPENED, "text/html; charset=utf-8", {"Set-Cookie": cookie})

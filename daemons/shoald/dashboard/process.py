@@ -18,6 +18,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from typing import Any
 
 from shoal.config import Config, load
@@ -99,7 +100,7 @@ async def _serve(
     directory = options.session_dir
     secret = read_secret(os.path.join(directory, SECRET_FILE))
     port = listener.getsockname()[1]
-    gate = Gate(secret, {options.host, socket.gethostname()}, port, context is not None, config)
+    gate = Gate(secret, {options.host, socket.gethostname()}, port, context is not None, config, time.time())
     connect = functools.partial(ControlClient, options.socket, secret)
     server = Server(gate, Source(connect, config), config, context)
     serving = await asyncio.start_server(

@@ -1,4 +1,4 @@
-"""What the dashboard shows, asked of the daemon: by one thread at a time, and at most once in `dashboard_refresh_ms`.
+"""What the dashboard shows, asked of the daemon: by one thread at a time, and at most so often.
 
 However many look, the daemon hears one question at a time of us, and everybody is told the same answer. A daemon that does not
 answer costs them an error; the next who asks connects anew.
@@ -34,9 +34,9 @@ class Source:
         self._config = config
         self._client: ControlClient | None = None
         self._turn = asyncio.Lock()
-        refresh_s = config.dashboard_refresh_ms / 1000
-        self._state = _Kept(self._ask_state, refresh_s, self._turn)
-        self._metrics = _Kept(self._ask_metrics, refresh_s, self._turn)
+        self._nodes = 1
+        self._state = _Kept(self._ask_state, self._good_s, self._turn)
+        self._metrics = _Kept(self._ask_metrics, self._good_s, self._turn)
 
     async def state(self) -> bytes:
         """JSON for the page (see view). Raises ControlError."""
@@ -46,6 +46,10 @@ class Source:
         """All metrics, for Prometheus. Raises ControlError."""
         return await self._metrics.get()
 
+    def _good_s(self) -> float:
+        config = self._config
+        return max(config.dashboard_refresh_ms, self._nodes * config.dashboard_refresh_ms_per_node) / 1000
+
     # --- on a thread, one at a time ---
 
     def _ask_state(self) -> bytes:
@@ -54,12 +58,14 @@ class Source:
         actors = sum(sum(row["actors"].values()) for row in answers["figures"]["rows"])
         listed = actors <= 10 * self._config.dashboard_rows_max  # else listing them is work that shows little
         answers["actors"] = self._ask("actors") if listed else None
+        self._nodes = len(answers["figures"]["rows"])
         state = state_of(answers, at_s, self._config.dashboard_rows_max)
         return json.dumps(state, separators=(",", ":")).encode()
 
     def _ask_metrics(self) -> bytes:
         nodes = self._ask("nodes")["rows"]
         figures, users = self._ask("figures"), self._ask("metrics")
+        self._nodes = len(figures["rows"])
         silent = {*figures["silent"], *users["silent"]}
         return text_of(users["rows"], metrics_of(figures["rows"], nodes, len(silent))).encode()
 
@@ -76,7 +82,7 @@ class Source:
 class _Kept(Generic[T]):
     """An answer that is made again when it is asked for and old."""
 
-    def __init__(self, make: Callable[[], T], good_s: float, turn: asyncio.Lock) -> None:
+    def __init__(self, make: Callable[[], T], good_s: Callable[[], float], turn: asyncio.Lock) -> None:
         self._make = make
         self._good_s = good_s
         self._turn = turn
@@ -84,7 +90,7 @@ class _Kept(Generic[T]):
 
     async def get(self) -> T:
         async with self._turn:
-            if self._made is None or time.monotonic() - self._made[0] >= self._good_s:
+            if self._made is None or time.monotonic() - self._made[0] >= self._good_s():
                 made = await asyncio.to_thread(self._make)
                 # From its end on: however long an answer takes, there are pauses between the questions.
                 self._made = time.monotonic(), made

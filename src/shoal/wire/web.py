@@ -6,8 +6,8 @@ Three words, all made from the cluster's secret, which never travels and does no
     link    in a URL for a person, good once and for a short time
     visit   in the cookie of the browser that used a link
 
-A link and a visit are `expiry.nonce.mac` in hexadecimal, mac = HMAC(secret, kind · expiry · nonce): whoever has the secret can
-make one, and the dashboard keeps nothing but which links were used.
+A link and a visit are `time.nonce.mac` in hexadecimal, mac = HMAC(secret, kind · time · nonce), with when they were made: whoever
+has the secret can make one. How long they are good the dashboard says, which keeps nothing but which links were used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shoal.digests import compare_digest, hmac_sha256
 NONCE_SIZE = 16
 LINK, VISIT = "link", "visit"
 _PURPOSE = b"shoal dashboard v1 "
-_PASS = re.compile(r"([0-9a-f]{1,12})\.([0-9a-f]{32})\.([0-9a-f]{64})")
+_PASS = re.compile(r"([0-9a-f]{1,13})\.([0-9a-f]{32})\.([0-9a-f]{64})")
 
 
 def make_token(secret: bytes) -> str:
@@ -32,26 +32,26 @@ def is_token(secret: bytes, text: str) -> bool:
     return compare_digest(text.encode(), make_token(secret).encode())
 
 
-def make_pass(secret: bytes, kind: str, expires_s: float, nonce: bytes) -> str:
-    """A link or a visit, good until ``expires_s`` (Unix seconds); ``nonce``: random bytes that tell it from others."""
-    start = f"{int(expires_s):x}.{nonce.hex()}"
+def make_pass(secret: bytes, kind: str, now_s: float, nonce: bytes) -> str:
+    """A link or a visit that is made at ``now_s`` (Unix seconds); ``nonce``: random bytes that tell it from others."""
+    start = f"{int(now_s * 1000):x}.{nonce.hex()}"
     return f"{start}.{_mac(secret, kind, start)}"
 
 
-def check_pass(secret: bytes, kind: str, text: str, now_s: float) -> tuple[str, int] | None:
-    """(nonce, expiry) of a pass of this kind that is good at ``now_s``; None for anything else."""
+def check_pass(secret: bytes, kind: str, text: str) -> tuple[str, float] | None:
+    """(nonce, when it was made, in Unix seconds) of a pass of this kind; None for anything else."""
     found = _PASS.fullmatch(text)
     if found is None:
         return None
-    expiry, nonce, mac = found.groups()
-    if not compare_digest(mac, _mac(secret, kind, f"{expiry}.{nonce}")) or int(expiry, 16) <= now_s:
+    made_ms, nonce, mac = found.groups()
+    if not compare_digest(mac, _mac(secret, kind, f"{made_ms}.{nonce}")):
         return None
-    return nonce, int(expiry, 16)
+    return nonce, int(made_ms, 16) / 1000
 
 
-def link_url(base: str, secret: bytes, expires_s: float, nonce: bytes) -> str:
+def link_url(base: str, secret: bytes, now_s: float, nonce: bytes) -> str:
     """The URL that opens the dashboard at ``base`` once, in one browser."""
-    return f"{base}/open?{make_pass(secret, LINK, expires_s, nonce)}"
+    return f"{base}/open?{make_pass(secret, LINK, now_s, nonce)}"
 
 
 def _mac(secret: bytes, kind: str, start: str) -> str:

@@ -13,7 +13,7 @@ BEARER = {"host": "localhost:1", "authorization": f"Bearer {TOKEN}"}
 
 
 def make_gate(secure=False, **config):
-    return Gate(SECRET, ["Box", "10.0.0.1"], 8265, secure, load(config))
+    return Gate(SECRET, ["Box", "10.0.0.1"], 8265, secure, load(config), NOW - 100)
 
 
 def status(gate, fields, path="/api/state", method="GET", query="", now=NOW, nonce=bytes(16)):
@@ -22,8 +22,8 @@ def status(gate, fields, path="/api/state", method="GET", query="", now=NOW, non
     return None if answer is None else answer.status
 
 
-def a_link(number=0, expires=NOW + 60):
-    return web.make_pass(SECRET, web.LINK, expires, number.to_bytes(16, "big"))
+def a_link(number=0, made=NOW):
+    return web.make_pass(SECRET, web.LINK, made, number.to_bytes(16, "big"))
 
 
 def opened(gate, link, now=NOW):
@@ -93,8 +93,8 @@ def test_over_tls_the_cookie_stays_there():
 
 def test_links_that_are_none():
     gate = make_gate()
-    visit = web.make_pass(SECRET, web.VISIT, NOW + 60, bytes(16))
-    for wrong in ("", "x", a_link(expires=NOW), visit, TOKEN, a_link() + "0"):
+    visit = web.make_pass(SECRET, web.VISIT, NOW, bytes(16))
+    for wrong in ("", "x", visit, TOKEN, a_link() + "0"):
         assert opened(gate, wrong).status == 401
     assert status(gate, {"host": "localhost", "cookie": f"shoal-8265={a_link()}"}) == 401
     assert status(gate, {"host": "localhost", "cookie": f"shoal-1={visit}"}) == 401
@@ -109,10 +109,17 @@ def test_a_page_of_another_origin_gets_nothing_by_the_cookie(site, expected):
     assert status(gate, fields) == expected
 
 
+def test_a_link_is_good_for_a_while_and_only_if_it_was_made_since_the_start():
+    assert opened(make_gate(dashboard_link_s=60), a_link(made=NOW - 60)).status == 200
+    assert opened(make_gate(dashboard_link_s=60), a_link(made=NOW - 60.1)).status == 401
+    assert opened(make_gate(), a_link(made=NOW - 100)).status == 200
+    assert opened(make_gate(), a_link(made=NOW - 100.1)).status == 401  # it may have been used before
+
+
 def test_used_links_are_remembered_within_a_bound_until_they_end():
-    gate = make_gate(dashboard_links_max=3)
+    gate = make_gate(dashboard_links_max=3, dashboard_link_s=60)
     assert [opened(gate, a_link(number)).status for number in range(4)] == [200, 200, 200, 429]
     assert [opened(gate, a_link(number)).status for number in range(3)] == [401] * 3
     later = NOW + 61
-    assert opened(gate, a_link(9, later + 60), now=later).status == 200
+    assert opened(gate, a_link(9, later), now=later).status == 200
     assert opened(gate, a_link(0), now=later).status == 401

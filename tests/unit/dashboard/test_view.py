@@ -104,3 +104,9 @@ def test_the_page_is_one_file_that_needs_nothing_and_runs_only_its_own_script():
     assert "unsafe" not in policy
     assert set(re.findall(r"https?://[^\"'\s]+", text)) <= {"http://www.w3.org/2000/svg"}
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\son\w+=", text)
+
+
+def test_all_parts_that_the_script_fills_are_in_the_page():
+    page = make_page().body.decode()
+    filled = set(re.findall(r'(?:show|getElementById)\("(\w+)"', page))
+    assert filled == set(re.findall(r'\bid="(\w+)"', page))
