@@ -160,6 +160,25 @@ def test_output_reaches_the_driver_and_the_last_of_it_before_the_goodbye(daemon)
     assert "last line" in str([message for message in client.messages if message[0] == m.LOG])
 
 
+def test_no_output_is_lost_of_a_worker_that_is_faster_than_the_report_of_its_fork():
+    with Daemon(workers="lateforks") as daemon:
+        client = daemon.client()
+        ((grant, peer),) = client.lease()
+        tell(peer, "print last line")
+        client.send([m.GOODBYE])
+        client.receive(m.GOODBYE_OK)
+        entries = [entry for message in client.messages if message[0] == m.LOG for entry in message[1]]
+        assert entries == [["", grant[4], "", "stdout", ["last line"]]]
+
+
+def test_a_worker_is_read_before_its_fork_is_reported():
+    with Daemon(workers="lateforks") as daemon:
+        client = daemon.client()
+        ((grant, peer),) = client.lease()
+        tell(peer, "print first line")
+        assert client.receive(m.LOG)[1] == [["", grant[4], "", "stdout", ["first line"]]]
+
+
 # --- questions ---
 
 

@@ -246,8 +246,9 @@ class NodeDaemon:
         worker_id = info.get("worker_id")
         if type(worker_id) is not bytes:
             raise ProtocolError("hello of a worker without its id")
-        self.scheduler.worker_ready(worker_id, proc, client.pid, now)
+        worker = self.scheduler.worker_ready(worker_id, proc, client.pid, now)
         client.worker_id = worker_id
+        self.workers.forked(worker_id, worker.pid)
 
     def _welcome(self, client: Client) -> dict[str, Any]:
         job = self.jobs.get(client.job_id)

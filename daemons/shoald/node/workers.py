@@ -3,6 +3,10 @@ confirmed death.
 
 Decides nothing: the scheduler says who starts and who ends, the fork server reports who did. A worker's
 pipes are read as long as whoever its lines go to keeps up; otherwise the worker waits in its `print`.
+
+A worker may be faster than the report of its fork: it says hello, runs a task, and its driver leaves, while the fork server
+waits for a processor. So it is read from whichever comes first; before that its output stays in the pipe, where also
+its death leaves it.
 """
 
 from __future__ import annotations
@@ -85,8 +89,10 @@ class WorkerProcesses:
         return "" if process.fds else "no pipes"
 
     def forked(self, worker_id: bytes, pid: int) -> None:
-        """The process exists: read what it writes."""
+        """The process exists, says the fork server or its own hello: from the first of these on its output is read."""
         process = self._processes[worker_id]
+        if process.output is not None:
+            return
         path = os.path.join(self._logs_dir, f"worker-{pid}.log")
         process.output = WorkerOutput(worker_id, pid, path, self._config)
         for fd in process.fds:
@@ -144,17 +150,16 @@ class WorkerProcesses:
             self._read(process, fd)
 
     def _read(self, process: _Process, fd: int) -> bool:
-        """One read; False when there is nothing more now."""
-        if fd not in process.fds:
+        """One read; False when there is nothing more now, or nobody to whom its lines would belong yet."""
+        if fd not in process.fds or process.output is None:
             return False
         try:
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:
             return False
-        if process.output is not None:
-            entries = process.output.feed(data, process.fds[fd])
-            if entries:
-                self._on_output(process.worker_id, entries)
+        entries = process.output.feed(data, process.fds[fd])
+        if entries:
+            self._on_output(process.worker_id, entries)
         if not data:
             self._close(process, fd)
         return bool(data)

@@ -78,19 +78,28 @@ class DriverOutput:
                 self._queued_lines -= lines
                 self._left_out += lines
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="shoal-output", daemon=True)
-                self._thread.start()
+                self._start()
             self._changed.notify()
 
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="shoal-output", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # the first lines come while the interpreter ends (Python 3.12 and newer), or later ones try again
+        self._thread = thread
+
     def close(self) -> None:
-        """Print what is left, and end the thread. Idempotent; in a forked child it does nothing."""
+        """Print what is left, and end the thread; if there is none, print here. Idempotent; in a forked child it does nothing."""
         if os.getpid() != self._pid:
             return
         with self._changed:
             self._closing = True
             self._changed.notify()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None:
+            self._run()
+        elif thread is not threading.current_thread():
             thread.join(_CLOSE_S)
         if self._has_bars:
             from shoal.client.screen import screen

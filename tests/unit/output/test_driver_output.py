@@ -58,6 +58,22 @@ def test_close_prints_what_was_folded_and_ends_the_thread(streams):
     assert "late" not in out.getvalue()
 
 
+def test_lines_that_come_when_no_thread_can_be_started_any_more_are_printed_at_the_close(
+    streams, monkeypatch
+):
+    def refuse(_thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    out, _ = streams
+    output = DriverOutput("here", None, out)
+    output.entries([entry(["a"])])
+    output.entries([entry(["b"])])
+    output.close()
+    output.close()
+    assert out.getvalue() == "(f pid=1) a\n(f pid=1) b\n"
+
+
 def test_a_fold_is_printed_when_its_window_ends(streams):
     out, err = streams
     printed = threading.Event()
