@@ -195,6 +195,43 @@ def test_a_result_whose_file_its_reader_finds_damaged_is_made_again(spilling_to,
     assert marks.read_text().split() == ["run"] * 3
 
 
+def test_a_chain_whose_files_are_damaged_is_made_again_on_two_cpus(spilling_to):
+    """That an argument is lost shows when it is read; the task that waits for it leaves its CPU to the one that makes it."""
+    (folder,) = spilling_to("a", spill_threshold=1.0, arguments_lend_ms=3_600_000)
+
+    @shoal.remote
+    def grow(values, number):
+        return array(number + 1) if values is None else values + 1
+
+    chain = [grow.remote(None, 0)]
+    for number in range(6):
+        chain.append(grow.remote(chain[-1], number))
+    shoal.wait(chain, num_returns=len(chain))
+    expected = [int(shoal.get(ref)[-1]) for ref in chain]
+    others = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+    damage(folder)
+    del others
+    assert [int(shoal.get(ref, timeout=60)[-1]) for ref in reversed(chain)] == expected[::-1]
+
+
+def test_who_lacks_a_put_value_to_make_a_result_again_is_told_so(spilling_to):
+    (folder,) = spilling_to("a", spill_threshold=1.0)
+
+    @shoal.remote
+    def double(values):
+        return values * 2
+
+    values = shoal.put(array(7))
+    ref = double.remote(values)
+    shoal.get(ref)
+    others = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+    del others
+    damage(folder)
+    with pytest.raises(shoal.exceptions.ObjectLostError, match=f"argument {values.hex()} is lost"):
+        shoal.get(ref, timeout=60)
+    check(shoal.get(double.remote(array(3)), timeout=60), 6)
+
+
 @pytest.mark.parametrize("left", [2 * STORE, PART, 0])
 def test_a_put_value_whose_file_its_reader_finds_damaged_is_lost_and_says_why(spilling_to, left):
     (folder,) = spilling_to("a")

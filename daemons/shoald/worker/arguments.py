@@ -71,6 +71,7 @@ class Arguments:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._runs_again = False
         self.waited_s = 0.0
 
     def load(
@@ -84,6 +85,7 @@ class Arguments:
         """(args, kwargs). Raises the error of an argument that failed, or ObjectLostError."""
         if details is not None:
             loaded.attempt = details["attempt"]
+        self._runs_again = loaded.attempt > 0
         if payload == EMPTY:
             args: tuple[Any, ...] = ()
             kwargs: dict[str, Any] = {}
@@ -186,7 +188,8 @@ class Arguments:
     def _wait(self, waiter: PinWaiter, entries: list[Entry], patience_s: float) -> bool:
         """Wait for pins, for about so long; whether all are there."""
         runtime = self._runtime
-        lend_after_s = runtime.config.arguments_lend_ms / 1000
+        # What a lost object takes to be made again may be lost too, which shows here: that needs the CPU, all along a chain.
+        lend_after_s = 0.0 if self._runs_again else runtime.config.arguments_lend_ms / 1000
         until = monotonic() + random.uniform(0.5, 1.0) * patience_s  # not all tasks give way at once
         return runtime.wait_for_objects(waiter, entries, until, lend_after_s)
 

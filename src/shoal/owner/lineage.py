@@ -25,7 +25,18 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref as weak
 
 from shoal.ids import return_id
-from shoal.owner.objects import BORROWED, ESCAPED, FAILED, INLINE, PENDING, PROMOTED, STORED, WATCHED, Entry
+from shoal.owner.objects import (
+    BORROWED,
+    ESCAPED,
+    FAILED,
+    INLINE,
+    PENDING,
+    PROMOTED,
+    STORED,
+    WATCHED,
+    WITHOUT_REFS,
+    Entry,
+)  # fmt: skip
 from shoal.owner.tasks import Stream, TaskRecord
 from shoal.refs import released
 from shoal.wire import messages as m
@@ -274,7 +285,7 @@ class LineageKeeper:
             self.lineages[object_id] = lineage
             entry.state = PENDING
             entry.stamp = None
-            entry.flags = entry.flags & ~WATCHED | ESCAPED
+            entry.flags = entry.flags & ~(WATCHED | WITHOUT_REFS) | ESCAPED
             table.to_node([m.EXPECT, object_id])
 
     def _run(self, lineage: Lineage, indexes: set[int]) -> None:

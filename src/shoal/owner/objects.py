@@ -24,7 +24,7 @@ PROMOTED = 2  # the node has a sealed copy of the inline value, or will get it
 WATCHED = 4  # the daemon was asked to tell when it is there
 GENERATED = 8  # made by a streaming generator
 REFUSED = 16  # there was no room to promote it: readers elsewhere get an error
-WITHOUT_REFS = 16  # stored, and was seen to contain none
+WITHOUT_REFS = 64  # stored, and was seen to contain none
 GIVEN = 32  # sealed for this process: the hold that comes with that is counted, and comes once
 
 Stamp = tuple[bytes, int]

@@ -6,7 +6,20 @@ import pytest
 
 from shoal.config import load
 from shoal.ids import return_id
-from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, STORED
+from shoal.owner.objects import (
+    BORROWED,
+    ESCAPED,
+    FAILED,
+    GENERATED,
+    GIVEN,
+    INLINE,
+    PENDING,
+    PROMOTED,
+    REFUSED,
+    STORED,
+    WATCHED,
+    WITHOUT_REFS,
+)
 from shoal.wire import messages as m
 from submitter import Owner
 
@@ -246,6 +259,21 @@ def test_an_inline_value_whose_stored_copy_is_lost_is_written_again(node):
     node.table.escape(entry)
     assert node.table.promotions.pop() is entry
     assert node.dispatch.lineage.recover(entry.id) is None
+    assert node.table.promotions == [entry]
+
+
+def test_what_was_seen_in_the_lost_result_does_not_count_for_the_next(node):
+    """And no flag has two meanings: the error of such a run was taken for one that there was no room for."""
+    assert not WITHOUT_REFS & (ESCAPED | PROMOTED | WATCHED | GENERATED | REFUSED | GIVEN)
+    entry = node.submit()
+    node.run_all()
+    entry.flags |= WITHOUT_REFS
+    node.lose(entry)
+    node.look_for(entry.id)
+    lease = node.worker()
+    (task,) = lease.inflight.values()
+    node.dispatch.failed(lease, (m.FAILED, task.id, b"error", (), b"", False))
+    assert not entry.flags & WITHOUT_REFS
     assert node.table.promotions == [entry]
 
 
