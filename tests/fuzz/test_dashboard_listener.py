@@ -29,6 +29,7 @@ def shared(module_leaves_nothing):
         "dashboard_connections_max": CONNECTIONS,
         "dashboard_request_bytes_max": REQUEST_BYTES,
         "dashboard_restarts_max": 0,
+        "tls": "off",
     }
     with shoal.init(num_cpus=1, dashboard_port=0, _system_config=config) as context:
         secret = read_secret(f"{session.runtime().identity.session_dir}/secret")

@@ -7,7 +7,8 @@
 const REFRESH_MS = 1000;
 const HISTORY_S = 120;
 const SPARK_S_MIN = 30;
-const STALE_MS = 6000;
+const LATE_MS = 5000; // a process that does not answer in time holds an answer up for two seconds
+const STALE_MS = 10000;
 
 /* --- words for numbers --- */
 
@@ -355,13 +356,14 @@ function draw(state) {
   show("actors", ...actors(state));
   show("jobs", ...jobs(state));
   const silent = state.silent.length ? `No answer in time from ${state.silent.join(", ")}: what only they know is missing.` : "";
-  notice(state.trouble ? `The head cannot be reached: ${state.trouble}. What runs goes on.` : silent);
+  notice(state.trouble ? `The head cannot be reached: ${state.trouble}. What runs goes on.` : silent, !state.trouble);
   document.getElementById("page").hidden = false;
   document.title = dead ? `shoal (${dead} dead)` : "shoal";
 }
 
-function notice(text) {
+function notice(text, mild = false) {
   const place = document.getElementById("notice");
+  place.className = mild ? "mild" : "";
   place.textContent = text;
   place.hidden = !text;
 }
@@ -369,7 +371,7 @@ function notice(text) {
 function freshness() {
   const late = Date.now() - heard;
   document.body.classList.toggle("stale", heard > 0 && late > STALE_MS);
-  show("freshness", heard ? (late < 2 * REFRESH_MS + 500 ? "live" : `as of ${age(late / 1000)} ago`) : "");
+  show("freshness", heard ? (late < LATE_MS ? "live" : `as of ${age(late / 1000)} ago`) : "");
 }
 
 async function look() {
@@ -384,7 +386,9 @@ async function look() {
     heard = Date.now();
     draw(state);
   } catch (error) {
-    notice(`No state of the cluster: ${error.message || error}`);
+    const gone = error instanceof TypeError || error.name === "TimeoutError"; // what `fetch` says of an address without answer
+    notice(gone ? "The dashboard does not answer: its cluster has ended, or cannot be reached from here."
+      : `No state of the cluster: ${error.message || error}`);
   }
   return true;
 }
