@@ -24,6 +24,7 @@ class Node:
         self.sent = []
         self.grants = []
         self.starting = []
+        self.pythons = []  # of the workers that were started
         self.procs = 0
         self.core.start(self.now)
         self.run()
@@ -47,6 +48,7 @@ class Node:
 
     def _carry_out(self, effect):
         if isinstance(effect, StartWorker):
+            self.pythons.append(effect.python)
             self.starting.append(effect.worker_id)
         elif isinstance(effect, Grant):
             self.grants.append(effect)

@@ -16,12 +16,15 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 """
 
 
-def wheel(folder, name, version, code="", requires=(), scripts=None, module=""):
-    """A wheel with one ``module``, by default of its name; returns its path. ``scripts``: {command: "module:function"}."""
+def wheel(folder, name, version, code="", requires=(), scripts=None, module="", files=None):
+    """A wheel with ``files``, or one ``module``, by default of its name; returns its path.
+
+    ``scripts``: {command: "module:function"}. ``files``: {path: text}.
+    """
     information = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
     files = {
-        f"{module or name}.py": f"VERSION = {version!r}\n{code}",
+        **(files or {f"{module or name}.py": f"VERSION = {version!r}\n{code}"}),
         f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }

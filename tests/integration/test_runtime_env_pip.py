@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
+import numpy as np
 import pytest
 
 import shoal
 from nodeclient import until
-from shoal.exceptions import ActorDiedError, RuntimeEnvSetupError, TaskCancelledError
+from shoal.exceptions import ActorDiedError, RuntimeEnvSetupError, TaskCancelledError, WorkerCrashedError
 from shoal.testing import Cluster
 from wheels import source, wheel
 
@@ -152,13 +155,90 @@ def test_what_cannot_be_installed_fails_all_who_wait_and_no_others_and_is_tried_
         shoal.shutdown()
 
 
-def test_what_workers_have_imported_cannot_be_replaced(cluster, tmp_path):
-    wheel(tmp_path, "numpy", "0.0.1")
-    environment = offline(["numpy==0.0.1"], "--find-links", str(tmp_path))
-    with pytest.raises(RuntimeEnvSetupError, match=r"leave numpy \d.* as it is"):
-        get(version.options(runtime_env=environment).remote())
-    environment = offline([str(wheel(tmp_path, NAME, "1.0", module="msgpack"))])
-    with pytest.raises(RuntimeEnvSetupError, match="has another module 'msgpack' than the node"):
+@pytest.fixture
+def replaced(tmp_path):
+    """An environment with another version of what workers have imported."""
+    folder = Path(cloudpickle.__file__).parent
+    files = {f"cloudpickle/{file.name}": file.read_text() for file in folder.glob("*.py")}
+    files["cloudpickle/__init__.py"] += "\nVERSION = '99.0'\n"
+    return offline([str(wheel(tmp_path / "replaced", "cloudpickle", "99.0", files=files))])
+
+
+@shoal.remote
+def which():
+    return os.getpid(), getattr(sys.modules["cloudpickle"], "VERSION", ""), sys.prefix
+
+
+@shoal.remote
+class Which:
+    def __init__(self):
+        self.at_start = sys.modules["cloudpickle"].VERSION
+
+    def which(self):
+        return (
+            self.at_start,
+            get(which.remote())[1],
+            shoal.get_runtime_context().was_current_actor_reconstructed,
+        )
+
+
+def test_what_workers_have_imported_is_replaced_in_workers_with_another_interpreter(cluster, replaced):
+    there = which.options(runtime_env=replaced)
+    refs = [there.remote() for _ in range(20)]
+    for _, found, prefix in get(refs):
+        assert found == "99.0"
+        assert prefix == str(environments()[0])
+    again = get([there.remote() for _ in range(5)])
+    assert {pid for pid, _, _ in again} <= {pid for pid, _, _ in get(refs)}
+    assert get(which.remote())[1] == ""
+    array = np.arange(1_000_000)
+
+    @shoal.remote(runtime_env=replaced, max_retries=0)
+    def twice(values):
+        return values * 2, os.environ["VIRTUAL_ENV"] == sys.prefix
+
+    doubled, inside = get(twice.remote(shoal.put(array)))
+    assert inside
+    assert (doubled == array * 2).all()
+    with pytest.raises(WorkerCrashedError):
+        get(end.options(runtime_env=replaced, max_retries=0).remote())
+    assert get(there.remote())[1] == "99.0"
+
+
+@shoal.remote
+def end():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_actors_and_their_children_have_their_interpreter(cluster, replaced):
+    actor = Which.options(runtime_env=replaced).remote()
+    assert get(actor.which.remote()) == ("99.0", "99.0", False)
+    assert get(Which.options(runtime_env=replaced).remote().which.remote()) == ("99.0", "99.0", False)
+
+
+def test_an_interpreter_that_has_gone_is_made_again(replaced):
+    shoal.init(num_cpus=1, _system_config={"idle_worker_ms": 1.0})
+    try:
+        there = which.options(runtime_env=replaced, max_calls=1)
+        pid, found, prefix = get(there.remote())
+        assert found == "99.0"
+        until(lambda: not alive(pid))
+        shutil.rmtree(prefix)  # as if it had made room for another one
+        assert get(there.remote())[1:] == ("99.0", prefix)
+    finally:
+        shoal.shutdown()
+
+
+def test_an_interpreter_in_which_no_worker_can_run_is_refused(cluster, tmp_path):
+    made = wheel(tmp_path, "cloudpickle", "99.0", "raise ImportError('not for you')")
+    with pytest.raises(RuntimeEnvSetupError, match="no way to have workers run in it") as raised:
+        get(which.options(runtime_env=offline([str(made)])).remote())
+    assert "not for you" in str(raised.value)
+
+
+def test_shoal_itself_cannot_be_replaced(cluster, tmp_path):
+    environment = offline([str(wheel(tmp_path, NAME, "1.0", module="shoal"))])
+    with pytest.raises(RuntimeEnvSetupError, match="has a shoal of its own"):
         get(version.options(runtime_env=environment).remote())
 
 

@@ -291,6 +291,13 @@ class ActorCore:
             self._finish(record, {"reason": "its constructor raised an exception", "error": error}, now)
             self._end_process(record, "its constructor raised an exception", now, politely=True)
 
+    def begins_elsewhere(self, worker_id: bytes, now: float) -> None:
+        """Before its constructor its process has turned out to be none for it: it gets another one, which does not count."""
+        if (record := self.by_worker.get(worker_id)) is not None and record.state == STARTING:
+            record.leaving = True
+            record.restarts -= 1  # its end adds one
+            self._end_process(record, "it needs an interpreter of its own", now, politely=True)
+
     def exits(self, worker_id: bytes, actor_id: Any, reason: Any, now: float) -> None:
         """The process ends on purpose."""
         record = self._of_worker(worker_id, actor_id)
@@ -337,9 +344,7 @@ class ActorCore:
         self._enter(record, RESTARTING, now)
         for caller in record.callers:
             self._tell(caller, record, "restarting", {**details, "incarnation": record.incarnation})
-        if (
-            unmade and not leaving
-        ):  # its constructor takes the process down: without a pause that would be all this node does
+        if unmade and not leaving:  # its constructor ends it: without a pause this node did nothing else
             record.restart_at = now + self._config.worker_restart_ms / 1000
         else:
             self._start(record, now)

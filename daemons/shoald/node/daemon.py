@@ -203,6 +203,8 @@ class NodeDaemon:
         away = self.lease_side.away
         if not away.leases or not away.from_client(client.proc, message):
             self.scheduler.handle(client.proc, message, now)
+        if message[0] == m.WORKER_NOTE and message[1].get("python"):
+            self.actors.core.begins_elsewhere(client.worker_id, now)
 
     def _spares(self, client: Client, message: list[Any]) -> bool:
         """Whether a KILL_WORKER comes for a task that its worker does not run (yet, or any more)."""
@@ -437,7 +439,7 @@ class NodeDaemon:
             elif not self.lease_side.told(effect.proc, effect.message):
                 self.actors.told(effect.proc, effect.message, self.loop.now())
         elif isinstance(effect, StartWorker):
-            failure = self.workers.start(effect.worker_id, effect.slot)
+            failure = self.workers.start(effect.worker_id, effect.slot, effect.python)
             if failure:
                 self.scheduler.worker_failed(effect.worker_id, failure, self.loop.now())
         else:

@@ -8,10 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Fork a worker; its slot in the status board is free."""
+    """Fork a worker, which becomes ``python`` if that is not ""; its slot in the status board is free."""
 
     worker_id: bytes
     slot: int
+    python: str = ""
 
 
 @dataclass(frozen=True, slots=True)

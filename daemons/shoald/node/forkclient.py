@@ -83,10 +83,13 @@ class ForkClient:
         self._queue.appendleft((_packed([fs.SETUP, self._setup[0]]), copies))
         self._write()
 
-    def fork(self, worker_id: bytes, slot: int, stdout: int, stderr: int) -> None:
-        """Fork a worker; the descriptors are its output and are closed here once they are sent."""
+    def fork(self, worker_id: bytes, slot: int, stdout: int, stderr: int, python: str = "") -> None:
+        """Fork a worker, which becomes ``python`` if that is given.
+
+        The descriptors are its output and are closed here once they are sent.
+        """
         self._asked.add(worker_id)
-        self._request([fs.FORK, worker_id, slot], [stdout, stderr])
+        self._request([fs.FORK, worker_id, slot, python], [stdout, stderr])
 
     def end(self, worker_id: bytes) -> None:
         """Kill a worker and its process group."""

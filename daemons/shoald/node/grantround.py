@@ -24,9 +24,9 @@ class GrantRound:
     def __init__(self, core: SchedulerCore) -> None:
         self._core = core
 
-    def grant_round(self, now: float, reserved: Demand | None) -> tuple[list[Demand], int]:
+    def grant_round(self, now: float, reserved: Demand | None) -> tuple[list[Demand], dict[str, int]]:
         """Grant what can be granted. Returns the feasible demands that lack resources, in order, and for
-        how many leases a worker is missing.
+        how many leases a worker is missing, by its interpreter (Pool.python_of).
         """
         core = self._core
         queue = [
@@ -37,6 +37,7 @@ class GrantRound:
         heapq.heapify(queue)
         set_aside: list[Amounts] = []
         planned: dict[Demand, int] = {}
+        missing: dict[str, int] = {}
         zero_cpu = core.zero_cpu_running
         room = core.staffing.room() + core.pool.count(STARTING)
         unmet: list[Demand] = []
@@ -65,6 +66,8 @@ class GrantRound:
                 core.ledger.take(demand.amounts)
                 set_aside.append(demand.amounts)
                 planned[demand] = planned.get(demand, 0) + 1
+                python = core.pool.python_of(demand.env)
+                missing[python] = missing.get(python, 0) + 1
             else:
                 heapq.heappop(queue)
                 continue
@@ -73,4 +76,4 @@ class GrantRound:
                 heapq.heappop(queue)
         for amounts in set_aside:
             core.ledger.give(amounts)
-        return unmet, len(set_aside)
+        return unmet, missing

@@ -27,6 +27,7 @@ _TRANSITIONS = {
 }
 WORKER_ID_PREFIX_SIZE = 8
 _pack_number = struct.Struct(">Q").pack
+PYTHONS_MAX = 1000  # environments with an interpreter of their own
 
 
 class Worker:
@@ -37,6 +38,7 @@ class Worker:
             hello.
         pid: 0 until it was forked.
         slot: its index in the status board.
+        python: the interpreter that it is, if that is not the fork server's.
         env: with its job it is bound to an environment (the key of a runtime_env); "" for the node's own.
         since: when it entered its state.
         reason: why it is ended, for people; "" if nobody decided that. `end_facts`: the same for programs, if there is more.
@@ -57,12 +59,13 @@ class Worker:
             "reason",
             "since",
         ),
-        *("slot", "state", "worker_id"),
+        *("python", "slot", "state", "worker_id"),
     )
 
-    def __init__(self, worker_id: bytes, slot: int, now: float) -> None:
+    def __init__(self, worker_id: bytes, slot: int, now: float, python: str = "") -> None:
         self.worker_id = worker_id
         self.slot = slot
+        self.python = python
         self.state = STARTING
         self.since = now
         self.pid = 0
@@ -110,6 +113,7 @@ class Pool:
         self._free_slots: list[int] = []
         self._slots_used = 0
         self._started = 0
+        self._pythons: dict[str, str] = {}  # by environment
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -129,7 +133,7 @@ class Pool:
 
     # --- transitions ---
 
-    def start(self, now: float) -> Worker:
+    def start(self, now: float, python: str = "") -> Worker:
         """A new worker, to be forked. The caller has checked `workers_max`."""
         if len(self.workers) >= self.workers_max:
             raise AssertionError(f"{len(self.workers)} workers; the bound is {self.workers_max}")
@@ -139,7 +143,7 @@ class Pool:
             slot = self._slots_used
             self._slots_used += 1
         self._started += 1
-        worker = Worker(self._prefix + _pack_number(self._started), slot, now)
+        worker = Worker(self._prefix + _pack_number(self._started), slot, now, python)
         self.workers[worker.worker_id] = worker
         self._by_state[STARTING][worker.worker_id] = worker
         return worker
@@ -171,13 +175,32 @@ class Pool:
 
     def idle_for(self, job: str, env: str = "") -> Worker | None:
         """An idle worker for a lease of ``job`` in ``env``: the one of these used last, or an unbound one."""
-        unbound = None
+        unbound, python = None, self.python_of(env)
         for worker in reversed(self._by_state[IDLE].values()):
+            if worker.python != python:
+                continue
             if worker.job == job and worker.env == env:
                 return worker
             if unbound is None and not worker.job:
                 unbound = worker
         return unbound
+
+    # --- interpreters ---
+
+    def python_of(self, env: str) -> str:
+        """The interpreter that workers of an environment need; "" for the fork server's."""
+        return self._pythons.get(env, "")
+
+    def needs_python(self, env: str, python: str) -> None:
+        """A worker has found that it is none for its environment. Of too many the oldest is forgotten, and found again."""
+        self._pythons.pop(env, None)
+        self._pythons[env] = python
+        if len(self._pythons) > PYTHONS_MAX:
+            del self._pythons[next(iter(self._pythons))]
+
+    def forget_python(self, python: str) -> None:
+        """A worker could not become that: it may have been removed, and is made again by who needs it."""
+        self._pythons = {env: known for env, known in self._pythons.items() if known != python}
 
     def idle_of_others(self, job: str) -> list[Worker]:
         """Idle workers bound to other jobs than ``job``, idle for longest first."""

@@ -263,6 +263,9 @@ class SchedulerCore:
         if worker is None or type(note) is not dict:
             raise ProtocolError("notes are dictionaries, and only workers send them")
         worker.noted(note, now)
+        python = note.get("python")
+        if type(python) is str and python and worker.env:
+            self.pool.needs_python(worker.env, python)
         self._deadline = now
 
     # --- workers ---
@@ -332,6 +335,8 @@ class SchedulerCore:
         elif not worker.reason:
             text = f"worker {worker.pid} {describe_end(exit_code, signal)} before its first task"
             self.staffing.start_failed(f"{text}; its log has the reason", now)
+            if worker.python:
+                self.pool.forget_python(worker.python)
         if worker.lease_id:
             lease = self.leases[worker.lease_id]
             text = f"worker {worker.pid} {describe_end(exit_code, signal)}"
@@ -463,7 +468,7 @@ class SchedulerCore:
         if self._deadline is None or now < self._deadline:
             return self._deadline
         deadlines: list[float | None] = []
-        short = 0
+        short: dict[str, int] = {}
         self.now = now
         self.rounds += 1
         deadlines.append(self._place(now))

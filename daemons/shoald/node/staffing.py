@@ -13,6 +13,8 @@ from shoald.node.effects import StartWorker
 from shoald.node.pool import IDLE, STARTING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shoald.node.pool import Worker
     from shoald.node.scheduler import SchedulerCore
 
@@ -67,9 +69,9 @@ class Staffing:
         if self.failing:
             self._paused_until = now + self._core.config.worker_restart_ms / 1000
 
-    def resize(self, short: int, now: float) -> float | None:
-        """Start workers for ``short`` leases that miss one and to keep the CPUs' number warm; end idle
-        extra ones.
+    def resize(self, short: Mapping[str, int], now: float) -> float | None:
+        """Start workers for leases that miss one (``short``: how many, by interpreter) and to keep the CPUs' number warm; end
+        idle extra ones.
 
         Returns when it has to be called again.
         """
@@ -77,17 +79,27 @@ class Staffing:
             return None
         core, pool = self._core, self._core.pool
         deadlines: list[float | None] = []
-        wanted = max(short - pool.count(STARTING), core.cpus + core.actors - pool.living)
+        pythons = self._missing(short)
+        wanted = len(pythons)
         if wanted > 0 and now < self._paused_until:
             deadlines.append(self._paused_until)
         elif wanted > 0:
             self._make_room(wanted, now)
             slots = min(self.processes_max - pool.living, pool.workers_max - len(pool))
-            for _ in range(min(wanted, slots)):
-                worker = pool.start(now)
-                core.outbox.append(StartWorker(worker.worker_id, worker.slot))
+            for python in pythons[: max(0, slots)]:
+                worker = pool.start(now, python)
+                core.outbox.append(StartWorker(worker.worker_id, worker.slot, python))
         deadlines += [self._end_idle(now), self._end_stuck(now)]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _missing(self, short: Mapping[str, int]) -> list[str]:
+        """The interpreters of workers that are to be started."""
+        core, pool = self._core, self._core.pool
+        missing = dict(short)
+        for worker in pool.in_state(STARTING):
+            missing[worker.python] = missing.get(worker.python, 0) - 1
+        missing[""] = max(missing.get("", 0), core.cpus + core.actors - pool.living)
+        return [python for python, count in missing.items() for _ in range(count)]
 
     def _make_room(self, wanted: int, now: float) -> None:
         """End idle workers that the demands at hand cannot use (or they would have been given to them)."""

@@ -69,7 +69,7 @@ class WorkerProcesses:
         self._processes: dict[bytes, _Process] = {}
         self.forks: ForkClient | None = None
 
-    def start(self, worker_id: bytes, slot: int) -> str:
+    def start(self, worker_id: bytes, slot: int, python: str = "") -> str:
         """Ask for a fork; returns "" or why that is impossible now."""
         assert self.forks is not None, "started before the fork server"
         ends: list[int] = []
@@ -85,7 +85,7 @@ class WorkerProcesses:
         process = self._processes[worker_id] = _Process(worker_id, slot, readers)
         for fd in readers:
             os.set_blocking(fd, False)
-        self.forks.fork(worker_id, slot, ends[1], ends[3])
+        self.forks.fork(worker_id, slot, ends[1], ends[3], python)
         return "" if process.fds else "no pipes"
 
     def forked(self, worker_id: bytes, pid: int) -> None:

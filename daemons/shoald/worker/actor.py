@@ -38,7 +38,7 @@ from shoald.worker.blocking import Blocking, CallWaits
 from shoald.worker.callers import UNKNOWN, Caller, Callers
 from shoald.worker.calls import Calls
 from shoald.worker.cancels import Cancels
-from shoald.worker.functions import FunctionCache
+from shoald.worker.functions import FunctionCache, OtherInterpreterNeeded
 from shoald.worker.incoming import PLAIN_CALL, check_call, messages_of, opening, unheard
 from shoald.worker.lanes import Lanes
 from shoald.worker.leaving import WaysOut, flush_out, give_back, take_all
@@ -131,8 +131,7 @@ class ActorExecutor:
             groups = {"": settings["concurrency"], **settings["groups"]}
             self._lanes = _kind_of_lanes(settings["asynchronous"])(
                 self.calls, groups, group_of_methods(cls), self._answer, self._exit, self._leave,
-                WaysOut(self._not_begun, self._end_in_peace),
-            )  # fmt: skip
+                WaysOut(self._not_begun, self._end_in_peace))  # fmt: skip
             self._lend_together()
         else:
             self._cancels.install()
@@ -217,14 +216,15 @@ class ActorExecutor:
     def _fail(self, error: BaseException) -> NoReturn:
         """The actor cannot be made: tell the daemon, which tells the callers and ends this process."""
         info, runtime = self._info, self.runtime
+        if isinstance(error, OtherInterpreterNeeded):
+            self._only_read()  # until the daemon ends this process, and finds another one
         if isinstance(error, RuntimeEnvSetupError):
             text = str(error)
         elif isinstance(error, ShoalError) and not isinstance(error, ActorDiedError):
             text = f"an argument of its constructor failed: {error}"
         else:
-            text = (
-                f"its constructor raised {type(error).__name__}: {error}\n\n{format_remote_traceback(error)}"
-            )
+            raised = f"{type(error).__name__}: {error}\n\n{format_remote_traceback(error)}"
+            text = f"its constructor raised {raised}"
         died = ActorDiedError(
             f"actor {info['class']} is dead: {text}",
             actor_id=self._actor_id.hex(), actor_name=info["name"], node=runtime.identity.node_id, pid=os.getpid(),

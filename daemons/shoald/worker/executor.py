@@ -28,7 +28,7 @@ from shoal.wire.frames import BrokenFrame
 from shoald.worker.arguments import Arguments, Loaded
 from shoald.worker.blocking import Blocking
 from shoald.worker.cancels import Cancels
-from shoald.worker.functions import Function, FunctionCache
+from shoald.worker.functions import Function, FunctionCache, OtherInterpreterNeeded
 from shoald.worker.garbage import Garbage
 from shoald.worker.output import flush_partial_lines
 from shoald.worker.prefetch import Prefetch
@@ -260,6 +260,8 @@ class Executor:
     def _failure(
         self, task_id: bytes, error: BaseException, name: str, submitter: bytes, started: bool, loaded: Loaded
     ) -> tuple[Any, ...]:
+        if isinstance(error, OtherInterpreterNeeded):
+            return self._hand_on(task_id)
         if self._cancels.covers(task_id):
             failed = (*self.results.cancelled(task_id, name), True)
         elif isinstance(error, SystemExit):
@@ -272,6 +274,15 @@ class Executor:
         error.__traceback__ = None
         del error
         return (*failed[:4], self._arguments.kept(loaded), failed[4])
+
+    def _hand_on(self, task_id: bytes) -> tuple[Any, ...]:
+        """This process is none for these tasks: all go back, and it ends with its lease."""
+        with self.runtime.lock:
+            self._give_back()
+            for peer in self._peers:
+                peer.used_up = True
+                peer.replies.append((m.USED_UP,))
+        return m.GIVEN_BACK, [task_id]
 
     def _leave(self, code: int) -> NoReturn:
         """The task called sys.exit: the process ends; the submitter learns it from the daemon."""

@@ -9,7 +9,7 @@ grpc: forks would take ten times as long.
 Packets (msgpack, one per datagram of a SOCK_SEQPACKET pair, descriptors beside them):
 
     daemon →  [SETUP, info] + region read-only, status board, log
-              [FORK, worker id, slot] + stdout, stderr          [END, worker id]
+              [FORK, worker id, slot, python] + stdout, stderr  [END, worker id]       python: "", or another program (`cold`)
     → daemon  [READY]   [FORKED, worker id, pid]   [FAILED, worker id, text]
               [EXITED, worker id, pid, exit code, signal]
 
@@ -34,7 +34,10 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SETUP, FORK, END = 1, 2, 3
 READY, FORKED, FAILED, EXITED = 11, 12, 13, 14
@@ -150,6 +153,7 @@ class ForkServer:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._info: dict[str, Any] = {}
+        self._mapped = (-1, -1)  # descriptors of the region and the status board, for who maps them anew
         self._workers: dict[int, bytes] = {}
         self._pids: dict[bytes, int] = {}
         self._region: Any = None
@@ -211,7 +215,7 @@ class ForkServer:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
         message = self._unpack(data, raw=False)
         if message[0] == FORK:
-            self._fork(message[1], message[2], list(fds))
+            self._fork(message[1], message[2], message[3], list(fds))
         elif message[0] == END:
             self._end(message[1])
         elif message[0] == SETUP:
@@ -234,6 +238,7 @@ class ForkServer:
         os.close(null)
         os.close(log)
         self._info = info
+        self._mapped = (region_read, status)
         self._run_worker = importlib.import_module(info["worker_main"]).run_worker
         self._config = importlib.import_module("shoal.config").Config(**info["config"])
         if info.get("tls"):  # 40 ms that the first connection to each worker would wait for
@@ -244,8 +249,6 @@ class ForkServer:
             region_read, None, info["capacity"]
         )
         self._status = memoryview(mmap.mmap(status, info["slots"] * STATUS_SLOT_BYTES))
-        os.close(status)
-        os.close(region_read)
         heap = importlib.import_module("shoal.client.heap")
         heap.keep_arrays_of_tasks(self._config.worker_heap_kept_bytes_max)
         heap.give_back()  # 0.1 ms: half a megabyte that the imports have left, which every worker would have
@@ -253,14 +256,14 @@ class ForkServer:
         gc.enable()
         self._send(READY)
 
-    def _fork(self, worker_id: bytes, slot: int, fds: list[int]) -> None:
+    def _fork(self, worker_id: bytes, slot: int, python: str, fds: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
             pid = -1
             self._send(FAILED, worker_id, f"fork failed: {error}")
         if pid == 0:
-            self._become_worker(worker_id, slot, fds)
+            run_to_end(lambda: self._become_worker(worker_id, slot, python, fds))
         for fd in fds:
             os.close(fd)
         if pid > 0:
@@ -268,35 +271,29 @@ class ForkServer:
             self._pids[worker_id] = pid
             self._send(FORKED, worker_id, pid)
 
-    def _become_worker(self, worker_id: bytes, slot: int, fds: list[int]) -> NoReturn:
-        code = 1
-        try:
-            parent = os.getppid()
-            self._leave_server(fds)
-            start = slot * STATUS_SLOT_BYTES
-            view = self._status[start : start + STATUS_SLOT_BYTES]
-            info = self._info
-            if parent != 1:
-                die_with_parent(parent, signal.SIGKILL)
-            become_subreaper()
-            go_first()
-            self._run_worker(
-                worker_id,
-                info["socket_path"],
-                info["secret"],
-                info["node_id"],
-                self._region,
-                view,
-                self._config,
-            )
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:  # noqa: BLE001 - the last boundary: it goes to the worker's output
-            sys.excepthook(*sys.exc_info())
-        finally:
-            _flush_output()
-            os._exit(code)
+    def _become_worker(self, worker_id: bytes, slot: int, python: str, fds: list[int]) -> None:
+        parent = os.getppid()
+        self._leave_server(fds)
+        if parent != 1:
+            die_with_parent(parent, signal.SIGKILL)
+        become_subreaper()
+        go_first()
+        info = self._info
+        if python:
+            facts = {**info, "worker_id": worker_id, "slot": slot}
+            importlib.import_module("shoald.worker.cold").become(python, facts, *self._mapped)
+        for fd in self._mapped:
+            os.close(fd)
+        start = slot * STATUS_SLOT_BYTES
+        self._run_worker(
+            worker_id,
+            info["socket_path"],
+            info["secret"],
+            info["node_id"],
+            self._region,
+            self._status[start : start + STATUS_SLOT_BYTES],
+            self._config,
+        )
 
     def _leave_server(self, fds: list[int]) -> None:
         """Undo what is the server's alone: its descriptors, signals, and the state of random generators."""
@@ -359,6 +356,21 @@ class ForkServer:
         """Kill everything below this process and wait for its end, for a bounded time."""
         self._control.close()
         end_children(_END_ALL_S)
+
+
+def run_to_end(worker: Callable[[], None]) -> NoReturn:
+    """What a worker process does, and its end, whichever way that comes."""
+    code = 1
+    try:
+        worker()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - the last boundary: it goes to the worker's output
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _flush_output()
+        os._exit(code)
 
 
 def end_children(limit_s: float) -> None:

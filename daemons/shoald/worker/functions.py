@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from shoald.worker.arguments import Loaded
 
 
+class OtherInterpreterNeeded(Exception):
+    """This process is none for its environment, and its daemon knows that: what it was to run goes to another one."""
+
+
 class Function:
     """A loaded function.
 

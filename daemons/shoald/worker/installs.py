@@ -4,11 +4,12 @@ The worker that needs it first makes it, all others wait for that; like packages
 (`folders`). Its name is the hash of what pip is told and of the Python that it is for.
 
 **Why so.** A virtual environment that sees what the node has, so that pip installs only what is missing or different, with its
-dependencies, and the commands that come along work. But workers are no processes of that environment: they are forked from the
-warm template as all others, in a millisecond, and have its modules in front of the node's on their path. So what the template
-has imported (numpy and what it takes to be a worker) cannot be replaced, and pip is told so by constraints: it finds versions
-of everything else that go with these, or says which requirement does not. An own template per environment could replace these
-too, for half a second and 40 MB each; a node whose Python has another numpy does the same for all.
+dependencies, and the commands that come along work. Mostly workers are no processes of that environment: they are forked from
+the warm template as all others, in a millisecond, and have its modules in front of the node's on their path. But what the
+template has imported (numpy, and what it takes to be a worker) cannot be replaced that way. An environment that has other
+versions of that is *own*: its workers become its Python (`cold`), for some tenths of a second and tens of megabytes each.
+Whether it is shows only when pip is done, in a warm worker. That says so to the daemon (`node/pool`), gives back what it was to
+run, and ends.
 
 **How it ends.** pip runs in a process group of its own below this worker, so it ends with it, however that ends, and with the
 daemon. It ends also when its time is up, or its task is cancelled. What it said is in a log file of the session, its last lines
@@ -38,8 +39,10 @@ from shoal.exceptions import RuntimeEnvSetupError, ShoalError
 from shoal.packages import unpack
 from shoal.refs import ObjectRef
 from shoal.wire import messages as m
+from shoald.worker.cold import TRY
 from shoald.worker.environment import FOLDER
 from shoald.worker.folders import used_folder
+from shoald.worker.functions import OtherInterpreterNeeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,9 +53,11 @@ _WORKING_DIR = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"
 _NODES_PACKAGES = "node.pth"  # in the environment: where the packages of the node are
 _TEMPORARY = "tmp"  # also for pip, which leaves what it has there if it is ended
 _FAILED = ".failed"
+_OWN = "own"  # a file of environments with an interpreter of their own
 _OF_STARTS = frozenset(
     {"_distutils_hack"}
 )  # of setuptools, whose .pth file imports it everywhere, and which may be replaced
+_OURS = frozenset({"shoal", "shoald"})
 _MODULE = ("-P", "-m")  # a file of the user's directory must not be run instead of ours
 _LOOK_S = 0.02
 _LAST_LINES, _LAST_CHARS = 12, 3000
@@ -92,7 +97,7 @@ class Install:
         self._said = False
 
     def enter(self) -> None:
-        """Import from it, made first if need be. Raises RuntimeEnvSetupError."""
+        """Import from it, made first if need be. Raises RuntimeEnvSetupError, or OtherInterpreterNeeded."""
         config = self._runtime.config
         self._due = time.monotonic() + self._limit_s
         try:
@@ -105,7 +110,18 @@ class Install:
             )
         finally:
             self._say("")
+        if os.path.exists(os.path.join(self._target, _OWN)) and not os.path.samefile(
+            sys.prefix, self._target
+        ):
+            self._hand_on()
         _use(self._target)
+
+    def _hand_on(self) -> NoReturn:
+        runtime = self._runtime
+        with runtime.lock:
+            runtime.table.to_node([m.WORKER_NOTE, {"python": _python(self._target)}])
+            runtime.flush()
+        raise OtherInterpreterNeeded
 
     # --- waiting ---
 
@@ -186,7 +202,7 @@ class Install:
             self._run(
                 log, [sys.executable, *_MODULE, "venv", "--without-pip", target], "make the environment"
             )
-            python = os.path.join(target, "bin", "python")
+            python = _python(target)
             with open(os.path.join(_site_packages(target), _NODES_PACKAGES), "w", encoding="utf-8") as file:
                 file.write(
                     "".join(f"import site; site.addsitedir({path!r})\n" for path in _nodes_site_packages())
@@ -197,7 +213,10 @@ class Install:
             if "pip_version" in self._pip:
                 self._run(log, [*pip, "install", f"pip{self._pip['pip_version']}"], "install that pip")
             self._run(log, [*pip, "install", *self._arguments(temporary)], "install it")
-            _check_replaced(target, self._fail)
+            if _replaces(target, self._fail):
+                self._run(log, [python, *_MODULE, "shoald.worker.cold", TRY], "have workers run in it")
+                with open(os.path.join(target, _OWN), "xb"):
+                    pass
             if self._pip.get("pip_check"):
                 self._run(log, [*pip, "check"], "check it")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -212,7 +231,7 @@ class Install:
                 source = os.path.join(folder, f"source-{number}")
                 unpack(self._runtime.values.get(ObjectRef(line[1]), None), source)
                 lines.append(os.path.join(source, line[2]))
-        kept = [f"{name}=={version}" for name, version in sorted(set(_imported().values()))]
+        kept = [f"{name}=={version}" for name, version in _imported().values() if name == "shoal"]
         wanted, constraints = (os.path.join(folder, name) for name in ("requirements.txt", "constraints.txt"))
         for path, content in (
             (wanted, lines),
@@ -249,23 +268,8 @@ class Install:
             said = _end_of(self._log, start)
             self._fail(
                 f"could not be made: no way to {what} (exit status {process.returncode}):\n{said}",
-                _advice(said),
+                "check the requirements, and that the node can reach a package index",
             )
-
-
-def _advice(said: str) -> str:
-    """What to do next, by what pip said."""
-    kept = [f"{name} {version}" for name, version in sorted(set(_imported().values()))]
-    clashes = [each for each in kept if f"(constraint) {each.replace(' ', '==')}" in said]
-    if clashes:
-        return (
-            f"leave {', '.join(clashes)} as it is, or start the node with a Python that has what you need: its workers have "
-            "imported that already"
-        )
-    return (
-        "check the requirements, and that the node can reach a package index; what its workers have imported stays as it is "
-        f"({', '.join(kept)})"
-    )
 
 
 def _key(pip: Mapping[str, Any], working_dir: str, variables: dict[str, str]) -> str:
@@ -278,7 +282,7 @@ def _key(pip: Mapping[str, Any], working_dir: str, variables: dict[str, str]) ->
         platform.python_implementation(),
         platform.python_version(),
         sysconfig.get_platform(),
-        sys.prefix,
+        sys.base_prefix,  # of environments too
     ]
     content = json.dumps([told, variables, python], sort_keys=True)
     return str(blake2b(content.encode(), digest_size=8).hexdigest())
@@ -305,42 +309,44 @@ def _imported() -> dict[str, tuple[str, str]]:
     return found
 
 
-def _check_replaced(target: str, fail: Callable[[str, str], NoReturn]) -> None:
-    """Refuse an environment with another version of what this process has imported: it would not be used."""
+def _replaces(target: str, fail: Callable[[str, str], NoReturn]) -> bool:
+    """Whether the environment has another version of what this process has imported, which would not be used here."""
     packages = _site_packages(target)
     there = {(dist.metadata["Name"], dist.version) for dist in metadata.distributions(path=[packages])}
     tops = {name.partition(".")[0] for name in os.listdir(packages)}
+    if not tops.isdisjoint(_OURS):
+        fail("has a shoal of its own, but nodes and workers have to be of one version", "leave it out")
     imported = _imported()
-    for name in sorted(tops & sys.modules.keys() - sys.stdlib_module_names):
-        loaded = sys.modules[name]
-        if getattr(loaded, "__file__", None) is None or imported.get(name) in there:
-            continue  # a namespace, which grows; or the same again
-        known = imported.get(name)
-        version = f"{known[0]} {known[1]}" if known is not None else loaded.__file__
-        fail(
-            f"has another module {name!r} than the node, whose workers have imported it already ({version})",
-            "leave it out, or start the node with a Python that has what you need",
-        )
+    for name in tops & sys.modules.keys() - sys.stdlib_module_names:
+        file = getattr(sys.modules[name], "__file__", None)  # None: a namespace, which grows
+        if file is not None and imported.get(name) not in there:  # else it is the same again
+            return True
+    return False
+
+
+def _python(target: str) -> str:
+    return os.path.join(target, "bin", "python")
 
 
 def _use(target: str) -> None:
     """Import from the environment: after Python's own modules and what the job added, before what the node has."""
     packages = _site_packages(target)
-    if packages in sys.path:
-        return
-    before = list(sys.path)
-    sys.path.append(packages)
-    known = set(before)
-    for name in sorted(os.listdir(packages)):
-        if name.endswith(".pth") and name != _NODES_PACKAGES:
-            site.addpackage(packages, name, known)
-    added = [path for path in sys.path if path not in before]
-    own = [path for path in before if os.path.basename(path) in ("site-packages", "dist-packages")]
-    place = before.index(own[0]) if own else len(before)
+    before = [path for path in sys.path if path != packages]
+    if packages in sys.path:  # this is its own interpreter
+        added = [packages]
+    else:
+        sys.path.append(packages)
+        known = set(before)
+        for name in sorted(os.listdir(packages)):
+            if name.endswith(".pth") and name != _NODES_PACKAGES:
+                site.addpackage(packages, name, known)
+        added = [path for path in sys.path if path not in before]
+    others = [path for path in before if os.path.basename(path) in ("site-packages", "dist-packages")]
+    place = before.index(others[0]) if others else len(before)
     sys.path[:] = [*before[:place], *added, *before[place:]]
     os.environ["VIRTUAL_ENV"] = target
     os.environ["PATH"] = os.pathsep.join([os.path.join(target, "bin"), os.environ.get("PATH", os.defpath)])
-    sys.executable = os.path.join(target, "bin", "python")
+    sys.executable = _python(target)
 
 
 def _end_of(path: str, start: int) -> str:

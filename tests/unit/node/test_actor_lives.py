@@ -1,8 +1,8 @@
-"""Actors of which another node has a later life: the one here ends, and is forgotten."""
+"""Lives of actors that end: since another node has a later one, or since the process is none for it before it begins."""
 
 import pytest
 
-from shoald.node.actors import RESTARTING, Moved
+from shoald.node.actors import ALIVE, DEAD, RESTARTING, STARTING, Moved
 from unit.node.test_actors import DRIVER, Node, info
 
 
@@ -49,3 +49,21 @@ def test_one_that_comes_back_while_its_earlier_life_ends_starts_after_that():
     assert not node.taken("superseded")
     assert (record.state, record.worker_id, bool(record.proc)) == (RESTARTING, b"", True)
     assert (record.incarnation, record.restarts, record.restarts_left) == (2**21, 3, 0)
+
+
+def test_one_that_needs_another_process_before_its_constructor_gets_it_and_that_does_not_count():
+    node = Node()
+    record = node.create()
+    first = record.worker_id
+    node.core.begins_elsewhere(first, node.now)
+    node.run()
+    assert record.state == STARTING
+    assert record.worker_id not in (b"", first)
+    assert (record.restarts, record.restarts_left) == (0, 0)
+    node.core.ready(record.worker_id, record.actor_id, node.now)
+    node.core.begins_elsewhere(record.worker_id, node.now)
+    node.run()
+    assert record.state == ALIVE
+    node.dies(record.worker_id)
+    node.run()
+    assert record.state == DEAD

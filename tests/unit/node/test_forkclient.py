@@ -108,7 +108,7 @@ def bench(monkeypatch):
 
 def test_a_server_that_cannot_be_replaced_at_once_is_replaced_later(bench):
     bench.fork()
-    assert bench.servers[0].packet() == ([fs.FORK, WORKER, 0], 2)
+    assert bench.servers[0].packet() == ([fs.FORK, WORKER, 0, ""], 2)
     bench.servers[0].say(fs.FORKED, WORKER, 4711)
     bench.until(lambda: bench.news.forks)
     bench.refusals = 3
@@ -117,7 +117,7 @@ def test_a_server_that_cannot_be_replaced_at_once_is_replaced_later(bench):
     bench.fork(b"v" * 16)  # while there is none
     bench.until(lambda: len(bench.servers) == 2)
     assert bench.servers[1].packet() == ([fs.SETUP, {}], 1)
-    assert bench.servers[1].packet() == ([fs.FORK, b"v" * 16, 0], 2)
+    assert bench.servers[1].packet() == ([fs.FORK, b"v" * 16, 0, ""], 2)
     assert [final for _, final in bench.news.lost] == [False] * 4
     assert "no fork server can be started" in bench.news.lost[-1][0]
 
@@ -160,7 +160,7 @@ def test_a_request_that_the_kernel_has_no_memory_for_is_sent_later(bench):
         return True
 
     bench.until(arrived)
-    assert packets == [([fs.FORK, WORKER, 0], 2)]
+    assert packets == [([fs.FORK, WORKER, 0, ""], 2)]
 
 
 def test_a_start_that_fails_leaves_no_descriptor(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Pool
+from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, PYTHONS_MAX, STARTING, Pool
 
 
 @pytest.fixture
@@ -10,8 +10,8 @@ def pool():
     return Pool(b"prefix00", 4)
 
 
-def idle(pool, job="", now=0.0):
-    worker = pool.start(now)
+def idle(pool, job="", now=0.0, python=""):
+    worker = pool.start(now, python)
     pool.said_hello(worker, worker.worker_id[-8:], now)
     worker.job = job
     return worker
@@ -55,6 +55,26 @@ def test_a_worker_is_bound_to_its_environment_as_to_its_job(pool):
     assert pool.idle_for("b", "e1") is None
     unbound = idle(pool)
     assert pool.idle_for("a", "e2") is unbound
+
+
+def test_an_environment_with_another_interpreter_gets_workers_of_that(pool):
+    warm = idle(pool)
+    assert pool.idle_for("a", "e") is warm
+    pool.needs_python("e", "/p")
+    assert pool.idle_for("a", "e") is None
+    cold = idle(pool, python="/p")
+    assert pool.idle_for("a", "e") is cold
+    assert pool.idle_for("a", "other") is pool.idle_for("a") is warm
+    pool.needs_python("same", "/p")
+    pool.forget_python("/p")
+    assert pool.python_of("e") == pool.python_of("same") == ""
+    assert pool.idle_for("a", "e") is warm
+
+
+def test_so_many_interpreters_are_remembered(pool):
+    for number in range(PYTHONS_MAX + 1):
+        pool.needs_python(str(number), f"/{number}")
+    assert (pool.python_of("0"), pool.python_of("1")) == ("", "/1")
 
 
 def test_nobody_fits(pool):

@@ -61,6 +61,38 @@ def test_worker_of_one_job_serves_no_other(node):
     assert len(node.grants) == 3
 
 
+def test_an_environment_that_needs_its_own_interpreter_gets_workers_of_it(node):
+    node.demand(DRIVER, 1, 1, env="e")
+    node.run()
+    [warm] = node.grants
+    assert node.core.pool.workers[warm.worker_id].python == ""
+    node.core.handle(node.worker_proc(warm), [m.WORKER_NOTE, {"python": "/p"}], node.now)
+    node.demand(DRIVER, 1, 2, env="e")
+    node.give_back(warm, m.RETURN_RECYCLE)
+    node.run()
+    cold = node.grants[1:]
+    assert [node.core.pool.workers[grant.worker_id].python for grant in cold] == ["/p", "/p"]
+    assert node.pythons.count("/p") == 2
+    for grant in cold:
+        node.give_back(grant)
+    node.demand(DRIVER, 2, 1)
+    node.run()
+    assert node.core.pool.workers[node.grants[-1].worker_id].python == ""
+
+
+def test_an_interpreter_that_cannot_be_run_is_looked_for_again(node):
+    node.demand(DRIVER, 1, 1, env="e")
+    node.run()
+    node.core.handle(node.worker_proc(node.grants[0]), [m.WORKER_NOTE, {"python": "/p"}], node.now)
+    node.demand(DRIVER, 1, 1, env="e")
+    node.give_back(node.grants[0], m.RETURN_RECYCLE)
+    node.run(ready=False)
+    [cold] = [worker for worker in node.core.pool.workers.values() if worker.python]
+    node.exited(cold.worker_id, exit_code=1, current=b"")
+    node.run()
+    assert node.core.pool.workers[node.grants[-1].worker_id].python == ""
+
+
 def test_a_demand_of_another_environment_gets_another_worker(node):
     node.demand(DRIVER, 1, 1)
     node.run()
