@@ -57,7 +57,8 @@ UNKNOWN = (
 )
 USED_UP = "its task has run as often as it may (max_retries)"
 DROPPED = (
-    "what it would take to make it again was dropped, since there was too much of that (lineage_bytes_max)"
+    "what it would take to make it again was dropped, since there was too much of that (lineage_bytes_max; "
+    "init(_system_config={'lineage_bytes_max': ...}) sets another bound)"
 )
 
 
