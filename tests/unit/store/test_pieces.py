@@ -74,8 +74,8 @@ def test_between_pieces_what_only_has_to_be_dropped_costs_less() -> None:
 
 
 def test_the_next_victim_is_not_written_while_no_disk_takes_anything() -> None:
-    bench = bench_of(96 * KIB)
-    for object_id, size in ((X, 32), (P, 16), (Y, 32), (Q, 16)):
+    bench = bench_of(128 * KIB)
+    for object_id, size in ((X, 32), (P, 16), (Y, 32), (Q, 16), (Z, 32)):
         put(bench, object_id, size * KIB)
     for object_id in (P, Q):
         bench.send(A, m.RELEASE, object_id)
