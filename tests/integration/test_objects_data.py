@@ -7,12 +7,12 @@ all workers), read-only all the way down, valid as long as any part of it lives.
 import dataclasses
 import gc
 import os
-import pickle
 
 import numpy as np
 import pytest
 
 import shoal
+from largebytes import large_bytes
 from ledger import bytes_of_objects, everything_came_back, rows
 from marks import until
 
@@ -422,13 +422,13 @@ def test_more_than_two_gib_in_one_buffer_and_in_one_pickle(shoal_session):
             self.data = data
 
         def __reduce_ex__(self, protocol):
-            return InBand, (pickle.PickleBuffer(self.data).raw().tobytes(),)
+            return InBand, (self.data,)
 
     @shoal.remote
     def check_in_band(value):
         return len(value.data), value.data[-3:]
 
-    value = InBand(b"x" * (size - 3) + b"end")
+    value = InBand(large_bytes(size, b"end"))
     ref = shoal.put(value)
     del value
     assert shoal.get(check_in_band.remote(ref)) == (size, b"end")
