@@ -39,7 +39,9 @@ def checked(name: str, value: Any) -> dict[str, Any]:
     """
     if isinstance(value, Mapping):
         return _checked_dict(name, value)
-    return {"packages": _lines(name, value, [])}
+    constraints: list[str] = []
+    packages = _lines(name, value, constraints)
+    return {"packages": packages, "constraints": constraints} if constraints else {"packages": packages}
 
 
 def local(line: str) -> Local | None:

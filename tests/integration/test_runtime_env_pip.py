@@ -317,14 +317,14 @@ def test_a_worker_that_is_killed_while_it_installs_leaves_nothing_in_the_way(clu
 
 def test_pip_has_so_much_time(slow):
     environment, begun, _ = slow
-    shoal.init(num_cpus=2, _system_config={"environment_build_ms_max": 4000.0, "environment_retry_ms": 0.0})
+    shoal.init(num_cpus=2, _system_config={"environment_build_ms_max": 8000.0, "environment_retry_ms": 0.0})
     try:
         ref = version.options(runtime_env=environment).remote()
         with pytest.raises(
-            RuntimeEnvSetupError, match=r"was not there after 4 s \(environment_build_ms_max\)"
+            RuntimeEnvSetupError, match=r"was not there after 8 s \(environment_build_ms_max\)"
         ):
             get(ref)
-        assert not begun.exists() or not alive(building(begun))
+        assert not alive(building(begun))
         assert environments() == []
     finally:
         shoal.shutdown()

@@ -48,7 +48,8 @@ def test_a_file_is_read_with_the_files_that_it_names(here):
     made = [f"{here / 'made'}", "--no-index", f"--find-links {here / 'wheels'}", "-f https://h/", "x#y"]
     assert packages("files/all.txt") == ["numpy>=1    ,<9", *made]
     assert packages(here / "files" / "all.txt") == packages(["-r files/all.txt"])
-    assert checked(NAME, {"packages": "files/all.txt"})["constraints"] == ["numpy<3"]
+    for given in ("files/all.txt", ["-r files/all.txt"], {"packages": "files/all.txt"}):
+        assert checked(NAME, given)["constraints"] == ["numpy<3"]
 
 
 def test_a_dict_with_options_may_be_checked_again(here):

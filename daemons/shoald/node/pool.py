@@ -38,7 +38,8 @@ class Worker:
             hello.
         pid: 0 until it was forked.
         slot: its index in the status board.
-        python: the interpreter that it is, if that is not the fork server's.
+        python: the interpreter that it is, if that is not the fork server's. `hands_on`: it has found that it is none for its
+            environment, and gives back what it was to run.
         env: with its job it is bound to an environment (the key of a runtime_env); "" for the node's own.
         since: when it entered its state.
         reason: why it is ended, for people; "" if nobody decided that. `end_facts`: the same for programs, if there is more.
@@ -50,6 +51,7 @@ class Worker:
         *(
             "end_facts",
             "env",
+            "hands_on",
             "installing_since",
             "job",
             "lease_id",
@@ -66,6 +68,7 @@ class Worker:
         self.worker_id = worker_id
         self.slot = slot
         self.python = python
+        self.hands_on = False
         self.state = STARTING
         self.since = now
         self.pid = 0

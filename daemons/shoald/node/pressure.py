@@ -152,7 +152,7 @@ class Pressure:
         if not core.ledger.feasible(demand.amounts):
             text = f"needs {needs}, and this node has {format_amounts(core.ledger.total)} in all"
             return "infeasible", f"{text}; ask for less, or add a node that has it"
-        if core.staffing.failing and not pool.count(IDLE) and not pool.count(LEASED):
+        if core.staffing.failing and not self._has_worker(pool.python_of(demand.env)):
             return "limit", f"needs {needs}, and no worker can be started: {core.staffing.last_failure}"
         if core.staffing.room() or pool.count(LEASED) or pool.count(STARTING) or pool.count(DYING):
             return "ok", ""
@@ -161,6 +161,11 @@ class Pressure:
             f"{self._config.blocked_workers_max} above {core.cpus} CPUs) wait for tasks of their own: "
             f"{self._chain()}; nest less deeply, or raise blocked_workers_max"
         )
+
+    def _has_worker(self, python: str) -> bool:
+        """Whether some worker that is this interpreter works."""
+        pool = self._core.pool
+        return any(worker.python == python for state in (IDLE, LEASED) for worker in pool.in_state(state))
 
     def _chain(self) -> str:
         """The names of what waits, outermost first, as the tasks' workers and demands tell."""

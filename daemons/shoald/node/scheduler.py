@@ -231,7 +231,8 @@ class SchedulerCore:
             self.end_worker(worker, "", now, politely=True)
             return
         self.counters["returned"] += 1
-        self.staffing.worked()
+        if not worker.hands_on:  # else those that it hands on to may fail again and again
+            self.staffing.worked()
         self._end_lease(lease)
         if worker.state != DYING:
             self.pool.move(worker, IDLE, now)
@@ -266,6 +267,7 @@ class SchedulerCore:
         python = note.get("python")
         if type(python) is str and python and worker.env:
             self.pool.needs_python(worker.env, python)
+            worker.hands_on = True
         self._deadline = now
 
     # --- workers ---
@@ -330,9 +332,10 @@ class SchedulerCore:
         worker = self.pool.workers.get(worker_id)
         if worker is None:
             return
-        if current.strip(b"\0"):
+        began = bool(current.strip(b"\0"))
+        if began and not worker.hands_on:
             self.staffing.worked()
-        elif not worker.reason:
+        elif not began and not worker.reason:
             text = f"worker {worker.pid} {describe_end(exit_code, signal)} before its first task"
             self.staffing.start_failed(f"{text}; its log has the reason", now)
             if worker.python:

@@ -1,9 +1,10 @@
 """Which object goes next when room is needed. Pure; chooses victims, and does nothing to them.
 
-The order: objects that were read back from disk for the first time, and asked for once (see below); objects that were
-just written to disk ahead of need (they were the oldest); objects whose cached pins were asked for and have come back; then,
-from a list sorted when it was last empty, secondary copies and after them primary ones, least recently used first. What was
-used since the list was made is passed over: the next list has it. So a victim costs O(log n), and a pin costs a time stamp.
+The order: objects that were read back from disk for the first time, and asked for once (see below), and before them what has
+a copy on disk and whose cached pins were asked for and have come back; objects that were just written to disk ahead of need
+(they were the oldest); others whose pins have come back; then, from a list sorted when it was last empty, secondary copies
+and after them primary ones, least recently used first. What was used since the list was made is passed over: the next list
+has it. So a victim costs O(log n), and a pin costs a time stamp.
 
 Least recently used is the worst order for who reads one object after the other: what comes next has always just gone. But
 what was read once is less likely to be read again than what was never read, and what has a copy on disk costs nothing to drop.
@@ -46,18 +47,18 @@ class Eviction:
 
     __slots__ = (
         "_asked_until",
+        "_counted_at",
         "_guests",
         "_ledger",
         "_listed_at",
         "_queue",
         "_ready",
         "_ready_bytes",
-        "_counted_at",
         "_spills",
-        "again_at",
-        "asked_bytes",
         "_urgent",
         "_vain",
+        "again_at",
+        "asked_bytes",
     )
 
     def __init__(self, ledger: Ledger, spills: Spills) -> None:

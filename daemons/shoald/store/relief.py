@@ -9,7 +9,7 @@ longer than config.store_relief_wait_ms in all.
 
 Ahead of need: when more than config.spill_threshold of the region is in use, the oldest objects are
 written, and stay. So when room is wanted, victims are there that only have to be dropped, and writing overlaps
-with the work of the job.
+with the work of the job. What is free in pieces that are too small for who had to wait a moment ago is no room.
 
 Without a directory, or when the disk is full, only what has a copy elsewhere can go. From a disk that is full it goes as well:
 what was fetched from another node may lie there alone.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import os
+import pickle
 import sys
 from typing import Any, NoReturn
 
@@ -51,7 +52,9 @@ def main() -> None:
     for name in _NEEDED:  # now, those of the environment: the job's path may have others
         importlib.import_module(name)
     if sys.argv[1:] == [TRY]:
+        _try(msgpack)
         return
+    importlib.import_module("shoald.worker.folders").hold(sys.prefix)
     reader, region, status = (int(each) for each in sys.argv[1:])
     with open(reader, "rb") as pipe:
         facts = msgpack.unpackb(pipe.read(), raw=False)
@@ -71,6 +74,15 @@ def main() -> None:
         board[start : start + forkserver.STATUS_SLOT_BYTES],
         config,
     )
+
+
+def _try(msgpack: Any) -> None:
+    """What a worker does with the modules that it needs, before it runs anything: they may import, and be too old for that."""
+    cloudpickle, numpy = (importlib.import_module(name) for name in ("cloudpickle", "numpy"))
+    facts = {"bytes": b"\0", "text": "t"}
+    if msgpack.unpackb(msgpack.packb(facts, use_bin_type=True), raw=False) != facts:
+        raise RuntimeError("its msgpack does not give back what it was given")
+    pickle.loads(cloudpickle.dumps(lambda: numpy.zeros(1)))()
 
 
 if __name__ == "__main__":

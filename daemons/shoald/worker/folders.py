@@ -55,6 +55,16 @@ def used_folder(
     return target
 
 
+def hold(target: str) -> None:
+    """Keep ``target`` for as long as this process lives, which runs from it. Raises FileNotFoundError if it has gone."""
+    lock = os.open(target + LOCK, os.O_RDWR | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    if not _complete(lock, target):
+        os.close(lock)
+        raise FileNotFoundError(f"{target} was removed")
+    _held.append(lock)
+
+
 def _nothing() -> None:
     """Nobody looks."""
 

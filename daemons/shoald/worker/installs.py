@@ -24,6 +24,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import site
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from shoal.client.runtime import Runtime
 
+_CREDENTIALS = re.compile(r"//[^/@\s]+@")
 _WORKING_DIR = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"
 _NODES_PACKAGES = "node.pth"  # in the environment: where the packages of the node are
 _TEMPORARY = "tmp"  # also for pip, which leaves what it has there if it is ended
@@ -136,7 +138,7 @@ class Install:
 
     def _title(self) -> str:
         lines = [line if isinstance(line, str) else line[2] for line in self._pip["packages"]]
-        text = ", ".join(line for line in lines if not line.startswith("-"))  # options may have passwords
+        text = _without_passwords(", ".join(line for line in lines if not line.startswith("-")))
         shown = text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 1]}…"
         return f"environment {self._key} ({shown})"
 
@@ -167,6 +169,7 @@ class Install:
         """Make it, unless that has just failed; what fails is noted for others, unless it was only the task that ended."""
         self._say(self._title())
         self._raise_recent_failure()
+        self._due = time.monotonic() + self._limit_s  # it may have waited for another one, which gave up
         try:
             self._install(target)
             with contextlib.suppress(FileNotFoundError):
@@ -183,7 +186,7 @@ class Install:
                 return
             with open(self._target + _FAILED, encoding="utf-8") as file:
                 text, next_step = json.load(file)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # none, or it was cut off
             return
         raise RuntimeEnvSetupError(text, next_step=next_step, log_path=self._log)
 
@@ -243,7 +246,7 @@ class Install:
 
     def _run(self, log: Any, command: list[str], what: str) -> None:
         """Run one step to its end. Raises RuntimeEnvSetupError with its last lines if it fails, or is not to go on."""
-        log.write(f"$ {' '.join(command)}\n".encode())
+        log.write(_without_passwords(f"$ {' '.join(command)}\n").encode())
         log.flush()
         start = log.tell()
         process = subprocess.Popen(
@@ -270,6 +273,11 @@ class Install:
                 f"could not be made: no way to {what} (exit status {process.returncode}):\n{said}",
                 "check the requirements, and that the node can reach a package index",
             )
+
+
+def _without_passwords(text: str) -> str:
+    """URLs may have one."""
+    return _CREDENTIALS.sub("//***@", text)
 
 
 def _key(pip: Mapping[str, Any], working_dir: str, variables: dict[str, str]) -> str:

@@ -22,7 +22,7 @@ _FILE = "jobs.sqlite"
 _SCHEMA = "CREATE TABLE jobs (serial INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL, stopping INTEGER NOT NULL)"
 _SAVE = """
 INSERT INTO jobs (id, job, stopping) VALUES (?, ?, ?)
-ON CONFLICT DO UPDATE SET job = excluded.job, stopping = excluded.stopping
+ON CONFLICT (id) DO UPDATE SET job = excluded.job, stopping = excluded.stopping
 """
 _BUSY_S = 10.0  # for another registry to end, which was killed
 _END = ".end"
@@ -96,11 +96,11 @@ def note_end(log_path: str, end: ScriptEnd) -> None:
 
 
 def noted_end(log_path: str) -> ScriptEnd | None:
-    """What `note_end` noted; None if nothing."""
+    """What `note_end` noted; None if nothing, or if a crash of the machine has cut that off."""
     try:
         with open(log_path + _END, encoding="ascii") as file:
             return ScriptEnd(*json.load(file))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 

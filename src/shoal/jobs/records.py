@@ -112,6 +112,10 @@ class JobRecords:
         self._jobs[job.submission_id] = job
         return forgotten
 
+    def discard(self, submission_id: str) -> None:
+        """It could not be submitted after all."""
+        del self._jobs[submission_id]
+
     def started(self, submission_id: str, now_ms: int) -> None:
         job = self.get(submission_id)
         if job.status is JobStatus.PENDING:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sqlite3
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from shoal import session
-from shoal.exceptions import ShoalError
+from shoal.exceptions import ActorDiedError, ShoalError
 from shoal.jobs.archive import Archive, noted_end, remove_files
 from shoal.jobs.records import JobDetails, JobRecords
 
@@ -77,13 +79,14 @@ class Registry:
 
     @staticmethod
     def _living_supervisors() -> dict[str, ActorHandle]:
+        """By name. Raises ActorUnavailableError: who does not answer has not ended, and the next registry may find it."""
         from shoal.actors.api import get_actor, list_named_actors
 
         found = {}
         for actor in list_named_actors(all_namespaces=True):
             if isinstance(actor, dict) and actor["namespace"] == NAMESPACE and actor["name"] != NAME:
                 # One that cannot be found ends, or is on a node that died and took it along.
-                with contextlib.suppress(ValueError, ShoalError):
+                with contextlib.suppress(ValueError, ActorDiedError):
                     found[actor["name"]] = get_actor(actor["name"], namespace=NAMESPACE)
         return found
 
@@ -120,13 +123,16 @@ class Registry:
         except ValueError:
             self._end(supervisor)
             raise
-        for known in [
-            *forgotten,
-            job,
-        ]:  # of this id too: a submission that was not made to the end may have left one
-            remove_files(known.log_path)
-        self._archive.forget(forgotten)
-        self._save(submission_id)
+        try:
+            self._archive.forget(forgotten)
+            self._save(submission_id)
+            # Of this id too: a submission that was not made to the end may have left files.
+            for known in [*forgotten, job]:
+                remove_files(known.log_path)
+        except BaseException:
+            self._records.discard(submission_id)
+            self._end(supervisor)
+            raise
         self._watch(job, supervisor)
 
     def _watch(self, job: JobDetails, supervisor: ActorHandle) -> None:
@@ -146,9 +152,13 @@ class Registry:
             )
         except ShoalError as error:
             trouble = f"its supervisor failed: {error}"
+        except sqlite3.Error as error:
+            trouble = f"its record could not be written: {error}"
         try:
             self._records.ended(submission_id, exit_code, trouble, _now_ms())
             self._save(submission_id)
+        except sqlite3.Error:
+            traceback.print_exc()  # who asks is told the end all the same
         finally:
             del self._supervisors[submission_id], self._watches[submission_id]
             self._end(supervisor)

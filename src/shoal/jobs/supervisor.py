@@ -55,7 +55,11 @@ class Supervisor:
             if process is None:
                 if self._stopped:
                     return -signal.SIGTERM
-                process = self._process = self._start(entrypoint, log_path, address, runtime_env)
+                try:
+                    process = self._process = self._start(entrypoint, log_path, address, runtime_env)
+                except BaseException:
+                    self._remove_packages()
+                    raise
                 first = True
             else:
                 first = False

@@ -51,7 +51,7 @@ class ExtentLeases:
         self._slab = self._slab_min
         self._starts: list[int] = []  # the last slab is the one in use
         self._ends: list[int] = []
-        self._asked = 0  # requests ahead of need that have no answer yet: 0 or 1
+        self._asked = 0  # bytes that were asked for ahead of need, and have no answer yet
         self._large = 0  # size of the last value that took an extent of its own
         self._larges = 0  # such values that had no extent ahead
         self._worthwhile = False  # something was carved since the last request ahead
@@ -95,13 +95,13 @@ class ExtentLeases:
                 )
             ):
                 return None
-            self._asked = 1
+            self._asked = self._large
             self._worthwhile = False
             return self._slab_min, self._large  # or less: under pressure nobody waits for this
         left = sum(self._ends) - sum(self._starts)
         if left > self._slab // 2:
             return None
-        self._asked = 1
+        self._asked = self._slab
         self._worthwhile = False
         return self._slab_min, self._slab
 
@@ -111,8 +111,10 @@ class ExtentLeases:
         Returns ranges (offset, size) to give back, usually none.
         """
         if ahead:
-            self._asked = 0
-            if size < self._large:  # of no use for such values, and between two of them it is in the way
+            asked, self._asked = self._asked, 0
+            if (
+                size < self._large == asked
+            ):  # of no use for such values, and between two of them it is in the way
                 self._large = self._larges = 0
                 return [(offset, size)]
         if size >= self._slab:

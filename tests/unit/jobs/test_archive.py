@@ -59,3 +59,9 @@ def test_ends_of_scripts(tmp_path):
     assert noted_end(log) == ScriptEnd(exit_code=-9, time_ms=17)
     remove_files(log)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", ["", "[1", "7", "[1, 2, 3]"])
+def test_an_end_that_a_crash_has_cut_off_is_none(tmp_path, left):
+    (tmp_path / "job-a.log.end").write_text(left)
+    assert noted_end(str(tmp_path / "job-a.log")) is None

@@ -93,6 +93,26 @@ def test_an_interpreter_that_cannot_be_run_is_looked_for_again(node):
     assert node.core.pool.workers[node.grants[-1].worker_id].python == ""
 
 
+def test_an_interpreter_that_never_gets_as_far_as_a_task_is_no_storm(node):
+    """Each time a warm worker finds that it is needed, hands on, and ends well: that is no sign that workers can work."""
+    died = 0
+    for _ in range(100):
+        node.demand(DRIVER, 1, 1, env="e")
+        node.run()
+        for worker in list(node.core.pool.workers.values()):
+            if worker.python:
+                died += 1
+                node.exited(worker.worker_id, exit_code=1, current=bytes(16))
+            elif worker.lease_id:
+                grant = next(grant for grant in node.grants if grant.lease_id == worker.lease_id)
+                node.core.handle(worker.proc, [m.WORKER_NOTE, {"python": "/p"}], node.now)
+                node.demand(DRIVER, 1, 1, env="e")
+                node.give_back(grant, m.RETURN_RECYCLE)
+    assert 0 < died < 10
+    assert node.messages(m.DEMAND_STATUS)[-1][2] == "limit"
+    assert "before its first task" in node.messages(m.DEMAND_STATUS)[-1][3]
+
+
 def test_a_demand_of_another_environment_gets_another_worker(node):
     node.demand(DRIVER, 1, 1)
     node.run()

@@ -185,3 +185,13 @@ def test_less_than_a_large_place_ahead_goes_back() -> None:
     assert extents.add(0, 1 * MIB, ahead=True) == [(0, 1 * MIB)]
     assert extents.left_bytes == 0
     assert extents.want_ahead() is None
+
+
+def test_a_slab_that_was_asked_for_before_a_large_value_is_kept() -> None:
+    extents = ExtentLeases(1 * MIB, 8 * MIB, 8, ahead_max=64 * MIB)
+    extents.add(0, 64)
+    assert extents.carve(64) == 0
+    assert extents.want_ahead() is not None
+    extents.want(20 * MIB)
+    assert extents.add(MIB, MIB, ahead=True) == []
+    assert extents.carve(64) == MIB

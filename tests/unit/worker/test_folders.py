@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from shoald.worker import folders
-from shoald.worker.folders import make_room, used_folder
+from shoald.worker.folders import hold, make_room, used_folder
 
 ROOM = 10**9
 
@@ -152,3 +152,16 @@ def test_who_comes_while_it_is_removed_makes_it_again(tmp_path, let_go):
         fcntl.flock(remover, fcntl.LOCK_UN)
         assert use.result(timeout=20) == target
     assert (tmp_path / "a.lock").read_text() == "7"
+
+
+def test_who_runs_from_one_keeps_it_and_is_told_if_it_has_gone(tmp_path, let_go):
+    target = used_folder(str(tmp_path / "one"), ROOM, filled(10))
+    end_of_worker(let_go)
+    hold(target)
+    make_room(str(tmp_path), 0)
+    assert os.path.exists(target)
+    end_of_worker(let_go)
+    make_room(str(tmp_path), 0)
+    with pytest.raises(FileNotFoundError, match="was removed"):
+        hold(target)
+    assert let_go == []
