@@ -41,7 +41,7 @@ class WorkerOutput:
         self._streams = {stream: StreamLines(config.output_line_bytes_max) for stream in STREAMS}
         self._file = RotatingFile(log_path, config.log_file_bytes_max, config.log_files_max)
         self._last = ("", "")
-        self._bars: dict[tuple[str, str], barlines.Report] = {}
+        self._bars: dict[str, barlines.Report] = {}
 
     def feed(self, data: bytes, stream: str) -> list[Entry]:
         """The entries that one read completes; no bytes: that stream has ended, here is its last line."""
@@ -78,12 +78,12 @@ class WorkerOutput:
     def _note(self, line: str) -> None:
         """Remember which bars are open."""
         report = barlines.decode(line)
-        if report is None:
-            return
+        if report is None or report.bar != report.reporter:
+            return  # of who only counts nobody is told that it has gone
         if report.state == barlines.CLOSED:
-            self._bars.pop((report.bar, report.reporter), None)
-        elif len(self._bars) < BARS_MAX:
-            self._bars[report.bar, report.reporter] = report
+            self._bars.pop(report.bar, None)
+        elif len(self._bars) < BARS_MAX or report.bar in self._bars:
+            self._bars[report.bar] = report
 
     def _as_text(self, entries: list[Entry]) -> bytes:
         parts = []

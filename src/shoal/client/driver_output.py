@@ -101,10 +101,6 @@ class DriverOutput:
             self._run()
         elif thread is not threading.current_thread():
             thread.join(_CLOSE_S)
-        if self._has_bars:
-            from shoal.client.screen import screen
-
-            screen.close()
 
     def _run(self) -> None:
         closing = False
@@ -119,6 +115,10 @@ class DriverOutput:
                 text = f"{left_out} lines came too fast and were not printed; the workers' logs have them"
                 lines.append(Line("stderr", "[shoal]", text, 1))
             self._print(lines)
+        if self._has_bars:  # here, since the terminal may be blocked
+            from shoal.client.screen import screen
+
+            screen.close()
 
     def _take(self) -> tuple[list[Sequence[Any]], int, bool]:
         """Wait until there is something to do: (entries, lines left out, whether this is the end)."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
     from shoal.context import TaskContext
     from shoal.owner.tasks import TaskRecord
+    from shoal.refs import ObjectRef
 
 _SHOWN_MAX = 3
 _DEPTH_MAX = 20
@@ -62,6 +63,12 @@ class Explain:
         seconds = self._runtime.config.get_warning_s
         what = "an object" if len(missing) == 1 else f"{len(missing)} objects"
         return f"get has waited {seconds:g} s for {what}: {reasons} (`shoal why ID` shows more)"
+
+    def say(self, refs: list[ObjectRef[Any]]) -> None:
+        """The same of refs that something else than `get` waits for."""
+        entries = [ref._entry for ref in refs if ref._entry is not None]
+        if entries:
+            self._runtime.report(self.waiting(entries))
 
     @staticmethod
     def _missing(entries: list[Entry]) -> list[Entry]:

@@ -69,12 +69,18 @@ class Screen:
                 self._bars.handle(report, label, now)
             self.begin()
 
-    def begin(self) -> None:
-        """There may be something to draw from now on."""
+    def begin(self, collect: Callable[[], Iterable[Report]] | None = None) -> None:
+        """There may be something to draw from now on; ``collect``: what is asked before each drawing."""
         with self._lock:
+            if collect is not None and collect not in self.collectors:
+                self.collectors.append(collect)
             if self._thread is None and self._starts_thread:
-                self._thread = threading.Thread(target=self._run, name="shoal-bars", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="shoal-bars", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return  # the interpreter ends (Python 3.12 and newer): `close` draws
+                self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -95,7 +101,7 @@ class Screen:
                 self._unwrap()
                 return False
             if self._stream is None:
-                self._stream = self._given or sys.stderr
+                self._stream = self._given or _under(sys.stderr)
                 self._terminal = _is_terminal(self._stream)
             if self._terminal:
                 self._draw_rows(self._stream, now)
@@ -148,9 +154,6 @@ class Screen:
     def _put(self, stream: TextIO, text: str) -> None:
         if not text:
             return
-        for _, original, wrapper in self._wrapped:
-            if wrapper is stream:
-                stream = original
         encoding = getattr(stream, "encoding", None) or "utf-8"
         try:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -162,7 +165,7 @@ class Screen:
         if self._wrapped or self._given is not None:
             return
         for name in ("stdout", "stderr"):
-            original = getattr(sys, name)
+            original = _under(getattr(sys, name))
             if original is not None and _is_terminal(original):
                 wrapper = _Above(self, original)
                 self._wrapped.append((name, original, wrapper))
@@ -206,6 +209,13 @@ class _Above:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _under(stream: Any) -> Any:
+    """What a stream is without wrappers: somebody may have put one back that was there when he came."""
+    while isinstance(stream, _Above):
+        stream = stream._stream
+    return stream
 
 
 def _up(rows: int) -> str:

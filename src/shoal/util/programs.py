@@ -120,13 +120,8 @@ def run(program: Any, *values: Any) -> Any:
             for where in operands
         ]
         for number in last_uses:
-            results[number] = None  # so that a large one goes as soon as `function` lets go of it
-        if names:
-            split = len(args) - len(names)
-            named = dict(zip(names, args[split:], strict=True))
-            del args[split:]
-            results.append(call(*args, **named))
-        else:
-            results.append(call(*args))
+            results[number] = None  # so that a large one goes after the call
+        split = len(args) - len(names)
+        results.append(call(*args[:split], **dict(zip(names, args[split:], strict=True))))
         del args
     return results[-1]

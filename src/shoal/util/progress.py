@@ -27,7 +27,7 @@ from shoal import session
 from shoal.context import current_task
 from shoal.owner.objects import FAILED
 from shoal.refs import ObjectRef
-from shoal.wire.barlines import CLOSED, OPEN, Report, encode
+from shoal.wire.barlines import CLOSED, NUMBER_MAX, OPEN, Report, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -213,7 +213,8 @@ class tqdm(Generic[T]):  # noqa: N801  the name that everybody knows it by
     def __reduce__(self) -> Any:
         if not self.disable:
             self._state.sent_away = True
-            _reporter.send()  # so that the driver knows the bar before others count
+            if self._state.said is None:
+                _reporter.send()  # so that the driver knows the bar before others count
         return _joined, (self._state.report, self.disable)
 
 
@@ -256,7 +257,7 @@ class _Reporter:
             self._bars[state.report.bar] = bar
             if state not in self._states:
                 self._states.append(state)
-            self._begin()
+        self._begin()
 
     def join(self, report: Report) -> tqdm[Any]:
         """The one bar of this process that counts at a bar which was sent to it; what was counted here before is in it."""
@@ -276,19 +277,21 @@ class _Reporter:
             bar._state = state
             bar._token = state.user = object()
             state.left = False
-            self.add(state, bar)
-            return bar
+            self._bars[report.bar] = bar
+        self.add(state, bar)
+        return bar
 
     def _begin(self) -> None:
+        """Have somebody look at the bars. Without the lock: the screen asks for reports (`collect`) with its own."""
         if not _in_worker():
             from shoal.client.screen import screen
 
-            if self.collect not in screen.collectors:
-                screen.collectors.append(self.collect)
-            screen.begin()
-        elif self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="shoal-progress", daemon=True)
-            self._thread.start()
+            screen.begin(self.collect)
+            return
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="shoal-progress", daemon=True)
+                self._thread.start()
 
     def collect(self) -> list[Report]:
         """What has changed since the last time."""
@@ -299,7 +302,7 @@ class _Reporter:
                 own = report.bar == report.reporter
                 if state.left and own:
                     report = report._replace(state=CLOSED)
-                report = report._replace(n=state.n)
+                report = _plain(report._replace(n=state.n))
                 if report != state.said:
                     state.said = report
                     reports.append(report._replace(age_s=round(time.monotonic() - state.began, 6)))
@@ -335,6 +338,26 @@ class _Reporter:
     def after_fork(self) -> None:
         """In a forked child: its parent reports."""
         self.__init__()  # type: ignore[misc]  # with a new lock, and no thread
+
+
+def _plain(report: Report) -> Report:
+    """With numbers and texts that can be sent: people count with numpy, and with torch, and describe with anything."""
+    total = None if report.total is None else _number(report.total)
+    return report._replace(
+        n=_number(report.n),
+        total=total,
+        initial=_number(report.initial),
+        desc=str(report.desc),
+        unit=str(report.unit),
+    )
+
+
+def _number(value: Any) -> float:
+    if type(value) is not int and type(value) is not float:
+        value = float(value)
+        if value.is_integer():
+            value = int(value)
+    return value if abs(value) <= NUMBER_MAX else NUMBER_MAX  # also what is no number
 
 
 def _in_worker() -> bool:
@@ -382,6 +405,8 @@ def progress(refs: T, desc: str = "", *, unit: str = "task", leave: bool | None 
     failed = 0
     if not left:
         return refs
+    runtime = session.runtime()
+    warn_at: float | None = time.monotonic() + runtime.config.get_warning_s
     with tqdm[Any](total=len(left), desc=desc, unit=unit, leave=leave) as bar:
         pause = _PROGRESS_S
         while left:
@@ -391,6 +416,11 @@ def progress(refs: T, desc: str = "", *, unit: str = "task", leave: bool | None 
             failed += sum(ref._entry is not None and ref._entry.state == FAILED for ref in ready)
             if failed:
                 bar.set_postfix_str(f"{failed} failed")
+            if bar.n:
+                warn_at = None
+            elif warn_at is not None and time.monotonic() >= warn_at:
+                warn_at = None
+                runtime.explain.say(left)
             # Of a great many refs, to look at all takes longer than the wait.
             pause = max(_PROGRESS_S, 10 * (time.monotonic() - began - pause))
     return refs

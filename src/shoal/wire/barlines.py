@@ -4,18 +4,18 @@ It comes the way of the output, so it is there before what the task printed afte
 that it may be in the middle of, keeps it out of the log file, and says when a worker has ended that had bars (`gone`).
 The driver that the output goes to shows it (`client.screen`).
 
-A report says all that there is to say, so that one that is lost does no harm. A bar that several processes add to has a
-reporter for each, with what that one has added.
+A report says all that there is to say: of one that is lost only what it said last is missing.
+A bar that several processes add to has a reporter for each, with what that one has added.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from typing import NamedTuple
 
 BAR = "\x00shoal-bar:"
 PAYLOAD_BYTES_MAX = 1500
+NUMBER_MAX = 1e300  # beyond, what is computed with them is an error
 TEXT_CHARS_MAX = 100  # of a description and so on: six bytes each in JSON at most
 OPEN, CLOSED, GONE = "open", "closed", "gone"
 
@@ -61,6 +61,6 @@ def decode(line: str) -> Report | None:
     numbers = [report.n, report.n if report.total is None else report.total, report.initial, report.age_s]
     texts = (report.bar, report.reporter, report.desc, report.unit, report.postfix, report.state, report.name)
     good = all(type(text) is str for text in texts) and all(
-        type(number) in (int, float) and math.isfinite(number) for number in numbers
+        type(number) in (int, float) and abs(number) <= NUMBER_MAX for number in numbers
     )
     return report if good else None

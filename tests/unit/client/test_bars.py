@@ -152,15 +152,16 @@ def test_numbers_for_people():
     st.integers(1, 4),
 )
 def test_rows_always_fit_and_counts_are_what_was_said_last(said, columns, rows):
-    some = bars(bars_max=2)
+    some = bars(bars_max=3)
     said_last = {}
     for now, (bar, reporter, n, state) in enumerate(said):
         some.handle(report(n, bar, reporter, desc="日本", state=state, leave=n % 2 == 0), "", float(now))
-        known = some.count(bar)
-        said_last.setdefault(bar, {})[reporter] = n
-        if bar == reporter and state != OPEN:
-            said_last[bar] = {}
-            assert known == 0
+        is_maker = bar == reporter
+        if bar in said_last or (is_maker and state == OPEN):
+            said_last.setdefault(bar, {})[reporter] = n
+        if is_maker and state != OPEN:
+            said_last.pop(bar, None)
+        assert some.count(bar) == sum(said_last.get(bar, {}).values())
         shown = some.rows(Look(columns, rows), float(now))
         assert len(shown) <= rows
         assert all(cells(row) <= columns for row in shown)

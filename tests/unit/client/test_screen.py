@@ -159,3 +159,16 @@ def test_a_terminal_that_nobody_gave_a_size(begin, monkeypatch):
     monkeypatch.setattr(terminal, "fileno", lambda: 1)
     show(screen, 1)
     assert len(terminal.lines[0]) <= 79
+
+
+def test_a_wrapper_that_somebody_puts_back_is_seen_through(begin, monkeypatch):
+    """As `contextlib.redirect_stderr` does that began while bars were drawn."""
+    screen, terminal = begin()
+    show(screen, 1)
+    wrapper = sys.stderr
+    assert wrapper is not terminal
+    show(screen, 10, state=CLOSED)
+    monkeypatch.setattr(sys, "stderr", wrapper)
+    show(screen, 1, "b")
+    print("text", file=sys.stderr)
+    assert names(terminal) == ["text", "b 1/10"]

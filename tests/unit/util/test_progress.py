@@ -3,19 +3,21 @@
 import copy
 import gc
 import pickle
+import threading
 
+import numpy as np
 import pytest
 
 from shoal.client.screen import screen
 from shoal.util import progress as module
 from shoal.util.progress import tqdm, trange
-from shoal.wire.barlines import CLOSED
+from shoal.wire.barlines import CLOSED, NUMBER_MAX, Report, decode, encode
 
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     """Nothing is drawn; reports are taken by `said`."""
-    monkeypatch.setattr(screen, "begin", lambda: None)
+    monkeypatch.setattr(screen, "begin", lambda _collect: None)
     monkeypatch.setattr(screen, "draw", lambda: False)
     yield
     module._reporter.collect()
@@ -110,3 +112,46 @@ def test_progress_takes_nothing_but_refs():
     with pytest.raises(TypeError, match="ObjectRefs"):
         module.progress([5])
     assert module.progress([]) == []
+
+
+def test_counts_and_texts_of_any_kind_can_be_sent():
+    class Text:
+        def __str__(self):
+            return "shown"
+
+    bar = tqdm(total=np.int64(5), desc=Text(), initial=np.int32(1))
+    bar.update(np.ones(3, bool).sum())
+    [report] = module._reporter.collect()
+    assert decode(encode(report)) == report
+    assert (report.n, report.total, report.desc, report.initial) == (4, 5, "shown", 1)
+    bar.update(np.float32(0.5))
+    bar.total = 10**400
+    assert said() == [(4.5, NUMBER_MAX, "shown", "", "open")]
+    bar.n = float("nan")
+    assert said() == [(NUMBER_MAX, NUMBER_MAX, "shown", "", "open")]
+    bar.close()
+
+
+@pytest.mark.parametrize("where", ["made here", "sent here"])
+def test_who_makes_a_bar_does_not_keep_the_screen_from_asking(monkeypatch, where):
+    """The screen asks with its lock held, which a new bar wants too: one must not be waited for with the other."""
+    entered, release, made = threading.Event(), threading.Event(), []
+    report = Report("f" * 16, "f" * 16, 0, 10)
+
+    def begin(*_collect):
+        entered.set()
+        assert release.wait(10)
+
+    def make():
+        made.append(tqdm(total=1) if where == "made here" else module._joined(report, False))
+
+    monkeypatch.setattr(screen, "begin", begin)
+    thread = threading.Thread(target=make)
+    thread.start()
+    assert entered.wait(10)
+    free = module._reporter._lock.acquire(timeout=5)
+    release.set()
+    thread.join()
+    assert free
+    module._reporter._lock.release()
+    made[0].close()

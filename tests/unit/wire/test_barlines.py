@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.wire.barlines import BAR, PAYLOAD_BYTES_MAX, TEXT_CHARS_MAX, Report, decode, encode
+from shoal.wire.barlines import BAR, NUMBER_MAX, PAYLOAD_BYTES_MAX, TEXT_CHARS_MAX, Report, decode, encode
 
-numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.integers(-(2**53), 2**53) | st.floats(-NUMBER_MAX, NUMBER_MAX)
 reports = st.builds(
     Report,
     bar=st.just("ab12"),
@@ -41,10 +41,13 @@ def test_texts_of_wide_characters_fit():
     )
 
 
+HUGE = '["a","a",1' + "0" * 400 + "]"
+
+
 @given(
     st.text()
     | st.sampled_from(
-        ["[]", "[1,2,3]", '["a","a",NaN]', '["a","a","b"]', '{"a":1}', "[" * 9999, '["a","a",1,2,3]']
+        ["[]", "[1,2,3]", '["a","a",NaN]', '["a","a","b"]', '{"a":1}', "[" * 9999, '["a","a",1,2,3]', HUGE]
     )
 )
 def test_what_is_no_report(text):
@@ -52,3 +55,4 @@ def test_what_is_no_report(text):
     assert found is None or isinstance(found, Report)
     assert decode(BAR + '["a","a",NaN]') is None
     assert decode(BAR + "[1,2,3]") is None
+    assert decode(BAR + HUGE) is None

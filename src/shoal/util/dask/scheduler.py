@@ -103,6 +103,7 @@ class _Computation:
         self._functions: dict[tuple[str, int], RemoteFunction[..., Any]] = {}
         self._refs: dict[Key | Constant, ObjectRef[Any]] = {}
         self._under_way: list[ObjectRef[Any]] = []
+        self._has_warned = False
 
     def run(self, persist: bool) -> dict[Key, Any]:
         """The values, or the refs, of the requested keys."""
@@ -111,8 +112,7 @@ class _Computation:
         try:
             for step in plan.steps:
                 self._submit(step, kept)
-                excess = self._window.excess()
-                if excess:
+                while excess := self._window.excess():
                     self._await(excess)
             if self._watchers or not persist:
                 self._finish()
@@ -161,8 +161,18 @@ class _Computation:
         return function
 
     def _await(self, count: int) -> None:
-        """Wait until ``count`` more tasks have ended; raises the error of one that has failed."""
-        ready, self._under_way = api.wait(self._under_way, num_returns=count, fetch_local=False)
+        """Wait until ``count`` more tasks have ended, or for long, and some have; raises the error of one that has failed.
+
+        When none has for long it is said once why.
+        """
+        runtime = session.runtime()
+        warn_s = None if self._has_warned else runtime.config.get_warning_s
+        ready, self._under_way = api.wait(
+            self._under_way, num_returns=count, timeout=warn_s, fetch_local=False
+        )
+        if not ready:
+            self._has_warned = True
+            runtime.explain.say(self._under_way)
         for ref in ready:
             entry = ref._entry
             assert entry is not None
