@@ -1,5 +1,6 @@
 """How far ahead of its results a graph is submitted."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,11 +34,17 @@ def test_small_results_let_as_many_go_ahead_as_are_allowed():
     assert window.excess() == 25
 
 
-def test_large_results_let_go_ahead_what_fits():
-    window = Window(1000, first=10, tasks_min=0, tasks_max=100)
+@pytest.mark.parametrize(
+    ("tasks_min", "size", "fits"),
+    [(0, 300, 4), (0, 5000, 1), (8, 5000, 8)],
+    ids=["what fits", "what is larger than all goes alone", "all CPUs have tasks"],
+)
+def test_large_results_let_go_ahead(tasks_min, size, fits):
+    window = Window(1000, first=10, tasks_min=tasks_min, tasks_max=100)
     opened(window, 1)
-    window.closed(b"0", 300)
-    assert room(window, first=1) == 4
+    window.closed(b"0", size)
+    assert room(window, first=1) == fits
+    assert window.excess() == 1
 
 
 def test_kinds_are_told_apart():
@@ -49,22 +56,6 @@ def test_kinds_are_told_apart():
     opened(window, 50, "small", first=2)
     assert not window.excess()
     assert room(window, "large", first=100) == 2
-
-
-def test_one_result_that_is_larger_than_all_that_may_be_goes_alone():
-    window = Window(1000, first=10, tasks_min=0, tasks_max=100)
-    opened(window, 1)
-    window.closed(b"0", 5000)
-    assert room(window, first=1) == 1
-    assert window.excess() == 1
-
-
-def test_all_cpus_have_tasks_however_large_their_results_are():
-    window = Window(1000, first=10, tasks_min=8, tasks_max=100)
-    opened(window, 1)
-    window.closed(b"0", 5000)
-    assert room(window, first=1) == 8
-    assert window.excess() == 1
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2000)), max_size=60), st.integers(0, 30))
