@@ -1,7 +1,9 @@
 """The runtime's own metrics, computed from figures of nodes."""
 
+from shoal.config import Config
 from shoal.figures import disk_states, metrics_of, store_states
 from shoal.prometheus import metric_lines, text_of
+from shoald.store.core import StoreCore
 
 STORE = {
     "capacity": 1000, "primary": 300, "secondary": 100, "leased": 50, "duplicates": 30, "restoring": 20, "free": 500,
@@ -70,3 +72,23 @@ def test_user_code_cannot_take_a_name_of_the_runtime():
     assert text.count("# TYPE shoal_nodes ") == 1
     assert 'shoal_nodes{node_id="n"' not in text
     assert text.endswith('mine{node_id="n",pid="7"} 1\n')
+
+
+class Asked(dict):
+    """Notes what was asked for."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.keys_asked = set()
+
+    def get(self, key, default=None):
+        self.keys_asked.add(key)
+        return super().get(key, default)
+
+
+def test_what_is_asked_of_a_store_is_what_it_says():
+    store = Asked(STORE)
+    metric_lines(metrics_of([{**NODE, "store": store}], TABLE, 0))
+    core = StoreCore(2**20, Config(), directories=1)
+    of_other_nodes = {"fetching", "served_bytes"}
+    assert store.keys_asked - of_other_nodes <= set(core.stats())

@@ -87,11 +87,19 @@ class _Kept(Generic[T]):
         self._good_s = good_s
         self._turn = turn
         self._made: tuple[float, T] | None = None
+        self._failed: tuple[float, str] | None = None
 
     async def get(self) -> T:
+        came_s = time.monotonic()
         async with self._turn:
+            if self._failed is not None and self._failed[0] >= came_s:
+                raise ControlError(self._failed[1])  # it was asked meanwhile, which may have taken long
             if self._made is None or time.monotonic() - self._made[0] >= self._good_s():
-                made = await asyncio.to_thread(self._make)
+                try:
+                    made = await asyncio.to_thread(self._make)
+                except ControlError as error:
+                    self._failed = time.monotonic(), str(error)
+                    raise
                 # From its end on: however long an answer takes, there are pauses between the questions.
                 self._made = time.monotonic(), made
             return self._made[1]

@@ -41,14 +41,17 @@ def state_of(answers: Mapping[str, Any], at_s: float, rows_max: int) -> dict[str
         "sums": _sum(row["sums"] for row in figures),
         "pending": _cut(pending, rows_max),
         "actor_states": _sum(row["actors"] for row in figures),
-        "actors": None if actors is None else _cut([_actor(row) for row in actors["rows"]], rows_max),
-        "jobs": _cut(answers["jobs"]["rows"], rows_max),
+        "actors": None
+        if actors is None
+        else _cut([_actor(row) for row in actors["rows"]], rows_max, actors.get("left_out", 0)),
+        "jobs": _cut(answers["jobs"]["rows"], rows_max, answers["jobs"].get("left_out", 0)),
         "silent": answers["figures"]["silent"],
     }
 
 
-def _cut(rows: list[Any], limit: int) -> dict[str, Any]:
-    return {"rows": rows[:limit], "left_out": max(0, len(rows) - limit)}
+def _cut(rows: list[Any], limit: int, left_out: int = 0) -> dict[str, Any]:
+    """``left_out``: how many the answer had no room for."""
+    return {"rows": rows[:limit], "left_out": left_out + max(0, len(rows) - limit)}
 
 
 def _sum(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:

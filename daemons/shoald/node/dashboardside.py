@@ -66,6 +66,7 @@ class DashboardSide:
         self._input = self._ready = -1  # our ends of its pipes
         self._said = b""
         self._timer: Timer | None = None
+        self._was_up = False
         self._restarts = 0
         self._port = options.dashboard_port
         self.url = self.trouble = ""
@@ -144,6 +145,10 @@ class DashboardSide:
             return
         self.url = ""
         self.trouble = f"its process ended (exit status {status})"
+        self._was_up = True
+        self._retry()
+
+    def _retry(self) -> None:
         if self._restarts < self._options.config.dashboard_restarts_max:
             self._restarts += 1
             self._log.line(f"the dashboard: {self.trouble}; it is started again")
@@ -155,6 +160,7 @@ class DashboardSide:
 
     def _again(self) -> None:
         self._said = b""
+        self.trouble = ""
         self.settled = False
         self.start()
 
@@ -163,6 +169,8 @@ class DashboardSide:
         self._log.line(f"no dashboard: {reason}")
         self._reap()
         self._settle()
+        if self._was_up:  # it could listen before
+            self._retry()
 
     def _settle(self) -> None:
         if self._timer is not None:

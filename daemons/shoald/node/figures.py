@@ -17,8 +17,7 @@ import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from shoald.node.leases import UNITS
-from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING
+from shoald.node.leases import floats
 from shoald.node.tallies import Tallies
 from shoald.store.errors import ProtocolError
 from shoald.store.memory import cpu_busy_s, memory_in_use, own_bytes
@@ -83,11 +82,9 @@ class Figures:
         waiting = list(scheduler.waiting)
         oldest = min((demand.since for demand in waiting), default=None)
         return {
-            "resources": _floats(scheduler.ledger.total),
-            "available": _floats(scheduler.available()),
-            "workers": {
-                state: scheduler.pool.count(state) for state in (STARTING, IDLE, LEASED, BLOCKED, DYING)
-            },
+            "resources": floats(scheduler.ledger.total),
+            "available": floats(scheduler.available()),
+            "workers": scheduler.pool.counts(),
             "leases": dict(scheduler.counters),
             "waiting": {
                 "demands": len(waiting),
@@ -118,7 +115,3 @@ def counts(tasks: Any) -> dict[str, int]:
     ):
         raise ProtocolError("tasks are counted by state")
     return tasks
-
-
-def _floats(amounts: dict[str, int]) -> dict[str, float]:
-    return {name: amount / UNITS for name, amount in amounts.items()}

@@ -19,6 +19,11 @@ WEIGHT_WHOLE = 1_000_000  # the weight of a lease on all of the node's most cont
 Amounts = dict[str, int]
 
 
+def floats(amounts: Amounts) -> dict[str, float]:
+    """Resources as people write them."""
+    return {name: amount / UNITS for name, amount in amounts.items()}
+
+
 class ResourceLedger:
     """The node's resources: in all, and what is not taken.
 

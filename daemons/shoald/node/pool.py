@@ -125,6 +125,10 @@ class Pool:
         """How many workers are in ``state``."""
         return len(self._by_state[state])
 
+    def counts(self) -> dict[str, int]:
+        """How many workers are in each state."""
+        return {state: len(workers) for state, workers in self._by_state.items()}
+
     def in_state(self, state: str) -> list[Worker]:
         """The workers in ``state``, in the order in which they entered it."""
         return list(self._by_state[state].values())

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.wire import messages as m
 from shoald.node.figures import Figures
-from shoald.node.leases import UNITS, Amounts
-from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING, Worker
+from shoald.node.leases import floats
+from shoald.node.pool import LEASED, Worker
 from shoald.node.questions import Questions
 from shoald.node.timelines import Timelines
 from shoald.node.why import Why
@@ -156,7 +156,7 @@ class Requests:
             "resources": floats(scheduler.ledger.total),
             "available": floats(scheduler.available()),
             "oversubscribed": floats(scheduler.ledger.oversubscribed()),
-            "workers": {state: pool.count(state) for state in (STARTING, IDLE, LEASED, BLOCKED, DYING)},
+            "workers": pool.counts(),
             "pending": self._pending_rows(),
             "jobs": self._job_rows(),
             "groups": daemon.groups.core.rows(daemon.loop.now())[: daemon.config.rows_max],
@@ -430,11 +430,6 @@ class Requests:
 def _states(row: dict[str, Any]) -> dict[str, Any]:
     """What the head alone knows of a node."""
     return {key: row[key] for key in ("state", "reason", "draining") if key in row}
-
-
-def floats(amounts: Amounts) -> dict[str, float]:
-    """Resources as people write them."""
-    return {name: amount / UNITS for name, amount in amounts.items()}
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:

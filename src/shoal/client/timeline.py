@@ -68,12 +68,14 @@ def hand_over(runtime: Runtime) -> None:
     """This process is about to end: the daemon gets its ring and its counts, unless it is gone, within a short time."""
     connection = runtime.node.connection
     rows = runtime.timeline.rows()
-    if not rows or connection.closed:
+    counts = dict(runtime.dispatch.counters)
+    if connection.closed or not (rows or any(counts.values())):
         return
     deadline = time.monotonic() + _HAND_OVER_S
     with runtime.lock:
-        runtime.table.to_node([m.TIMELINE, runtime.pid, rows])
-        runtime.table.to_node([m.COUNTED, dict(runtime.dispatch.counters)])
+        if rows:
+            runtime.table.to_node([m.TIMELINE, runtime.pid, rows])
+        runtime.table.to_node([m.COUNTED, counts])
         runtime.flush_seals()
         while connection.out_bytes and time.monotonic() < deadline:
             connection.writable()

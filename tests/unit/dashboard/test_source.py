@@ -23,9 +23,9 @@ class Daemon:
         return self
 
     def request(self, method, _params):
+        self.asked.append(method)
         if self.breaks:
             raise ControlError("it hangs")
-        self.asked.append(method)
         head = {"address": "", "trouble": ""}
         return {
             "rows": [],
@@ -65,6 +65,18 @@ def test_what_is_old_is_asked_again():
 
     asyncio.run(look())
     assert daemon.asked.count("status") == 3
+
+
+def test_many_who_wait_while_it_fails_are_one_question():
+    daemon = Daemon()
+    daemon.breaks = True
+
+    async def look():
+        source = Source(daemon.connect, load({"dashboard_refresh_ms": 1e6}))
+        return await asyncio.gather(*(source.state() for _ in range(20)), return_exceptions=True)
+
+    assert [str(error) for error in asyncio.run(look())] == ["it hangs"] * 20
+    assert daemon.asked == ["status"]
 
 
 def test_after_a_failure_it_connects_anew():
