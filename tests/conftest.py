@@ -2,7 +2,7 @@
 
 Every process that a test starts inherits `SHOAL_TEST_RUN`, so the check finds what belongs to this run, and
 only that, even after it was detached or adopted. Temporary files of the run lie in one folder of a short name
-(a path to a Unix socket has room for about 100 bytes).
+(a path to a Unix socket has room for about 100 bytes). Where files run side by side each process of pytest is a run of its own.
 """
 
 import gc

@@ -111,7 +111,11 @@ class Peer:
         self.sock.sendall(encode_batch([[m.P_STREAM, Peer.number + 1, list(messages)]]))
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, auth.make_preamble(99), b"SHOAL"])
+@pytest.mark.parametrize(
+    "data",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, auth.make_preamble(99), b"SHOAL"],
+    ids=["http", "zeros", "unknown kind", "cut short"],
+)
 def test_no_handshake(daemon, data):
     with connect(daemon) as sock:
         sock.sendall(data)
