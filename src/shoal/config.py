@@ -180,7 +180,8 @@ class Config:
     spill_disk_used_max: float = 0.95
     # Files that one client may have to write objects into, for lack of memory; beyond, its connection is closed.
     spill_lent_files_max: int = 1000
-    # Who wants to read spilled objects that no room can be made for reads them in their files after this time.
+    # Who wants to read spilled objects that no room can be made for reads them in their files after this time without progress,
+    # and who wants to write one writes it to a file if nothing is under way; sooner when that was in vain (store/standstill).
     spill_map_after_ms: float = 100.0
     # Cached pins that were asked for and have not come back after this time count as in use.
     recall_grace_ms: float = 20.0

@@ -41,6 +41,7 @@ def templates(proc, object_id, offset):
     return [
         [m.HELLO, proc, "driver", 1, {}],
         [m.ALLOC, 5, 64, 2**20],
+        [m.ALLOC, 6, 64, 2**20, m.ALLOC_KEEPS | m.ALLOC_OR_FILE],
         [m.EXTENT_RETURN, offset, 64],
         [
             m.SEAL,

@@ -17,6 +17,7 @@ from marks import until
 MIB = 1024**2
 STORE = 64 * MIB
 PART = 4 * MIB
+FOR_EVER = {"store_full_wait_ms": 3_600_000, "store_relief_wait_ms": 3_600_000}
 
 
 def start(**more):
@@ -330,7 +331,7 @@ def test_a_task_whose_arguments_do_not_fit_runs_all_the_same(small):
 
 
 def test_a_store_full_of_views_has_the_rest_written_to_files(no_leaks):
-    start(_system_config={"store_full_wait_ms": 200})
+    start(_system_config=FOR_EVER)
     try:
         views = [shoal.get(shoal.put(array(number))) for number in range(STORE // PART + 4)]
         for number, view in enumerate(views):
@@ -356,8 +357,8 @@ def test_an_object_larger_than_the_store(small):
 
 
 def test_tasks_whose_arguments_and_results_cannot_all_be_in_memory_finish(no_leaks):
-    """Two tasks at a time, each with two fifths of the store as argument and as result."""
-    start(_system_config={"store_full_wait_ms": 300})
+    """Two tasks at a time, each with two fifths of the store as argument and as result: nobody is waited for in vain."""
+    start(_system_config=FOR_EVER)
     try:
 
         @shoal.remote

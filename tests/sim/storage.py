@@ -28,9 +28,9 @@ _IDLE_S = 0.5
 
 
 class Writing:
-    """A value on its way into the store."""
+    """A value on its way into the store; ``or_file``: rather into a file than to wait for long."""
 
-    __slots__ = ("contained", "flags", "full", "holder", "id", "size", "then")
+    __slots__ = ("contained", "flags", "full", "holder", "id", "or_file", "size", "then")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Writing:
         self.holder = holder
         self.then = then
         self.full = ""
+        self.or_file = True
 
     @property
     def token(self) -> Any:
@@ -108,7 +109,8 @@ class Storage:
     def _write(self, writing: Writing) -> None:
         offset = self.extents.carve(writing.size)
         if offset is None:
-            self._ask(writing, m.ALLOC, *self.extents.want(writing.size))
+            ways = m.ALLOC_OR_FILE if writing.or_file else 0
+            self._ask(writing, m.ALLOC, *self.extents.want(writing.size), ways)
             return
         self._written_at = self._process.now
         self._look_for_idle()
@@ -158,11 +160,20 @@ class Storage:
             return
         writing = self._writings.pop(req)
         if writing.full:
-            writing.then(f"{'disk' if kind == 'disk' else 'full'}: {writing.full} {text}")
+            self._not_written(writing, f"{'disk' if kind == 'disk' else 'full'}: {writing.full} {text}")
             return
         self.extents.refused()
         writing.full = text
+        writing.or_file = kind == "file"
         self._ask(writing, m.ALLOC_FILE, writing.size)
+
+    def _not_written(self, writing: Writing, why: str) -> None:
+        """There is no file either; who did not wait for long does that now."""
+        if writing.or_file:
+            writing.or_file, writing.full = False, ""
+            self._write(writing)
+        else:
+            writing.then(why)
 
     def _lent(self, message: list[Any]) -> None:
         _, req, number, _ = message
@@ -170,7 +181,7 @@ class Storage:
         disk = self._process.daemon.disk
         if disk.fails_writes or disk.is_full(0):
             self._table.to_node([m.FILE_RETURN, number])
-            writing.then(f"disk: {writing.full}")
+            self._not_written(writing, f"disk: {writing.full}")
             return
         disk.files[number] = {0: writing.token}
         inner = b"".join(writing.contained)

@@ -1,8 +1,8 @@
 """Extents: memory leased to clients ahead of need, and what happens when there is none.
 
 A request that the allocator cannot meet recalls unused leased memory from every client and then waits until
-something is freed, or relief (see there) gives up. Waiting requests are met in order; a smaller one may pass a
-larger one, because its task may be what frees the memory for the larger, until that has waited for
+something is freed, or relief (see there) gives up, or has it written to a file. Waiting requests are met in order; a smaller one
+may pass a larger one, because its task may be what frees the memory for the larger, until that has waited for
 config.store_full_wait_ms. While somebody waits, or more than config.lease_ahead_share of the region is leased, nobody gets
 more than the least that it asked for. What was recalled counts as coming back for config.recall_grace_ms: until then
 nothing is spilled for want of it.
@@ -23,19 +23,21 @@ from shoald.store.ledger import Ledger, checked_size, fields
 from shoald.store.objects import Client, StoredObject
 from shoald.store.report import full_message
 
-_FIELDS_MAX = 5  # tag, request, two sizes, and whether the client keeps what it has
+_FIELDS_MAX = 5  # tag, request, two sizes, and the ways
 _LOOK_MAX = 64  # requests that room is made for at a time
 
 
 class Waiting:
-    """An ALLOC request that waits for room, since ``since``; ``keeps``: its client gives up no ref meanwhile."""
+    """An ALLOC request that waits for room, since ``since``.
 
-    __slots__ = ("client", "keeps", "least", "req", "since", "wanted")
+    ``keeps``: its client gives up no ref meanwhile; ``or_file``: it would rather have a file than wait for long.
+    """
 
-    def __init__(
-        self, client: Client, req: int, least: int, wanted: int, since: float, keeps: bool = False
-    ) -> None:
-        self.keeps = keeps
+    __slots__ = ("client", "keeps", "least", "or_file", "req", "since", "wanted")
+
+    def __init__(self, client: Client, req: int, least: int, wanted: int, since: float, ways: int) -> None:
+        self.keeps = bool(ways & m.ALLOC_KEEPS)
+        self.or_file = bool(ways & m.ALLOC_OR_FILE)
         self.client = client
         self.req = req
         self.least = least
@@ -64,7 +66,7 @@ class Extents:
     def alloc(self, client: Client, message: list[Any], now: float) -> None:
         """ALLOC: EXTENT now or later, or ALLOC_FAILED."""
         ledger = self._ledger
-        keeps = len(message) == _FIELDS_MAX and message.pop() is True
+        ways = checked_size(message.pop()) if len(message) == _FIELDS_MAX else 0
         req, size_min, size_wanted = fields(message, 3)
         checked_size(req)
         least = round_up(checked_size(size_min))
@@ -79,7 +81,7 @@ class Extents:
             return
         if self._grant(client, req, least, least if self.waiting else wanted):
             return
-        request = Waiting(client, req, least, wanted, now, keeps)
+        request = Waiting(client, req, least, wanted, now, ways)
         if len(self.waiting) >= ledger.config.store_waiters_max:
             self._refuse(request, "full", "")
             return
@@ -155,6 +157,15 @@ class Extents:
         return [
             f"{who} for room ({bytes_text(oldest.least)} for {now - oldest.since:.1f} s), {free} are free"
         ]
+
+    def would_rather(self) -> Waiting | None:
+        """The oldest request that would rather have a file."""
+        return next((request for request in islice(self.waiting, _LOOK_MAX) if request.or_file), None)
+
+    def have_written(self, request: Waiting) -> None:
+        """Its client is to write to a file."""
+        self.waiting.remove(request)
+        self._refuse(request, "file", "")
 
     def refuse(self, is_over: Callable[[float], bool], kind: str, trouble: str) -> None:
         """Refuse the requests that have waited long enough."""

@@ -5,7 +5,8 @@ a copy elsewhere is dropped at once; the rest is written to disk in batches, at 
 at a time, and dropped when that is done. If enough is free but in pieces, the next victim goes if that leaves one
 piece of the size, or else the objects between pieces: those that cost the least. When nothing more can be done now,
 whoever waits then waits for writes, pins or frees, for config.store_full_wait_ms after the last progress, and never
-longer than config.store_relief_wait_ms in all.
+longer than config.store_relief_wait_ms in all. If nothing is under way either, whoever can reads what is on disk there, or writes
+to a file (see standstill).
 
 Ahead of need: when more than config.spill_threshold of the region is in use, the oldest objects are
 written, and stay. So when room is wanted, victims are there that only have to be dropped, and writing overlaps
@@ -30,6 +31,7 @@ from shoald.store.ledger import Ledger
 from shoald.store.objects import ON_DISK, StoredObject
 from shoald.store.restores import Restores
 from shoald.store.spills import Spills
+from shoald.store.standstill import Standstill
 
 _ROUNDS_MAX = 100  # drop, and serve whoever fits then; the rest is for the next turn
 
@@ -39,6 +41,7 @@ class Relief:
 
     __slots__ = (
         "_again_at",
+        "_changes",
         "_eviction",
         "_extents",
         "_ledger",
@@ -49,6 +52,7 @@ class Relief:
         "_restores",
         "_seen",
         "_spills",
+        "_standstill",
         "_was_full",
     )
 
@@ -60,6 +64,8 @@ class Relief:
         self._eviction = Eviction(ledger, spills)
         self._progress_at = -1e9
         self._marks = ledger.marks()
+        self._standstill = Standstill(ledger.config)
+        self._changes = (0, 0, 0)
         self._again_at: float | None = None
         self._seen = 0
         self._piece = 0  # the size of the last one that had to wait, for a while
@@ -95,6 +101,7 @@ class Relief:
         if now >= self._piece_until:
             self._piece = 0
         self._eviction.begin(self._somebody_waits(), now)
+        waiting = self._count_waiting()
         for _ in range(_ROUNDS_MAX):
             self._serve(now)
             lacking, piece = self._lacking()
@@ -110,9 +117,8 @@ class Relief:
         if marks != self._marks:
             self._marks = marks
             self._progress_at = now
-        map_after_s = self._ledger.config.spill_map_after_ms / 1000
-        self._restores.read_in_files(lambda since: max(since, self._progress_at) + map_after_s <= now)
-        self._give_up(now, map_after_s)
+        self._look_for_standstill(waiting, now)
+        self._give_up(now)
 
     # --- who waits ---
 
@@ -122,6 +128,9 @@ class Relief:
             waited_s = now - self._extents.waiting[0].since
             self._extents.no_passing = waited_s >= self._ledger.config.store_full_wait_ms / 1000
             self._extents.serve()
+
+    def _count_waiting(self) -> int:
+        return len(self._extents.waiting) + sum(map(len, self._restores.waiting))
 
     def _lacking(self) -> tuple[int, int]:
         """(bytes that are wanted beyond what is free, size of the first piece that is); piece 0: nobody waits."""
@@ -265,7 +274,43 @@ class Relief:
 
     # --- giving up ---
 
-    def _give_up(self, now: float, map_after_s: float) -> None:
+    def _look_for_standstill(self, waiting: int, now: float) -> None:
+        """Have what no room comes free for read and written in files; ``waiting``: so many waited at the begin of the turn."""
+        standstill = self._standstill
+        if standstill and self._count_waiting() < waiting:
+            standstill.ended(with_room=True)
+        counters = self._ledger.counters
+        changes = counters["frees"], counters["seals"], sum(self._marks)
+        is_still = changes == self._changes and self._somebody_waits() and not self._is_under_way(now)
+        self._changes = changes
+        standstill.see(is_still, now)
+        map_after_s = self._ledger.config.spill_map_after_ms / 1000
+        done = self._restores.read_in_files(
+            lambda since: max(since, self._progress_at) + map_after_s <= now or standstill.is_over(since, now)
+        )
+        request = self._extents.would_rather()
+        if request is not None and standstill.is_over(request.since, now) and self._can_lend(now):
+            self._extents.have_written(request)
+            done = True
+        if standstill and done:
+            standstill.ended(with_room=False)
+
+    def _can_lend(self, now: float) -> bool:
+        """Whether a creator would get a file now, for all that is known."""
+        spills = self._spills
+        return spills.usable(now) and all(spills.locate(number, 0) for number in range(len(spills.disks)))
+
+    def _is_under_way(self, now: float) -> bool:
+        """Whether something will make room, if nobody lets go of anything."""
+        spills = self._spills
+        return bool(
+            spills.coming_bytes
+            or spills.reading
+            or self._eviction.asked_bytes
+            or (self._extents.waiting and self._extents.coming_back(now))
+        )
+
+    def _give_up(self, now: float) -> None:
         """Refuse whoever has waited long enough, and say when the next one will have."""
         deadlines = [self._deadline(since) for since in (*self._restores.oldest(), *self._extents.oldest())]
         if deadlines and min(deadlines) <= now:
@@ -278,7 +323,11 @@ class Relief:
                 self._deadline(since) for since in (*self._restores.oldest(), *self._extents.oldest())
             ]
         if deadlines:
+            map_after_s = self._ledger.config.spill_map_after_ms / 1000
             maps_at = [max(since, self._progress_at) + map_after_s for since in self._restores.oldest()]
+            request = self._extents.would_rather()
+            hoping = [*self._restores.oldest(), *([request.since] if request is not None else [])]
+            maps_at += [at for since in hoping if (at := self._standstill.ends_at(since)) is not None]
             due = (self._eviction.again_at, self._spills.disks.next_retry(now))
             again = [at for at in due if at is not None]
             if self._extents.waiting and self._extents.recalled_until > now:

@@ -122,14 +122,19 @@ class Restores:
         """Since when the oldest groups wait."""
         return [queue[0].since for queue in self.waiting if queue]
 
-    def read_in_files(self, is_due: Callable[[float], bool]) -> None:
-        """Answer groups that are due with where their objects lie on disk, as far as that can be read."""
+    def read_in_files(self, is_due: Callable[[float], bool]) -> bool:
+        """Answer groups that are due with where their objects lie on disk, as far as that can be read.
+
+        Whether that was done for one that would fit.
+        """
+        done = False
         for queue in self.waiting:
             while queue and (is_due(queue[0].since) or queue[0].is_too_large):
                 group = queue[0]
                 rest = group.reads[group.gathered :]
                 if not group.client.connected or not all(self._is_readable(obj) for _, obj in rest):
                     break
+                done = done or not group.is_too_large
                 queue.popleft()
                 for _, obj in rest:
                     index = group.gathered
@@ -142,6 +147,7 @@ class Restores:
                         group.in_files.add(index)
                     group.gathered += 1
                 self._answer_if_complete(group)
+        return done
 
     def _is_readable(self, obj: StoredObject) -> bool:
         if obj.offset >= 0:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.client.node import Drained
 from shoal.client.promoting import FOR_PROMOTION, Promoter
 from shoal.client.roomwaits import waiting_for_room
-from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
+from shoal.exceptions import ObjectStoreFullError, OutOfDiskError, ShoalError
 from shoal.ids import split_ids
 from shoal.owner.nodestream import MESSAGE_IDS_MAX
 from shoal.owner.objects import Waiter
@@ -50,6 +50,13 @@ _OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run n
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
+
+
+class _RatherAFile(ObjectStoreFullError):
+    """No room comes free for now, and a file can be had at once."""
+
+
+_ERRORS: dict[str, type[ShoalError]] = {"disk": OutOfDiskError, "file": _RatherAFile}
 
 
 class PinWaiter(Waiter):
@@ -119,16 +126,26 @@ class ClientStore:
         """
         size = value.size
         contained = b"".join([ref.id for ref in value.refs])
-        try:
-            offset = self._room_for(size)
-            if self._is_crowded and not hashed:
-                # The pin would soon be asked for, and this thread is busy with the next copy then, while nothing is written.
-                flags &= ~m.SEAL_PINNED
-        except ObjectStoreFullError as full:
-            content_hash = value.content_hash() if hashed else b""
-            file = [contained, flags & ~m.SEAL_PINNED, holder, callsite, content_hash]
-            self._seal_in_file(object_id, value, file, full)
-            return content_hash, False
+        content_hash = b""
+        or_file = True
+        while True:
+            try:
+                offset = self._room_for(size, or_file)
+                break
+            except ObjectStoreFullError as full:
+                content_hash = content_hash or (value.content_hash() if hashed else b"")
+                file = [contained, flags & ~m.SEAL_PINNED, holder, callsite, content_hash]
+                try:
+                    self._seal_in_file(object_id, value, file, full)
+                except (ObjectStoreFullError, OutOfDiskError):
+                    if not isinstance(full, _RatherAFile):
+                        raise
+                    or_file = False
+                else:
+                    return content_hash, False
+        if self._is_crowded and not hashed:
+            # The pin would soon be asked for, and this thread is busy with the next copy then, while nothing is written.
+            flags &= ~m.SEAL_PINNED
         try:
             content_hash, exact = self._write(value, self.region.window(offset, size), hashed, again)
         except BaseException:
@@ -234,17 +251,17 @@ class ClientStore:
         if not self._node.answered(message[1], message):
             self._table.to_node([m.FILE_RETURN, message[2]])
 
-    def _room_for(self, size: int) -> int:
+    def _room_for(self, size: int, or_file: bool) -> int:
         """The offset of ``size`` leased bytes. Raises ObjectStoreFullError or OutOfDiskError when there is no room in time."""
         try:
-            return self._room_at_once(size)
+            return self._room_at_once(size, or_file)
         except (ObjectStoreFullError, OutOfDiskError):
             gc.collect()  # cycles may hold refs and views
             if not (released or self.closed_views):
                 raise
-        return self._room_at_once(size)
+        return self._room_at_once(size, or_file)
 
-    def _room_at_once(self, size: int) -> int:
+    def _room_at_once(self, size: int, or_file: bool) -> int:
         runtime = self._runtime
         connection = self._node.connection
         if connection.out_bytes > runtime.config.outbox_bytes_max:
@@ -258,7 +275,8 @@ class ClientStore:
                 return offset
             self.give_back()
             number, answer = self._node.ask()
-            self._table.to_node([m.ALLOC, number, *self.extents.want(size), self._gives_up_nothing()])
+            ways = m.ALLOC_KEEPS * self._gives_up_nothing() | m.ALLOC_OR_FILE * or_file
+            self._table.to_node([m.ALLOC, number, *self.extents.want(size), ways])
         try:
             with waiting_for_room(runtime, f"room for {bytes_text(size)} in the object store") as wait:
                 began = time.monotonic()
@@ -275,12 +293,12 @@ class ClientStore:
         with runtime.lock:
             if message[0] == m.ALLOC_FAILED:
                 self.extents.refused()
-                raise (OutOfDiskError if message[2] == "disk" else ObjectStoreFullError)(message[3])
+                raise _ERRORS.get(message[2], ObjectStoreFullError)(message[3])
             self._return(self.extents.add(message[2], message[3]))
             offset = self.extents.carve(size)
             self._ask_ahead()
         if offset is None:  # another thread was faster
-            return self._room_at_once(size)
+            return self._room_at_once(size, or_file)
         return offset
 
     def _gives_up_nothing(self) -> bool:

@@ -20,7 +20,7 @@ HELLO = 1  # [proc, kind "driver"|"worker"|"cli", pid, info: dict]   → WELCOME
 # info of a driver: {"namespace", "sys_path", "cwd", "argv0", "log_to_driver"}; of a worker: {"worker_id"}
 
 # Store
-ALLOC = 10  # [req, size_min, size_wanted] → EXTENT | ALLOC_FAILED. Leases an extent to the client.
+ALLOC = 10  # [req, size_min, size_wanted, ways?] → EXTENT | ALLOC_FAILED. Leases an extent to the client. Ways: ALLOC_…
 #   A fourth field, True: until the answer this client gives up no ref (one thread, which waits, and no task under way)
 EXTENT_RETURN = 11  # [offset, size]: a leased (part of an) extent that will not be used
 SEAL = 12  # [id, offset, size, contained ids, flags, holder proc, callsite: str, content hash: 16 B or b""]
@@ -81,6 +81,9 @@ SEAL_PINNED = 1  # the sender keeps a (cached) pin
 SEAL_ERROR = 2  # the value is an exception
 SEAL_PRIMARY = 4  # the first copy (not one that was pulled)
 
+ALLOC_KEEPS = 1  # nothing that the sender has can come free while it waits
+ALLOC_OR_FILE = 2  # rather a file (ALLOC_FILE) than a long wait
+
 # Actors. `actor` is the 16-byte id of the actor's lifetime object, which its creator has sealed before.
 CREATE_ACTOR = 50  # [req, actor, info: dict] → RESPONSE unless req is 0; data: {"actor", "table"} of the actor that has the name
 # info: {"name", "namespace", "class", "resources", "placement", "constraints", "max_restarts", "detached",
@@ -105,7 +108,7 @@ WATCH_GROUP = 62  # [group] → GROUP_STATE
 WELCOME = 101  # [info: dict] + descriptors (region read-only, region writable)
 #   {"node_id", "session_dir", "capacity", "job_id", "address", "resources", "session", "namespace", "head"}
 EXTENT = 110  # [req, offset, size]
-ALLOC_FAILED = 111  # [req, kind "full"|"never"|"disk", message]
+ALLOC_FAILED = 111  # [req, kind "full"|"never"|"disk"|"file", message]; file: one can be had at once (ALLOC_OR_FILE)
 PINNED = 115  # [req, id, offset, size, flags]
 PINNED_MANY = 112  # [ids, offsets, sizes, flags]: as many PINNED with req 0, of what came together
 PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died"|"full"|"disk"|"unrecoverable", message]

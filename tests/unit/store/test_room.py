@@ -280,10 +280,10 @@ def hopeless(said: list[tuple[bytes, list[Any]]]) -> list[tuple[bytes, int]]:
 def test_without_spilling_a_hopeless_request_is_refused_at_once() -> None:
     bench = Bench(64 * KIB)
     bench.seal(A, X, size=40 * KIB)
-    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, True)) == [(A, 1)]
+    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, m.ALLOC_KEEPS)) == [(A, 1)]
     # A process that does not say that it keeps its refs, or has none that stand in the way, waits.
     assert hopeless(bench.send(A, m.ALLOC, 2, 32 * KIB, 0)) == []
-    assert hopeless(bench.send(B, m.ALLOC, 3, 32 * KIB, 0, True)) == []
+    assert hopeless(bench.send(B, m.ALLOC, 3, 32 * KIB, 0, m.ALLOC_KEEPS)) == []
     bench.now += 10.0
     bench.core.relieve(bench.now)
     assert hopeless(bench.take()) == [(A, 2), (B, 3)]
@@ -293,7 +293,7 @@ def test_what_may_come_free_is_waited_for_without_spilling() -> None:
     bench = Bench(64 * KIB)
     bench.seal(A, X, size=20 * KIB)
     bench.seal(B, Y, size=40 * KIB)
-    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, True)) == []
+    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, m.ALLOC_KEEPS)) == []
     assert (A, [m.EXTENT, 1, 20 * KIB, 32 * KIB]) in bench.send(B, m.RELEASE, Y)
 
 
@@ -301,8 +301,8 @@ def test_two_that_keep_what_the_other_wants_are_refused() -> None:
     bench = Bench(64 * KIB)
     bench.seal(A, X, size=20 * KIB)
     bench.seal(B, Y, size=40 * KIB)
-    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, True)) == []
-    assert sorted(hopeless(bench.send(B, m.ALLOC, 2, 60 * KIB, 0, True))) == [(A, 1), (B, 2)]
+    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, m.ALLOC_KEEPS)) == []
+    assert sorted(hopeless(bench.send(B, m.ALLOC, 2, 60 * KIB, 0, m.ALLOC_KEEPS))) == [(A, 1), (B, 2)]
 
 
 def test_a_request_that_fits_into_no_gap_between_what_stays_is_hopeless() -> None:
@@ -310,20 +310,20 @@ def test_a_request_that_fits_into_no_gap_between_what_stays_is_hopeless() -> Non
     bench.seal(B, X, size=16 * KIB)
     bench.seal(A, Y, size=16 * KIB)
     bench.seal(B, Z, size=32 * KIB)
-    assert hopeless(bench.send(A, m.ALLOC, 1, 33 * KIB, 0, True)) == [(A, 1)]
-    assert hopeless(bench.send(A, m.ALLOC, 2, 32 * KIB, 0, True)) == []
+    assert hopeless(bench.send(A, m.ALLOC, 1, 33 * KIB, 0, m.ALLOC_KEEPS)) == [(A, 1)]
+    assert hopeless(bench.send(A, m.ALLOC, 2, 32 * KIB, 0, m.ALLOC_KEEPS)) == []
 
 
 def test_secondary_copies_and_spilling_leave_hope() -> None:
     bench = Bench(64 * KIB)
     bench.seal(A, X, size=40 * KIB, flags=0)
     bench.pin(B, X)
-    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, True)) == []
+    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, m.ALLOC_KEEPS)) == []
     bench = Bench(64 * KIB)
     bench.core = StoreCore(64 * KIB, Config(), directories=1)
     bench.core.register(A, {"pid": 1, "kind": "driver", "job_id": "j1"})
     bench.seal(A, X, size=40 * KIB)
-    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, True)) == []
+    assert hopeless(bench.send(A, m.ALLOC, 1, 32 * KIB, 0, m.ALLOC_KEEPS)) == []
 
 
 def test_who_finds_only_pieces_is_told_so() -> None:
