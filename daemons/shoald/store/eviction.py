@@ -14,7 +14,7 @@ treated like the others from then on: so one restore too many is the worst.
 An object that is pinned is no victim. Its pins may be cached, without a view: it is asked for them, once, and
 is a victim when the last one has come back. How many bytes of pins are asked for at a time is bounded by
 what is lacking, since who gives its cached pins back pays a round trip at its next read; after
-config.recall_grace_ms without an answer they count as in use, and others are asked.
+config.recall_grace_ms without an answer they count as in use, and others are asked: twice as many each time that none came back.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _LEISURE = 100  # times as long when nobody waits
 _DIRTY = 4  # to write a byte first, against only dropping it
 _HALF_WRITTEN = 2
 _STALE = 8  # a part of what is ready, as many changes of which do not matter yet
+_ASKS_MAX = 1024  # times what is lacking, of which pins are asked for
 _VAIN_MAX = 4  # lists without a victim in a row, after each of which the next one takes twice as long
 
 
@@ -47,6 +48,7 @@ class Eviction:
 
     __slots__ = (
         "_asked_until",
+        "_asks",
         "_counted_at",
         "_guests",
         "_ledger",
@@ -69,6 +71,7 @@ class Eviction:
         self._queue: list[tuple[float, StoredObject]] = []  # the next victim is the last
         self._listed_at = -1e9
         self._asked_until = 0.0
+        self._asks = 1
         self.asked_bytes = 0
         self._ready_bytes = 0
         self._urgent = True
@@ -76,11 +79,17 @@ class Eviction:
         self._counted_at = 0
         self.again_at: float | None = None
 
+    @property
+    def coming_bytes(self) -> int:
+        """Bytes that pins will come back of: what was asked for, less if that was in vain a moment ago."""
+        return self.asked_bytes // self._asks
+
     def begin(self, urgent: bool, now: float) -> None:
         """Before the first `next` of a turn. ``urgent``: somebody waits; if not, a new list is made much less often."""
         self._urgent = urgent
         if self.asked_bytes and now >= self._asked_until:
             self.asked_bytes = 0
+            self._asks = min(2 * self._asks, _ASKS_MAX)
         self.again_at = self._asked_until if self.asked_bytes else None
         self._welcome()
 
@@ -105,10 +114,10 @@ class Eviction:
             used_at, obj = entry
             if self._is_candidate(obj) and obj.used_at == used_at:
                 if obj.pins is not None:
-                    if not obj.asked and self.asked_bytes >= lacking:
+                    if not obj.asked and self.coming_bytes >= lacking:
                         return None  # enough was asked for; the others' turn is when these do not come
                     self._ask(obj, now)
-                    if source is self._guests and self.asked_bytes >= lacking:
+                    if source is self._guests and self.coming_bytes >= lacking:
                         self._take(source)
                         return None  # it is worth a moment's wait: the next one is wanted more
                 elif self._goes(obj, dirty, piece):
@@ -215,6 +224,7 @@ class Eviction:
         written, returned = self._spills.written, self._ledger.returned
         if returned:
             self._ledger.returned = []
+            self._asks = 1
             for obj in returned:
                 obj.asked = False
                 self.asked_bytes = max(0, self.asked_bytes - obj.allocated)

@@ -172,7 +172,7 @@ class Relief:
         """Make one piece of what is free and what lies between; whether anything went at once."""
         writes = self._spills.coming_bytes < piece and self._spills.usable(now)
         single = self._eviction.next(piece, dirty=writes, now=now, piece=piece)
-        if single is None and self._eviction.asked_bytes >= piece:
+        if single is None and self._eviction.coming_bytes >= piece:
             return False  # pins of the next victim are on their way
         victims = [single] if single is not None else self._eviction.hole(piece, now)
         clean = [obj for obj in victims if obj.disk is None and self._eviction.expendable(obj)]
@@ -187,7 +187,7 @@ class Relief:
         lacking = self._batch_min() - sum(obj.allocated for obj in objects)
         if objects and lacking > 0:
             more, size, _ = self._batch(lacking, lacking, now)
-            if size < lacking and self._eviction.asked_bytes:
+            if size < lacking and self._eviction.coming_bytes:
                 self._eviction.put_back(more)  # the rest of a batch may be on its way
                 return
             objects = list(dict.fromkeys(objects + more))
@@ -198,7 +198,7 @@ class Relief:
 
     def _spill(self, lacking: int, now: float) -> None:
         """Have the next victims written, as many as will be enough together with what is on its way."""
-        lacking -= self._spills.coming_bytes + self._eviction.asked_bytes + self._extents.coming_back(now)
+        lacking -= self._spills.coming_bytes + self._eviction.coming_bytes + self._extents.coming_back(now)
         self._write_victims(lacking, now)
 
     def _write_victims(self, lacking: int, now: float, ahead: bool = False) -> None:
@@ -207,7 +207,7 @@ class Relief:
             wanted = min(max(lacking, self._batch_min()), config.spill_file_bytes_max)
             batch, size, kept = self._batch(wanted, lacking, now, ahead)
             lacking -= kept
-            if size < wanted and self._eviction.asked_bytes and lacking > 0:
+            if size < wanted and self._eviction.coming_bytes and lacking > 0:
                 self._eviction.put_back(batch)  # the rest of a batch may be on its way
                 return
             self._write(batch, now)
@@ -265,7 +265,7 @@ class Relief:
         return int(low) - free - ready - self._spills.coming_bytes
 
     def _write_ahead(self, now: float) -> None:
-        behind = self._behind() - self._eviction.asked_bytes
+        behind = self._behind() - self._eviction.coming_bytes
         if self._extents.waiting:
             behind -= self._extents.coming_back(now)
         # Beside another one only a whole file: many small ones cost more than they gain.

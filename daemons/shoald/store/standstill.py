@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from shoal.config import Config
 
-_LEAST = 1 / 64  # of the longest wait
+_LEAST = 1 / 256  # of the longest wait
 
 
 class Standstill:
