@@ -10,7 +10,8 @@ to a file (see standstill).
 
 Ahead of need: when more than config.spill_threshold of the region is in use, the oldest objects are
 written, and stay. So when room is wanted, victims are there that only have to be dropped, and writing overlaps
-with the work of the job. What is free in pieces that are too small for who had to wait a moment ago is no room.
+with the work of the job. When a creator had to wait a moment ago, twice as much is written ahead: else one file is written at a
+time while it fills what the last one made room for. And what is free in pieces that are too small for who had to wait is no room.
 
 Without a directory, or when the disk is full, only what has a copy elsewhere can go. From a disk that is full it goes as well:
 what was fetched from another node may lie there alone.
@@ -44,6 +45,7 @@ class Relief:
         "_changes",
         "_eviction",
         "_extents",
+        "_is_crowded",
         "_ledger",
         "_marks",
         "_piece",
@@ -70,6 +72,7 @@ class Relief:
         self._seen = 0
         self._piece = 0  # the size of the last one that had to wait, for a while
         self._piece_until = 0.0
+        self._is_crowded = False  # it was a creator, and there was nothing to drop
         self._was_full = False
 
     @property
@@ -99,7 +102,7 @@ class Relief:
         if filled:
             self._drop_files()
         if now >= self._piece_until:
-            self._piece = 0
+            self._piece, self._is_crowded = 0, False
         self._eviction.begin(self._somebody_waits(), now)
         waiting = self._count_waiting()
         for _ in range(_ROUNDS_MAX):
@@ -199,6 +202,9 @@ class Relief:
     def _spill(self, lacking: int, now: float) -> None:
         """Have the next victims written, as many as will be enough together with what is on its way."""
         lacking -= self._spills.coming_bytes + self._eviction.coming_bytes + self._extents.coming_back(now)
+        self._is_crowded = self._is_crowded or bool(
+            self._extents.waiting and not self._extents.coming_back(now)
+        )
         self._write_victims(lacking, now)
 
     def _write_victims(self, lacking: int, now: float, ahead: bool = False) -> None:
@@ -255,7 +261,8 @@ class Relief:
         """Bytes that are to be written ahead of need."""
         ledger = self._ledger
         free = ledger.allocator.free_bytes + ledger.leased_bytes()  # it is taken back first
-        low = (1 - ledger.config.spill_threshold) * ledger.allocator.capacity
+        share = 1 - ledger.config.spill_threshold
+        low = min(1.0, 2 * share if self._is_crowded else share) * ledger.allocator.capacity
         if free >= low or not self._spills.enabled:
             return 0
         if self._piece > ledger.allocator.largest_free:
