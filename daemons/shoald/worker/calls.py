@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal import maththreads
 from shoal.actors.api import ActorExit
 from shoal.context import TaskContext
 from shoal.wire import messages as m
@@ -49,6 +50,7 @@ class Calls:
         self.arguments = arguments
         self.results = results
         self.resources = resources
+        maththreads.use(resources.get("CPU", 0.0))
         self.reply_now = reply_now
         self.set_task_name = set_task_name
         self.instance: Any = None

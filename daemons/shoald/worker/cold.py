@@ -15,6 +15,7 @@ import pickle
 import sys
 from typing import Any, NoReturn
 
+from shoal import maththreads
 from shoald.worker import forkserver
 
 _FACTS_BYTES_MAX = 60_000  # which a pipe takes without a reader
@@ -41,6 +42,7 @@ def become(python: str, facts: dict[str, Any], region: int, status: int) -> NoRe
     for descriptor in (reader, region, status):
         os.set_inheritable(descriptor, True)
     # -P: a file of the user's directory must not be imported instead of ours.
+    maththreads.leave()
     arguments = [python, "-P", "-m", _MODULE, *(str(each) for each in (reader, region, status))]
     os.execv(python, arguments)  # noqa: S606  (a Python, which this node has made)
 
@@ -49,6 +51,7 @@ def main() -> None:
     """Be the worker that the pipe says; does not return."""
     import msgpack
 
+    maththreads.begin()
     for name in _NEEDED:  # now, those of the environment: the job's path may have others
         importlib.import_module(name)
     if sys.argv[1:] == [TRY]:

@@ -16,6 +16,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from shoal import maththreads
 from shoal.client.environments import folders_of
 from shoal.exceptions import RuntimeEnvSetupError, ShoalError
 from shoal.refs import ObjectRef
@@ -35,6 +36,7 @@ def set_variables(environment: Mapping[str, Any]) -> None:
     before = dict(os.environ)
     for name, value in environment.get("env_vars", {}).items():
         os.environ[name] = _VARIABLE.sub(lambda found: before.get(found[1], ""), value)
+    maththreads.said({name: os.environ[name] for name in environment.get("env_vars", {})})
     if "PYTHONPATH" in environment.get("env_vars", {}):  # which Python read when the fork server began
         _import_from([path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path])
 

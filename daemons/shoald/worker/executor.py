@@ -19,6 +19,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shoal import maththreads
 from shoal.client import timeline
 from shoal.client.connection import Connection
 from shoal.client.linking import link
@@ -227,6 +228,7 @@ class Executor:
         self._running.append(task_id)
         self._serial += 1
         try:
+            maththreads.use(resources.get("CPU", 0.0))
             if details is not None and details["name"]:
                 name = details["name"]
                 function = self._functions.get(function_id, loaded, task_id)
@@ -340,6 +342,7 @@ class Executor:
             runtime.flush()
         if outer is not None:
             self._set_task_name(outer.name, True)
+            maththreads.use(outer.resources.get("CPU", 0.0))
             self._cancels.check(outer.task_id)
 
     def may_run_here(self, task: TaskRecord) -> bool:

@@ -196,6 +196,7 @@ class ForkServer:
         Not `numpy.random`: mapping its libraries makes each fork 0.4 ms (of 1) slower, and importing it
         costs 10 ms once in a worker that uses it.
         """
+        importlib.import_module("shoal.maththreads").begin()
         for module in ("numpy", "cloudpickle", _WORKER_MAIN):
             importlib.import_module(module)
         _libc()

@@ -21,7 +21,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from shoal import session
+from shoal import maththreads, session
 from shoal.api import get_runtime_context
 from shoal.arguments import ADDRESS_VARIABLE, JOB_ENVIRONMENT_VARIABLE
 from shoal.jobs import launch
@@ -78,7 +78,7 @@ class Supervisor:
         # <temporary directory>/shoal-<user>/<session>: where the script finds its node.
         temp_dir = str(Path(get_runtime_context().get_session_dir()).parents[1])
         environment = {
-            **os.environ,
+            **maththreads.environment_without(os.environ),
             "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
             "PYTHONUNBUFFERED": "1",
             ADDRESS_VARIABLE: address,
