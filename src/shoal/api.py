@@ -581,6 +581,6 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
 
 def memory_summary() -> dict[str, Any]:
     """This node's store: capacity and used bytes, and the number of objects, among others."""
-    answer = session.runtime().request("memory", {})
+    answer = session.runtime().request("memory", {"rows": False})
     stats: dict[str, Any] = dict(answer["stats"])
     return stats

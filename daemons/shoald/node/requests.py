@@ -249,9 +249,9 @@ class Requests:
             for job in self._daemon.jobs.values()
         ]
 
-    def _memory(self, _params: dict[str, Any], reply: Reply) -> None:
+    def _memory(self, params: dict[str, Any], reply: Reply) -> None:
         daemon = self._daemon
-        rows = daemon.store.rows(daemon.loop.now())
+        rows = daemon.store.rows(daemon.loop.now()) if params.get("rows", True) else []
         bound = daemon.config.rows_max
         left_out = max(0, len(rows) - bound)
         if left_out:

@@ -33,6 +33,7 @@ _LIST_PAUSE_S = 0.001
 _LEISURE = 100  # times as long when nobody waits
 _DIRTY = 4  # to write a byte first, against only dropping it
 _HALF_WRITTEN = 2
+_MANY = 32  # objects for one piece
 _STALE = 8  # a part of what is ready, as many changes of which do not matter yet
 _ASKS_MAX = 1024  # times what is lacking, of which pins are asked for
 _VAIN_MAX = 4  # lists without a victim in a row, after each of which the next one takes twice as long
@@ -166,9 +167,10 @@ class Eviction:
             and obj.id not in self._ledger.watched
         )
 
-    def hole(self, size: int, now: float) -> list[StoredObject]:
+    def hole(self, size: int, now: float, batch: int = 0) -> list[StoredObject]:
         """The objects that are to go so that ``size`` bytes in one piece are free: as few bytes as possible, where those that
-        have to be written first count several times.
+        have to be written first count several times. If they are many small ones, a piece of ``batch`` bytes is made, if that can
+        be: looking at all objects for each little piece would take most of the time.
 
         Empty if pinned objects and leased memory leave no such piece. Then the pins of a piece are asked for that
         leaves one if they are only cached, unless some have been asked for a moment ago.
@@ -178,7 +180,7 @@ class Eviction:
         def can_go(obj: StoredObject) -> bool:
             return usable or obj.disk is not None or self.expendable(obj)
 
-        found = self._cheapest(size, lambda obj: obj.pins is None and can_go(obj))
+        found = self._cheapest(size, lambda obj: obj.pins is None and can_go(obj), batch)
         if not found and not self.asked_bytes:
             maybe = self._cheapest(
                 size, lambda obj: (obj.pins is None or not (obj.asked or obj.recalled)) and can_go(obj)
@@ -188,7 +190,9 @@ class Eviction:
                     self._ask(obj, now)
         return found
 
-    def _cheapest(self, size: int, movable: Callable[[StoredObject], bool]) -> list[StoredObject]:
+    def _cheapest(
+        self, size: int, movable: Callable[[StoredObject], bool], batch: int = 0
+    ) -> list[StoredObject]:
         pieces: list[tuple[int, int, StoredObject | None]] = [
             (offset, length, None) for offset, length in self._ledger.allocator.free_extents()
         ]
@@ -198,7 +202,10 @@ class Eviction:
             if obj.offset >= 0 and movable(obj)
         ]
         pieces.sort(key=lambda piece: piece[0])
-        return _cheapest_window(pieces, size, self._cost)
+        found = _cheapest_window(pieces, size, self._cost)
+        if size < batch and len(found) >= _MANY:
+            found = _cheapest_window(pieces, batch, self._cost) or found
+        return found
 
     def _cost(self, obj: StoredObject) -> int:
         """What it takes to make an object go, in bytes that are only dropped."""

@@ -177,7 +177,7 @@ class Relief:
         single = self._eviction.next(piece, dirty=writes, now=now, piece=piece)
         if single is None and self._eviction.coming_bytes >= piece:
             return False  # pins of the next victim are on their way
-        victims = [single] if single is not None else self._eviction.hole(piece, now)
+        victims = [single] if single is not None else self._eviction.hole(piece, now, self._batch_min())
         clean = [obj for obj in victims if obj.disk is None and self._eviction.expendable(obj)]
         clean += [obj for obj in victims if obj.disk is not None and obj.disk.state == ON_DISK]
         for obj in clean:

@@ -110,7 +110,7 @@ class Spills:
         restored: objects that were read back for the first time a moment ago; see eviction.
         writing_bytes: of the region, that will be on disk soon.
         disks: the directories.
-        trouble: why the last write failed; "" after one that did not.
+        trouble: why the last write failed; "" after one that was begun later and did not.
         full: it failed because a disk is full.
         on_settled: called with an object whose read has ended, well or not.
         on_found: called with an object whose copy had counted as lost, and is in the region now; its record may have gone.
@@ -134,8 +134,7 @@ class Spills:
         self.written: list[StoredObject] = []
         self.restored: list[StoredObject] = []
         self.writing_bytes = 0
-        self.trouble = ""
-        self.full = False
+        self.trouble, self.full, self._begun_before = "", False, 0
         self.on_settled: Callable[[StoredObject], None]
         self.on_found: Callable[[StoredObject], None]
         self.locate: Callable[[int, int], str] = lambda _directory, _file: ""
@@ -201,7 +200,8 @@ class Spills:
             self.written.append(obj)
         file.ready = True
         file.is_cached = cached
-        self.trouble, self.full = "", False
+        if number > self._begun_before:
+            self.trouble, self.full = "", False
         self._seconds["spill"] += seconds
         self._tidy(file)
 
@@ -211,7 +211,7 @@ class Spills:
         file = self.files.get(number)
         if file is None:  # it was lent, and its client has gone
             return
-        self.trouble, self.full = why, full
+        self.trouble, self.full, self._begun_before = why, full, self._numbers
         if number in self._lent:
             client, req = self._lent[number]
             self.take_back(client, number)

@@ -13,7 +13,7 @@ import errno
 import gc
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.node import Drained
@@ -97,6 +97,9 @@ class ClientStore:
         self.pin_waiters: dict[bytes, list[PinWaiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self.file_copies: dict[bytes, FileCopy] = {}
+        self._unopened: dict[str, list[FileCopy]] = {}  # small ones, by path
+        self._readers: set[PinWaiter] = set()
+        self._small_max = config.inline_bytes_max
         self._make_view: Callable[..., np.ndarray[Any, Any]] = self._make_first_view
         self.promoter = Promoter(self._table, region, self.extents)
         self._is_crowded = False  # the last request for room had to wait until room was made
@@ -359,6 +362,7 @@ class ClientStore:
         if not missing:
             return None
         waiter = PinWaiter()
+        self._readers.add(waiter)
         for entry in entries:
             if pins.lookup(entry.id) is not None:
                 pins.view_opened(entry.id)
@@ -388,6 +392,7 @@ class ClientStore:
                 for waiters in self.pin_waiters.values():
                     while waiter in waiters:
                         waiters.remove(waiter)
+            self._readers.discard(waiter)
             self._unpin(self.pins.views_closed(waiter.guarded))
             waiter.guarded = []
             for object_id in waiter.in_files:
@@ -396,6 +401,8 @@ class ClientStore:
                 if not copy.waiters:
                     del self.file_copies[object_id]
             waiter.in_files = []
+            if not self.file_copies:
+                self._unopened.clear()
 
     def pinned(self, message: list[Any]) -> None:
         """PINNED: an object can be read."""
@@ -424,17 +431,20 @@ class ClientStore:
 
     def pinned_in_file(self, message: list[Any]) -> None:
         """PINNED_IN_FILE: an object can be read, though not in the region; by those who have asked."""
-        _, _, object_id, *place = message
+        _, _, object_id, path, offset, size, flags, checksum = message
         waiters = self.pin_waiters.get(object_id, ())
         if waiters:
             known = self.file_copies.get(object_id)
-            copy = self.file_copies[object_id] = FileCopy(*place)
+            small = size <= self._small_max
+            copy = self.file_copies[object_id] = FileCopy(path, offset, size, flags, checksum, small)
             copy.waiters = len(waiters) + (known.waiters if known is not None else 0)
+            if small:
+                self._unopened.setdefault(path, []).append(copy)
         for waiter in waiters:
             waiter.in_files.append(object_id)
         self._tell(object_id)
         if object_id in self._table.entries:
-            self._table.available(object_id, place[2], None)
+            self._table.available(object_id, size, None)
 
     def pin_failed(self, message: list[Any]) -> None:
         """PIN_FAILED: nobody will ever be able to read it."""
@@ -469,8 +479,7 @@ class ClientStore:
             return None
         patience_s = self._runtime.config.spill_read_ms_max / 1000
         try:
-            with waiting_for_room(self._runtime, f"{bytes_text(copy.size)} to be read from {copy.path}"):
-                opened = copy.open(patience_s)
+            opened = copy.mapping is not None or self._open(copy, patience_s)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -489,6 +498,12 @@ class ClientStore:
                 next_step="get it again when the directory answers: nothing is lost",
             )
         return self._make_view(copy, copy.offset, copy.size, object_id, _UNCOUNTED), copy.flags
+
+    def _open(self, copy: FileCopy, patience_s: float) -> bool:
+        with self._runtime.lock:
+            others = self._unopened.pop(copy.path, ())
+        with waiting_for_room(self._runtime, f"{bytes_text(copy.size)} to be read from {copy.path}"):
+            return copy.open(patience_s, others)
 
     def _make_first_view(self, *args: Any) -> np.ndarray[Any, Any]:
         from shoal.store.views import make_view  # loads numpy
@@ -524,11 +539,41 @@ class ClientStore:
         """UNPIN_RECALL: unpin as soon as no view lives."""
         self.drain()
         given_back = self.pins.recall(object_ids)
+        if len(given_back) < len(object_ids) and self._readers:
+            given_back += self._keep_copies(object_ids)
         self._unpin(given_back)
         if len(given_back) < len(object_ids):
             self._runtime.garbage_suspected = (
                 True  # what still looks at them may be cycles that nobody has collected
             )
+
+    def _keep_copies(self, object_ids: list[bytes]) -> list[bytes]:
+        """Copy small objects that are only pinned for reads which wait for more: that may need the room. Returns ids to UNPIN.
+
+        A hundred thousand small values are read together through a store that has room for a part of them.
+        """
+        pins, mapping = self.pins, self.region.mapping
+        found = {object_id: pins.lookup(object_id) for object_id in object_ids}
+        small = {each: pin for each, pin in found.items() if pin is not None and pin.size <= self._small_max}
+        if not small or mapping is None:
+            return []
+        guards: Counter[bytes] = Counter()
+        for waiter in self._readers:
+            guards.update(object_id for object_id in waiter.guarded if object_id in small)
+        kept = {object_id for object_id, count in guards.items() if count == small[object_id].views}
+        for object_id in kept:
+            pin = small[object_id]
+            copy = FileCopy.of(mapping[pin.offset : pin.offset + pin.size], pin.flags)
+            known = self.file_copies.get(object_id)
+            copy.waiters = guards[object_id] + (known.waiters if known is not None else 0)
+            self.file_copies[object_id] = copy
+        given_back: list[bytes] = []
+        for waiter in self._readers if kept else ():
+            moved = [object_id for object_id in waiter.guarded if object_id in kept]
+            waiter.in_files += moved
+            waiter.guarded = [object_id for object_id in waiter.guarded if object_id not in kept]
+            given_back += pins.views_closed(moved)
+        return given_back
 
     def _unpin(self, object_ids: list[bytes]) -> None:
         for start in range(0, len(object_ids), MESSAGE_IDS_MAX):

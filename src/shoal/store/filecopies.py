@@ -1,7 +1,8 @@
 """Objects that are read, or written, in files, because the region has no room for them.
 
 The mapping is read-only and shared, so the page cache is what is read; it stays valid when the daemon removes the
-file, for as long as a view over it lives. The checksum is compared when it is opened.
+file, for as long as a view over it lives. The checksum is compared when it is opened. A mapping costs a descriptor, and a process
+has some thousands of these; so small objects are copied instead, and all that are wanted of one file together.
 
 Where a file system hangs, nothing can make a thread that reads or writes there come back; so files are opened, looked through
 and written by threads of their own, which can be left behind. What is not bounded is the touch of a page of a view that the
@@ -15,15 +16,16 @@ import mmap
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shoal.store import checksums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from shoal.serialization import Serialized
 
+T = TypeVar("T")
 THREAD = "shoal-file"  # the name of threads that write a value to a file, or read one
 OPEN_ATTEMPTS = 5  # of errors that may pass
 OPEN_PAUSE_S = 0.1  # after the first; twice as long after each
@@ -32,21 +34,23 @@ _ALIGNMENT = 64
 
 
 class FileCopy:
-    """A copy of an object in a spill file.
+    """A copy of an object in a spill file, or in this process's own memory.
 
     Args:
         path, offset: where it is; size: bytes.
         flags: SEAL_* bits.
         checksum: of its bytes, as in `checksums`.
+        small: it is copied when it is opened, and not mapped.
 
     Attributes:
-        mapping, capacity: of the whole file once opened, as `shoal.store.views` wants them.
+        mapping, capacity: of the whole file once opened, as `shoal.store.views` wants them; or the bytes themselves.
         waiters: readers that have asked for it and not read it yet.
         is_damaged: that showed, and the daemon was told.
     """
 
     __slots__ = (
         "_checksum",
+        "_small",
         "capacity",
         "flags",
         "is_damaged",
@@ -57,51 +61,87 @@ class FileCopy:
         "waiters",
     )
 
-    def __init__(self, path: str, offset: int, size: int, flags: int, checksum: int) -> None:
+    def __init__(
+        self, path: str, offset: int, size: int, flags: int, checksum: int, small: bool = False
+    ) -> None:
         self.path = path
         self._checksum = checksum
+        self._small = small
         self.offset = offset
         self.size = size
         self.flags = flags
         self.capacity = 0
-        self.mapping: mmap.mmap | None = None
+        self.mapping: mmap.mmap | bytes | None = None
         self.waiters = 0
         self.is_damaged = False
+
+    @classmethod
+    def of(cls, content: bytes, flags: int) -> FileCopy:
+        """A copy in memory."""
+        copy = cls("", 0, len(content), flags, 0)
+        copy._has(content)
+        return copy
+
+    def _has(self, content: bytes) -> None:
+        self.offset, self.capacity, self.mapping = 0, len(content), content
 
     def private(self, address: int, size: int, source: object) -> None:
         """None: by now the file may be gone, and a descriptor of each would be too many (see `shoal.store.views`)."""
 
-    def open(self, patience_s: float | None) -> bool:
+    def open(self, patience_s: float | None, others: Iterable[FileCopy] = ()) -> bool:
         """Map the file; False if nothing has come of it for so long: its file system hangs. None: in this thread.
 
+        ``others``: small ones in the same file, which are opened as well, those that can be.
         Raises OSError if it cannot be opened, ValueError if it is not what was written.
         """
         if self.mapping is not None:
             return True
         if patience_s is None:
-            self._open()
+            self._open(others)
             return True
-        opening = FileWork(self._open)
+        opening = FileWork(lambda: self._open(others))
         if not opening.wait(patience_s):
             return False
         if opening.error is not None:
             raise opening.error
         return True
 
-    def _open(self) -> None:
+    def _open(self, others: Iterable[FileCopy]) -> None:
+        if self._small:
+            self._read(others)
+            if self.mapping is None:
+                raise self._damage()
+            return
         mapping = self._mapped()
         view = memoryview(mapping)[self.offset : self.offset + self.size]
         if len(view) < self.size or checksums.checksum(view) != self._checksum:
-            raise ValueError(f"{self.path} is damaged (its checksum is not what it was)")
+            raise self._damage()
         self.capacity = len(mapping)
         self.mapping = mapping
 
+    def _damage(self) -> ValueError:
+        return ValueError(f"{self.path} is damaged (its checksum is not what it was)")
+
     def _mapped(self) -> mmap.mmap:
-        """The whole file; an error of a mounted file system that may pass is no word on what is in it, and is tried again."""
+        return self._from_file(lambda fd: mmap.mmap(fd, 0, prot=mmap.PROT_READ))
+
+    def _read(self, others: Iterable[FileCopy]) -> None:
+        def read(fd: int) -> None:
+            for copy in (self, *others):
+                content = os.pread(fd, copy.size, copy.offset) if copy.mapping is None else b""
+                if len(content) == copy.size and checksums.checksum(memoryview(content)) == copy._checksum:
+                    copy._has(content)
+
+        self._from_file(read)
+
+    def _from_file(self, take: Callable[[int], T]) -> T:
+        """What is made of the open file; an error of a mounted file system that may pass is no word on what is in it, and is
+        tried again.
+        """
         for attempt in range(OPEN_ATTEMPTS):
             try:
                 with open(self.path, "rb") as file:
-                    return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                    return take(file.fileno())
             except OSError as error:
                 if error.errno not in _PASSING or attempt == OPEN_ATTEMPTS - 1:
                     raise

@@ -73,3 +73,33 @@ def test_a_wrong_checksum_is_damage_at_once(tmp_path, failing):
     with pytest.raises(ValueError, match="damaged"):
         FileCopy(str(path), 0, len(DATA), 0, 1).open(None)
     assert len(tried) == 1
+
+
+def small(path, number, content=None, flags=0):
+    content = content or bytes([number]) * 64
+    return FileCopy(str(path), 64 * number, len(content), flags, checksum(memoryview(content)), small=True)
+
+
+def test_small_ones_of_a_file_are_read_together_and_none_keeps_it_open(tmp_path):
+    path = tmp_path / "1.spill"
+    path.write_bytes(b"".join(bytes([number]) * 64 for number in range(4)))
+    copies = [small(path, number) for number in range(4)]
+    copies[2] = small(path, 2, b"?" * 64)  # damaged: others do not suffer
+    copies.append(small(path, 4))  # beyond the end
+    assert copies[0].open(1.0, copies[1:])
+    path.unlink()
+    for number in (0, 1, 3):
+        assert copies[number].open(1.0)
+        assert copies[number].mapping == bytes([number]) * 64
+        assert (copies[number].offset, copies[number].capacity) == (0, 64)
+    assert [copies[number].mapping for number in (2, 4)] == [None, None]
+    path.write_bytes(bytes(64 * 4))
+    for number in (2, 4):
+        with pytest.raises(ValueError, match="is damaged"):
+            copies[number].open(1.0)
+
+
+def test_a_copy_in_memory_needs_no_file():
+    copy = FileCopy.of(DATA, 5)
+    assert copy.open(1.0)
+    assert (copy.mapping, copy.offset, copy.size, copy.flags) == (DATA, 0, len(DATA), 5)

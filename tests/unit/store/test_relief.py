@@ -308,6 +308,25 @@ def test_a_full_disk_is_tried_again_for_somebody_new() -> None:
     assert m.EXTENT in kinds(written(bench))
 
 
+def test_what_was_begun_before_a_disk_was_full_does_not_say_that_it_is_not() -> None:
+    bench = bench_of()
+    spills = bench.core.spills
+    for object_id in (X, Y, Z):
+        bench.seal(A, object_id, size=16 * KIB)
+
+    def begin(object_id: bytes) -> Write:
+        spills.write([bench.core._ledger.objects[object_id]], bench.now)
+        (effect,) = writes(bench)
+        return effect
+
+    first, second = begin(X), begin(Y)
+    spills.write_failed(first.file, True, "no space left on device", bench.now)
+    spills.wrote(second.file, [1], 1.0)
+    assert spills.full
+    spills.wrote(begin(Z).file, [1], 1.0)
+    assert not spills.full
+
+
 def test_a_disk_that_is_still_at_it_is_what_a_creator_hears_of() -> None:
     """A remote storage that is gone may try for a minute before it says so."""
     bench = bench_of()
