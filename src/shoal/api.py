@@ -27,6 +27,7 @@ from shoal.bootstrap import (
     NoNodeHereError,
     dashboard_link,
     guest_options,
+    keep_standard_descriptors,
     resolve_address,
     start_daemon,
     stop_session,
@@ -81,7 +82,7 @@ class ClientContext:
         identity = self._runtime.identity
         return {
             "node_id": self.node_id,
-            "address": _address_of_head(self._runtime),
+            "address": address_of_head(self._runtime),
             "session_dir": identity.session_dir,
             "job_id": identity.job_id,
         }
@@ -103,8 +104,8 @@ class ClientContext:
         return f"ClientContext(node_id={self.node_id!r}, session_dir={self._runtime.identity.session_dir!r})"
 
 
-def _address_of_head(runtime: Runtime) -> str:
-    """The head of a local cluster starts after `init` has returned; "" if it does not."""
+def address_of_head(runtime: Runtime) -> str:
+    """Host and port. The head of a local cluster starts after `init` has returned; "" if it does not."""
     identity = runtime.identity
     deadline = time.monotonic() + runtime.config.control_ms_max / 1000
     while not identity.address and not runtime.closed and time.monotonic() < deadline:
@@ -169,6 +170,7 @@ def init(address: str | None = None, **kwargs: Any) -> ClientContext:
 def _start_session(arguments: InitArguments) -> Runtime:
     settings = config.load(arguments.system_config)
     info = _facts(arguments)
+    keep_standard_descriptors()
     try:
         session_of = _cluster(arguments)
         from shoal.client.runtime import Runtime
@@ -362,6 +364,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
     Arrays come back read-only, and over 100 KiB they are views into shared memory. ``timeout`` in seconds; 0 polls. In tasks that
     are nested deep (config.inline_timed_depth_min) a ``timeout`` is not looked at while a child runs in its parent's place.
+    Ctrl-C in a driver's get cancels the tasks that it waits for.
 
     Raises the task's exception (also an instance of `TaskError`), the first one of a list at once; GetTimeoutError; ValueError
     for what is no ref. A get of an argument of the running task that was a ref when it was passed returns it as it is.

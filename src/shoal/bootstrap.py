@@ -39,6 +39,7 @@ DEFAULT_PORT = 7462
 SECRET_VARIABLE = "SHOAL_SECRET_FILE"  # noqa: S105  (the name of a variable)
 OUTPUT_FILE = "daemon.out"  # what the daemon writes before, or instead of, its log
 _LOG_LINES = 12
+_STANDARD_MAX = 2  # the number of standard error
 _LOG_TAIL_BYTES = 16 * 1024
 _READY_BYTES_MAX = 64 * 1024
 _LOCAL_NAMES = {"localhost", "127.0.0.1", "::1", "0.0.0.0", ""}  # noqa: S104  (compared, not bound)
@@ -133,6 +134,15 @@ class DaemonInfo:
     @property
     def pid(self) -> int:
         return self.session.pid
+
+
+def keep_standard_descriptors() -> None:
+    """Open 0, 1 and 2 where they are closed (``script >&- 2>&-``): what is opened next is then no socket or pipe of ours that
+    gets what a child, or C code, writes to its standard output.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_MAX:
+        pass
+    os.close(descriptor)
 
 
 def start_daemon(options: DaemonOptions, *, meanwhile: Callable[[], object] = lambda: None) -> DaemonInfo:

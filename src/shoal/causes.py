@@ -245,3 +245,17 @@ def _classes_max() -> int:
     from shoal.config import load
 
     return load().error_classes_max
+
+
+def remedy(cause: BaseException) -> str:
+    """What helps against some common exceptions of tasks, which say nothing of it themselves; "" for all others."""
+    if isinstance(cause, ModuleNotFoundError) and isinstance(cause.name, str):
+        return (
+            f"have workers find {cause.name!r}: they import from where the driver did at shoal.init() (extend sys.path before, "
+            "with absolute paths), and what runtime_env brings (working_dir, py_modules, pip)"
+        )
+    if isinstance(cause, ValueError) and any(
+        isinstance(text, str) and "read-only" in text for text in cause.args
+    ):
+        return "change a copy (x = x.copy()): arrays that are arguments, or come from shoal.get(), are read-only views"
+    return ""

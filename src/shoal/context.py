@@ -140,8 +140,11 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        """The head's address."""
-        return self._identity.address
+        """The head's address, "host:port"; waited for if it is just starting."""
+        from shoal import api, session  # which import this
+
+        runtime = session.current()
+        return self._identity.address or (api.address_of_head(runtime) if runtime is not None else "")
 
     @property
     def was_current_actor_reconstructed(self) -> bool:

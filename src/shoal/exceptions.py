@@ -24,6 +24,7 @@ from shoal.causes import (
     members_of,
     mixed_class,
     pack_cause,
+    remedy,
     safe_repr,
     set_state,
     unpack_cause,
@@ -266,9 +267,10 @@ class TaskError(ShoalError):
         name = self.cause_class.rpartition(".")[2]
         if self.cause is None or mixed_class(TaskError, type(self.cause)) is None:
             return self.default_next_step
+        mend = remedy(self.cause) or f"mend {self.task_name or 'the task'}"
         return (
-            f"mend {self.task_name or 'the task'}, or catch {name} (or TaskError) around shoal.get(), or "
-            f"have it retried with retry_exceptions=[{name}]"
+            f"{mend}, or catch {name} (or TaskError) around shoal.get(), or have it retried with "
+            f"retry_exceptions=[{name}]"
         )
 
 
@@ -289,13 +291,15 @@ def _place(task_name: str, pid: int, node: str) -> str:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TaskCancelledError(ShoalError):
-    """The task was cancelled, by `shoal.cancel`, with its parent, or because its driver ended."""
+    """The task was cancelled: by `shoal.cancel`, by Ctrl-C in a `get` of it, with its parent, or because its driver ended."""
 
     task_name: str = ""
 
     fault = "caller"
     default_message = "the task was cancelled"
-    default_next_step = "submit it again if its result is still needed"
+    default_next_step = (
+        "submit it again if its result is needed; shoal.cancel() does this, and Ctrl-C in a shoal.get() of it"
+    )
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -37,9 +37,15 @@ class _Later:
         return getattr(importlib.import_module("numpy"), name)
 
 
+def _check(names: dict[str, Any]) -> None:
+    if "ndarray" not in names:
+        raise ImportError(f"{names.get('__file__')} is not numpy: give that file another name")
+
+
 if TYPE_CHECKING or "numpy" in sys.modules:
     import numpy as np
 
+    _check(vars(np))
     _known = True
 else:
     np = _Later()
@@ -60,6 +66,7 @@ def load() -> None:
     if _known:
         return
     names = vars(importlib.import_module("numpy"))
+    _check(names)
     vars(np).update({name: value for name, value in names.items() if not name.startswith("__")})
     for fill in _waiting:
         fill()

@@ -172,10 +172,18 @@ def make_session(session: Session, temp_dir: str | None, secret: bytes | None) -
         directory = _make_directory(root)
     except OSError as error:
         raise SessionError(f"cannot make a directory in {root}: {error.strerror}") from error
-    _write_private(os.path.join(directory, SECRET_FILE), (secret or new_secret()).hex().encode())
-    pid = os.getpid()
-    made = replace(session, directory=directory, starter_pid=pid, starter_started=process_started(pid) or "")
-    return made.save()
+    try:
+        _write_private(os.path.join(directory, SECRET_FILE), (secret or new_secret()).hex().encode())
+        pid = os.getpid()
+        made = replace(
+            session, directory=directory, starter_pid=pid, starter_started=process_started(pid) or ""
+        )
+        return made.save()
+    except BaseException as error:
+        remove_directory(directory)
+        if isinstance(error, OSError):
+            raise SessionError(f"cannot write to {directory}: {error.strerror}") from error
+        raise
 
 
 def _make_directory(root: str) -> str:

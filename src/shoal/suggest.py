@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_SHOWN_MAX = 40  # names in an error
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like ``name``; None if none does."""
@@ -25,5 +27,7 @@ class UnknownNameError(TypeError, ValueError):
             text = f"unknown {what} {name!r}; did you mean {guess!r}?"
         else:
             public = [each for each in known if not each.startswith("_")]
-            text = f"unknown {what} {name!r}; known are {', '.join(public)}"
+            more = len(public) - _SHOWN_MAX
+            text = f"unknown {what} {name!r}; known are {', '.join(public[:_SHOWN_MAX])}"
+            text += f" and {more} more" if more > 0 else ""
         super().__init__(text)

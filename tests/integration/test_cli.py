@@ -127,7 +127,14 @@ def test_mistakes_are_one_clear_line(head, tmp_path):
     assert "--num-cpus" in run(*new, "--num-cpus", "nan").error
     assert "disk" in run(*new, "--resources", "disk=-1").error
     assert "no id" in run("why", "xyz").error
-    assert "nobody here knows" in run("why", "abcd").out
+    unknown = run("why", "abcd")
+    assert "nobody here knows" in unknown.out
+    assert unknown.status == 1
+    assert "Did you mean 'start-head'?" in run("start-hed").err
+    assert "No such command 'xyzzy'." in run("xyzzy").err
+    assert "cannot write /nowhere/trace.json: No such file" in run("timeline", "/nowhere/trace.json").error
+    for words in (("list", "node"), ("get", "nodes", head["node_id"]), ("summary", "task")):
+        assert run(*words, "--json").json
     assert "no log file" in run("logs", "nothing").error
     os.rmdir(elsewhere[1])
 

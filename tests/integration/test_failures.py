@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import psutil
 import pytest
 
@@ -187,6 +188,30 @@ def test_a_function_that_cannot_be_imported_by_the_worker_fails(shoal_session):
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         shoal.get(identity.remote(Unloadable()))
     assert shoal.get(identity.remote(1)) == 1
+
+    class Needs:
+        def __reduce__(self):
+            return (__import__, ("a_module_that_is_nowhere",))
+
+    needed = Needs()
+
+    @shoal.remote
+    def needs_it():
+        return needed
+
+    with pytest.raises(
+        ModuleNotFoundError, match=r"(?s)^task test_.*needs_it .*have workers find 'a_module_that_is_nowhere'"
+    ):
+        shoal.get(needs_it.remote())
+
+
+def test_who_writes_to_an_argument_is_told_to_copy_it(shoal_session):
+    @shoal.remote
+    def write(array):
+        array[0] = 1
+
+    with pytest.raises(ValueError, match=r"(?s)is read-only.*Next: change a copy \(x = x.copy\(\)\)"):
+        shoal.get(write.remote(np.zeros(3)))
 
 
 def test_recursion_without_end_is_an_exception(shoal_session):

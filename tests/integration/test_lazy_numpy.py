@@ -45,6 +45,24 @@ assert "numpy" not in sys.modules
 """
 
 
+@pytest.mark.parametrize(
+    "begin", ["import numpy; shoal.init(num_cpus=1)", "shoal.init(num_cpus=1); import numpy"]
+)
+def test_a_file_of_the_users_that_is_called_numpy_is_named(tmp_path, begin):
+    (tmp_path / "numpy.py").write_text("X = 1\n")
+    script = f"""
+    import sys
+    import shoal
+    sys.path.insert(0, {str(tmp_path)!r})
+    try:
+        {begin}
+        shoal.put({{(1,): object()}})
+    except ImportError as error:
+        print(*str(error).split())
+    """
+    assert run(script) == f"{tmp_path}/numpy.py is not numpy: give that file another name".split()
+
+
 @pytest.mark.parametrize("count", [10, 100_000])
 def test_arrays_come_back_read_only_to_a_driver_that_had_none(count):
     assert run(

@@ -224,12 +224,16 @@ def test_what_can_never_be_made_says_so(bundles, strategy, capfd):
 
     def is_said():
         nonlocal said
-        with pytest.raises(GetTimeoutError):
+        with pytest.raises(
+            GetTimeoutError, match=f"of placement group {group.id.hex()}, which has not been created yet"
+        ):
             shoal.get(ref, timeout=0.01)
         said += capfd.readouterr().err
         return f"placement group {group.id.hex()} cannot be created now: infeasible" in said
 
     until(is_said)
+    with pytest.raises(GetTimeoutError, match=r"created yet \(infeasible"):
+        shoal.get(ref, timeout=0.01)
     remove_placement_group(group)
     with pytest.raises(PlacementError, match="it was removed"):
         shoal.get(ref, timeout=60)
@@ -243,9 +247,10 @@ def test_people_see_groups_and_what_they_wait_for():
     assert (row["name"], row["state"], row["bundles"]) == (
         "seen",
         "CREATED",
-        [{"CPU": 30_000}, {"disk": 10_000}],
+        [{"CPU": 3}, {"disk": 1}],
     )
     assert row["nodes"] == [shoal.get_runtime_context().get_node_id()] * 2
+    assert placement_group_table(more)["bundles"] == {0: {"CPU": 2}}
     assert "waits for room" in run("why", more.id.hex()[:20])
     assert "2 created" not in run("status")
     assert f"{more.id.hex()}: waits for room" in run("status")

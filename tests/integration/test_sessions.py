@@ -338,6 +338,33 @@ def test_a_driver_in_a_directory_that_is_gone_is_told_so_and_leaves_nothing(run_
     assert printed[1:] == ["left: ", "1"]
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_driver_may_have_no_standard_streams(tmp_path, closed):
+    script = tmp_path / "script.py"
+    script.write_text(
+        """if True:
+        import os, shoal
+
+        @shoal.remote
+        def loud():
+            print("out")
+            os.system("echo out; echo err >&2")
+            return 7
+
+        with shoal.init(num_cpus=1):
+            os.system("echo out; echo err >&2")
+            told = str(shoal.get(loud.remote()))
+        with open("told", "w") as file:
+            file.write(told)
+    """
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = f"exec {sys.executable} {script} {closed}"
+    done = subprocess.run(["sh", "-c", command], check=False, cwd=tmp_path, timeout=LIMIT_S, env=environment)
+    assert done.returncode == 0
+    assert (tmp_path / "told").read_text() == "7"
+
+
 def test_a_failure_after_the_daemon_has_started_leaves_nothing(monkeypatch):
     def fails(*_):
         raise MemoryError("no room for the printer")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shoal import options
 from shoal.option_checks import UNITS, freeze, to_units
 from shoal.options import ActorOptions, TaskOptions
-from shoal.suggest import nearest
+from shoal.suggest import UnknownNameError, nearest
 
 
 class Affinity:
@@ -102,6 +102,11 @@ def test_bad_values_are_refused_by_name(cls, name, value, kind):
 def test_an_unknown_option_names_the_nearest(given_name, meant):
     with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
         TaskOptions().merged(**{given_name: 1})
+
+
+def test_of_very_many_known_names_not_all_are_listed():
+    text = str(UnknownNameError("setting", "zzz", [f"name{number:03}" for number in range(300)]))
+    assert text.endswith("name039 and 260 more")
 
 
 def test_an_unknown_option_like_no_other_lists_them():

@@ -1,5 +1,6 @@
 """Session directories: private, found while their daemon lives, cleaned up after it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -71,6 +72,16 @@ def test_a_root_of_another_user_is_refused(temp_dir, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
     with pytest.raises(SessionError, match="another user"):
         sessions.find_sessions(temp_dir)
+
+
+def test_a_directory_that_cannot_be_written_to_is_not_left(temp_dir, monkeypatch):
+    def full(_path, _content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sessions, "_write_private", full)
+    with pytest.raises(SessionError, match=r"cannot write to .*: No space left"):
+        make_session(Session(directory=""), temp_dir, None)
+    assert not os.path.exists(sessions.root_directory(temp_dir))
 
 
 def test_a_path_too_long_for_sockets_is_refused(tmp_path):

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.option_checks import UNITS
 from shoal.wire import messages as m
 from shoald.node.groups import GroupCore
 from shoald.shell.carrying import carry_out
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shoald.node.clients import Client
     from shoald.node.daemon import NodeDaemon
     from shoald.node.requests import Reply
@@ -84,9 +87,7 @@ class GroupSide:
 
     def rows(self, reply: Reply) -> None:
         """{"rows"} of all groups: the head's, with what this node knows better."""
-        own = {row["group_id"]: row for row in self.core.rows(self._daemon.loop.now())}
-        for row in own.values():
-            row["bundles"] = [dict(amounts) for amounts in row["bundles"]]
+        own = {row["group_id"]: row for row in self._own_rows()}
 
         def answered(ok: bool, data: Any) -> None:
             rows = dict(own)
@@ -101,11 +102,16 @@ class GroupSide:
 
         self._ask("ListGroups", {}, answered)
 
+    def _own_rows(self) -> list[dict[str, Any]]:
+        """Rows of what this node knows, with amounts as people give them."""
+        rows = self.core.rows(self._daemon.loop.now())
+        return [{**row, "bundles": [_plain(amounts) for amounts in row["bundles"]]} for row in rows]
+
     def find(self, client: Client, params: dict[str, Any], reply: Reply) -> None:
         """The group of a name."""
         name = str(params.get("name"))
         namespace = str(params.get("namespace") or self._daemon.actors.namespace_of(client))
-        for row in self.core.rows(self._daemon.loop.now()):
+        for row in self._own_rows():
             if (row["name"], row["namespace"]) == (name, namespace):
                 reply(True, row)
                 return
@@ -139,13 +145,18 @@ class GroupSide:
         return found
 
 
+def _plain(amounts: Mapping[str, int]) -> dict[str, float]:
+    """Amounts in units of 1/10,000 as they were asked for: 2, or 0.5."""
+    return {name: units / UNITS if units % UNITS else units // UNITS for name, units in amounts.items()}
+
+
 def _row(state: dict[str, Any]) -> dict[str, Any]:
     """A GroupState of the head as a row of `GroupCore.rows`."""
     group = state["group"]
     return {
         "group_id": group["group_id"].hex(),
         **{key: group[key] for key in ("name", "namespace", "strategy", "detached", "job_id")},
-        "bundles": [dict(bundle["resources"]) for bundle in group["bundles"]],
+        "bundles": [_plain(bundle["resources"]) for bundle in group["bundles"]],
         "nodes": list(state["nodes"]),
         "state": state["state"],
         "reason": state["reason"],

@@ -221,7 +221,7 @@ class Executor:
         """Run one task; (DONE, id, results, kept) or a whole FAILED message."""
         _, task_id, function_id, payload, lifted, details = message
         loaded = Loaded()
-        name = "task"
+        name = ""
         started = False
         if not self._running:
             self._status[:16] = task_id
@@ -254,6 +254,7 @@ class Executor:
                 context.arguments = ()
             return (m.DONE, task_id, results, self._arguments.kept(loaded))
         except BaseException as error:  # noqa: BLE001  everything a task raises goes to its submitter
+            name = name or self._functions.name_of(function_id)  # the function itself may not be to be had
             return self._failure(task_id, error, name, submitter, started, loaded)
         finally:
             self._running.pop()

@@ -115,6 +115,13 @@ class FunctionCache:
             self._exported.pop(function_id, None)
         return function
 
+    def name_of(self, function_id: bytes) -> str:
+        """What a function is called, also if it could not be loaded."""
+        function = self.known.get(function_id)
+        if function is not None:
+            return function.name
+        return self._exported[function_id][1] if function_id in self._exported else "task"
+
     def enter_job(self, job: dict[str, Any]) -> None:
         """Import like the driver does: its path and its directory."""
         if self._job_id == job.get("job_id"):

@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from shoal.suggest import nearest
+
 # Command: (module, one line for the list).
 _COMMANDS = {
     "start-head": ("daemons", "Start a head and a node on this machine."),
@@ -33,6 +35,14 @@ _COMMANDS = {
 class _LazyCommands(click.Group):
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(_COMMANDS)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        guess = nearest(args[0], _COMMANDS) if args[0] not in _COMMANDS else None
+        if guess is not None and not context.resilient_parsing:
+            context.fail(f"No such command {args[0]!r}. Did you mean {guess!r}?")
+        return super().resolve_command(context, args)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:

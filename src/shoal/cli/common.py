@@ -19,6 +19,16 @@ from shoal.sessions import SessionError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Kinds(click.Choice[str]):
+    """Words for what is listed, each in the singular as well as in the plural."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.choices:
+            other = value[:-1] if value.endswith("s") else f"{value}s"
+            value = other if other in self.choices else value
+        return super().convert(value, param, ctx)
+
+
 def temp_dir_option(command: F) -> F:
     return click.option(
         "--temp-dir",

@@ -8,7 +8,7 @@ from dataclasses import replace
 import click
 
 from shoal.cli import status_report as report
-from shoal.cli.common import ask_all, asking, asking_options, print_json
+from shoal.cli.common import Kinds, ask_all, asking, asking_options, print_json
 from shoal.cli.output import show
 
 _REQUESTS = {"placement-groups": "groups"}  # for kinds of other names
@@ -17,7 +17,7 @@ _REQUESTS = {"placement-groups": "groups"}  # for kinds of other names
 @click.command("list")
 @click.argument(
     "kind",
-    type=click.Choice(["nodes", "workers", "tasks", "actors", "objects", "jobs", "placement-groups"]),
+    type=Kinds(["nodes", "workers", "tasks", "actors", "objects", "jobs", "placement-groups"]),
 )
 @click.option("-n", "--limit", type=click.IntRange(min=0), help="Print at most this many rows.")
 @asking_options
@@ -40,7 +40,7 @@ def list_command(kind: str, limit: int | None, address: str, temp_dir: str | Non
 @click.argument("wanted", metavar="ID")
 @asking_options
 def why_command(wanted: str, address: str, temp_dir: str | None, as_json: bool) -> None:
-    """Show the chain of what the task or object ID (in hex, or its beginning) waits for."""
+    """Show the chain of what the task or object ID (in hex, or its beginning) waits for; exit with 1 if nobody knows it."""
     try:
         bytes.fromhex(wanted + "0" * (len(wanted) % 2))
     except ValueError:
@@ -51,6 +51,8 @@ def why_command(wanted: str, address: str, temp_dir: str | None, as_json: bool) 
         answer = daemon.request("why", {"id": wanted.lower()})
     if as_json:
         print_json(answer)
-        return
-    for line in report.why_lines(wanted, answer):
-        click.echo(line)
+    else:
+        for line in report.why_lines(wanted, answer):
+            click.echo(line)
+    if not answer.get("rows"):
+        click.get_current_context().exit(1)

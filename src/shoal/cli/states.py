@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from shoal import states
-from shoal.cli.common import ask_all, asking_options, print_json
+from shoal.cli.common import Kinds, ask_all, asking_options, print_json
 from shoal.cli.format import Table
 from shoal.cli.output import show
 from shoal.cli.status_report import silent_notes
@@ -16,7 +16,7 @@ from shoal.sizes import bytes_text
 
 
 @click.command("get")
-@click.argument("kind", type=click.Choice(list(states.KINDS)))
+@click.argument("kind", type=Kinds(list(states.KINDS)))
 @click.argument("wanted", metavar="ID")
 @asking_options
 def get_command(kind: str, wanted: str, address: str, temp_dir: str | None, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def _text(value: Any) -> str:
 
 
 @click.command("summary")
-@click.argument("kind", type=click.Choice(states.SUMMARIES))
+@click.argument("kind", type=Kinds(states.SUMMARIES))
 @asking_options
 def summary_command(kind: str, address: str, temp_dir: str | None, as_json: bool) -> None:
     """Count tasks by function, actors by class, or objects and their bytes by call site; and by state."""

@@ -220,8 +220,8 @@ def _actors_table(rows: Sequence[Row]) -> Table:
 def _actor_name(row: Row) -> str:
     if not row["name"]:
         return "-"
-    detached = ", detached" if row["detached"] else ""
-    return f"{row['name']} ({row['namespace']}{detached})"
+    about = ", ".join(filter(None, (row["namespace"], "detached" if row["detached"] else "")))
+    return f"{row['name']} ({about})" if about else row["name"]
 
 
 def _objects_table(rows: Sequence[Row]) -> Table:
@@ -261,8 +261,7 @@ def _groups_table(rows: Sequence[Row]) -> Table:
 def _bundle_text(row: Row, index: int) -> str:
     """Like 1 CPU, 2 disk on 1a2b3c4d."""
     node_id = row["nodes"][index] if index < len(row["nodes"]) else ""
-    amounts = {name: units / 10_000 for name, units in row["bundles"][index].items()}
-    return resources_text(amounts) + (f" on {node_id[:_ID_LENGTH]}" if node_id else "")
+    return resources_text(row["bundles"][index]) + (f" on {node_id[:_ID_LENGTH]}" if node_id else "")
 
 
 def _jobs_table(rows: Sequence[Row], now_s: float) -> Table:

@@ -19,8 +19,11 @@ def timeline_command(file: str, address: str, temp_dir: str | None, as_json: boo
     """Write what ran when to FILE, as a Chrome trace (for chrome://tracing or ui.perfetto.dev); "-" is standard output."""
     answer = ask_all(address, temp_dir, "timeline")
     events = chrome_events(answer["rows"])
-    with click.open_file(file, "w") as target:
-        json.dump(events, target)
+    try:
+        with click.open_file(file, "w") as target:
+            json.dump(events, target)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {file}: {error.strerror}") from None
     ran = sum(event["ph"] == "X" for event in events)
     if as_json:
         click.echo(json.dumps({"file": file, "events": ran, "silent": answer["silent"]}), err=file == "-")

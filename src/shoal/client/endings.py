@@ -6,16 +6,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.client.errors import make_error
+from shoal.exceptions import NodeDiedError
 from shoal.ids import node_tag, split_ids
 from shoal.owner import streams
 from shoal.owner.objects import BORROWED, PENDING
-from shoal.serialization import contained_ids
+from shoal.serialization import contained_ids, serialize
 
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
 
-START_AGAIN = "start again with shoal.shutdown() and shoal.init()"
+SHUT_DOWN = "the session has been shut down"
+
+
+def session_over(reason: str) -> NodeDiedError:
+    """The error for whoever needs a session that is over."""
+    again = "shoal.init()" if reason == SHUT_DOWN else "shoal.shutdown() and shoal.init()"
+    return NodeDiedError(reason, next_step=f"start again with {again}")
 
 
 def node_died(runtime: Runtime, message: list[Any]) -> None:
@@ -30,7 +36,7 @@ def node_died(runtime: Runtime, message: list[Any]) -> None:
 def fail_everything(runtime: Runtime, reason: str) -> None:
     """Fail all objects that are waited for, and wake whoever waits (lock held)."""
     table = runtime.table
-    error = make_error("node_lost", None, f"{reason}; {START_AGAIN}")
+    error = serialize(session_over(reason)).to_bytes()
     for entry in list(table.entries.values()):
         if entry.state == PENDING or (entry.state == BORROWED and entry.waiters):
             table.fail(entry, error)

@@ -61,8 +61,6 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
         error = PlacementError(str(details))
     elif kind == "store_full":
         error = ObjectStoreFullError(str(details))
-    elif kind == "node_lost":
-        error = NodeDiedError(str(details))
     else:
         error = ObjectLostError(str(details))
     return serialize(error).to_bytes()

@@ -122,6 +122,8 @@ class Explain:
         task = entry.task
         if task is not None and entry.state == PENDING:
             return f"of task {task.name!r}, which {self._task_phrase(task)}"
+        if entry.state == PENDING:
+            return self._runtime.groups.describe(entry) or "has not been made yet"
         if entry.state == BORROWED:
             return "is borrowed, and its maker has not delivered it to the node yet"
         if entry.state == FAILED:

@@ -50,6 +50,7 @@ class _Known:
 
     Attributes:
         state: "" while nothing was told, "CREATED" or "REMOVED".
+        reason: why it is not there: for the moment, or for good.
         value: the pickled group, for those who get the ref; kept while `entry` waits for it.
     """
 
@@ -158,6 +159,8 @@ class Groups:
         _, group_id, state, reason, _nodes = message
         known = self._known.get(group_id)
         if state not in ("CREATED", "REMOVED"):
+            if known is not None:
+                known.reason = reason
             self._runtime.report(f"placement group {group_id.hex()} cannot be created now: {reason}")
         elif known is not None:
             known.state, known.reason = state, reason
@@ -165,6 +168,14 @@ class Groups:
                 del self._known[group_id]
             else:
                 self._settle(group_id, known)
+
+    def describe(self, entry: Entry) -> str | None:
+        """What the object of `ready` waits for, as a phrase; None for any other (lock held)."""
+        for group_id, known in self._known.items():
+            if known.entry is entry:
+                why = f" ({known.reason})" if known.reason else ""
+                return f"of placement group {group_id.hex()}, which has not been created yet{why}"
+        return None
 
     def end(self, reason: str) -> None:
         """The session is over: nobody will hear of any group any more (lock held)."""

@@ -22,7 +22,7 @@ from shoal.client.awaits import Promoted, ignored
 from shoal.client.cancelling import cancel_asked
 from shoal.client.connection import Connection
 from shoal.client.deaths import Deaths
-from shoal.client.endings import START_AGAIN, fail_everything, node_died
+from shoal.client.endings import SHUT_DOWN, fail_everything, node_died, session_over
 from shoal.client.environments import Environments
 from shoal.client.errors import make_error, retriable
 from shoal.client.explain import Explain
@@ -43,7 +43,7 @@ from shoal.client.waiting import drop_abandoned_waits
 from shoal.client.waits import Waits
 from shoal.client.withdrawing import withdraw
 from shoal.context import Identity, current_task
-from shoal.exceptions import ClusterStartError, NodeDiedError
+from shoal.exceptions import ClusterStartError
 from shoal.generator import abandoned, drop_abandoned
 from shoal.ids import IdSource, node_tag, split_ids
 from shoal.owner.dispatch import Dispatcher
@@ -213,7 +213,7 @@ class Runtime:
     def _disconnect(self) -> None:
         self.closed = True
         with self.lock:
-            self._end("the session has been shut down")
+            self._end(SHUT_DOWN)
             for lease in list(self.dispatch.leases.values()):
                 if lease.connection is not None:
                     lease.connection.close()
@@ -244,8 +244,7 @@ class Runtime:
 
     def connection_lost(self) -> Exception:
         """The error for whoever needs the daemon when it is gone."""
-        reason = self.lost_reason or "the session has been shut down"
-        return NodeDiedError(f"{reason}; {START_AGAIN}")
+        return session_over(self.lost_reason or SHUT_DOWN)
 
     def report(self, text: str) -> None:
         """Something for people to read that is nobody's exception."""

@@ -275,12 +275,7 @@ def _row_of(group_id: str) -> dict[str, Any] | None:
 
 
 def _specs(row: dict[str, Any]) -> list[dict[str, float]]:
-    return [
-        {name: units / 10_000 for name, units in amounts.items()}
-        if any(units % 10_000 for units in amounts.values())
-        else {name: units // 10_000 for name, units in amounts.items()}
-        for amounts in row["bundles"]
-    ]
+    return [dict(amounts) for amounts in row["bundles"]]
 
 
 __all__ = [

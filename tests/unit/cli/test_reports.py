@@ -192,7 +192,7 @@ class TestStatus:
     def test_placement_groups(self):
         row = {
             "group_id": "ab" * 16, "name": "g", "detached": True, "strategy": "SPREAD", "state": "PENDING", "job_id": "1",
-            "bundles": [{"CPU": 10_000}, {"CPU": 5000}], "nodes": ["cd" * 16, ""], "reason": "waits for room",
+            "bundles": [{"CPU": 1}, {"CPU": 0.5}], "nodes": ["cd" * 16, ""], "reason": "waits for room",
         }  # fmt: skip
         (line,) = status.list_table("placement-groups", [row], 0.0).rows
         assert line[1:5] == ("g (detached)", "SPREAD", "PENDING", "1 CPU on cdcdcdcd; 0.5 CPU")
