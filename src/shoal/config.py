@@ -64,6 +64,10 @@ class Config:
     memory_monitor_ms: float = 250.0
     memory_patience_ms: float = 500.0
     memory_settle_ms: float = 500.0
+    # Tasks like one that was ended for lack of memory are not started beside others until what it had is free, but for so long at
+    # most; then they are tried anyway. Shapes of tasks of which that is remembered; beyond, the oldest is forgotten.
+    memory_room_ms_max: float = 600_000.0
+    memory_room_shapes_max: int = 1000
     # What processes can fill in a second at most: it is read more often when that much less is left.
     memory_fill_bytes_per_s: float = 4e9
     # What the processes and the store of one node may use together, if that is less than the machine has; 0: what there is.

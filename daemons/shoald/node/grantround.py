@@ -32,7 +32,7 @@ class GrantRound:
         queue = [
             (order_key(d, reserved), n, d)
             for n, d in enumerate(core.waiting)
-            if d.here and core.ledger.feasible(d.amounts)
+            if d.here and core.ledger.feasible(d.amounts) and not (d.short_of_memory and core.leases)
         ]
         heapq.heapify(queue)
         set_aside: list[Amounts] = []

@@ -98,11 +98,12 @@ class Demand:
         weight: of one of its leases.
         usage: sum of the weights of its leases that are not lent out.
         told: the kind of the last DEMAND_STATUS ("ok" if none was sent).
+        short_of_memory: why none is granted here beside others, since one was ended for lack of memory; "" if not so.
     """
 
     __slots__ = (
         "amounts", "away", "backlog", "client", "constraints", "env", "here", "last_grant", "leases", "lendable",
-        "obstacle", "options", "resources", "shape_id", "since", "told", "turn", "usage", "weight", "why",
+        "obstacle", "options", "resources", "shape_id", "short_of_memory", "since", "told", "turn", "usage", "weight", "why",
     )  # fmt: skip
 
     def __init__(self, client: Client, shape_id: int, resources: Amounts, weight: int, now: float) -> None:
@@ -125,6 +126,7 @@ class Demand:
         self.usage = 0
         self.last_grant = 0
         self.told = "ok"
+        self.short_of_memory = ""
 
     @property
     def without_cpu(self) -> bool:

@@ -9,6 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from shoal.sizes import bytes_text
+from shoald.node.memoryroom import MemoryRoom
 from shoald.node.memorywatch import Candidate, MemoryWatch, Reading
 from shoald.store.memory import kernel_kills, memory_in_use, own_bytes
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoald.node.daemon import NodeDaemon
-    from shoald.node.leases import Lease
+    from shoald.node.leases import Demand, Lease
     from shoald.node.pool import Worker
     from shoald.shell.loop import Timer
 
@@ -34,7 +35,11 @@ class MemorySide:
         self._daemon = daemon
         self._timer: Timer | None = None
         self._last: Reading | None = None
+        self._tasks: dict[
+            bytes, tuple[bytes, float]
+        ] = {}  # of each worker: what it runs, and since when, about
         self.core = MemoryWatch(daemon.config)
+        self.room: MemoryRoom[Demand] = MemoryRoom(daemon.config)
         self.on_short: list[Callable[[], None]] = []
 
     def watch(self) -> None:
@@ -49,10 +54,13 @@ class MemorySide:
         daemon = self._daemon
         self._timer = None
         if not daemon.scheduler.leases:
+            self._tasks = {}
             daemon.scheduler.hold_back(False, daemon.loop.now())
+            daemon.scheduler.wait_for_memory({}, daemon.loop.now())
             return
         now = daemon.loop.now()
         self._last = reading = self._reading()
+        self._see_tasks(now)
         self.core.kernel_kills(kernel_kills(), now)
         self._look_in(self.core.look_again_s(reading))
         was_short = self.core.short
@@ -66,7 +74,25 @@ class MemorySide:
             daemon.log.line(f"worker {victim.worker_id.hex()} is {victim.reason}")
             facts = {"kind": "memory", "used_bytes": victim.used_bytes, "limit_bytes": victim.limit_bytes}
             worker = daemon.scheduler.pool.workers[victim.worker_id]
+            lease = daemon.scheduler.leases[worker.lease_id]
             daemon.scheduler.end_worker(worker, victim.reason, now, facts=facts)
+            if not lease.demand.options.get("actor"):
+                self.room.ended(lease.demand, self._candidate(lease), now)
+        if self.room:
+            leases = daemon.scheduler.leases.values()
+            running = [each for each in leases if not each.blocked and not each.demand.options.get("actor")]
+            waiting = self.room.lacking(reading, [self._candidate(each) for each in running], now)
+            daemon.scheduler.wait_for_memory(waiting, now)
+
+    def _see_tasks(self, now: float) -> None:
+        """Notice which workers have begun something since the last look."""
+        daemon = self._daemon
+        seen = self._tasks
+        self._tasks = {}
+        for lease in daemon.scheduler.leases.values():
+            task = daemon.board.current(daemon.scheduler.pool.workers[lease.worker_id].slot)
+            before, since = seen.get(lease.worker_id, (task, lease.granted_at))
+            self._tasks[lease.worker_id] = task, since if before == task else now
 
     def say_why(self, worker: Worker, signal_number: int) -> None:
         """A worker died, not by this daemon: if the kernel did it for lack of memory, that is what its task's error says."""
@@ -99,15 +125,13 @@ class MemorySide:
         daemon = self._daemon
         worker = daemon.scheduler.pool.workers[lease.worker_id]
         actor = bool(lease.demand.options.get("actor"))
-        name = (
-            daemon.actors.name_of(worker.worker_id) or f"task {lease.demand.options.get('name', '')}".strip()
-        )
+        task = daemon.board.task_name(worker.slot) or str(lease.demand.options.get("name", ""))
         return Candidate(
             worker.worker_id,
             worker.pid,
-            name,
+            daemon.actors.name_of(worker.worker_id) or f"task {task}".strip(),
             own_bytes(worker.pid),
-            lease.granted_at,
+            lease.granted_at if actor else self._tasks.get(worker.worker_id, (b"", lease.granted_at))[1],
             daemon.actors.may_restart(worker.worker_id) if actor else daemon.board.repeatable(worker.slot),
             actor,
         )

@@ -45,7 +45,7 @@ class Candidate:
     Attributes:
         name: of its task or actor, for people.
         own_bytes: memory that only this process has (the store's pages are not its own).
-        started_at: when it was leased, monotonic seconds.
+        started_at: when its task began, or the actor was made, monotonic seconds.
         repeatable: what it runs may be run again.
         actor: it is an actor.
     """
@@ -148,9 +148,14 @@ class MemoryWatch:
 
 def _reason(reading: Reading, victim: Candidate, candidates: Sequence[Candidate]) -> str:
     largest = sorted(candidates, key=lambda each: -each.own_bytes)[:_NAMED_MAX]
-    listed = ", ".join(f"{each.name} (pid {each.pid}) {bytes_text(each.own_bytes)}" for each in largest)
+    listed = ", ".join(f"{_with_pid(each)} {bytes_text(each.own_bytes)}" for each in largest)
     return (
         f"ended to keep {reading.what} from running out of memory: {bytes_text(reading.used_bytes)} of "
         f"{bytes_text(reading.limit_bytes)} were in use, {bytes_text(victim.own_bytes)} by this process; "
         f"the largest were {listed}"
     )
+
+
+def _with_pid(worker: Candidate) -> str:
+    """Actors have it in their names."""
+    return worker.name if worker.name.endswith(f" {worker.pid}") else f"{worker.name} (pid {worker.pid})"

@@ -189,7 +189,7 @@ class Placement:
         demand.why, demand.away = "this node has room", ""
         if demand.constraints is not None or self.draining or not ledger.feasible(demand.amounts):
             return False
-        if _count(own.free, demand.amounts) < demand.backlog:
+        if demand.short_of_memory or _count(own.free, demand.amounts) < demand.backlog:
             return False
         _take(own.free, demand.amounts, demand.backlog)
         return True
@@ -247,7 +247,8 @@ class Placement:
         shares: dict[str, int] = {}
         others = allowed
         if allowed[0] is own:
-            rest -= _take_up_to(own.free, amounts, rest)
+            if not demand.short_of_memory:
+                rest -= _take_up_to(own.free, amounts, rest)
             others = allowed[1:]
         else:
             demand.here = 0

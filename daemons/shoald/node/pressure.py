@@ -47,7 +47,12 @@ class Pressure:
 
     def _holds(self, demand: Demand, now: float) -> bool:
         aged_ms = (now - demand.since) * 1000 - self._config.reservation_after_ms
-        if aged_ms < 0 or not demand.here or not self._core.ledger.feasible(demand.amounts):
+        if (
+            aged_ms < 0
+            or not demand.here
+            or demand.short_of_memory
+            or not self._core.ledger.feasible(demand.amounts)
+        ):
             return False
         return int(aged_ms / self._config.reservation_hold_ms) % 2 == 0
 
@@ -207,6 +212,10 @@ class Pressure:
         core = self._core
         if not demand.here:
             return demand.away
+        if demand.short_of_memory and core.leases:
+            return demand.short_of_memory
+        if core.held_back and core.leases:
+            return "waits for memory, which is short on this node: nothing is started beside what runs"
         missing = self._missing(demand, core.ledger.free)
         if missing:
             holders = sorted(

@@ -33,7 +33,7 @@ from shoald.node.staffing import Staffing
 from shoald.store.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from shoal.config import Config
 
@@ -78,6 +78,7 @@ class SchedulerCore:
         self.zero_cpu_running = 0
         self.actors = 0  # clients that are actors: each keeps a worker for life
         self.held_back = False  # nothing is granted while anything runs
+        self._short_of_memory: dict[Demand, str] = {}
         self.counters = {"granted": 0, "returned": 0, "recalled": 0, "oversubscribed": 0, "workers_died": 0}
         self.staffing = Staffing(self)
         self._grants = GrantRound(self)
@@ -489,6 +490,16 @@ class SchedulerCore:
         if self.held_back and not yes:
             self._deadline = now
         self.held_back = yes
+
+    def wait_for_memory(self, demands: Mapping[Demand, str], now: float) -> None:
+        """These demands, and no others, are not granted while anything runs, for the reason given with each."""
+        for demand in self._short_of_memory.keys() - demands.keys():
+            demand.short_of_memory = ""
+            self.room_changed(now)
+        for demand in demands.keys() - self._short_of_memory.keys():
+            demand.short_of_memory = demands[demand]
+            self.room_changed(now)
+        self._short_of_memory = dict(demands)
 
     def _place(self, now: float) -> float | None:
         """Decide where the waiting demands are met, unless that can only be here. Returns when time alone may change that."""

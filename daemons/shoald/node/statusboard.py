@@ -1,4 +1,4 @@
-"""Shared memory with a slot per worker: the id of the task that it started last, written before each start.
+"""Shared memory with a slot per worker: the id and name of the task that it started last, written before each start.
 
 The worker writes without a system call, the daemon reads at the confirmed death: so it is known which task
 was running, even after a kill. Freed with the last process that maps it.
@@ -43,6 +43,12 @@ class StatusBoard:
     def repeatable(self, slot: int) -> bool:
         """Whether the task that the worker in ``slot`` started last may be run again."""
         return not self._map[slot * STATUS_SLOT_BYTES + TASK_ID_BYTES]
+
+    def task_name(self, slot: int) -> str:
+        """The name of the task that the worker in ``slot`` started last, or the end of a long one; "" if none."""
+        start = slot * STATUS_SLOT_BYTES
+        name = self._map[start + TASK_ID_BYTES + 1 : start + STATUS_SLOT_BYTES]
+        return name.rstrip(b"\0").decode("utf-8", "ignore")
 
     def clear(self, slot: int) -> None:
         """Forget what the slot's last worker wrote."""

@@ -104,7 +104,7 @@ class Executor:
     Args:
         status: 64 writable bytes shared with the daemon; the first 16 name the task of the lease that was started last,
             the next is 1 while that may not be run again, or crashed before
-            (not what runs inside it: the submitter does not know that).
+            (not what runs inside it: the submitter does not know that); then its name, or the end of a long one.
         set_task_name: tells the output writers whose lines come now, and whether it is a task known to be short.
     """
 
@@ -127,6 +127,7 @@ class Executor:
         self._code = UserCode(self, self._cancels)
         self._remember = runtime.timeline.record
         self._careful = False
+        self._told_name = ""
         self._units: dict[str, int] = {}
         self._serial = 0
         self._told_unfinished = False
@@ -235,6 +236,9 @@ class Executor:
             else:
                 function = self._functions.get(function_id, loaded, task_id)
                 name = function.name
+            if name != self._told_name and len(self._running) == 1:
+                self._told_name = name
+                self._status[17:] = name.encode("utf-8", "replace")[-47:].ljust(47, b"\0")
             self._set_task_name(name, function.short)
             args, kwargs = self._arguments.load(loaded, submitter, payload, lifted, details)
             depth = details["depth"] if details else 0

@@ -110,6 +110,11 @@ def test_the_reason_has_the_figures_and_the_largest(watch):
     assert (victim.used_bytes, victim.limit_bytes) == (int(9.5 * GIB), 10 * GIB)
 
 
+def test_the_name_of_an_actor_has_its_pid_already(watch):
+    actor = Candidate(b"w", 17, "actor Cache 17", GIB, 1.0, True, True)
+    assert "actor Cache 17 1.07 GB" in watch.choose(reading(9.5), [actor], short(watch)).reason
+
+
 def test_what_the_kernel_did_lately(watch):
     assert not watch.kernel_kills(12, 0.0), "that was before we looked"
     assert not watch.kernel_kills(12, 1.0)
