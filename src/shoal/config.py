@@ -395,7 +395,7 @@ class Config:
     dashboard_restart_ms: float = 1000.0
     dashboard_restarts_max: int = 5
     # After the driver's goodbye, its workers' last output is waited for this long.
-    goodbye_ms_max: float = 2000.0
+    goodbye_ms_max: float = 4000.0
     # Rows of one answer to people; beyond, the answer says how many were left out.
     rows_max: int = 100000
     # Bytes of a worker's output without a newline: at the worker before they are written anyway, and at the daemon

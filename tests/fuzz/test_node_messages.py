@@ -81,6 +81,7 @@ def templates(proc, object_id, offset):
         [m.ACTOR_FAILED, object_id, b"error"],
         [m.ACTOR_EXITS, object_id, "reason"],
         [m.UNRECOVERABLE, object_id, "why"],
+        [m.UNRECOVERABLE, object_id * 2, "full", "why"],
         [m.PIN_TOGETHER, [object_id, proc, 1], 0],
         [m.ALLOC_FILE, 12, 64],
         [m.FILE_RETURN, 1],

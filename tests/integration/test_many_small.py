@@ -64,3 +64,18 @@ def test_several_readers_of_the_same(small):
     tasks = [check.remote(refs[:half], 0), check.remote(refs[half:], half), check.remote(refs, 0)]
     assert shoal.get(tasks) == [half, half, COUNT]
     assert shoal.get(refs[::7]) == [value(number) for number in range(0, COUNT, 7)]
+
+
+def test_without_spilling_the_reader_hears_that_there_is_no_room(no_leaks):
+    settings = {"spilling": False, "store_full_wait_ms": 200}
+    shoal.init(num_cpus=2, object_store_memory=STORE, _system_config=settings)
+    try:
+        refs = [shoal.put(value(number)) for number in range(COUNT)]
+        with pytest.raises(shoal.exceptions.ObjectStoreFullError, match=r"driver .* holds .* objects"):
+            shoal.get(check.remote(refs, 0))
+        assert shoal.get(refs) == [value(number) for number in range(COUNT)]
+        few = refs[:100]
+        del refs
+        assert shoal.get(check.remote([shoal.put(shoal.get(ref)) for ref in few], 0)) == 100
+    finally:
+        shoal.shutdown()

@@ -372,8 +372,12 @@ class Readers:
         return True
 
     def unrecoverable(self, client: Client, message: list[Any], _now: float) -> None:
-        """UNRECOVERABLE: the owner's word on a lost object, if it was asked."""
+        """UNRECOVERABLE: the owner's word on a lost object, if it was asked; or on those that it finds no room for."""
         object_id, kind, why = fields(message, 3)
+        if kind == "full" and type(why) is str:
+            for each in split_ids(checked_ids(object_id)):
+                self._find_no_room(client, each, why)
+            return
         if kind not in _LOST_KINDS or type(why) is not str:
             raise ProtocolError("an object is unrecoverable for a reason")
         if self._asked.get(checked_id(object_id)) is not client:
@@ -386,6 +390,12 @@ class Readers:
             obj = self._ledger.objects.get(object_id)
             damage = f"{lost_text(obj)}; " if obj is not None and obj.disk is not None else ""
             self._refuse(read, kind, f"object {object_id.hex()} is lost: {damage}{why}")
+
+    def _find_no_room(self, client: Client, object_id: bytes, why: str) -> None:
+        if object_id[:PROCESS_ID_SIZE] == client.proc and object_id not in self._ledger.objects:
+            for read in list(self._parked.get(object_id, ())):
+                self._take_out(read)
+                self._refuse(read, "full", why)
 
     def _elsewhere(self, object_id: bytes, proc: object) -> bool:
         """Whether another node has it, or should know; ``proc`` is of the stamp."""

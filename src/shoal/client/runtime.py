@@ -47,6 +47,7 @@ from shoal.exceptions import ClusterStartError
 from shoal.generator import abandoned, drop_abandoned
 from shoal.ids import IdSource, node_tag, split_ids
 from shoal.owner.dispatch import Dispatcher
+from shoal.owner.nodestream import MESSAGE_IDS_MAX
 from shoal.owner.objects import FAILED, REFUSED
 from shoal.owner.table import ObjectTable
 from shoal.owner.tasks import FunctionExport, TaskRecord, forgotten
@@ -473,12 +474,16 @@ class Runtime:
     def promotions_failed(self, reason: str) -> None:
         """There is no room for values whose refs were sent away: an error takes their place, for whoever reads them elsewhere.
 
-        That is small; until there is room even for that, readers wait, and it is tried again (lock held).
+        That is small; until there is room even for that it is tried again, and who waits by then is told each time (lock held).
         """
         self._no_room = make_error("store_full", None, reason)
         refused = [entry for entry in self.table.promotions if not entry.flags & REFUSED]
         for entry in refused:
             entry.flags |= REFUSED
+        waiting = [entry.id for entry in self.table.promotions]
+        for start in range(0, len(waiting), MESSAGE_IDS_MAX):
+            ids = b"".join(waiting[start : start + MESSAGE_IDS_MAX])
+            self.table.to_node([m.UNRECOVERABLE, ids, "full", reason])
         if refused:
             self.report(f"{len(refused)} value(s) that tasks refer to do not fit into the store: {reason}")
 

@@ -21,7 +21,6 @@ HELLO = 1  # [proc, kind "driver"|"worker"|"cli", pid, info: dict]   → WELCOME
 
 # Store
 ALLOC = 10  # [req, size_min, size_wanted, ways?] → EXTENT | ALLOC_FAILED. Leases an extent to the client. Ways: ALLOC_…
-#   A fourth field, True: until the answer this client gives up no ref (one thread, which waits, and no task under way)
 EXTENT_RETURN = 11  # [offset, size]: a leased (part of an) extent that will not be used
 SEAL = 12  # [id, offset, size, contained ids, flags, holder proc, callsite: str, content hash: 16 B or b""]
 #   The object takes [offset, offset+size rounded up to 64) out of the sender's leased extent. One hold for `holder`.
@@ -36,6 +35,7 @@ EXPECT = 18  # [ids]: the sender will seal these later (a pending ref that escap
 DEDUP = 19  # [req, content hash, size] → DEDUP_FOUND; takes a hold for the sender in the same step
 FORK = 20  # [] + descriptor: the sender forks; its live pins stay until the read end of this pipe closes
 UNRECOVERABLE = 21  # [id, kind as in PIN_FAILED, why]: the answer to RECOVER if nothing will come; otherwise EXPECT, and the seal in time
+#   [ids, "full", why]: there is no room for values whose refs the sender has given away; not asked, and not for ever
 PIN_TOGETHER = 22  # [[id, stamp proc, stamp number, id, …], priority]: PINNED or PIN_FAILED for each, with req 0; those that are in
 #   this store are answered when all of them can be pinned: two readers that each hold half of what they need would wait for ever
 
@@ -81,7 +81,7 @@ SEAL_PINNED = 1  # the sender keeps a (cached) pin
 SEAL_ERROR = 2  # the value is an exception
 SEAL_PRIMARY = 4  # the first copy (not one that was pulled)
 
-ALLOC_KEEPS = 1  # nothing that the sender has can come free while it waits
+ALLOC_KEEPS = 1  # until the answer the sender gives up no ref (one thread, which waits, and no task under way)
 ALLOC_OR_FILE = 2  # rather a file (ALLOC_FILE) than a long wait
 
 # Actors. `actor` is the 16-byte id of the actor's lifetime object, which its creator has sealed before.

@@ -212,8 +212,30 @@ def test_a_question_whose_reader_has_gone_is_asked_again_for_the_next() -> None:
     assert kinds(bench.pin(C, OWNED)) == [(A, m.RECOVER, None)]
 
 
+def test_who_waits_for_what_its_owner_finds_no_room_for_is_told() -> None:
+    bench = Bench()
+    bench.send(A, m.HOLD, B, OWNED)
+    assert bench.pin(B, OWNED) == []
+    assert bench.send(C, m.UNRECOVERABLE, OWNED, "full", "not for C to say") == []
+    ((to, message),) = bench.send(A, m.UNRECOVERABLE, OWNED, "full", "no room")
+    assert (to, message[0], message[3:]) == (B, m.PIN_FAILED, ["full", "no room"])
+    # It may come all the same, and then it is there.
+    bench.pin(C, OWNED)
+    assert kinds(bench.seal(A, OWNED)) == [(C, m.PINNED, None)]
+    assert bench.send(A, m.UNRECOVERABLE, OWNED, "full", "no room") == []
+    assert kinds(bench.pin(B, OWNED)) == [(B, m.PINNED, None)]
+
+
 @pytest.mark.parametrize(
-    "words", [(OWNED, "full", "why"), (OWNED, "lost", 3), (b"short", "lost", "why"), (OWNED, "lost")]
+    "words",
+    [
+        (OWNED, "full", 3),
+        (b"short", "full", "why"),
+        (OWNED, "elsewhere", "why"),
+        (OWNED, "lost", 3),
+        (b"short", "lost", "why"),
+        (OWNED, "lost"),
+    ],
 )
 def test_words_that_make_no_sense_are_refused(words: tuple[Any, ...]) -> None:
     bench = Bench()
