@@ -2,7 +2,8 @@
 
 Room for the whole object is leased before its first chunk is asked for, and what has room needs nothing else to get
 done: so objects on their way never wait for each other's room. One that is larger than the budget goes alone. Small
-objects share a lease.
+objects share a lease. Where room does not come for all that is in use, a file is rather had (`lent`) than a long wait; who gets
+none waits as long as anybody.
 
 Invariant: `taken` is what the pulls have leased or asked for, in bytes, and never more than the budget, unless by one
 pull alone.
@@ -85,7 +86,7 @@ class Admission:
             self.taken += room
             group.append(pull)
             size += room
-            if pull.tries:  # it shares no lease any more: a smaller piece may be found sooner
+            if pull.alone:  # a smaller piece may be found sooner
                 self._ask(group, size)
                 group, size = [], 0
         if group:
@@ -98,7 +99,8 @@ class Admission:
 
     def _ask(self, group: list[Pull], size: int) -> None:
         self._asked[self.number()] = (group, size)
-        self._outbox.append(ToStore(self._proc, [m.ALLOC, self._number, size, size]))
+        ways = 0 if group[0].is_patient else m.ALLOC_OR_FILE
+        self._outbox.append(ToStore(self._proc, [m.ALLOC, self._number, size, size, ways]))
 
     def granted(self, number: int, offset: int, length: int) -> list[Pull]:
         """EXTENT: the pulls that have room now; each has its `allocated`, and its copy an offset."""
@@ -113,13 +115,14 @@ class Admission:
             offset += pull.allocated
         return group
 
-    def refused(self, number: int) -> list[Pull]:
-        """ALLOC_FAILED: the pulls that have no room; they are to enter again, or to end."""
+    def refused(self, number: int, waited: bool) -> list[Pull]:
+        """ALLOC_FAILED: the pulls that have no room; they are to enter again, or to end. ``waited``: for as long as anybody."""
         group, size = self._asked.pop(number)
         self.taken -= size
         for pull in group:
             pull.rooming = False
-            pull.tries += 1
+            pull.alone = True
+            pull.tries += waited
         return group
 
     def validate(self, allocated: int) -> None:

@@ -3,7 +3,7 @@
     refused room ─→ queued ─ ALLOC_FILE ─→ FILE_LENT ─→ in use ─ all chunks written, summed ─→ SEAL_IN_FILE
                                │ ALLOC_FAILED             │ given up: FILE_RETURN, when no write to it is under way
                                ↓                          │ a write hangs: FILE_STALLED, and FILE_RETURN when it ends
-                     asks for room again, or ends         ↓
+              asks for room again (patiently), or ends    ↓
                                                         gone
 
 To the store the pulls are a client of their own, and a file is lent to them as to any creator; so the daemon's end, a directory

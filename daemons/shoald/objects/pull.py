@@ -80,13 +80,16 @@ class Pull:
         trouble: why that file is no good; it is given up when no connection writes to it any more.
         room_problem: (kind, text) of why there was no room.
         rooming: the store has been asked for room, and has not answered.
-        tries: how often there was no room.
+        alone: it shares no lease with others, since there was no room for all of them.
+        tries: how often it has waited for room in vain.
+        is_patient: it waits as long as anybody, since there was no file either.
         told: chunks that readers of this part know of.
         next: another copy that is pulled as soon as no connection writes for the old one any more: (source, message).
     """
 
     __slots__ = (
         "allocated",
+        "alone",
         "copy",
         "facts",
         "file",
@@ -94,6 +97,7 @@ class Pull:
         "flying",
         "head_silent",
         "id",
+        "is_patient",
         "located",
         "missing",
         "next",
@@ -141,7 +145,7 @@ class Pull:
         self.allocated = self.file = 0
         self.path = self.trouble = ""
         self.room_problem = ("full", "")
-        self.rooming = False
+        self.rooming = self.alone = self.is_patient = False
         self.tries = 0
         self.told = 0
         self.next: tuple[Source, list[object]] | None = None

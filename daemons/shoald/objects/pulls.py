@@ -14,7 +14,7 @@ anew.
 Small objects that are wanted at once are asked for, and come, together (`parcels`).
 
 **When.** Room comes by priority within a budget (`admission`), chunks by priority and by who is free (`lanes`). What no
-room was made for, after all that relief does, is received into a file that the store lends (`lent`).
+room was made for, after all that relief does, or soon when all is in use, is received into a file that the store lends (`lent`).
 
 Invariants: one pull per object; a transfer never mixes copies; a pull that has room can finish without any other; room
 goes back only when no lane has a chunk of it in its hands.
@@ -368,12 +368,12 @@ class PullCore(Seeking):
             self._go_on(pull, now)
 
     def no_room(self, number: int, kind: str, text: str, now: float) -> None:
-        """ALLOC_FAILED: ``kind`` "full" may be better later, "never" is not."""
+        """ALLOC_FAILED: ``kind`` "full" may be better later, "never" is not; "file": a file can be had at once."""
         fileless = self._files.refused(number)
         if fileless is not None:
             self._without_file(fileless, kind, text)
             return
-        group = self._admission.refused(number)
+        group = self._admission.refused(number, waited=kind != "file")
         for pull in group:
             if pull.state == ENDING:
                 self._end(pull)
@@ -400,6 +400,7 @@ class PullCore(Seeking):
             pull.state = ROOM
             self._files.enter(pull)
         else:
+            pull.is_patient = True
             self._admission.enter(pull)
 
     def lent(self, number: int, file: int, path: str, now: float) -> None:

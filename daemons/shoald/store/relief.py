@@ -285,7 +285,7 @@ class Relief:
         """Have what no room comes free for read and written in files; ``waiting``: so many waited at the begin of the turn."""
         standstill = self._standstill
         if standstill and self._count_waiting() < waiting:
-            standstill.ended(with_room=True)
+            standstill.ended(True, now)
         counters = self._ledger.counters
         changes = counters["frees"], counters["seals"], sum(self._marks)
         is_still = changes == self._changes and self._somebody_waits() and not self._is_under_way(now)
@@ -300,7 +300,7 @@ class Relief:
             self._extents.have_written(request)
             done = True
         if standstill and done:
-            standstill.ended(with_room=False)
+            standstill.ended(False, now)
 
     def _can_lend(self, now: float) -> bool:
         """Whether a creator would get a file now, for all that is known."""

@@ -40,9 +40,10 @@ class Standstill:
         ends_at = self.ends_at(since)
         return ends_at is not None and ends_at <= now
 
-    def ended(self, with_room: bool) -> None:
-        """A wait has ended, with room or without."""
+    def ended(self, with_room: bool, now: float) -> None:
+        """A wait has ended, with room or without: then the next one's turn is not at once, what was done may help it."""
         if with_room:
             self._patience_s = min(self._most_s, self._patience_s * 2)
         else:
             self._patience_s = max(self._most_s * _LEAST, self._patience_s / 4)
+            self._since = now

@@ -252,3 +252,58 @@ def test_a_full_disk_loses_what_another_node_has_and_nothing_else():
     world.wait(0.2)
     told = {answer[2]: b.read_file(answer) for answer in b.told() if answer[0] == m.PINNED_IN_FILE}
     assert told == {x: DATA, late: DATA}
+
+
+SOON_S = 0.3  # of store_full_wait_ms, 1 s here
+
+
+def files_soon(world, node):
+    """What node 1 says within a moment, in which the clock does not stand still."""
+    told = []
+    for _ in range(100):
+        world.run()
+        world.wait(SOON_S / 100)
+        told += node.told()
+    return {answer[2]: answer for answer in told if answer[0] in (m.PINNED_IN_FILE, m.PIN_FAILED)}
+
+
+def test_nobody_waits_for_long_in_a_store_that_is_full_of_views():
+    world = full_world()
+    a, b = world.nodes
+    x = own(a)
+    a.seal(x, DATA)
+    b.pin(x, a.proc)
+    assert b.read_file(files_soon(world, b)[x]) == DATA
+    world.validate()
+
+
+@pytest.mark.parametrize("size", [CHUNK // 4, CHUNK - 1])
+def test_nor_do_those_that_would_share_a_lease_or_come_together(size):
+    world = full_world()
+    a, b = world.nodes
+    b.seal(own(b, 98), body(4 * CHUNK))
+    b.pin(own(b, 98))
+    ids = [own(a, number) for number in range(1, 5)]
+    for object_id in ids:
+        a.seal(object_id, body(size, object_id[11]))
+    b.pin_together(ids, a.proc)
+    told = files_soon(world, b)
+    assert {each: b.read_file(told[each]) for each in ids} == {each: body(size, each[11]) for each in ids}
+    world.validate()
+
+
+def test_who_gets_no_file_then_waits_as_long_as_ever():
+    world = full_world(pull_room_tries_max=1)
+    a, b = world.nodes
+    b.disk_full = True
+    x = own(a)
+    a.seal(x, DATA)
+    b.pin(x, a.proc)
+    assert files_soon(world, b) == {}
+    world.wait(0.5)
+    b.send(m.UNPIN, own(b, 99))
+    b.send(m.RELEASE, own(b, 99))
+    world.run()
+    (answer,) = [answer for answer in b.told() if answer[0] == m.PINNED]
+    assert b.read(answer) == DATA
+    world.validate()

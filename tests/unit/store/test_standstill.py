@@ -128,3 +128,15 @@ def test_pins_that_do_not_come_back_are_waited_for_only_a_few_times() -> None:
             said = later(bench, 0.001)
             waited += 0.001
     assert waited < 0.07
+
+
+def test_who_waits_as_long_is_sent_to_a_file_soon_after_though_nothing_else_happens() -> None:
+    bench = stuck_bench()
+    for number in range(4):
+        bench.send(B, m.ALLOC, 10 + number, 16 * KIB, 16 * KIB, m.ALLOC_OR_FILE)
+    waits = []
+    for number in range(4):
+        ms, message = waits_until(bench, m.ALLOC_FAILED, 1.0)
+        assert message[1:3] == [10 + number, "file"]
+        waits.append(round(ms))
+    assert waits[1:] == [16, 4, 1]
