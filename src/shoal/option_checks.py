@@ -28,9 +28,9 @@ Check = Callable[[str, Any], Any]
 
 
 def to_units(name: str, amount: float) -> int:
-    """An amount of a resource in units of 1/10,000.
+    """An amount of a resource in units of 1/10,000, rounded down: three times a third fits.
 
-    Raises TypeError for what is no number, ValueError for a negative, endless or finer one.
+    Raises TypeError for what is no number, ValueError for a negative or endless one, or one below the smallest unit.
     """
     if isinstance(amount, bool | str) or not hasattr(amount, "__float__"):
         raise TypeError(f"{name} needs a number, not {type(amount).__name__}")
@@ -43,7 +43,9 @@ def to_units(name: str, amount: float) -> int:
         units = round(exact)
         # Sixteen digits are what a float has: 0.3 × 10,000 is not quite 3000.
         if abs(exact - units) > max(1e-6, abs(exact) * 1e-15):
-            raise ValueError(f"{name}={amount!r} is finer than 0.0001, the granularity of resources")
+            units = math.floor(exact)
+        if units == 0 and amount:
+            raise ValueError(f"{name}={amount!r} is less than 0.0001, the granularity of resources")
     if units < 0:
         raise ValueError(f"{name} cannot be negative, as {amount!r} is")
     if units > _UNITS_MAX:

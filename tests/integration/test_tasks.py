@@ -1,5 +1,7 @@
 """Tasks from the outside: how they are declared, called, given arguments and resources, and what they know of themselves."""
 
+import fnmatch
+import functools
 import os
 import threading
 import time
@@ -123,6 +125,53 @@ def test_functions_may_be_arguments_results_and_call_each_other(shoal_session):
     assert shoal.get(apply.remote(identity, 7)) == 7
     made = shoal.get(make.remote(5))
     assert shoal.get(made.remote(1)) == 6
+
+
+def test_what_functools_makes(shoal_session):
+    """Of the main module, as in a script or notebook: cloudpickle alone pickles neither."""
+    namespace = {"__name__": "__main__", "functools": functools}
+    exec(
+        """
+@functools.lru_cache(maxsize=500)
+def fibonacci(n):
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+class Box:
+    made = 0
+
+    @functools.cached_property
+    def content(self):
+        Box.made += 1
+        return [1]
+
+    @functools.cache
+    def twice(self, x):
+        return 2 * x
+
+@functools.singledispatch
+def kind(value):
+    return "any"
+
+@kind.register
+def _(value: int):
+    return "int"
+
+def use(function):
+    box = Box()
+    cached = box.content is box.content, Box.made, box.twice(2)
+    return fibonacci(80), function(30), function.cache_parameters(), *cached, kind(1), kind("")
+""",
+        namespace,
+    )
+    fibonacci = namespace["fibonacci"]
+    fibonacci(10)
+    assert namespace["kind"](1) == "int"
+    found = shoal.get(shoal.remote(namespace["use"]).remote(fibonacci))
+    assert found == (23416728348467685, 832040, {"maxsize": 500, "typed": False}, True, 1, 4, "int", "any")
+    assert shoal.get(shoal.remote(fibonacci).remote(30)) == 832040
+    assert shoal.get(shoal.put(fnmatch._compile_pattern)) is fnmatch._compile_pattern, (
+        "what can be imported is"
+    )
 
 
 def test_a_namespace_like_that_of_a_notebook(shoal_session):

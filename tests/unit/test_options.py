@@ -42,7 +42,6 @@ def test_defaults_are_those_of_the_documentation():
         (TaskOptions, "num_cpus", True, TypeError),
         (TaskOptions, "num_cpus", -1, ValueError),
         (TaskOptions, "num_cpus", 0.00001, ValueError),
-        (TaskOptions, "num_cpus", 0.12345, ValueError),
         (TaskOptions, "num_cpus", float("nan"), ValueError),
         (TaskOptions, "num_gpus", float("inf"), ValueError),
         (TaskOptions, "memory", 2**60, ValueError),
@@ -227,6 +226,9 @@ def test_numbers_of_other_kinds():
     assert to_units("x", np.float32(0.5)) == 5000
     assert to_units("x", np.int64(3)) == 30000
     assert to_units("x", Fraction(1, 4)) == 2500
+    assert to_units("x", 1 / 3) == to_units("x", Fraction(1, 3)) == 3333
+    assert to_units("x", 2 / 3) == 6666
+    assert to_units("x", 1.99999) == 19999
     assert TaskOptions(num_returns=np.int64(3)).num_returns == 3
     with pytest.raises(TypeError):
         to_units("x", None)

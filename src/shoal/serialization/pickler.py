@@ -29,7 +29,7 @@ from cloudpickle import cloudpickle as cloudpickle_module
 
 from shoal.lazynumpy import notice, np
 
-from . import custom
+from . import cached, custom
 from .arrays import CODES, PROTOCOL, Reduced, Reducer, array_arguments, reduce_own, subclass_reducer
 from .format import NEXT_RIDER, RIDERS_BY_ID
 from .ragged import PackedSequence, pack, reduce_object_array, reduce_sequence
@@ -262,7 +262,7 @@ class Dump:
         if _ref_type is not None:
             fixed[_ref_type] = self._reduce_ref
         self._plain = ReducerTable(fixed, copyreg.dispatch_table, by_value=False, dump=self)
-        cloud = {**fixed, CodeType: reduce_code}
+        cloud = {**fixed, CodeType: reduce_code, **cached.reducers(is_by_value)}
         self._cloud = ReducerTable(cloud, cloudpickle.Pickler.dispatch_table, by_value=True, dump=self)
 
     def _reduce_ref(self, ref: Any) -> Reduced:
