@@ -13,6 +13,7 @@ import shoal
 from actorparts import get, wait_until
 from shoal.cli.app import app
 from shoal.exceptions import ActorDiedError
+from shoal.sizes import bytes_text
 
 
 def run(*arguments):
@@ -82,6 +83,24 @@ def test_why_says_what_the_calls_of_an_actor_wait_for(shoal_session, tmp_path, o
         assert "behind 1 call(s) of this process" in run("why", behind.hex())
     open(path, "w").close()
     assert get(asking) == path
+
+
+def test_why_says_what_an_actor_without_a_process_waits_for(shoal_session):
+    """Not only what can never be met is said: here two want most of the memory."""
+    most = shoal.cluster_resources()["memory"] * 0.6
+    first = shoal.remote(Asker).options(memory=most).remote()
+    pid = get(first.keep.remote(None))
+    second = shoal.remote(Asker).options(memory=most).remote()
+    call = second.nothing.remote()
+    task = wait_for.options(memory=most).remote("/")
+    for waits in (call, second._actor_id, task):
+        wait_until(lambda waits=waits: f"(held by workers {pid})" in run("why", waits.hex()))
+        assert "GB more" in run("why", waits.hex())
+    assert f"{bytes_text(most)} memory" in run("why", task.hex())
+    del first
+    get(call)
+    del second
+    get(task)
 
 
 def test_the_list_says_how_actors_are_and_why(shoal_session):

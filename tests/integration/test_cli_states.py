@@ -29,6 +29,11 @@ def marks(tmp_path):
 
 
 @shoal.remote
+def made(size):
+    return bytes(size)
+
+
+@shoal.remote
 def hold(marks):
     marks.add("held")
     marks.wait("release")
@@ -72,6 +77,10 @@ def test_one_row_and_sums_by_command_and_by_function(nodes, marks):
     assert "Adder" in next(iter(state.summarize_actors()["cluster"]["summary"]))
     assert state.summarize_objects()["cluster"]["total_size_bytes"] >= 300_000
     assert "CALL SITE" in run("summary", "objects", *asked).out
+    results = [made.remote(size) for size in (1, 300_000)]
+    shoal.get(results)
+    sites = state.summarize_objects()["cluster"]["summary"]
+    assert sites["result of made"]["state_counts"] == {"INLINE": 1, "STORED": 1}
     marks.add("release")
     shoal.get(ref)
     until(lambda: state.get_task(ref.hex()).state == "FINISHED")

@@ -393,8 +393,23 @@ class ActorSide:
                 where = "; it was in" if row["state"] == "DEAD" else " in"
                 line += f"{where} process {row['pid']}" if row["pid"] else ""
                 line += f": {row['reason']}" if row["reason"] else ""
-                rows.append({"process": "actors", "node_id": row["node_id"], "lines": [line]})
+                lines = [line, *(f"  {reason}" for reason in self.placing(row["actor_id"]))]
+                rows.append({"process": "actors", "node_id": row["node_id"], "lines": lines})
         return rows
+
+    def placing(self, actor_id: str) -> list[str]:
+        """What the actor with this (hexadecimal) id, which has no process yet, waits for here: a line, or none."""
+        daemon = self._daemon
+        procs = {
+            record.proc
+            for record in self.core.actors.values()
+            if record.proc and not record.obstacle and record.actor_id.hex() == actor_id
+        }
+        return [
+            f"node {daemon.node_id[:8]}: {demand['reason']}"
+            for demand in daemon.scheduler.pending(daemon.loop.now())
+            if demand["proc"] in procs
+        ]
 
     def name_of_process(self, proc: bytes) -> str:
         """What to call a process that is none: an actor as the scheduler knows it, and what holds detached ones."""

@@ -125,6 +125,9 @@ class _Inquiry:
         for row in answer["rows"]:
             if "shape" in row:
                 self._add_reason(row)
+            if type(row.get("actor")) is str and isinstance(row.get("lines"), list):
+                lines = row["lines"]
+                lines += [f"{'  ' * len(lines)}{line}" for line in self._daemon.actors.placing(row["actor"])]
             if row.get("room") is True and isinstance(row.get("lines"), list):
                 daemon = self._daemon
                 shortage = daemon.store.shortage_lines(daemon.loop.now())

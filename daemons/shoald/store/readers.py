@@ -65,7 +65,8 @@ class Readers:
         self._sequence = count()
         self._wanted: dict[bytes, int] = {}  # id → the most urgent priority
         self._asks = False  # somebody may only want to know whether something is there
-        self._asked: dict[bytes, Client] = {}  # id → its owner, who was asked to have it made again
+        # id → its owner, who was asked to have it made again, and how it was lost, if that is known
+        self._asked: dict[bytes, tuple[Client, str]] = {}
         # Whoever seals asks this first: a call of `sealed` costs 5 % of a seal.
         self.tables = (self._parked, self._wanted)
 
@@ -264,7 +265,7 @@ class Readers:
         hopeless.update(object_id for object_id in client.expects if object_id in self._parked)
         hopeless.update(object_id for object_id in self._parked if object_id[:PROCESS_ID_SIZE] == client.proc)
         client.expects = set()
-        for object_id in [object_id for object_id, owner in self._asked.items() if owner is client]:
+        for object_id in [object_id for object_id, (owner, _) in self._asked.items() if owner is client]:
             del self._asked[object_id]
         for object_id in sorted(hopeless):
             self._fail_hopeless(object_id, client.name)
@@ -332,7 +333,7 @@ class Readers:
         waiting = [read for read in self._parked.get(object_id, ()) if not read.stamped]
         if not waiting or object_id in self._ledger.expected or object_id in self._asked:
             return
-        if kind in ("freed", "full", "disk") or not self._ask_owner(object_id):
+        if kind in ("freed", "full", "disk") or not self._ask_owner(object_id, text):
             if kind == "lost" and object_id[:PROCESS_ID_SIZE] in self._ledger.dead:
                 kind, text = "owner_died", f"{text}; the process that owned it has ended"
             for read in waiting:
@@ -341,15 +342,17 @@ class Readers:
 
     # --- what is lost ---
 
-    def _ask_owner(self, object_id: bytes) -> bool:
-        """Ask the owner of a lost object to have it made again; False if it is not a process of this node."""
+    def _ask_owner(self, object_id: bytes, loss: str = "") -> bool:
+        """Ask the owner of a lost object to have it made again; False if it is not a process of this node. ``loss``: how it was
+        lost, for its readers, if that is known.
+        """
         ledger = self._ledger
         owner = ledger.clients.get(object_id[:PROCESS_ID_SIZE])
         if owner is None or not owner.connected or object_id[PROCESS_ID_SIZE:].startswith(_NO_TASK):
             return False
         ledger.lose(object_id)
         if object_id not in self._asked:
-            self._asked[object_id] = owner
+            self._asked[object_id] = owner, loss
             ledger.send(owner, [m.RECOVER, object_id])
         return True
 
@@ -380,7 +383,8 @@ class Readers:
             return
         if kind not in _LOST_KINDS or type(why) is not str:
             raise ProtocolError("an object is unrecoverable for a reason")
-        if self._asked.get(checked_id(object_id)) is not client:
+        owner, loss = self._asked.get(checked_id(object_id), (None, ""))
+        if owner is not client:
             return
         del self._asked[object_id]
         if self._promised(object_id):
@@ -388,8 +392,10 @@ class Readers:
         for read in [read for read in self._parked.get(object_id, ()) if not read.stamped]:
             self._take_out(read)
             obj = self._ledger.objects.get(object_id)
-            damage = f"{lost_text(obj)}; " if obj is not None and obj.disk is not None else ""
-            self._refuse(read, kind, f"object {object_id.hex()} is lost: {damage}{why}")
+            how = loss or f"object {object_id.hex()} is lost"
+            if obj is not None and obj.disk is not None:
+                how = f"object {object_id.hex()} is lost: {lost_text(obj)}"
+            self._refuse(read, kind, f"{how}{'; ' if ': ' in how else ': '}{why}")
 
     def _find_no_room(self, client: Client, object_id: bytes, why: str) -> None:
         if object_id[:PROCESS_ID_SIZE] == client.proc and object_id not in self._ledger.objects:

@@ -455,3 +455,9 @@ class Actors:
         """What an unsent call of an actor waits for; None for a task."""
         queue: object = task.queue
         return queue.why(task) if isinstance(queue, ActorCalls) else None
+
+    @staticmethod
+    def waits_for_process(task: TaskRecord) -> bytes:
+        """The actor whose process an unsent call waits for; b"" if it waits for something else."""
+        queue: object = task.queue
+        return queue.actor_id if isinstance(queue, ActorCalls) and not task.unresolved else b""

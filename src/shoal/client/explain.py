@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.client.stacks import stack_rows
 from shoal.context import current_task
-from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, Entry
+from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, RESULT_OF, Entry
 from shoal.owner.rows import counts_of, queued_behind, rows_of
 from shoal.owner.tasks import QUEUED, SENT, WAITING
+from shoal.sizes import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _SHOWN_MAX = 3
 _DEPTH_MAX = 20
 _ROWS_MAX = 10_000
+_TASK_BYTES = 12  # of an object's id: all but the index of a result
 _OBJECTS_MAX = 100  # that one question is answered for: `why` of a short prefix
 
 
@@ -154,8 +156,7 @@ class Explain:
             if queue.infeasible:
                 return f"cannot run now: {queue.infeasible}"
             needs = (
-                ", ".join(f"{units / 10_000:g} {name}" for name, units in queue.resources.items())
-                or "no resources"
+                ", ".join(_amount(units, name) for name, units in queue.resources.items()) or "no resources"
             )
             leased = (
                 f"{_count(len(queue.leases), 'worker')} leased, all busy"
@@ -173,8 +174,15 @@ class Explain:
         if what == "tasks":
             return rows_of(runtime.dispatch)[:_ROWS_MAX]
         if what == "objects":
-            entries = list(runtime.table.entries.values())[:_ROWS_MAX]
-            return [runtime.table.describe(entry) for entry in entries]
+            names = {task_id[:_TASK_BYTES]: name for task_id, name, _ in runtime.dispatch.finished}
+            found = [
+                runtime.table.describe(entry) for entry in list(runtime.table.entries.values())[:_ROWS_MAX]
+            ]
+            for row in found:
+                name = names.get(bytes.fromhex(row["id"])[:_TASK_BYTES])
+                if name and not row["callsite"]:
+                    row["callsite"] = RESULT_OF + name
+            return found
         if what == "why":
             wanted = str(params.get("id", ""))
             return self._running(wanted) if params.get("running") else self._known(wanted)
@@ -235,6 +243,8 @@ class Explain:
                 row["at"] = task.lease.proc.hex()
             elif task.state == QUEUED and getattr(task.queue, "shape_id", None):
                 row["shape"] = task.queue.shape_id
+            elif task.state == WAITING and (actor_id := self._runtime.actors.waits_for_process(task)):
+                row["actor"] = actor_id.hex()
         return row
 
     def _running(self, prefix: str) -> list[dict[str, Any]]:
@@ -260,6 +270,10 @@ class Explain:
                 head = f"task {context.task_id.hex()} {context.name!r} has waited {now - since:.1f} s here for {what}"
                 rows.append({"lines": [head], "waits": context.task_id.hex(), "room": True})
         return rows
+
+
+def _amount(units: int, name: str) -> str:
+    return f"{bytes_text(units / 10_000)} {name}" if name == "memory" else f"{units / 10_000:g} {name}"
 
 
 def _count(number: int, what: str) -> str:

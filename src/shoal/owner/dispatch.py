@@ -273,8 +273,8 @@ class Dispatcher:
             others = True
         else:
             others = table.fulfil_each(task.returns, results)
-        if others and task.options.max_retries and type(task.queue) is ShapeQueue:
-            self.lineage.keep(task)
+        if others:
+            self.lineage.keep(task, type(task.queue) is not ShapeQueue)
         self._finish(task, "FINISHED")
 
     def failed(self, lease: Lease, message: tuple[Any, ...]) -> None:
@@ -389,8 +389,8 @@ class Dispatcher:
         if task is None or task.stream is None:
             return
         entry = streams.item_arrived(self.table, task, task.stream, index, result)
-        if entry is not None and task.options.max_retries and type(task.queue) is ShapeQueue:
-            self.lineage.keep_item(task, entry)
+        if entry is not None:
+            self.lineage.keep_item(task, entry, type(task.queue) is not ShapeQueue)
 
     # --- leases ---
 

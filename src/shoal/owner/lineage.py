@@ -27,11 +27,13 @@ from weakref import ref as weak
 from shoal.ids import return_id
 from shoal.owner.objects import (
     BORROWED,
+    BY_ACTOR,
     ESCAPED,
     FAILED,
     INLINE,
     PENDING,
     PROMOTED,
+    RESULT_OF,
     STORED,
     WATCHED,
     WITHOUT_REFS,
@@ -51,15 +53,29 @@ if TYPE_CHECKING:
 _IS_DROPPED = -2  # instead of the number of runs that are left
 _RECORD_BYTES = 400  # of a Lineage without its payload and inline arguments, about
 
+_ELSE = "have a task make it that may run again, or keep a copy elsewhere"
 UNKNOWN = (
     "it cannot be made again: values that were put, results of actors and of tasks with max_retries=0 have "
-    "no lineage. Have a task make it that may run again, or keep a copy elsewhere"
+    f"no lineage; {_ELSE}"
 )
 USED_UP = "its task has run as often as it may (max_retries)"
 DROPPED = (
     "what it would take to make it again was dropped, since there was too much of that (lineage_bytes_max; "
     "init(_system_config={'lineage_bytes_max': ...}) sets another bound)"
 )
+
+
+def no_lineage(entry: Entry | None) -> str:
+    """Why an object cannot be made again of which no lineage was kept, and what would have helped."""
+    made_by = entry.callsite if entry is not None else None
+    if entry is None or not made_by:
+        return UNKNOWN
+    if not made_by.startswith(RESULT_OF):
+        return f"it cannot be made again: it was put ({made_by}), and such values have no lineage; {_ELSE}"
+    name = made_by.removeprefix(RESULT_OF)
+    if entry.flags & BY_ACTOR:
+        return f"it cannot be made again: it is a result of actor method {name}, and such have no lineage; {_ELSE}"
+    return f"it cannot be made again: its task {name} has max_retries=0, and so its results have no lineage"
 
 
 class Lineage:
@@ -142,8 +158,13 @@ class LineageKeeper:
         """The lineage of an object, if it has one."""
         return self.lineages.get(object_id) or self.orphans.get(object_id)
 
-    def keep(self, task: TaskRecord) -> None:
+    def keep(self, task: TaskRecord, by_actor: bool) -> None:
         """Remember how the stored results of ``task``, which is done, were made; its arguments are still counted for it."""
+        for entry in task.returns:
+            if entry.state == STORED:
+                entry.is_made_by(task, by_actor)
+        if by_actor or not task.options.max_retries:
+            return
         stored = [
             entry.id for entry in task.returns if entry.state == STORED and entry.id in self._table.entries
         ]
@@ -178,8 +199,11 @@ class LineageKeeper:
                 )
         return made
 
-    def keep_item(self, task: TaskRecord, entry: Entry) -> None:
+    def keep_item(self, task: TaskRecord, entry: Entry, by_actor: bool) -> None:
         """A generator has made an item, which may be made again if it is lost."""
+        entry.is_made_by(task, by_actor)
+        if by_actor or not task.options.max_retries:
+            return
         lineage = self._running.get(task.id) or self._producing.get(task.id)
         if lineage is None:
             lineage = self._producing[task.id] = Lineage(task, self)
@@ -235,24 +259,28 @@ class LineageKeeper:
             self._table.to_node([m.EXPECT, object_id])  # it is on its way, which the asker does not know
             return None
         plan: dict[Lineage, set[int]] = {}
-        todo = [(object_id, self.find(object_id))]
+        todo = [(object_id, own, self.find(object_id))]
         while todo:
-            wanted, lineage = todo.pop()
+            wanted, known, lineage = todo.pop()
             entry = self._table.entries.get(wanted)
             if entry is not None and entry.state == PENDING:
                 continue  # it is under way
             problem = self._problem(lineage)
             if problem or lineage is None:
-                prefix = "" if wanted == object_id else f"its argument {wanted.hex()} is lost too, and "
-                kind = "lost" if problem == UNKNOWN and wanted == object_id else "unrecoverable"
-                return kind, f"{prefix}{problem}"
+                problem = problem or no_lineage(known)
+                if wanted == object_id:
+                    return ("lost" if lineage is None else "unrecoverable"), problem
+                return "unrecoverable", (
+                    f"its argument {wanted.hex()} would be needed again, and is gone, since nothing here refers to it any more "
+                    f"(a ref to it would have kept it); {problem}"
+                )
             index = int.from_bytes(wanted[12:], "big")
             if lineage not in plan:
                 plan[lineage] = {index}
                 values = lineage.values
                 todo += [
-                    (each.id, own)
-                    for each, own in lineage.inputs
+                    (each.id, each, its)
+                    for each, its in lineage.inputs
                     if each.id not in values and not self._is_known(each)
                 ]
             else:
@@ -265,7 +293,7 @@ class LineageKeeper:
 
     def _problem(self, lineage: Lineage | None) -> str:
         if lineage is None:
-            return UNKNOWN
+            return ""
         if lineage.left == _IS_DROPPED:
             return DROPPED
         return "" if lineage.left else USED_UP

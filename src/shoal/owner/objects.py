@@ -25,7 +25,10 @@ WATCHED = 4  # the daemon was asked to tell when it is there
 GENERATED = 8  # made by a streaming generator
 REFUSED = 16  # there was no room to promote it: readers elsewhere get an error
 WITHOUT_REFS = 64  # stored, and was seen to contain none
+BY_ACTOR = 128  # a result of an actor's method
 GIVEN = 32  # sealed for this process: the hold that comes with that is counted, and comes once
+
+RESULT_OF = "result of "  # how the call site begins of what was not put
 
 Stamp = tuple[bytes, int]
 RUN_ENDED: Stamp = (
@@ -52,6 +55,7 @@ class Entry:
             refs ride on its stored copy.
         stamp: the seal's place in its maker's stream: readers pass it on (see wire.messages).
         riders: refs of a stored container, made at the first read and shared by all reads.
+        callsite: of what lies in the store: where it was put, or RESULT_OF and the task; None if it was never asked for.
     """
 
     __slots__ = (
@@ -73,6 +77,12 @@ class Entry:
         self.stamp: Stamp | None = None
         self.riders: list[ObjectRef[object]] | None = None
         self.callsite: str | None = None
+
+    def is_made_by(self, task: TaskRecord, by_actor: bool) -> None:
+        """It lies in the store, as a result of ``task``."""
+        self.callsite = RESULT_OF + task.name
+        if by_actor:
+            self.flags |= BY_ACTOR
 
     def is_given(self) -> None:
         """Count the hold that came with a seal; if the task runs again and seals it again, no other one comes."""

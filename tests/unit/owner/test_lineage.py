@@ -8,6 +8,7 @@ from shoal.config import load
 from shoal.ids import return_id
 from shoal.owner.objects import (
     BORROWED,
+    BY_ACTOR,
     ESCAPED,
     FAILED,
     GENERATED,
@@ -220,6 +221,21 @@ def test_what_may_not_run_again_and_what_was_put_says_so(node):
         assert "no lineage" in why
 
 
+def test_of_the_reasons_the_one_that_applies_is_given(node):
+    once = node.submit(max_retries=0)
+    node.run_all()
+    _, why = node.dispatch.lineage.recover(once.id)
+    assert f"its task {once.callsite.removeprefix('result of ')} has max_retries=0" in why
+    put = node.table.add_stored(node.ids.next_id(), 10)
+    put.callsite = "train.py:12"
+    _, why = node.dispatch.lineage.recover(put.id)
+    assert "it was put (train.py:12)" in why
+    assert "max_retries" not in why
+    once.flags |= BY_ACTOR
+    _, why = node.dispatch.lineage.recover(once.id)
+    assert "it is a result of actor method" in why
+
+
 def test_a_put_argument_that_was_freed_is_named(node):
     put = node.table.add_stored(node.ids.next_id(), 10)
     node.stored.add(put.id)
@@ -230,6 +246,7 @@ def test_a_put_argument_that_was_freed_is_named(node):
     kind, why = node.dispatch.lineage.recover(entry.id)
     assert kind == "unrecoverable"
     assert put.id.hex() in why
+    assert "nothing here refers to it any more" in why
     assert entry.state == STORED, "nothing was begun"
 
 
