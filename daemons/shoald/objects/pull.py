@@ -84,6 +84,7 @@ class Pull:
         tries: how often it has waited for room in vain.
         is_patient: it waits as long as anybody, since there was no file either.
         told: chunks that readers of this part know of.
+        disowned: nobody has this copy; it is given up as soon as no connection writes for it any more, and its room is there.
         next: another copy that is pulled as soon as no connection writes for the old one any more: (source, message).
     """
 
@@ -91,6 +92,7 @@ class Pull:
         "allocated",
         "alone",
         "copy",
+        "disowned",
         "facts",
         "file",
         "final",
@@ -145,7 +147,7 @@ class Pull:
         self.allocated = self.file = 0
         self.path = self.trouble = ""
         self.room_problem = ("full", "")
-        self.rooming = self.alone = self.is_patient = False
+        self.rooming = self.alone = self.is_patient = self.disowned = False
         self.tries = 0
         self.told = 0
         self.next: tuple[Source, list[object]] | None = None

@@ -9,7 +9,7 @@
 **Who is asked.** One node at a time (`seeking`), until one says that it is there (a node parks the question while the object is
 pending). Whoever is a source of the copy that was begun helps at once: holders, and readers that have a part of it. With its
 last source gone, a pull seeks again, and goes on with what it has if the next source has the same copy; another copy is begun
-anew.
+anew. When nobody has it, and its owner is to have it made again, a pull keeps no room: what the object is made of may need it.
 
 Small objects that are wanted at once are asked for, and come, together (`parcels`).
 
@@ -259,6 +259,7 @@ class PullCore(Seeking):
             self._another_copy(pull, source, message, now)
             return
         source.ready = True
+        pull.disowned = False
         source.have = unpack_bits(have, pull.copy.chunks) if have else pull.copy.all
         source.origin = source.origin or source.have == pull.copy.all
         self._ask_holders(pull, holders)
@@ -275,14 +276,30 @@ class PullCore(Seeking):
         elif pull.flying or pull.state == ROOM:
             pull.next = (source, message)
         else:
-            assert pull.copy is not None
-            self.outbox.append(Broken(pull.copy))
-            self._files.leave(pull)
-            self._admission.leave(pull)
-            pull.copy = pull.facts = None
-            pull.told = 0
-            pull.state = SEEKING
+            self._forget_copy(pull)
             self.fetched(source.node, message, now)
+
+    def _forget_copy(self, pull: Pull) -> None:
+        """What has come of the copy that was begun is of no use. No connection writes for it, and no room was asked for."""
+        assert pull.copy is not None
+        self.outbox.append(Broken(pull.copy))
+        self._files.leave(pull)
+        self._admission.leave(pull)
+        pull.copy = pull.facts = None
+        pull.told = 0
+        pull.disowned = False
+        pull.state = SEEKING
+
+    def _disown(self, pull: Pull) -> None:
+        """Its room goes back as soon as that is possible: what the object is made of may need it."""
+        if pull.copy is None or pull.copy.have == pull.copy.all:
+            return
+        for source in [each for each in pull.sources.values() if each.relay]:
+            self._let_go(pull, source)  # all of them have only parts
+        if pull.flying or pull.state == ROOM:
+            pull.disowned = True
+        else:
+            self._forget_copy(pull)
 
     def failed(self, node: str, message: list[Any], now: float) -> None:
         """P_FETCH_FAILED: it is not there, or not any more. Raises ProtocolError."""
@@ -502,6 +519,9 @@ class PullCore(Seeking):
             if not pull.flying:
                 (source, message), pull.next = pull.next, None
                 self._another_copy(pull, source, message, now)
+        elif pull.disowned:
+            if not pull.flying:
+                self._forget_copy(pull)
         else:
             self._offer(pull)
             if not pull.file and copy.have.bit_count() - pull.told >= max(

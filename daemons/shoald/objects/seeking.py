@@ -51,6 +51,10 @@ class Seeking(ABC):
     def _fail(self, pull: Pull, kind: str, text: str) -> None:
         """Nobody has it: its readers are told so."""
 
+    @abstractmethod
+    def _disown(self, pull: Pull) -> None:
+        """Nobody has the copy that was begun, and its owner was asked for another one."""
+
     def _seek(self, pull: Pull, now: float) -> None:
         """Nobody who has all of it is left: ask the next node, or the head, or wait, or give up."""
         cluster = self._cluster
@@ -94,6 +98,7 @@ class Seeking(ABC):
             if node not in pull.sources and self._cluster.lives(node):
                 pull.verdicts.pop(node, None)
                 self._ask(pull, node, b"")
+                self._disown(pull)
                 return True
         return False
 
