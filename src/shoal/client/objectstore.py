@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import threading
 import time
 from collections import Counter, deque
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.client.node import Drained
 from shoal.client.promoting import FOR_PROMOTION, Promoter
-from shoal.client.roomwaits import waiting_for_room
+from shoal.client.roomwaits import CycleSearch, waiting_for_room
 from shoal.exceptions import ObjectStoreFullError, OutOfDiskError, ShoalError
 from shoal.ids import split_ids
 from shoal.owner.nodestream import MESSAGE_IDS_MAX
@@ -102,6 +101,7 @@ class ClientStore:
         self._small_max = config.inline_bytes_max
         self._make_view: Callable[..., np.ndarray[Any, Any]] = self._make_first_view
         self.promoter = Promoter(self._table, region, self.extents)
+        self._cycles = CycleSearch()
         self._is_crowded = False  # the last request for room had to wait until room was made
         self._written = self._written_seen = 0
         self._idle_since = 0.0
@@ -258,8 +258,8 @@ class ClientStore:
         """The offset of ``size`` leased bytes. Raises ObjectStoreFullError or OutOfDiskError when there is no room in time."""
         try:
             return self._room_at_once(size, or_file)
-        except (ObjectStoreFullError, OutOfDiskError):
-            gc.collect()  # cycles may hold refs and views
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            self._cycles.run(urgent=not isinstance(error, _RatherAFile))
             if not (released or self.closed_views):
                 raise
         return self._room_at_once(size, or_file)

@@ -1,7 +1,12 @@
-"""A thread that waits for room to write a value: `shoal why` of its task tells of it, and after a while the thread itself."""
+"""A thread that waits for room to write a value: `shoal why` of its task tells of it, and after a while the thread itself.
+
+Who gets none looks for cycles, which may hold refs and views: always before that is an error, but if a file can be had instead
+only for a share of the time (`CycleSearch`). It takes a second in a process of a million containers.
+"""
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +17,23 @@ if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
 
 _ASK_S = 1.0
+_REST = 9  # times as long as a search took
+
+
+class CycleSearch:
+    """When cycles were looked for; ``now`` tells the time in seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._rests_until = float("-inf")
+
+    def run(self, urgent: bool) -> None:
+        """Collect garbage; not so soon after the last time unless that is urgent."""
+        began = self._now()
+        if urgent or began >= self._rests_until:
+            gc.collect()
+            ended = self._now()
+            self._rests_until = ended + _REST * (ended - began)
 
 
 @contextmanager

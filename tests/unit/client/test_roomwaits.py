@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from shoal.client import roomwaits
 from shoal.client.explain import Explain
-from shoal.client.roomwaits import waiting_for_room
+from shoal.client.roomwaits import CycleSearch, waiting_for_room
 from shoal.config import Config
 from shoal.context import TaskContext, current_task
 
@@ -82,3 +83,21 @@ def test_why_of_the_task_tells_of_it_while_it_lasts() -> None:
     assert row["room"] is True
     assert "'fill' has waited 0.0 s here for room for 5.00 MB" in row["lines"][0]
     assert runtime.explain._running("ab") == []
+
+
+def test_cycles_are_looked_for_a_tenth_of_the_time_unless_nothing_else_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    collected: list[float] = []
+
+    def collect() -> None:
+        collected.append(clock[0])
+        clock[0] += 1.0
+
+    monkeypatch.setattr(roomwaits.gc, "collect", collect)
+    search = CycleSearch(lambda: clock[0])
+    for pause_s, urgent in [(0.0, False), (8.9, False), (0.0, True), (8.9, False), (0.2, False)]:
+        clock[0] += pause_s
+        search.run(urgent)
+    assert collected == pytest.approx([100.0, 109.9, 120.0])
