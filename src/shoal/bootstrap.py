@@ -32,6 +32,7 @@ from shoal.sessions import (
     process_started,
     read_secret,
     remove_directory,
+    root_directory,
 )
 from shoal.wire import web
 
@@ -228,8 +229,8 @@ def resolve_address(address: str, temp_dir: str | None = None) -> Session:
         addresses = {normal_address(session.head_address) for session in clusters}
         if not clusters:
             raise BootstrapError(
-                "no cluster runs on this machine; start one with `shoal start-head`, or use init() "
-                "without an address"
+                f"no cluster runs on this machine (as far as {root_directory(temp_dir)} shows, and SHOAL_TEMP_DIR says "
+                "where else to look); start one with `shoal start-head`, or use init() without an address"
             )
         if len(addresses) > 1:
             raise BootstrapError(_several(clusters))
@@ -239,7 +240,8 @@ def resolve_address(address: str, temp_dir: str | None = None) -> Session:
     if found:
         return _nearest(found)
     raise NoNodeHereError(
-        f"no node of the cluster at {address} runs on this machine; start one with "
+        f"no node of the cluster at {address} runs on this machine (as far as {root_directory(temp_dir)} shows, and "
+        f"SHOAL_TEMP_DIR says where else to look); start one with "
         f"`shoal start-node --address {address}`, or name the cluster's secret file in {SECRET_VARIABLE}"
     )
 

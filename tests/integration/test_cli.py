@@ -100,6 +100,23 @@ def test_tables_show_what_a_driver_does(head, tmp_path):
     until(lambda: run("memory", "--json").json["total"]["used"] == 0)
 
 
+def test_a_head_elsewhere_says_how_scripts_find_it(no_leaks, monkeypatch):
+    monkeypatch.delenv("SHOAL_TEMP_DIR", raising=False)
+    elsewhere = tempfile.mkdtemp()
+    try:
+        started = run("start-head", "--port", "0", "--num-cpus", "0", "--temp-dir", elsewhere)
+        assert f"export SHOAL_TEMP_DIR={elsewhere}\n" in started.out
+        monkeypatch.setenv("SHOAL_TEMP_DIR", elsewhere)
+        assert "1 alive" in run("status").out
+        assert elsewhere not in run("start-head", "--port", "0", "--num-cpus", "0").out, (
+            "that is where others look"
+        )
+    finally:
+        run("stop", "--temp-dir", elsewhere)
+    assert f"as far as {elsewhere}" in run("status").error
+    os.rmdir(elsewhere)
+
+
 def test_mistakes_are_one_clear_line(head, tmp_path):
     address = head["head_address"]
     port = address.rpartition(":")[2]

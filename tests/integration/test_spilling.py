@@ -13,6 +13,7 @@ import pytest
 import shoal
 from ledger import rows
 from marks import until
+from shoal import session
 
 MIB = 1024**2
 STORE = 64 * MIB
@@ -124,6 +125,21 @@ def test_small_objects_share_files_and_dead_ones_make_room(spilling_to):
     until(lambda: shoal.memory_summary()["disk"] <= 2 * len(kept) * (size + 4096))
     for number, ref in kept.items():
         check(shoal.get(ref), number, size)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_directory_that_was_removed_is_made_again(spilling_to, whole):
+    """By who cleans up, for instance: what was in it is lost, but the store goes on."""
+    (folder,) = spilling_to("a")
+    before = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+    shutil.rmtree(folder if whole else next(folder.glob("shoal-spill-*")))
+    after = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+    for number, ref in enumerate(after):
+        check(shoal.get(ref), number)
+    with pytest.raises(shoal.exceptions.ObjectLostError, match="No such file"):
+        shoal.get(before)
+    log = Path(session.runtime().identity.session_dir, "logs", "node.log").read_text()
+    assert log.count("somebody has removed") == 1
 
 
 def test_a_damaged_file_is_a_lost_copy(spilling_to):

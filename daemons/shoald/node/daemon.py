@@ -98,7 +98,7 @@ class NodeDaemon:
         self.head: HeadSide  # set by the lifecycle, before the first turn
         directories = spill_directories(options, node_id, session.path)
         self.store = StoreCore(region.capacity, self.config, bytes.fromhex(node_id), len(directories))
-        self.spiller = Spiller(loop, self.store.spills, region, directories, self.config, log.fault)
+        self.spiller = Spiller(loop, self.store.spills, region, directories, self.config, log.fault, log.line)
         self.objects: ObjectManager | None = None  # made, like `refs`, when there is another node
         self.refs: RefSide | None = None
         pool = Pool(os.urandom(WORKER_ID_PREFIX_SIZE), self.config.workers_max)

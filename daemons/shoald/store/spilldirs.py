@@ -89,6 +89,9 @@ class Directory(Protocol):
     def remove(self, number: int) -> None:
         """Remove a file; one that does not exist is no error."""
 
+    def is_gone(self) -> bool:
+        """Whether somebody has removed it since `prepare`, which makes it again."""
+
     def close(self) -> None:
         """Remove the directory with all files in it."""
 
@@ -139,6 +142,9 @@ class LocalDirectory:
     def prepare(self) -> None:
         os.makedirs(self._parent, mode=0o700, exist_ok=True)
         self._remove_abandoned()
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
         new = f"{self.path}.new"
         os.mkdir(new, 0o700)
         self._owner = os.open(os.path.join(new, _OWNER), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -261,6 +267,9 @@ class LocalDirectory:
         self._direct.discard(number)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._file(number))
+
+    def is_gone(self) -> bool:
+        return not os.path.isdir(self.path)
 
     def close(self) -> None:
         if self._owner >= 0:
@@ -392,6 +401,9 @@ class RemoteDirectory:
     def remove(self, number: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._file(number))
+
+    def is_gone(self) -> bool:
+        return False  # there are no directories, only names that begin like that
 
     def close(self) -> None:
         if self._fs is not None:

@@ -6,7 +6,9 @@ have others than writes: whoever waits for one does not wait for writes too. A r
 thread, as one event per effect.
 
 Nothing is started or mapped before the first effect. What a thread raises is an event as well; what is no OSError is
-logged with its traceback first.
+logged with its traceback first. That a directory does not take what is written, and that it does again, is logged once each.
+
+A directory that somebody has removed is made again before the next write; what was in it is lost, which its readers find out.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class Spiller:
     Args:
         directories: as many as the core counts; `prepare` of each is called in a thread before its first use.
         on_error: told of what no disk should do: a text, and the exception.
+        say: told what operators should know of the directories.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Spiller:
         directories: list[Directory],
         config: Config,
         on_error: Callable[[str, BaseException], None],
+        say: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._spills = spills
@@ -71,6 +75,10 @@ class Spiller:
         self._directories = directories
         self._config = config
         self._on_error = on_error
+        self._say = say
+        self._failing: set[int] = (
+            set()
+        )  # directories that did not take what was last written there; used in the loop's thread
         self._prepared: set[int] = set()
         self._preparing = [threading.Lock() for _ in directories]
         self._bytes: memoryview | None = None
@@ -117,6 +125,18 @@ class Spiller:
         for thread in closing:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _wrote(self, effect: Write, checksums: list[int], seconds: float, cached: bool) -> None:
+        if effect.directory in self._failing:
+            self._failing.discard(effect.directory)
+            self._say(f"objects are spilled to {self._directories[effect.directory].path} again")
+        self._spills.wrote(effect.file, checksums, seconds, cached)
+
+    def _write_failed(self, effect: Write | Lend | Rewrite, full: bool, why: str) -> None:
+        if effect.directory not in self._failing:
+            self._failing.add(effect.directory)
+            self._say(f"objects cannot be spilled to {why}")
+        self._spills.write_failed(effect.file, full, why, self._loop.now())
+
     # --- in threads ---
 
     def _carry_out(self, effect: Effect) -> None:
@@ -131,14 +151,14 @@ class Spiller:
 
     def _event_of(self, effect: Effect) -> Callable[[], None] | None:
         try:
-            problem = self._prepare(effect.directory)
+            problem = self._prepare(effect.directory, anew=not isinstance(effect, Read | Remove))
             if problem is not None:
                 raise problem
             started = time.monotonic()
             if isinstance(effect, Write):
                 checksums, cached = self._write(effect)
                 seconds = time.monotonic() - started
-                return lambda: self._spills.wrote(effect.file, checksums, seconds, cached)
+                return lambda: self._wrote(effect, checksums, seconds, cached)
             if isinstance(effect, Read):
                 self._read(effect)
                 seconds = time.monotonic() - started
@@ -166,10 +186,17 @@ class Spiller:
         if isinstance(effect, Remove):
             return None  # it goes with the directory, at the latest
         full = isinstance(error, OSError) and error.errno in _FULL
-        return lambda: self._spills.write_failed(effect.file, full, why, self._loop.now())
+        return lambda: self._write_failed(effect, full, why)
 
-    def _prepare(self, number: int) -> OSError | None:
+    def _prepare(self, number: int, anew: bool = False) -> OSError | None:
+        """Make a directory, unless that was done; ``anew``: also if it is gone. Why it could not be made, or None."""
         with self._preparing[number]:
+            if anew and number in self._prepared and self._directories[number].is_gone():
+                self._prepared.discard(number)
+                text = (
+                    f"somebody has removed {self._directories[number].path}: what was spilled there is lost"
+                )
+                self._loop.call_soon_threadsafe(lambda: self._say(text))
             if number not in self._prepared:
                 try:
                     self._directories[number].prepare()

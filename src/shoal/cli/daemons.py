@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
@@ -286,11 +287,15 @@ def describe(session: Session) -> str:
     return f"{what} {session.node_id[:8]} (pid {session.pid}{owner}) of {cluster}"
 
 
-def started_lines(info: Session, tls: str = "auto") -> list[str]:
-    """What start-head and start-node print."""
+def started_lines(info: Session, tls: str = "auto", temp_dir: str | None = None) -> list[str]:
+    """What start-head and start-node print. ``temp_dir``: where the session is, if that is not where others look."""
     address = info.head_address
     same = "" if tls == "auto" else f" --tls {tls}"
     lines = [f"started {describe(info)}"]
+    if temp_dir and temp_dir != os.environ.get("SHOAL_TEMP_DIR"):
+        lines.append(
+            f"  before the following:       export SHOAL_TEMP_DIR={shlex.quote(os.path.abspath(temp_dir))}"
+        )
     if info.head:
         lines += [
             f'  a script on this machine:   shoal.init("auto")  or  shoal.init("{address}")',
@@ -352,7 +357,7 @@ def _run(options: DaemonOptions, as_json: bool, block: bool) -> None:
         signal.signal(signal.SIGTERM, interrupt)
     try:
         daemon = start_daemon(options)
-        _announce(daemon.session, as_json, load(dict(options.config)).tls)
+        _announce(daemon.session, as_json, load(dict(options.config)).tls, options.temp_dir)
         if not block:
             return
         daemon.process.wait()
@@ -366,11 +371,11 @@ def _run(options: DaemonOptions, as_json: bool, block: bool) -> None:
     raise BootstrapError(f"the daemon ended by itself (exit status {status}); see `shoal logs`")
 
 
-def _announce(session: Session, as_json: bool, tls: str) -> None:
+def _announce(session: Session, as_json: bool, tls: str, temp_dir: str | None) -> None:
     if as_json:
         link = (
             {"dashboard_url": dashboard_link(session.dashboard, session.secret)} if session.dashboard else {}
         )
         print_json({**asdict(session), **link})
     else:
-        click.echo("\n".join(started_lines(session, tls)))
+        click.echo("\n".join(started_lines(session, tls, temp_dir)))
