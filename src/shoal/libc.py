@@ -20,3 +20,13 @@ def function(name: str, result: Any, *arguments: Any) -> Any:
     found.restype = result
     found.argtypes = arguments
     return found
+
+
+# At a given address, or without a descriptor that stays: what the module of that name has not.
+mmap = function(
+    "mmap",
+    ctypes.c_void_p,
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64),
+)
+munmap = function("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+FAILED: int = ctypes.c_void_p(-1).value or -1  # what mmap returns then

@@ -1,7 +1,10 @@
-"""Many small values that are read together, through a store that has room for a part of them."""
+"""Many values that are read together, most of them small, through a store that has room for a part of them."""
 
+import gc
 import resource
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import shoal
@@ -50,6 +53,23 @@ def test_what_was_spilled_is_read_without_a_descriptor_for_each(few_descriptors,
         assert found == value(number)
     assert shoal.memory_summary()["read_in_files"] > 1024
     assert shoal.get(check.remote(refs, 0)) == COUNT
+
+
+def mapped_files():
+    return Path("/proc/self/maps").read_text().count(".spill")
+
+
+def test_larger_ones_are_mapped_without_a_descriptor_for_each(few_descriptors, small):
+    refs = [shoal.put(np.full(15_000, number)) for number in range(1500)]
+    found = shoal.get(refs)
+    assert shoal.memory_summary()["read_in_files"] > 1024
+    assert all((array == number).all() for number, array in enumerate(found))
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        found[0].flags.writeable = True
+    assert 0 < mapped_files() < 1024
+    del found
+    gc.collect()
+    assert mapped_files() == 0
 
 
 def test_values_that_have_to_be_written_before_their_reader_can_go_on(small):

@@ -1,8 +1,9 @@
 """Objects that are read, or written, in files, because the region has no room for them.
 
 The mapping is read-only and shared, so the page cache is what is read; it stays valid when the daemon removes the
-file, for as long as a view over it lives. The checksum is compared when it is opened. A mapping costs a descriptor, and a process
-has some thousands of these; so small objects are copied instead, and all that are wanted of one file together.
+file, for as long as a view over it lives. The checksum is compared when it is opened. A process has a thousand descriptors,
+often, and some ten thousand mappings: so there is one mapping of a file, which keeps no descriptor (`mmap.mmap` does), and small
+objects are copied instead, all that are wanted of one file together.
 
 Where a file system hangs, nothing can make a thread that reads or writes there come back; so files are opened, looked through
 and written by threads of their own, which can be left behind. What is not bounded is the touch of a page of a view that the
@@ -11,13 +12,16 @@ page cache has dropped since the file was opened: that hangs whoever touches it.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from shoal import libc
 from shoal.store import checksums
 
 if TYPE_CHECKING:
@@ -71,7 +75,7 @@ class FileCopy:
         self.size = size
         self.flags = flags
         self.capacity = 0
-        self.mapping: mmap.mmap | bytes | None = None
+        self.mapping: memoryview | bytes | None = None
         self.waiters = 0
         self.is_damaged = False
 
@@ -113,7 +117,7 @@ class FileCopy:
                 raise self._damage()
             return
         mapping = self._mapped()
-        view = memoryview(mapping)[self.offset : self.offset + self.size]
+        view = mapping[self.offset : self.offset + self.size]
         if len(view) < self.size or checksums.checksum(view) != self._checksum:
             raise self._damage()
         self.capacity = len(mapping)
@@ -122,8 +126,11 @@ class FileCopy:
     def _damage(self) -> ValueError:
         return ValueError(f"{self.path} is damaged (its checksum is not what it was)")
 
-    def _mapped(self) -> mmap.mmap:
-        return self._from_file(lambda fd: mmap.mmap(fd, 0, prot=mmap.PROT_READ))
+    def _mapped(self) -> memoryview:
+        pages = _mapped.get(self.path)
+        if pages is None:
+            pages = _mapped[self.path] = self._from_file(Pages)
+        return pages.view()
 
     def _read(self, others: Iterable[FileCopy]) -> None:
         def read(fd: int) -> None:
@@ -147,6 +154,43 @@ class FileCopy:
                     raise
                 time.sleep(OPEN_PAUSE_S * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+
+class Pages:
+    """A read-only mapping of a whole file, for as long as this object or one of its views lives.
+
+    Raises OSError if there is none to be had, ValueError if the file is empty.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._size = os.fstat(fd).st_size
+        if not self._size:
+            raise ValueError("an empty file cannot be mapped")
+        address = libc.mmap(None, self._size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        if address in {None, libc.FAILED}:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+        self._address: int = address
+
+    def view(self) -> memoryview:
+        """Its bytes."""
+        import numpy as np
+
+        return np.asarray(self).data
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"version": 3, "typestr": "|u1", "shape": (self._size,), "data": (self._address, True)}
+
+    def __del__(self) -> None:
+        address = getattr(self, "_address", None)
+        if address is not None:
+            libc.munmap(address, self._size)
+
+
+_mapped: weakref.WeakValueDictionary[str, Pages] = (
+    weakref.WeakValueDictionary()
+)  # by path, which is no other file's ever
 
 
 def write_copy(path: str, value: Serialized) -> int:

@@ -36,15 +36,8 @@ _MADV_COLLAPSE = 25
 _MAP_NORESERVE = 0x4000
 _PAGE = mmap.PAGESIZE
 _OTHER_GAPS_MAX = 16
-_FAILED: int = ctypes.c_void_p(-1).value or -1
 _LINUX = sys.platform.startswith("linux")
 _madvise = libc.function("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_munmap = libc.function("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_mmap = libc.function(
-    "mmap",
-    ctypes.c_void_p,
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64),
-)
 
 
 class HugePages:
@@ -110,28 +103,28 @@ def map_aligned(descriptor: int, size: int, protection: int) -> mmap.mmap:
     Raises OSError as `mmap.mmap`.
     """
     length = -(-size // _PAGE) * _PAGE
-    reserved = _FAILED
+    reserved = libc.FAILED
     if _LINUX and size >= UNIT:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        reserved = _mmap(None, length + UNIT, 0, flags, -1, 0)
-    if reserved == _FAILED:
+        reserved = libc.mmap(None, length + UNIT, 0, flags, -1, 0)
+    if reserved == libc.FAILED:
         return mmap.mmap(descriptor, size, mmap.MAP_SHARED, protection)
     start = -(-reserved // UNIT) * UNIT
-    _munmap(start, length)
+    libc.munmap(start, length)
     stopped: list[int] = []
     try:
         for _ in range(_OTHER_GAPS_MAX):
-            there = _mmap(None, size, protection, mmap.MAP_SHARED, descriptor, 0)
-            if there == _FAILED:
+            there = libc.mmap(None, size, protection, mmap.MAP_SHARED, descriptor, 0)
+            if there == libc.FAILED:
                 break  # mmap.mmap says why
             if there == start:
-                _munmap(there, length)
+                libc.munmap(there, length)
                 break
             stopped.append(there)
         return mmap.mmap(descriptor, size, mmap.MAP_SHARED, protection)
     finally:
         for there in stopped:
-            _munmap(there, length)
+            libc.munmap(there, length)
         if start > reserved:
-            _munmap(reserved, start - reserved)
-        _munmap(start + length, reserved + UNIT - start)
+            libc.munmap(reserved, start - reserved)
+        libc.munmap(start + length, reserved + UNIT - start)

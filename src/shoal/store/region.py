@@ -175,11 +175,6 @@ class Region:
 
 
 _regions: weakref.WeakSet[Region] = weakref.WeakSet()
-_libc_mmap = libc.function(
-    "mmap",
-    ctypes.c_void_p,
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64),
-)
 _MAP_NORESERVE = 0x4000
 _MAP_FIXED_NOREPLACE = 0x100000
 
@@ -199,7 +194,7 @@ def _fill_holes() -> None:
 def _fill_hole(address: int, size: int) -> None:
     """Inaccessible memory at exactly this place; something else there by now stays as it is."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE
-    _libc_mmap(address, size, 0, flags, -1, 0)
+    libc.mmap(address, size, 0, flags, -1, 0)
 
 
 os.register_at_fork(after_in_child=_fill_holes)

@@ -65,7 +65,7 @@ class Mapped(Protocol):
     """What views can be made over: read-only memory of ``capacity`` bytes."""
 
     capacity: int
-    mapping: mmap.mmap | bytes | None
+    mapping: mmap.mmap | memoryview | bytes | None
 
     def private(self, address: int, size: int, source: object) -> Any:
         """Writable memory that starts as these bytes, and keeps ``source`` alive; None if it cannot be had."""

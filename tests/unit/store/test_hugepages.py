@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from shoal import libc
 from shoal.store import hugepages
 from shoal.store.hugepages import UNIT, HugePages, map_aligned
 from shoald.store.region import RegionFile
@@ -47,13 +48,13 @@ def test_mappings_lie_at_a_multiple_and_leave_nothing_beside(file: RegionFile) -
 def test_another_gap_of_the_right_size_is_not_taken(file: RegionFile) -> None:
     """It is the highest, and begins at no multiple."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    reserved = hugepages._mmap(None, file.capacity + 3 * UNIT, mmap.PROT_READ, flags, -1, 0)
+    reserved = libc.mmap(None, file.capacity + 3 * UNIT, mmap.PROT_READ, flags, -1, 0)
     odd = -(-reserved // UNIT) * UNIT + mmap.PAGESIZE
-    hugepages._munmap(odd, file.capacity)
+    libc.munmap(odd, file.capacity)
     mapping = map_aligned(file.write_fd, file.capacity, BOTH)
     assert address_of(mapping) % UNIT == 0
-    hugepages._munmap(reserved, odd - reserved)
-    hugepages._munmap(odd + file.capacity, reserved + 3 * UNIT - odd)
+    libc.munmap(reserved, odd - reserved)
+    libc.munmap(odd + file.capacity, reserved + 3 * UNIT - odd)
 
 
 def test_a_small_file_is_mapped_like_any(file: RegionFile) -> None:
