@@ -232,6 +232,15 @@ def test_constructor_error_reaches_every_caller(shoal_session):
             get(ref)
         assert "in __init__" in str(caught.value)
 
+    class Unloadable:
+        def __reduce__(self):
+            return (__import__, ("a_module_that_is_nowhere",))
+
+    with pytest.raises(
+        ActorDiedError, match=r"Next: have workers find 'a_module_that_is_nowhere'.*, and make a new actor\.$"
+    ):
+        get(Counter.remote(Unloadable()).add.remote())
+
     @shoal.remote
     def call(handle):
         return shoal.get(handle.call.remote(), timeout=60)
@@ -249,8 +258,9 @@ def test_constructor_waits_for_refs_and_fails_with_them(shoal_session):
 
     assert get(Counter.remote(make.remote(4)).add.remote()) == 5
     assert get(Counter.remote(start=make.remote(4)).add.remote()) == 5
-    with pytest.raises(ActorDiedError, match="no start"):
+    with pytest.raises(ActorDiedError, match="no start") as caught:
         get(Counter.remote(make.remote(None)).add.remote())
+    assert str(caught.value).count("Next: ") == 1
 
 
 def test_state_that_cannot_be_pickled(shoal_session):

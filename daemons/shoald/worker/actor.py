@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.actors.actor_class import group_of_methods
 from shoal.actors.api import ActorExit
+from shoal.actors.errors import why_not_made
 from shoal.actors.handle import ActorHandle
+from shoal.causes import remedy
 from shoal.client import timeline
 from shoal.client.awaits import Never
 from shoal.client.connection import Connection, pickled_frames
 from shoal.client.linking import link
 from shoal.context import ActorIdentity, TaskContext, current_task
-from shoal.exceptions import ActorDiedError, RuntimeEnvSetupError, ShoalError, format_remote_traceback
+from shoal.exceptions import ActorDiedError
 from shoal.ids import OBJECT_ID_SIZE
 from shoal.refs import ObjectRef
 from shoal.serialization import deserialize, loads_code, serialize
@@ -218,17 +220,10 @@ class ActorExecutor:
         info, runtime = self._info, self.runtime
         if isinstance(error, OtherInterpreterNeeded):
             self._only_read()  # until the daemon ends this process, and finds another one
-        if isinstance(error, RuntimeEnvSetupError):
-            text = str(error)
-        elif isinstance(error, ShoalError) and not isinstance(error, ActorDiedError):
-            text = f"an argument of its constructor failed: {error}"
-        else:
-            raised = f"{type(error).__name__}: {error}\n\n{format_remote_traceback(error)}"
-            text = f"its constructor raised {raised}"
         died = ActorDiedError(
-            f"actor {info['class']} is dead: {text}",
+            f"actor {info['class']} is dead: {why_not_made(error)}",
             actor_id=self._actor_id.hex(), actor_name=info["name"], node=runtime.identity.node_id, pid=os.getpid(),
-            next_step="mend the constructor, or what it is given, and make a new actor",
+            next_step=f"{remedy(error) or 'mend the constructor, or what it is given'}, and make a new actor",
         )  # fmt: skip
         with runtime.lock:
             runtime.table.to_node([m.ACTOR_FAILED, self._actor_id, serialize(died).to_bytes()])

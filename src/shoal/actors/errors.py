@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.exceptions import ActorDiedError, ActorUnavailableError
+from shoal.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    RuntimeEnvSetupError,
+    ShoalError,
+    format_remote_traceback,
+)
 from shoal.serialization import serialize
 
 
@@ -43,3 +49,13 @@ def actor_unavailable(actor_id: bytes, class_name: str, details: dict[str, Any])
         node=details.get("node") or "",
     )
     return serialize(error).to_bytes()
+
+
+def why_not_made(error: BaseException) -> str:
+    """What is told of an actor whose constructor ended with ``error``, or was not called for it."""
+    if isinstance(error, RuntimeEnvSetupError):
+        return str(error)
+    if isinstance(error, ShoalError) and not isinstance(error, ActorDiedError):
+        what, _, _step = str(error).rpartition("\nNext: ")  # the next step is that of the actor's error
+        return f"an argument of its constructor failed: {(what or str(error)).rstrip()}\n\n"
+    return f"its constructor raised {type(error).__name__}: {error}\n\n{format_remote_traceback(error)}"
