@@ -132,7 +132,8 @@ def test_a_directory_that_was_removed_is_made_again(spilling_to, whole):
     """By who cleans up, for instance: what was in it is lost, but the store goes on."""
     (folder,) = spilling_to("a")
     before = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
-    shutil.rmtree(folder if whole else next(folder.glob("shoal-spill-*")))
+    removed = folder if whole else next(folder.glob("shoal-spill-*"))
+    shutil.rmtree(removed.rename(folder.parent / "away"))  # at once: files are being written there
     after = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
     for number, ref in enumerate(after):
         check(shoal.get(ref), number)
@@ -455,6 +456,11 @@ def test_spilling_to_s3(no_leaks, monkeypatch):
         client.create_bucket(Bucket="spilled")
         spill_and_read("s3://spilled/objects")
         assert client.list_objects_v2(Bucket="spilled").get("Contents", []) == []
+        with pytest.raises(shoal.exceptions.ObjectStoreFullError, match=r"no-such-bucket.*does not exist"):
+            spill_and_read("s3://no-such-bucket/objects")
+        assert [each["Name"] for each in client.list_buckets()["Buckets"]] == ["spilled"], "none was made"
+        with pytest.raises(shoal.exceptions.ClusterStartError, match="names no bucket"):
+            spill_and_read("s3://")
     finally:
         client.close()
         s3.stop()

@@ -32,6 +32,7 @@ from typing import Any, Protocol
 from shoal.sizes import bytes_text
 from shoald.store.summing import PIECE
 
+_WITH_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs"})
 _PREFIX = "shoal-spill-"
 _OWNER = "owner"
 _PARTS_MAX = 1024  # IOV_MAX
@@ -116,12 +117,19 @@ def check_url(url: str) -> None:
         except OSError as error:
             raise ValueError(f"cannot spill objects to {url}: {error.strerror}") from None
         return
+    if _in_bucket(url) and not url.partition("://")[2].strip("/"):
+        raise ValueError(f"cannot spill objects to {url}: it names no bucket")
     try:
         import fsspec
 
         fsspec.get_filesystem_class(url.partition("://")[0])
     except (ImportError, ValueError) as error:
         raise ValueError(f"cannot spill objects to {url}: {error}; try pip install 'shoal[spill]'") from None
+
+
+def _in_bucket(url: str) -> bool:
+    """Whether it begins with a bucket, which has to exist (or a typing error would make one), and has no directories."""
+    return url.partition("://")[0] in _WITH_BUCKETS
 
 
 class LocalDirectory:
@@ -369,11 +377,20 @@ class RemoteDirectory:
         self._root = ""
 
     def prepare(self) -> None:
+        try:
+            self._make()
+        except OSError:
+            raise
+        except Exception as error:  # of the libraries for this protocol, which have their own
+            raise OSError(errno.EIO, str(error) or type(error).__name__) from error
+
+    def _make(self) -> None:
         from fsspec.core import url_to_fs
 
         self._fs, parent = url_to_fs(self._parent)
         self._root = f"{parent}/{self.path.rpartition('/')[2]}"
-        self._fs.makedirs(self._root, exist_ok=True)
+        if not _in_bucket(self._parent):
+            self._fs.makedirs(self._root, exist_ok=True)
         for path in self._fs.glob(f"{parent}/{_PREFIX}*/{_OWNER}"):
             if _is_of_dead_process(self._fs.cat_file(path)):
                 self._fs.rm(path.rpartition("/")[0], recursive=True)

@@ -102,7 +102,7 @@ class Spiller:
     def prepare(self) -> None:
         """Make the directories and clean up there, in a thread."""
         for number in range(len(self._directories)):
-            self._writers[number].put(lambda number=number: self._prepare(number))  # type: ignore[misc]
+            self._writers[number].put(lambda number=number: self._prepare_first(number))  # type: ignore[misc]
 
     def close(self) -> None:
         """End the threads after what they do now, and remove all files; waits for that some seconds at most.
@@ -136,6 +136,11 @@ class Spiller:
             self._failing.add(effect.directory)
             self._say(f"objects cannot be spilled to {why}")
         self._spills.write_failed(effect.file, full, why, self._loop.now())
+
+    def _begins_badly(self, number: int, text: str) -> None:
+        if number not in self._failing:
+            self._failing.add(number)
+            self._say(text)
 
     # --- in threads ---
 
@@ -187,6 +192,12 @@ class Spiller:
             return None  # it goes with the directory, at the latest
         full = isinstance(error, OSError) and error.errno in _FULL
         return lambda: self._write_failed(effect, full, why)
+
+    def _prepare_first(self, number: int) -> None:
+        problem = self._prepare(number)
+        if problem is not None:
+            text = f"objects cannot be spilled to {self._directories[number].path}: {problem.strerror or problem}"
+            self._loop.call_soon_threadsafe(lambda: self._begins_badly(number, text))
 
     def _prepare(self, number: int, anew: bool = False) -> OSError | None:
         """Make a directory, unless that was done; ``anew``: also if it is gone. Why it could not be made, or None."""
