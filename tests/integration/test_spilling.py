@@ -143,6 +143,24 @@ def test_a_directory_that_was_removed_is_made_again(spilling_to, whole):
     assert log.count("somebody has removed") == 1
 
 
+def test_who_fills_the_store_is_called_as_people_know_it(no_leaks):
+    @shoal.remote
+    class Hoard:
+        def fill(self):
+            self.refs = [shoal.put(array(number)) for number in range(STORE // PART - 2)]
+
+    start(_system_config={"spilling": False, "store_full_wait_ms": 100})
+    try:
+        hoard = Hoard.options(name="dragon").remote()
+        shoal.get(hoard.fill.remote())
+        with pytest.raises(
+            shoal.exceptions.ObjectStoreFullError, match=r"actor \S*Hoard 'dragon' \d+ holds 14 objects"
+        ):
+            shoal.put(array(0, 4 * PART))
+    finally:
+        shoal.shutdown()
+
+
 def test_a_damaged_file_is_a_lost_copy(spilling_to):
     (folder,) = spilling_to("a", spill_threshold=1.0)
     refs = {ref.hex(): ref for ref in (shoal.put(array(number)) for number in range(2 * STORE // PART))}

@@ -62,6 +62,7 @@ class ActorSide:
             elif tag == m.ACTOR_READY:
                 (actor_id,) = fields
                 core.ready(client.worker_id, actor_id, now)
+                self._daemon.store.call(client.proc, self.name_of(client.worker_id))
                 if not self._daemon.store.watch(
                     actor_id
                 ):  # made elsewhere, and the last handle went meanwhile

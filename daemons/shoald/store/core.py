@@ -108,6 +108,12 @@ class StoreCore:
             m.FORK: _fork,
         }
 
+    def call(self, proc: bytes, name: str) -> None:
+        """What people are told that a client is, from now on."""
+        client = self._ledger.clients.get(proc)
+        if client is not None:
+            client.info["name"] = name
+
     def register(self, proc: bytes, info: dict[str, Any]) -> None:
         """A client said HELLO. ``info``: pid, kind, job_id. A second time only replaces ``info``."""
         client = self._ledger.clients.get(proc)

@@ -212,8 +212,8 @@ class Client:
 
     @property
     def name(self) -> str:
-        """For messages to people: "worker 4711"."""
-        return f"{self.info.get('kind', 'process')} {self.info.get('pid', '?')}"
+        """For messages to people: "worker 4711", or what it was called by `StoreCore.call`."""
+        return self.info.get("name") or f"{self.info.get('kind', 'process')} {self.info.get('pid', '?')}"
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.proc.hex()}>"
