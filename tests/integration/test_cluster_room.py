@@ -4,10 +4,12 @@ import os
 import signal
 
 import numpy as np
+import pytest
 
 import shoal
 from nodeclient import until
 from shoal.control import request
+from shoal.exceptions import ObjectStoreFullError
 from shoal.testing import Cluster
 
 TIMEOUT_S = 60
@@ -119,5 +121,30 @@ def test_what_finds_no_room_between_views_is_received_into_a_file():
             gone = [ref.hex() for ref in far]
             del far
             until(lambda: not ids_at(small).intersection(gone))
+        finally:
+            shoal.shutdown()
+
+
+def test_why_and_the_error_tell_of_which_node_is_full():
+    config = {"spilling": False, "pull_room_tries_max": 1}
+    with Cluster(num_cpus=0, system_config=config) as cluster:
+        small = cluster.add_node(num_cpus=2, object_store_memory=24_000_000, system_config=config)
+        shoal.init(cluster.address)
+        try:
+            holder = Holder.remote()
+            assert get(holder.look.remote(*[make.remote(500_000) for _ in range(5)])) == 5
+            far = shoal.put(np.zeros(750_000))
+            result = element_of.remote([far], 7)
+
+            def told():
+                rows = request(small.socket, small.secret, "why", {"id": result.hex()})["rows"]
+                lines = [line for row in rows for line in row.get("lines", ())]
+                return any("node" in line and "wait for room in this node's store" in line for line in lines)
+
+            until(told)
+            with pytest.raises(
+                ObjectStoreFullError, match=f"the object store of node {small.node_id[:8]}: of"
+            ):
+                get(result)
         finally:
             shoal.shutdown()

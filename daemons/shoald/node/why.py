@@ -132,6 +132,8 @@ class _Inquiry:
                 daemon = self._daemon
                 shortage = daemon.store.shortage_lines(daemon.loop.now())
                 row["lines"] += [f"  node {daemon.node_id[:8]}: {line}" for line in shortage]
+            if type(row.get("wanted")) is str:
+                self._add_way(row)
             task = row.get("running")
             if type(task) is str:
                 self._to_follow.append(task)
@@ -162,6 +164,14 @@ class _Inquiry:
         for node_id, why in [*here, *away]:
             if why and isinstance(lines, list):
                 lines.append(f"{'  ' * len(lines)}on node {node_id[:8]}: {why}")
+
+    def _add_way(self, row: dict[str, Any]) -> None:
+        """How far the object has come that a process of this node waits for, if it comes from another node."""
+        daemon, lines = self._daemon, row.get("lines")
+        if daemon.objects is not None and isinstance(lines, list):
+            said = {line for other in self._rows for line in other.get("lines", ())}
+            story = [each for each in daemon.objects.core.pulls.story(row["wanted"]) if each not in said]
+            lines += [f"{'  ' * len(lines)}node {daemon.node_id[:8]}: {each}" for each in story[:1]]
 
     def _add_reason(self, row: dict[str, Any]) -> None:
         """What the scheduler says of the demand that the row's chain ends with."""

@@ -75,8 +75,9 @@ def full_message(ledger: Ledger, size: int, trouble: str = "") -> str:
         for client, (pinned, pinned_bytes, held, held_bytes) in largest[:_NAMED_MAX]
         if held or pinned
     ]
+    where = f" of node {ledger.node_id.hex()[:8]}" if ledger.clustered else ""
     return (
-        f"no room for {bytes_text(size)} in the object store: of {bytes_text(allocator.capacity)}, "
+        f"no room for {bytes_text(size)} in the object store{where}: of {bytes_text(allocator.capacity)}, "
         f"{bytes_text(ledger.sealed_bytes)} are objects, {bytes_text(ledger.leased_bytes())} leased to writers, "
         f"{bytes_text(allocator.free_bytes)} free (longest piece {bytes_text(allocator.largest_free)}). "
         + ("; ".join(named) + ". " if named else "")

@@ -236,6 +236,8 @@ class Explain:
             for depth, link in enumerate(links[1:], 1)
         ]
         row: dict[str, Any] = {"lines": lines}
+        if links[-1].state == BORROWED:
+            row["wanted"] = links[-1].id.hex()
         task = links[-1].task
         if task is not None and links[-1].state == PENDING:
             if task.state == SENT and task.lease is not None and not queued_behind(task):

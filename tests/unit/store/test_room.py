@@ -336,3 +336,12 @@ def test_who_finds_only_pieces_is_told_so() -> None:
     assert "128 B free (longest piece 64 B)" in full_message(ledger, 128)
     assert "lies in pieces, between values that have to stay" in full_message(ledger, 128)
     assert "in pieces" not in full_message(ledger, 192)
+    assert "in the object store: of" in full_message(ledger, 192)
+
+
+def test_in_a_cluster_it_says_on_which_node() -> None:
+    bench = Bench(64 * KIB)
+    bench.core.clustered()
+    ledger = bench.core._ledger
+    ledger.node_id = bytes.fromhex("12345678" * 4)
+    assert "no room for 64 B in the object store of node 12345678: of" in full_message(ledger, 64)
