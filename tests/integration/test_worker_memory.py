@@ -95,10 +95,10 @@ def fill(size):
 def test_tasks_that_fit_one_at_a_time_take_turns(patient_node):
     """Each attempt beside another one would be ended as well, until none was left."""
 
-    @shoal.remote(max_retries=1)
+    @shoal.remote(max_retries=2)
     def large(number):
         taken = fill(800 * MIB)
-        time.sleep(0.5)
+        time.sleep(1)
         return number, len(taken)
 
     assert shoal.get([large.remote(n) for n in range(4)]) == [(n, 800 * MIB) for n in range(4)]

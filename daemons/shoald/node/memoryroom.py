@@ -4,7 +4,8 @@ As soon as its worker is gone there is memory, but not enough: started at once b
 again, until it has no attempts left. What it had when it was ended is the least that it needs. So no worker is granted
 for tasks of its shape until that much is free below the threshold, or no other task runs on the node (one that waits for tasks
 does not count: it may wait for this one); or `memory_room_ms_max` is over, in case what runs there does not end. Neighbours of
-the same name may be on their way to where it was, and their tasks take turns, so each counts with what it lacks to that.
+the same name may be on their way to where it was, and their tasks take turns, so each counts with what it lacks to that. And
+since it may have been ended long before it had all that it needs, the largest neighbour of its name tells more.
 
 Shapes are known by a key of the caller's. Workers that are leased already go on with the next tasks of theirs, one after another.
 """
@@ -27,10 +28,11 @@ K = TypeVar("K")
 
 @dataclass(slots=True)
 class _Ended:
-    """The largest task of a shape that was ended: its name and memory, and until when that counts."""
+    """The largest task of a shape that was ended: its name and memory, what one like it is known to need, and until when."""
 
     name: str
     own_bytes: int
+    needs_bytes: int
     until: float
 
 
@@ -50,7 +52,8 @@ class MemoryRoom(Generic[K]):
         """``victim``, a task of this shape, is ended for lack of memory."""
         before = self._ended.pop(key, None)
         own_bytes = max(victim.own_bytes, before.own_bytes if before is not None else 0)
-        self._ended[key] = _Ended(victim.name, own_bytes, now + self._wait_s)
+        needs_bytes = max(own_bytes, before.needs_bytes if before is not None else 0)
+        self._ended[key] = _Ended(victim.name, own_bytes, needs_bytes, now + self._wait_s)
         if len(self._ended) > self._shapes_max:
             del self._ended[next(iter(self._ended))]
 
@@ -61,10 +64,10 @@ class MemoryRoom(Generic[K]):
         most = reading.limit_bytes * self._share
         reasons: dict[K, str] = {}
         for key, each in list(self._ended.items()):
-            on_their_way = sum(
-                max(0, each.own_bytes - other.own_bytes) for other in running if other.name == each.name
-            )
-            if not running or now >= each.until or reading.used_bytes + each.own_bytes + on_their_way <= most:
+            alike = [other.own_bytes for other in running if other.name == each.name]
+            each.needs_bytes = needs = max(each.needs_bytes, *alike, 0)
+            wanted = needs + sum(needs - own_bytes for own_bytes in alike)
+            if not running or now >= each.until or reading.used_bytes + wanted <= most:
                 del self._ended[key]
             else:
                 reasons[key] = (

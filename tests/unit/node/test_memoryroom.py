@@ -53,6 +53,13 @@ def test_a_neighbour_that_does_the_same_will_need_as_much(room):
     assert not room.lacking(reading(1.0), [task("other", 0.1)], 1.0)
 
 
+def test_one_that_was_ended_early_needs_what_its_neighbour_has(room):
+    room.ended("shape", task("hog", 2), 0.0)
+    assert room.lacking(reading(8.0), [task("hog", 7)], 1.0)
+    assert room.lacking(reading(1.1), [task("hog", 0.1)], 2.0), "the next one has begun there"
+    assert not room.lacking(reading(1.0), [task("other", 0.1)], 3.0)
+
+
 def test_the_largest_counts(room):
     room.ended("shape", task("hog", 6), 0.0)
     room.ended("shape", task("hog", 2), 1.0)
