@@ -514,8 +514,9 @@ class SchedulerCore:
         self.placement.view_changed()
         self._alone = not self.view.alive()
         if self._alone:
-            for demand in self.waiting:
-                demand.here, demand.obstacle = BACKLOG_MAX, None
+            for client in self.clients.values():
+                for demand in client.demands.values():  # also those that will wait again
+                    demand.here, demand.obstacle, demand.away = BACKLOG_MAX, None, ""
             self.shares = {}
         self._deadline = now
 

@@ -71,6 +71,24 @@ def test_what_waited_for_another_node_is_granted_here_when_that_is_gone(node):
     assert len(node.grants) == 1
 
 
+def test_what_was_asked_of_another_node_says_never_when_it_is_wanted_again_and_that_is_gone(node):
+    other = Cluster(node)
+    other.resources = other.available = {"CPU": 30_000, "disk": 10_000}
+    node.demand(DRIVER, 1, 1, {"disk": 10_000})
+    node.run()
+    assert node.core.shares == {(DRIVER, 1): {other.node_id: 1}}
+    node.demand(DRIVER, 1, 0, {"disk": 10_000})
+    node.run()
+    other.there = False
+    node.core.view_changed(node.now)
+    node.demand(DRIVER, 1, 1, {"disk": 10_000})
+    node.run()
+    node.run(passed_s=node.config.infeasible_ms / 1000 + 0.01)
+    ((_, shape, kind, text),) = node.messages(m.DEMAND_STATUS)
+    assert (shape, kind) == (1, "infeasible")
+    assert "needs disk 1" in text
+
+
 # --- how long a decision stands is about that decision: what waits later is not looked at without a pause because of it ---
 
 
