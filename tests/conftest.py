@@ -20,6 +20,8 @@ from accounts import ledgers_that_do_not_add_up
 from leaks import Snapshot, difference_after_wait
 
 RUN = os.environ["SHOAL_TEST_RUN"] = uuid.uuid4().hex
+# Some tests speak gRPC in this process, others fork it: then gRPC would make descriptors anew, or abort where there are none.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 LEAK_WAIT_S = 30.0
 # Folders whose tests start processes.
 CHECKED_FOLDERS = frozenset({"integration", "fuzz", "chaos"})
