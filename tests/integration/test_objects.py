@@ -14,7 +14,9 @@ import pytest
 import shoal
 from ledger import bytes_of_objects, everything_came_back
 from marks import until
+from shoal.client.values import Values
 from shoal.exceptions import GetTimeoutError, TaskError
+from shoal.owner.objects import FAILED
 
 LARGE = 50_000  # float64: more than 100 KiB
 
@@ -143,6 +145,18 @@ def test_the_first_failure_raises_at_once(shoal_session, gates):
     with pytest.raises(ValueError, match="no") as caught:
         shoal.get([slow, fail.remote("no")])
     assert isinstance(caught.value, TaskError)
+
+
+def test_a_failure_just_before_the_wait_raises_at_once(shoal_session, gates, monkeypatch):
+    wait = Values._wait_settled
+
+    def late(values, missing, deadline):
+        until(lambda: any(entry.state == FAILED for entry in missing))
+        wait(values, missing, deadline)
+
+    monkeypatch.setattr(Values, "_wait_settled", late)
+    with pytest.raises(ValueError, match="no"):
+        shoal.get([gates.task("slow"), fail.remote("no")], timeout=20)
 
 
 # --- timeouts ---

@@ -178,6 +178,10 @@ class Values:
                     waiter.missing += 1
             if waiter.missing == 0:
                 return
+            failed = any(entry.state == FAILED for entry in missing)  # since the caller looked
+        if failed:
+            self._forget_waiter(missing, waiter)
+            return
         try:
             done = self._runtime.wait_for_objects(waiter, missing, deadline)
         finally:
