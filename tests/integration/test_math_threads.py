@@ -73,20 +73,6 @@ def test_what_the_node_was_started_with_stays(unsaid, monkeypatch, no_leaks):
         shoal.shutdown()
 
 
-def test_a_task_that_sets_the_variable_keeps_its_worker(unsaid, cluster):
-    @shoal.remote
-    def change():
-        os.environ["OMP_NUM_THREADS"] = "7"
-        return os.getpid()
-
-    @shoal.remote(num_cpus=2)
-    def look():
-        return os.getpid(), os.environ["OMP_NUM_THREADS"]
-
-    changed = shoal.get(change.remote())
-    assert {seen for pid, seen in shoal.get([look.remote() for _ in range(20)]) if pid == changed} <= {"7"}
-
-
 def test_the_script_of_a_job_is_no_task(unsaid, no_leaks):
     size = ("--num-cpus", "2", "--object-store-memory", "64MB")
     assert run("start-head", "--port", "0", *size).status == 0

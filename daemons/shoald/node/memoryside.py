@@ -35,9 +35,8 @@ class MemorySide:
         self._daemon = daemon
         self._timer: Timer | None = None
         self._last: Reading | None = None
-        self._tasks: dict[
-            bytes, tuple[bytes, float]
-        ] = {}  # of each worker: what it runs, and since when, about
+        # Of each worker: what it runs, and since when, about.
+        self._tasks: dict[bytes, tuple[bytes, float]] = {}
         self.core = MemoryWatch(daemon.config)
         self.room: MemoryRoom[Demand] = MemoryRoom(daemon.config)
         self.on_short: list[Callable[[], None]] = []

@@ -76,9 +76,8 @@ class Spiller:
         self._config = config
         self._on_error = on_error
         self._say = say
-        self._failing: set[int] = (
-            set()
-        )  # directories that did not take what was last written there; used in the loop's thread
+        # Directories that did not take what was last written there; used in the loop's thread.
+        self._failing: set[int] = set()
         self._prepared: set[int] = set()
         self._preparing = [threading.Lock() for _ in directories]
         self._bytes: memoryview | None = None

@@ -41,8 +41,8 @@ def become(python: str, facts: dict[str, Any], region: int, status: int) -> NoRe
     os.close(writer)
     for descriptor in (reader, region, status):
         os.set_inheritable(descriptor, True)
-    # -P: a file of the user's directory must not be imported instead of ours.
     maththreads.leave()
+    # -P: a file of the user's directory must not be imported instead of ours.
     arguments = [python, "-P", "-m", _MODULE, *(str(each) for each in (reader, region, status))]
     os.execv(python, arguments)  # noqa: S606  (a Python, which this node has made)
 

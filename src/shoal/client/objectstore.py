@@ -96,7 +96,7 @@ class ClientStore:
         self.pin_waiters: dict[bytes, list[PinWaiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self.file_copies: dict[bytes, FileCopy] = {}
-        self._unopened: dict[str, list[FileCopy]] = {}  # small ones, by path
+        self._unopened: dict[str, dict[bytes, FileCopy]] = {}  # small ones of `file_copies`, by path and id
         self._readers: set[PinWaiter] = set()
         self._small_max = config.inline_bytes_max
         self._make_view: Callable[..., np.ndarray[Any, Any]] = self._make_first_view
@@ -400,9 +400,22 @@ class ClientStore:
                 copy.waiters -= 1
                 if not copy.waiters:
                     del self.file_copies[object_id]
+                    self._forget_unopened(copy.path, object_id)
             waiter.in_files = []
-            if not self.file_copies:
-                self._unopened.clear()
+
+    def _known_copy(self, object_id: bytes) -> FileCopy | None:
+        """What another one is about to take the place of."""
+        known = self.file_copies.get(object_id)
+        if known is not None:
+            self._forget_unopened(known.path, object_id)
+        return known
+
+    def _forget_unopened(self, path: str, object_id: bytes) -> None:
+        copies = self._unopened.get(path)
+        if copies is not None:
+            copies.pop(object_id, None)
+            if not copies:
+                del self._unopened[path]
 
     def pinned(self, message: list[Any]) -> None:
         """PINNED: an object can be read."""
@@ -434,12 +447,12 @@ class ClientStore:
         _, _, object_id, path, offset, size, flags, checksum = message
         waiters = self.pin_waiters.get(object_id, ())
         if waiters:
-            known = self.file_copies.get(object_id)
+            known = self._known_copy(object_id)
             small = size <= self._small_max
             copy = self.file_copies[object_id] = FileCopy(path, offset, size, flags, checksum, small)
             copy.waiters = len(waiters) + (known.waiters if known is not None else 0)
             if small:
-                self._unopened.setdefault(path, []).append(copy)
+                self._unopened.setdefault(path, {})[object_id] = copy
         for waiter in waiters:
             waiter.in_files.append(object_id)
         self._tell(object_id)
@@ -501,7 +514,7 @@ class ClientStore:
 
     def _open(self, copy: FileCopy, patience_s: float) -> bool:
         with self._runtime.lock:
-            others = self._unopened.pop(copy.path, ())
+            others = list(self._unopened.pop(copy.path, {}).values())
         with waiting_for_room(self._runtime, f"{bytes_text(copy.size)} to be read from {copy.path}"):
             return copy.open(patience_s, others)
 
@@ -564,7 +577,7 @@ class ClientStore:
         for object_id in kept:
             pin = small[object_id]
             copy = FileCopy.of(mapping[pin.offset : pin.offset + pin.size], pin.flags)
-            known = self.file_copies.get(object_id)
+            known = self._known_copy(object_id)
             copy.waiters = guards[object_id] + (known.waiters if known is not None else 0)
             self.file_copies[object_id] = copy
         given_back: list[bytes] = []

@@ -188,9 +188,8 @@ class Pages:
             libc.munmap(address, self._size)
 
 
-_mapped: weakref.WeakValueDictionary[str, Pages] = (
-    weakref.WeakValueDictionary()
-)  # by path, which is no other file's ever
+# By path, which is no other file's ever.
+_mapped: weakref.WeakValueDictionary[str, Pages] = weakref.WeakValueDictionary()
 
 
 def write_copy(path: str, value: Serialized) -> int:

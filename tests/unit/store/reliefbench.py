@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.config import Config
+from shoal.wire import messages as m
 from shoald.store.core import StoreCore
 from shoald.store.spills import Write
 from unit.store.storebench import A, B, Bench, C
@@ -37,6 +38,17 @@ def written(bench: Bench) -> list[tuple[bytes, list[Any]]]:
     for effect in writes(bench):
         bench.core.spills.wrote(effect.file, [1] * len(effect.parts), 1.0)
     return later(bench, 0.0)
+
+
+def put_waiting(bench: Bench, object_id: bytes, size: int) -> None:
+    """Have A seal an object, also when there is no room: whatever is written for it succeeds."""
+    bench.now += 0.01
+    said = bench.send(A, m.ALLOC, 77, size, 0)
+    while not said:
+        said = written(bench)
+    ((_, (kind, _, offset, _)),) = said
+    assert kind == m.EXTENT
+    bench.send(A, m.SEAL, object_id, offset, size, b"", m.SEAL_PRIMARY, A, "", b"")
 
 
 def later(bench: Bench, seconds: float) -> list[tuple[bytes, list[Any]]]:

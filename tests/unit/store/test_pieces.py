@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from shoal.wire import messages as m
 from shoald.store.allocator import ALIGNMENT, LARGE_BYTES, PAGE, Allocator
+from unit.store.reliefbench import KIB, bench_of, later, put_waiting, state, take, writes, written
 from unit.store.storebench import A, B, Bench, C, X, Y, Z
-from unit.store.test_relief import KIB, bench_of, later, state, take, writes, written
 
 P, Q = b"P" * 16, b"Q" * 16
 
@@ -16,17 +16,6 @@ P, Q = b"P" * 16, b"Q" * 16
 def put(bench: Bench, object_id: bytes, size: int) -> None:
     bench.now += 0.01
     bench.seal(A, object_id, size=size)
-
-
-def put_waiting(bench: Bench, object_id: bytes, size: int) -> None:
-    """As `put`, when there is no room: whatever is written for it succeeds."""
-    bench.now += 0.01
-    said = bench.send(A, m.ALLOC, 77, size, 0)
-    while not said:
-        said = written(bench)
-    ((_, (kind, _, offset, _)),) = said
-    assert kind == m.EXTENT
-    bench.send(A, m.SEAL, object_id, offset, size, b"", m.SEAL_PRIMARY, A, "", b"")
 
 
 def written_ahead(bench: Bench) -> int:

@@ -11,7 +11,7 @@ from shoald.objects.cluster_refs import ClusterRefs
 from shoald.store.core import StoreCore
 from shoald.store.spills import Lend, Read, Remove, Write
 from unit.store.fakedisk import FakeDisk, FakeRegion
-from unit.store.reliefbench import KIB, MIB, bench_of, kinds, later, state, take, writes, written
+from unit.store.reliefbench import KIB, MIB, bench_of, kinds, later, put_waiting, state, take, writes, written
 from unit.store.storebench import A, B, Bench, C, X, Y, Z
 
 
@@ -85,11 +85,7 @@ def test_what_was_read_back_goes_first_and_what_was_never_read_stays() -> None:
     bench = bench_of(96 * KIB)
     ids = [bytes([number]) * 16 for number in range(9)]
     for object_id in ids:
-        bench.now += 0.01
-        bench.send(A, m.ALLOC, 77, 32 * KIB, 0)
-        written(bench)
-        offset = next(each[0] for each in bench.core._ledger.clients[A].leased.ranges())
-        bench.send(A, m.SEAL, object_id, offset, 32 * KIB, b"", m.SEAL_PRIMARY, A, "", b"")
+        put_waiting(bench, object_id, 32 * KIB)
     cached: list[bytes] = []
     for object_id in ids:
         bench.now += 0.01

@@ -6,7 +6,7 @@ from typing import Any
 
 from shoal.wire import messages as m
 from shoald.store.spills import Read, Write
-from unit.store.reliefbench import KIB, bench_of, kinds, later, take, writes, written
+from unit.store.reliefbench import KIB, bench_of, kinds, later, put_waiting, take, writes, written
 from unit.store.storebench import A, B, Bench, C, X, Y
 
 
@@ -91,11 +91,7 @@ def test_who_views_more_than_there_is_room_for_waits_once_and_not_for_each() -> 
     bench.core.spills.locate = lambda directory, file: f"/spill/{directory}/{file}"
     ids = [bytes([number]) * 16 for number in range(8)]
     for object_id in ids:
-        bench.now += 0.01
-        bench.send(A, m.ALLOC, 77, 32 * KIB, 0)
-        written(bench)
-        offset = next(each[0] for each in bench.core._ledger.clients[A].leased.ranges())
-        bench.send(A, m.SEAL, object_id, offset, 32 * KIB, b"", m.SEAL_PRIMARY, A, "", b"")
+        put_waiting(bench, object_id, 32 * KIB)
     for object_id in ids[-2:]:
         assert kinds(bench.pin(B, object_id)) == [m.PINNED]
     waits = []
@@ -111,11 +107,7 @@ def test_pins_that_do_not_come_back_are_waited_for_only_a_few_times() -> None:
     bench = bench_of(256 * KIB, recall_grace_ms=20)
     ids = [bytes([number]) * 16 for number in range(16)]
     for object_id in ids:
-        bench.now += 0.01
-        bench.send(A, m.ALLOC, 77, 32 * KIB, 0)
-        written(bench)
-        offset = next(each[0] for each in bench.core._ledger.clients[A].leased.ranges())
-        bench.send(A, m.SEAL, object_id, offset, 32 * KIB, b"", m.SEAL_PRIMARY, A, "", b"")
+        put_waiting(bench, object_id, 32 * KIB)
     waited = 0.0
     for object_id in ids[:7]:
         said = bench.pin(B, object_id)
