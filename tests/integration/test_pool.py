@@ -1,5 +1,6 @@
 """Pool behaves as `multiprocessing.Pool` does: the uses that its documentation shows, and its corner cases."""
 
+import concurrent.futures
 import itertools
 import multiprocessing
 import os
@@ -10,7 +11,9 @@ import pytest
 
 from actorparts import PATIENCE_S, wait_until
 from shoal.exceptions import ActorDiedError
+from shoal.refs import ObjectRef
 from shoal.util.multiprocessing import Pool, TimeoutError  # noqa: A004  as in the standard library's documentation
+from shoal.util.multiprocessing.results import IMapIterator
 
 
 def square(x):
@@ -99,6 +102,26 @@ def test_functions_and_arguments_as_work(pool):
     assert sorted(pool.imap_unordered(say_all, work)) == sorted(expected)
     assert pool.map(say_all, work) == expected
     assert pool.starmap(say, work) == expected
+
+
+def test_results_are_told_without_the_lock(pool, monkeypatch):
+    """Also if a call has ended before its end is watched: who is told may wait for a thread that waits for the lock."""
+    future, arrived, held = ObjectRef.future, IMapIterator.arrived, []
+
+    def ended_at_once(ref):
+        made = future(ref)
+        if not held:
+            concurrent.futures.wait([made], PATIENCE_S)
+        return made
+
+    def told(result, *part):
+        held.append(pool._lock._is_owned())
+        arrived(result, *part)
+
+    monkeypatch.setattr(ObjectRef, "future", ended_at_once)
+    monkeypatch.setattr(IMapIterator, "arrived", told)
+    assert sorted(pool.imap_unordered(square, range(20))) == [n * n for n in range(20)]
+    assert held == [False] * 20
 
 
 def test_errors_come_where_their_calls_are(pool):

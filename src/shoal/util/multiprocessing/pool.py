@@ -3,6 +3,9 @@
 Work is cut into chunks, which wait in one queue; an actor gets the next one when it has fewer than two. Results arrive
 on the thread that resolves futures; callbacks run there. An actor that dies takes the calls it was sent with it: they
 raise ActorDiedError, and another one takes its place.
+
+Results are told without the pool's lock: who is told may want more work given out, with a lock of its own (`imap`), which another
+thread has that waits for the pool's. So what was sent is watched only then: it may have ended already.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from shoal.exceptions import ActorDiedError
@@ -103,6 +107,9 @@ class Pool:
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._queue: deque[_Chunk] = deque()
+        self._sent: deque[tuple[_Process, int, concurrent.futures.Future[Any]]] = (
+            deque()
+        )  # and not watched yet
         self._refused: deque[tuple[_Chunk, Exception]] = deque()
         self._under_way: dict[int, _Chunk] = {}
         self._numbers = itertools.count()
@@ -119,7 +126,7 @@ class Pool:
             raise ValueError("Pool not running")
 
     def _pump(self) -> None:
-        """Give waiting chunks to the least busy processes (lock held)."""
+        """Give waiting chunks to the least busy processes (lock held; `_watch_sent` follows)."""
         while self._queue and self._processes:
             process = min(self._processes, key=lambda each: each.busy)
             if process.busy >= _AHEAD:
@@ -140,7 +147,7 @@ class Pool:
         if self._limit is not None and process.done >= self._limit:
             # The calls that it was sent keep it alive to their end.
             self._processes[self._processes.index(process)] = self._start()
-        future.add_done_callback(lambda done: self._arrived(process, number, done))
+        self._sent.append((process, number, future))
 
     def _arrived(self, process: _Process, number: int, future: concurrent.futures.Future[Any]) -> None:
         error = future.exception()
@@ -150,6 +157,7 @@ class Pool:
             if isinstance(error, ActorDiedError) and process in self._processes and self._state == "RUN":
                 self._processes[self._processes.index(process)] = self._start()
             self._pump()
+        self._watch_sent()
         try:
             if chunk is not None:
                 chunk.result.arrived(chunk.index, None if error is not None else future.result(), error)
@@ -158,16 +166,29 @@ class Pool:
             with self._lock:
                 self._idle.notify_all()
 
+    def _watch_sent(self) -> None:
+        """Have the ends of calls that were sent noticed (lock not held)."""
+        while True:
+            with self._lock:
+                if not self._sent:
+                    return
+                process, number, future = self._sent.popleft()
+            future.add_done_callback(partial(self._arrived, process, number))
+
     def _tell_refused(self) -> None:
         """Fail the calls that could not be sent (lock not held)."""
-        while self._refused:
-            chunk, error = self._refused.popleft()
+        while True:
+            with self._lock:
+                if not self._refused:
+                    return
+                chunk, error = self._refused.popleft()
             chunk.result.arrived(chunk.index, None, error)
 
     def _submit(self, chunks: list[_Chunk]) -> None:
         with self._lock:
             self._queue.extend(chunks)
             self._pump()
+        self._watch_sent()
         self._tell_refused()
 
     def _cut(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], chunksize: int | None) -> list[Any]:
