@@ -152,10 +152,10 @@ def test_where_no_terminal_is_a_line_is_printed_seldom(tmp_path):
         PRELUDE
         + textwrap.dedent("""
         progress(shoal.remote(time.sleep).remote(0.05), desc="short")
-        progress([shoal.remote(time.sleep).remote(0.1) for _ in range(10)], desc="long")
+        progress([shoal.remote(time.sleep).remote(0.3) for _ in range(10)], desc="long")
     """)
     )
-    environment = {**os.environ, "SHOAL_PROGRESS_LINE_S": "0.2"}
+    environment = {**os.environ, "SHOAL_PROGRESS_LINE_S": "1"}
     done = subprocess.run(
         [PYTHON, script], capture_output=True, text=True, timeout=60, check=True, env=environment
     )

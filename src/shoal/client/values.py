@@ -173,13 +173,10 @@ class Values:
         waiter = Waiter(0)
         waiter.ready = False
         with self._lock:
-            for entry in missing:
-                if self._table.wait_for(entry, waiter):
-                    waiter.missing += 1
+            waiter.missing, failed = self._table.wait_for_each(missing, waiter)
             if waiter.missing == 0:
                 return
-            failed = any(entry.state == FAILED for entry in missing)  # since the caller looked
-        if failed:
+        if failed:  # since the caller looked
             self._forget_waiter(missing, waiter)
             return
         try:
