@@ -12,15 +12,6 @@ def get(refs, timeout=PATIENCE_S):
     return shoal.get(refs, timeout=timeout)
 
 
-def alive(pid):
-    """Whether the process runs; one that has ended and was not waited for does not."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def wait_until(condition, timeout_s=PATIENCE_S):
     """Wait for a condition."""
     deadline = time.monotonic() + timeout_s

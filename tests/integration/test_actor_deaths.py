@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 import shoal
-from actorparts import alive, get, wait_until
+from actorparts import get, wait_until
+from processes import alive
 from shoal.cli.app import app
 from shoal.exceptions import ActorDiedError, ActorError, ActorUnavailableError, TaskError
 

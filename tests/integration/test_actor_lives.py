@@ -11,7 +11,8 @@ import time
 import pytest
 
 import shoal
-from actorparts import alive, get, wait_until
+from actorparts import get, wait_until
+from processes import alive
 from shoal.exceptions import ActorDiedError, ActorError, ActorUnavailableError
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import shoal
-from actorparts import alive, get, wait_until
+from actorparts import get, wait_until
+from processes import alive
 from shoal.exceptions import ActorDiedError, PendingCallsLimitExceeded, TaskError
 
 

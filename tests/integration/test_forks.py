@@ -13,6 +13,7 @@ import pytest
 import shoal
 from ledger import everything_came_back
 from marks import until
+from processes import alive
 
 MIB = 1024 * 1024
 STORE = 64 * MIB
@@ -215,16 +216,8 @@ def test_a_child_that_returns_from_the_task_is_no_second_worker(small_store):
 
     pid = shoal.get(forks.remote())
     assert pid > 0
-    until(lambda: not _alive(pid))
+    until(lambda: not alive(pid))
     assert shoal.get(forks.options(num_cpus=0.5).remote()) > 0
-
-
-def _alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().split()[2] not in "ZX"
-    except OSError:
-        return False
 
 
 def test_forks_while_other_threads_use_the_session(small_store):

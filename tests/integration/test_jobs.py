@@ -11,6 +11,7 @@ import pytest
 import shoal
 from commandline import PATIENCE_S, run, until
 from marks import Marks
+from processes import alive
 from shoal.job_submission import JobStatus, JobSubmissionClient
 from shoal.util import state
 from wheels import wheel
@@ -65,14 +66,6 @@ def waits(tmp_path):
     """A script that says that it is there, and waits in another process of its group; and the file with both ids."""
     pids = tmp_path / "pids"
     return f"sleep 600 & echo $$ $! > {pids}.new; mv {pids}.new {pids}; echo there; wait", pids
-
-
-def gone(pid):
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_a_script_with_its_directory_and_variables(head, tmp_path):
@@ -166,7 +159,7 @@ def test_a_job_is_stopped_with_all_of_its_processes(head, tmp_path):
     until(lambda: run("job", "logs", "a").out == "there\n")
     assert "RUNNING; stop it first" in run("job", "delete", "a").error
     assert run("job", "stop", "a").out == "job a STOPPED\n"
-    assert all(gone(pid) for pid in pids.read_text().split())
+    assert not any(alive(pid) for pid in pids.read_text().split())
     assert "had ended: STOPPED" in run("job", "stop", "a").out
 
 
@@ -219,7 +212,7 @@ def test_when_its_supervisor_dies_the_job_has_failed_and_its_script_ends(client,
     os.kill(supervisor, signal.SIGKILL)
     until(lambda: client.get_job_status(job) is JobStatus.FAILED)
     assert "its supervisor failed" in client.get_job_info(job).message
-    until(lambda: all(gone(pid) for pid in pids.read_text().split()))
+    until(lambda: not any(alive(pid) for pid in pids.read_text().split()))
 
 
 def kill_registry():
@@ -227,7 +220,7 @@ def kill_registry():
         row for row in state.list_actors() if row["name"] == "registry" and row["state"] == "ALIVE"
     )
     os.kill(registry.pid, signal.SIGKILL)
-    until(lambda: gone(registry.pid))
+    until(lambda: not alive(registry.pid))
 
 
 def test_when_what_knows_the_jobs_dies_another_goes_on_from_there(client, tmp_path, marks):
@@ -252,7 +245,7 @@ def test_when_what_knows_the_jobs_dies_another_goes_on_from_there(client, tmp_pa
     assert client.get_job_logs("c") == "ended\n"
     assert client.stop_job("a")
     assert client.get_job_status("a") is JobStatus.STOPPED
-    assert all(gone(pid) for pid in pids.read_text().split())
+    assert not any(alive(pid) for pid in pids.read_text().split())
     with pytest.raises(ValueError, match="a job 'b' already"):
         client.submit_job(entrypoint="true", submission_id="b")
 
@@ -262,7 +255,7 @@ def test_jobs_end_with_their_cluster(head, tmp_path):
     run("job", "submit", "--no-wait", "--", entrypoint)
     until(pids.exists)
     assert run("stop").status == 0
-    until(lambda: all(gone(pid) for pid in pids.read_text().split()))
+    until(lambda: not any(alive(pid) for pid in pids.read_text().split()))
 
 
 def test_who_submitted_it_may_go(head, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 import shoal
 from nodeclient import until
+from processes import alive
 from shoal.exceptions import ActorDiedError, RuntimeEnvSetupError, TaskCancelledError, WorkerCrashedError
 from shoal.testing import Cluster
 from wheels import source, wheel
@@ -262,10 +263,6 @@ def slow(tmp_path):
 
 def building(begun):
     return int(until(lambda: begun.exists() and begun.read_text()))
-
-
-def alive(pid):
-    return Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() != b""
 
 
 def test_who_asks_is_told_what_is_being_installed(cluster, slow):
