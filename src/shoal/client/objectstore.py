@@ -24,6 +24,7 @@ from shoal.owner.nodestream import MESSAGE_IDS_MAX
 from shoal.owner.objects import Waiter
 from shoal.refs import released
 from shoal.sizes import bytes_text
+from shoal.store import parallel
 from shoal.store.extents import ExtentLeases
 from shoal.store.filecopies import THREAD, FileCopy, FileWrite
 from shoal.store.pins import PinTable
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
 _AHEAD = 0
 _IDLE_S = 0.5
 _CROWDED_S = 0.003  # room that is there takes a tenth of it
-_OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
+_OWN_THREADS = frozenset(
+    {"shoal-backup", "shoal-output", THREAD, parallel.THREAD}
+)  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp

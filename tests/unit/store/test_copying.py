@@ -1,9 +1,11 @@
-"""Copies in blocks."""
+"""Copies in blocks, and by several threads."""
 
 import numpy as np
 import pytest
 
+from shoal.store import parallel
 from shoal.store.copying import BLOCK_BYTES, copy_large
+from shoal.store.parallel import BYTES_MIN
 
 PAIR = 2 * BLOCK_BYTES
 
@@ -37,3 +39,14 @@ def test_a_source_that_cannot_be_written_is_read() -> None:
     target = np.empty_like(source)
     copy_large(target, source)
     assert np.array_equal(target, source)
+
+
+@pytest.mark.parametrize("size", [BYTES_MIN, BYTES_MIN + 4096 * 3 + 1, 3 * BYTES_MIN + 77])
+def test_what_is_shared_by_threads_is_whole(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_processors", lambda: 3)
+    source = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    for _ in range(4):
+        whole = np.full(size + 128, 7, np.uint8)
+        copy_large(whole[64 : 64 + size], source)
+        assert np.array_equal(whole[64 : 64 + size], source)
+        assert set(whole[:64].tolist()) | set(whole[64 + size :].tolist()) == {7}
