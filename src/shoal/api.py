@@ -423,7 +423,9 @@ def wait(
 
     Returns when that many are ready, or after ``timeout`` seconds. An object of another node is ready when it is on this one;
     without ``fetch_local`` it stays there, and is ready when it is complete. A generator of refs may be among them: it is ready
-    when `next` gives a ref, or ends, at once.
+    when `next` gives a ref, or ends, at once. Ready is not well: a task that failed and an object that is lost are ready too, and
+    `get` raises why. A copy is not looked at before it is read: if it turns out to be lost then, `get` waits for the task that
+    makes it again, or raises.
     Raises TypeError or ValueError for what cannot be waited for.
     """
     if not isinstance(refs, list):

@@ -275,8 +275,10 @@ def test_a_put_value_whose_file_its_reader_finds_damaged_is_lost_and_says_why(sp
     (path,) = spill_files(folder)
     path.write_bytes(bytes(left))
     for _ in range(2):
+        assert shoal.wait([ref]) == ([ref], [])  # an error is ready, and so is what nobody has looked at yet
         with pytest.raises(shoal.exceptions.ObjectLostError, match=r"damaged.* put"):
             shoal.get(ref)
+    assert shoal.wait([ref]) == ([ref], [])
     assert [row["state"] for row in rows() if row["id"] == ref.hex()] == ["lost"]
 
 
