@@ -290,7 +290,7 @@ def _anything(_: str, value: Any) -> Any:
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "num_cpus": checks.amount,
-    "num_gpus": checks.amount,
+    "num_gpus": checks.whole_gpus,
     "memory": checks.amount,
     "_memory": checks.amount,
     "resources": checks.resources,

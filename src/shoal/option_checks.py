@@ -59,6 +59,20 @@ def amount(name: str, value: Any) -> float:
     return operator.index(value) if hasattr(value, "__index__") else float(value)
 
 
+def gpus(name: str, value: Any) -> float:
+    """A number of GPUs: a share of one, or a whole number, since nothing runs on one and a half."""
+    if to_units(name, value) > UNITS and to_units(name, value) % UNITS:
+        raise ValueError(f"{name}={value!r}: a share of one GPU (up to 1) or a whole number of them")
+    return amount(name, value)
+
+
+def whole_gpus(name: str, value: Any) -> float:
+    """The GPUs that a node has."""
+    if to_units(name, value) % UNITS:
+        raise ValueError(f"{name}={value!r}: a node has a whole number of GPUs")
+    return amount(name, value)
+
+
 def resources(name: str, value: Any) -> dict[str, float]:
     """Custom resources: name → amount."""
     if not isinstance(value, Mapping):

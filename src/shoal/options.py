@@ -39,7 +39,7 @@ _LEASED_BY = frozenset(
 )
 _COMMON: dict[str, Check] = {
     "num_cpus": checks.amount,
-    "num_gpus": checks.amount,
+    "num_gpus": checks.gpus,
     "memory": checks.amount,
     "resources": checks.resources,
     "name": checks.text,

@@ -45,14 +45,18 @@ def head():
 def test_a_cluster_from_start_to_stop(head):
     address = head["head_address"]
     joined = run(
-        "start-node", "--address", address, "--num-cpus", "2", "--object-store-memory", "64MB", "--name", "b"
-    )
+        "start-node", "--address", address, "--num-cpus", "2", "--object-store-memory", "64MB", "--name", "b",
+        "--num-gpus", "3", "--memory", "8GB",
+    )  # fmt: skip
     assert joined.status == 0, joined.err
     assert "started node" in joined.out
     nodes = run("list", "nodes", "--json").json["rows"]
     assert sorted((node["resources"]["CPU"], node["state"]) for node in nodes) == [
         (1.0, "ALIVE"),
         (2.0, "ALIVE"),
+    ]
+    assert [(n["resources"]["GPU"], n["resources"]["memory"]) for n in nodes if n["name"] == "b"] == [
+        (3, 8e9)
     ]
     assert "0/3 CPU" in run("status").out
     assert run("health-check").status == 0

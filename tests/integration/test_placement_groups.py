@@ -302,6 +302,7 @@ def test_many_groups_come_and_go():
         (([{"CPU": 0}],), ValueError),
         (([{"CPU": -1}],), ValueError),
         (([{"CPU": "1"}],), TypeError),
+        (([{"GPU": 1.5}],), ValueError),
         (({"CPU": 1},), TypeError),
         (([3],), TypeError),
         (([{"CPU": 1}], "TIGHT"), ValueError),

@@ -110,6 +110,7 @@ def test_an_unknown_argument_names_the_nearest(name, meant):
         ("num_cpus", "4", TypeError),
         ("num_cpus", -1, ValueError),
         ("num_cpus", 0.00001, ValueError),
+        ("num_gpus", 0.5, ValueError),
         ("resources", {"CPU": 1}, ValueError),
         ("labels", {"a": 1}, TypeError),
         ("object_store_memory", 1000, ValueError),

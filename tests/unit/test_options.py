@@ -44,6 +44,8 @@ def test_defaults_are_those_of_the_documentation():
         (TaskOptions, "num_cpus", 0.00001, ValueError),
         (TaskOptions, "num_cpus", float("nan"), ValueError),
         (TaskOptions, "num_gpus", float("inf"), ValueError),
+        (TaskOptions, "num_gpus", 1.5, ValueError),
+        (ActorOptions, "num_gpus", 2.0001, ValueError),
         (TaskOptions, "memory", 2**60, ValueError),
         (TaskOptions, "memory", [1], TypeError),
         (TaskOptions, "resources", {"CPU": 1}, ValueError),

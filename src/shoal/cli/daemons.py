@@ -51,6 +51,12 @@ def _node_options(command: F) -> F:
         click.option(
             "--num-cpus", type=click.FloatRange(min=0), help="CPUs to offer (default: all there are)."
         ),
+        click.option("--num-gpus", type=click.IntRange(min=0), help="GPUs to offer (default: none)."),
+        click.option(
+            "--memory",
+            type=Size(),
+            help="Memory to offer to tasks that say how much they need, such as 8GB (default: what the store leaves).",
+        ),
         click.option(
             "--object-store-memory",
             type=Size(),
@@ -331,6 +337,8 @@ def _options(given: dict[str, Any], **more: Any) -> DaemonOptions:
         config["tls"] = tls
     spilling = config.pop(SPILLING, ()) or split_directories(given.pop("object_spilling_directory") or "")
     given.pop("object_spilling_directory", None)
+    amounts = {"GPU": given.pop("num_gpus"), "memory": given.pop("memory")}
+    given["resources"] |= {name: float(amount) for name, amount in amounts.items() if amount is not None}
     return DaemonOptions(config=config, spilling_directories=spilling, **given, **more)
 
 

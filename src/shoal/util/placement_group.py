@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import session
 from shoal.config import load
-from shoal.option_checks import seconds, selector, to_units
+from shoal.option_checks import gpus, seconds, selector, to_units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -191,7 +191,10 @@ def _check_bundles(bundles: Any) -> list[dict[str, int]]:
     for number, bundle in enumerate(bundles):
         if not hasattr(bundle, "items") or not all(isinstance(key, str) for key in bundle):
             raise TypeError(f"bundles[{number}] needs a dict of resource names and amounts, not {bundle!r}")
-        amounts = {key: to_units(f"bundles[{number}][{key!r}]", amount) for key, amount in bundle.items()}
+        amounts = {}
+        for key, amount in bundle.items():
+            name = f"bundles[{number}][{key!r}]"
+            amounts[key] = to_units(name, gpus(name, amount) if key == "GPU" else amount)
         amounts = {key: amount for key, amount in amounts.items() if amount}
         if not amounts:
             raise ValueError(f"bundles[{number}] = {bundle!r} asks for nothing: a bundle needs some resource")
