@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import shoal
 from actorparts import get, wait_until
 from shoal.cli.app import app
-from shoal.exceptions import ActorDiedError
+from shoal.exceptions import ActorDiedError, GetTimeoutError
 from shoal.sizes import bytes_text
 
 
@@ -83,6 +83,49 @@ def test_why_says_what_the_calls_of_an_actor_wait_for(shoal_session, tmp_path, o
         assert "behind 1 call(s) of this process" in run("why", behind.hex())
     open(path, "w").close()
     assert get(asking) == path
+
+
+class Inward:
+    """Waits for itself."""
+
+    def ask_itself(self, others, timeout):
+        return shoal.get(shoal.get_runtime_context().current_actor.answer.remote(others), timeout=timeout)
+
+    def answer(self, others):
+        return shoal.get([each.ask_itself.remote([], None) for each in others])
+
+
+class InwardAsync(Inward):
+    async def answer(self, others):
+        return others
+
+
+@pytest.mark.parametrize(("cls", "calls"), [(Inward, 1), (Inward, 2), (InwardAsync, 1)])
+def test_an_actor_that_waits_for_itself_is_a_deadlock(shoal_session, cls, calls):
+    actor = shoal.remote(cls).options(max_concurrency=calls).remote()
+    refs = [actor.ask_itself.remote([], None) for _ in range(calls)]
+    wait_until(lambda: "this is a deadlock" in run("why", refs[0].hex()))
+    told = f"{cls.__name__}.ask_itself waits for {cls.__name__}.answer, which cannot begin before the end of "
+    assert f"{told}{cls.__name__}.ask_itself" in run("why", refs[0].hex())
+    shoal.kill(actor)
+
+
+def test_an_actor_that_waits_for_itself_in_vain_is_told_so(shoal_session):
+    actor = shoal.remote(Inward).remote()
+    with pytest.raises(GetTimeoutError, match=r"a deadlock: Inward.ask_itself waits for Inward.answer"):
+        get(actor.ask_itself.remote([], 0.2))
+    roomy = shoal.remote(Inward).options(max_concurrency=2).remote()
+    assert get(roomy.ask_itself.remote([], None)) == []
+
+
+def test_actors_that_wait_for_each_other_are_a_deadlock(shoal_session):
+    first, second = (shoal.remote(Inward).remote() for _ in range(2))
+    ref = first.answer.remote([second])
+    wait_until(lambda: "this is a deadlock: Inward.ask_itself waits" in run("why", ref.hex()))
+    shoal.kill(second)
+    ref = first.answer.remote([first])
+    wait_until(lambda: "this is a deadlock: Inward.answer waits" in run("why", ref.hex()))
+    shoal.kill(first)
 
 
 def test_why_says_what_an_actor_without_a_process_waits_for(shoal_session):

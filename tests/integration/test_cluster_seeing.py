@@ -103,6 +103,34 @@ def _chain(node, ref):
     return rows if any("hold" in line for row in rows for line in row.get("lines", ())) else None
 
 
+@shoal.remote
+class Inward:
+    def ask_itself(self):
+        return shoal.get(shoal.get_runtime_context().current_actor.answer.remote())
+
+    def answer(self):
+        pass
+
+
+@shoal.remote
+def through(actor):
+    return shoal.get(actor.ask_itself.remote())
+
+
+def test_a_deadlock_on_another_node_is_told(nodes):
+    actor = Inward.options(resources={"disk": 1}).remote()
+    ref = through.remote(actor)
+
+    def deadlocks(node):
+        found = ask(node, "why", id=ref.hex())["rows"]
+        return [row["lines"] for row in found if "this is a deadlock" in str(row.get("lines"))]
+
+    for node in nodes:
+        [told] = until(lambda node=node: deadlocks(node), "the deadlock")
+        assert "Inward.ask_itself waits for Inward.answer" in told[0]
+    shoal.kill(actor)
+
+
 def test_a_node_that_does_not_answer_is_named(nodes):
     head, other = nodes
     os.kill(other.pid, signal.SIGSTOP)

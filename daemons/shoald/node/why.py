@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from shoal import deadlocks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -46,7 +48,7 @@ class Why:
             return
         daemon = self._daemon
         if params.get("running"):  # another node looks for the process that runs this task
-            _Inquiry(daemon, self._ask, None, reply, [], params).follow(wanted)
+            _Inquiry(daemon, self._ask, None, reply, [], params).follow(wanted, params.get("at"))
             return
         everybody = [proc for proc, client in daemon.clients.items() if client.kind != "cli"]
         rows = [*daemon.actors.why(wanted), *daemon.groups.why(wanted)]
@@ -92,8 +94,9 @@ class _Inquiry:
     def start(self, everybody: list[bytes], wanted: str) -> None:
         self._ask(everybody, "why", {"id": wanted, **self._limits}, self._answered_first(wanted))
 
-    def follow(self, task: str) -> None:
-        """Only what the process that runs ``task``, if that is here, waits for."""
+    def follow(self, task: str, place: Any) -> None:
+        """Only what the process that runs ``task``, if that is here, waits for; ``place``: where it was sent to."""
+        self._places[task] = place
         self._to_follow.append(task)
         self._follow()
 
@@ -195,9 +198,12 @@ class _Inquiry:
                 self._ask([proc], "why", {"id": task, "running": True, **self._limits}, self._answered)
                 return
             if self._questions is not None and self._daemon.cluster.live:
-                question = {"id": task, "running": True}
+                question = {"id": task, "running": True, "at": self._places.get(task)}
                 self._questions.others("why here", question, lambda *heard: self._heard(_NOTHING, *heard))
                 return
+        if self._questions is not None and (told := deadlocks.sentence(self._rows)):
+            lines = [told, f"next: {deadlocks.NEXT_STEP}"]
+            self._rows.append({"process": "all of these", "lines": lines})
         self._reply(True, {"rows": self._rows, "silent": sorted(set(self._silent))})
 
     def _process_of(self, task: str) -> bytes:

@@ -45,6 +45,7 @@ from shoald.worker.incoming import PLAIN_CALL, check_call, messages_of, opening,
 from shoald.worker.lanes import Lanes
 from shoald.worker.leaving import WaysOut, flush_out, give_back, take_all
 from shoald.worker.results import Results
+from shoald.worker.selfview import SelfView
 
 if TYPE_CHECKING:
     import socket
@@ -104,9 +105,9 @@ class ActorExecutor:
             set_task_name, self._cancels,
         )  # fmt: skip
         self._remember = runtime.timeline.record
-        self._making = True
+        self._view = SelfView(self._actor_id, self._running, self._inbox.calls)
         self._blocking = Blocking(
-            runtime, lambda: self._making or bool(self._running), self._send_replies_locked
+            runtime, lambda: self._view.making or bool(self._running), self._send_replies_locked
         )
         self._lends = "CPU" in resources
         runtime.on_leave = self._leave_soon
@@ -114,7 +115,7 @@ class ActorExecutor:
         runtime.blocking_hook = self._blocking.begin if self._lends else None
         runtime.unblocked_hook = self._blocking.end if self._lends else None
         runtime.actors.caller_left = self._on_caller_left
-        runtime.explain.actor = (self._actor_id.hex(), self._describe)
+        runtime.explain.actor = self._view
         runtime.run_here = None
         runtime.dispatch.cancel_here = lambda task_id: None
         runtime.serve_peers(self._on_peer, actor=True)
@@ -134,6 +135,7 @@ class ActorExecutor:
             self._lanes = _kind_of_lanes(settings["asynchronous"])(
                 self.calls, groups, group_of_methods(cls), self._answer, self._exit, self._leave,
                 WaysOut(self._not_begun, self._end_in_peace))  # fmt: skip
+            self._view.lanes = self._lanes
             self._lend_together()
         else:
             self._cancels.install()
@@ -145,7 +147,7 @@ class ActorExecutor:
             self._fail(error)
         del args, kwargs
         with runtime.lock:
-            self._making = False
+            self._view.making = False
             self._waits_end()
             runtime.table.to_node([m.ACTOR_READY, self._actor_id])
             runtime.flush()
@@ -408,15 +410,6 @@ class ActorExecutor:
         output.flush()
         timeline.hand_over(self.runtime)
         os._exit(code)
-
-    def _describe(self) -> str:
-        """What the actor does now, for people (lock held)."""
-        running, waiting = len(self._running), len(self._inbox.calls)
-        if self._lanes is not None:
-            running, queued = self._lanes.load()
-            waiting += queued
-        making = "its constructor runs; " if self._making else ""
-        return f"actor {self._actor_id.hex()}: {making}{running} call(s) run here, and {waiting} wait here"
 
     # --- connections of callers (lock held) ---
 

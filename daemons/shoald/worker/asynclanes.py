@@ -116,6 +116,13 @@ class AsyncLanes:
         """How many calls run, and how many wait for their group to have room."""
         return len(self._tasks), sum(len(group.waiting) for group in self._groups.values())
 
+    def ahead_of(self, task_id: bytes) -> list[bytes]:
+        """The call that has the loop, for one that has not begun: `get` in it, instead of `await`, holds up all others."""
+        if task_id in self._tasks and task_id not in self._beginning:
+            return []
+        current = asyncio.current_task(self._loop)
+        return [call for call, task in list(self._tasks.items()) if task is current]
+
     # --- on the loop ---
 
     def _close(self) -> None:

@@ -203,6 +203,13 @@ class Lanes:
             queued = sum(thread == _QUEUED for thread in self._threads.values())
             return len(self._threads) - queued, queued
 
+    def ahead_of(self, task_id: bytes) -> list[bytes]:
+        """The calls of its group that run, for one that has to wait; else []."""
+        with self._lock:
+            if self._threads.get(task_id) != _QUEUED:
+                return []
+        return next((ahead for lane in self._lanes.values() if (ahead := lane.ahead_of(task_id))), [])
+
     # --- cancel ---
 
     def cancel(self, task_id: bytes) -> None:
@@ -256,6 +263,7 @@ class _Lane:
         self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads = 0
         self._idle = threading.Semaphore(0)
+        self._running: set[bytes] = set()
 
     def put(self, call: Call) -> None:
         with self._lock:
@@ -274,6 +282,12 @@ class _Lane:
                 self._calls = deque(call for call in self._calls if call[0] is not caller)
         return taken
 
+    def ahead_of(self, task_id: bytes) -> list[bytes]:
+        """The calls that run, if this one waits here and all threads are taken."""
+        with self._lock:
+            waits = len(self._running) >= self._limit and any(call[1][1] == task_id for call in self._calls)
+            return list(self._running) if waits else []
+
     def take_all(self) -> list[Call]:
         """All calls that no thread has taken; they are not here any more."""
         with self._lock:
@@ -283,7 +297,11 @@ class _Lane:
 
     def _take(self) -> Call | None:
         with self._lock:
-            return self._calls.popleft() if self._calls else None
+            if not self._calls:
+                return None
+            call = self._calls.popleft()
+            self._running.add(call[1][1])
+            return call
 
     def _loop(self) -> None:
         while True:
@@ -294,5 +312,7 @@ class _Lane:
                     self._run(call)
                 except Exception:  # noqa: BLE001  not of a method, but of the runtime: the log gets it
                     faults.end_process()
+                with self._lock:
+                    self._running.discard(call[1][1])
             del call
             self._idle.release()

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from shoal import deadlocks
 from shoal.client.stacks import stack_rows
 from shoal.context import current_task
+from shoal.ids import OBJECT_ID_SIZE
 from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, RESULT_OF, Entry
 from shoal.owner.rows import counts_of, queued_behind, rows_of
 from shoal.owner.tasks import QUEUED, SENT, WAITING
 from shoal.sizes import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shoal.client.runtime import Runtime
     from shoal.context import TaskContext
     from shoal.owner.tasks import TaskRecord
@@ -30,7 +30,17 @@ _SHOWN_MAX = 3
 _DEPTH_MAX = 20
 _ROWS_MAX = 10_000
 _TASK_BYTES = 12  # of an object's id: all but the index of a result
+_HEX_DIGITS = frozenset("0123456789abcdef")
 _OBJECTS_MAX = 100  # that one question is answered for: `why` of a short prefix
+
+
+class Actor(Protocol):
+    """What an actor's process knows of it (lock held); see shoald.worker.selfview."""
+
+    actor_id: str
+
+    def describe(self) -> str: ...
+    def ahead_of(self, call: bytes) -> list[bytes]: ...
 
 
 class Explain:
@@ -44,8 +54,7 @@ class Explain:
         self._room_waits: dict[object, tuple[TaskContext | None, str, float]] = {}
         # In a worker: the task or actor that waits for what is being installed, what that is, since when (lock held).
         self.installing: tuple[str, str, float] | None = None
-        # In an actor: its id, and what it says of itself (lock held).
-        self.actor: tuple[str, Callable[[], str]] | None = None
+        self.actor: Actor | None = None  # in an actor: what it says of itself
 
     # --- for errors and warnings (lock not held) ---
 
@@ -53,7 +62,7 @@ class Explain:
         """The message of a GetTimeoutError."""
         with self._runtime.lock:
             missing = self._missing(entries)
-            reasons = self._reasons(missing)
+            reasons = self._reasons(missing) + self._deadlock(entries)
         what = "the object" if len(entries) == 1 else f"{len(missing)} of {len(entries)} objects"
         return f"{what} did not arrive in time: {reasons}"
 
@@ -61,7 +70,7 @@ class Explain:
         """What a get that has waited long says once."""
         with self._runtime.lock:
             missing = self._missing(entries)
-            reasons = self._reasons(missing)
+            reasons = self._reasons(missing) + self._deadlock(entries)
         seconds = self._runtime.config.get_warning_s
         what = "an object" if len(missing) == 1 else f"{len(missing)} objects"
         return f"get has waited {seconds:g} s for {what}: {reasons} (`shoal why ID` shows more)"
@@ -81,6 +90,18 @@ class Explain:
         if len(missing) > _SHOWN_MAX:
             parts.append(f"and {len(missing) - _SHOWN_MAX} more")
         return "; ".join(parts)
+
+    def _deadlock(self, entries: list[Entry]) -> str:
+        """What is to be added of a wait of the calling thread if it is one of this actor's calls for itself (lock held)."""
+        context = current_task.get()
+        if self.actor is None or context is None:
+            return ""
+        rows = [*self._wait_rows(context, entries, 0.0), *self._running("")]
+        calls = {row["running"] for row in rows if "running" in row}
+        for call in calls if len(calls) <= _OBJECTS_MAX else ():
+            rows += self._waits_for_turn(call)
+        told = deadlocks.sentence(rows)
+        return f"; {told} (Next: {deadlocks.NEXT_STEP})" if told else ""
 
     # --- waits under way, by whoever blocks (lock held) ---
 
@@ -224,9 +245,9 @@ class Explain:
 
     def _of_actor(self, prefix: str) -> list[dict[str, Any]]:
         """What the actor that this process is does, and what each of its calls waits for, if ``prefix`` names it."""
-        if self.actor is None or not self.actor[0].startswith(prefix):
+        if self.actor is None or not self.actor.actor_id.startswith(prefix):
             return []
-        return [{"lines": [self.actor[1]()]}, *self._running("")]
+        return [{"lines": [self.actor.describe()]}, *self._running("")]
 
     def _row(self, entry: Entry, start: str) -> dict[str, Any]:
         links = self._links(entry)
@@ -243,6 +264,7 @@ class Explain:
             if task.state == SENT and task.lease is not None and not queued_behind(task):
                 row["running"] = task.id.hex()
                 row["at"] = task.lease.proc.hex()
+                row["names"] = {task.id.hex(): task.name}
             elif task.state == QUEUED and getattr(task.queue, "shape_id", None):
                 row["shape"] = task.queue.shape_id
             elif task.state == WAITING and (actor_id := self._runtime.actors.waits_for_process(task)):
@@ -254,15 +276,9 @@ class Explain:
         rows: list[dict[str, Any]] = []
         now = time.monotonic()
         for context, entries, since in self._waits.values():
-            if context is None or not context.task_id.hex().startswith(prefix):
-                continue
-            head = f"task {context.task_id.hex()} {context.name!r} has waited {now - since:.1f} s here"
-            missing = self._missing(entries)
-            if not missing:
-                rows.append({"lines": [head], "waits": context.task_id.hex()})
-            for entry in missing[:_SHOWN_MAX]:
-                row = self._row(entry, f"{head} for object {entry.id.hex()} ")
-                rows.append({**row, "waits": context.task_id.hex()})
+            if context is not None and context.task_id.hex().startswith(prefix):
+                rows += self._wait_rows(context, entries, now - since)
+        rows += self._waits_for_turn(prefix)
         if self.installing is not None and self.installing[0].startswith(prefix):
             task_id, what, since = self.installing
             line = f"task {task_id} waits here: {what} is being installed for {now - since:.0f} s"
@@ -271,6 +287,41 @@ class Explain:
             if context is not None and context.task_id.hex().startswith(prefix):
                 head = f"task {context.task_id.hex()} {context.name!r} has waited {now - since:.1f} s here for {what}"
                 rows.append({"lines": [head], "waits": context.task_id.hex(), "room": True})
+        return rows
+
+    def _wait_rows(self, context: TaskContext, entries: list[Entry], waited_s: float) -> list[dict[str, Any]]:
+        """Of one wait of a task that runs here."""
+        task_id = context.task_id.hex()
+        head = f"task {task_id} {context.name!r} has waited {waited_s:.1f} s here"
+        missing = self._missing(entries)
+        if not missing:
+            return [{"lines": [head], "waits": task_id}]
+        rows = []
+        for entry in missing[:_SHOWN_MAX]:
+            row = self._row(entry, f"{head} for object {entry.id.hex()} ")
+            names = {**row.get("names", {}), task_id: context.name}
+            rows.append({**row, "waits": task_id, "names": names})
+        return rows
+
+    def _waits_for_turn(self, call: str) -> list[dict[str, Any]]:
+        """Rows of a call of the actor that this process is, if it has not begun; ``call``: its whole id, else there are none."""
+        if self.actor is None or len(call) != 2 * OBJECT_ID_SIZE or not set(call) <= _HEX_DIGITS:
+            return []
+        ahead = self.actor.ahead_of(bytes.fromhex(call))
+        rows: list[dict[str, Any]] = [
+            {
+                "lines": [],
+                "waits": call,
+                "running": task_id.hex(),
+                "at": self._runtime.table.proc.hex(),
+                "turn": True,
+            }
+            for task_id in ahead
+        ]
+        if rows:
+            these = ", ".join(row["running"] for row in rows[:_SHOWN_MAX])
+            more = f" and {len(rows) - _SHOWN_MAX} more" if len(rows) > _SHOWN_MAX else ""
+            rows[0]["lines"] = [f"task {call} waits here for its turn, behind {these}{more}"]
         return rows
 
 
