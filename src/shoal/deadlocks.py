@@ -45,7 +45,7 @@ def sentence(rows: Iterable[dict[str, Any]]) -> str:
     names: dict[str, str] = {}
     for row in rows:
         names |= row.get("names", {})
-    start = next(place for place, task in enumerate(ring) if task not in turns)
+    start = next((place for place, task in enumerate(ring) if task not in turns), 0)
     ring = ring[start:] + ring[:start]
     parts = [names.get(ring[0], ring[0])]
     for task, following in zip(ring, [*ring[1:], ring[0]], strict=True):

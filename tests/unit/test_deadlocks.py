@@ -38,3 +38,5 @@ def test_people_are_told_who_waits_for_whom():
         == "this is a deadlock: A waits for C, which waits for B, which cannot begin before the end of A"
     )
     assert not deadlocks.sentence(waits("a", "b"))
+    turns = [*waits("a", "b", turn=True), *waits("b", "a", turn=True)]  # of two moments
+    assert "A cannot begin before the end of B" in deadlocks.sentence(turns)

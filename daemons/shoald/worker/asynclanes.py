@@ -66,6 +66,7 @@ class AsyncLanes:
         self._beginning: dict[
             bytes, bool
         ] = {}  # calls whose task has not made its first step: whether it is not to
+        self._delivered: set[bytes] = set()  # calls that the loop has not looked at yet
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run_loop, name="actor-loop", daemon=True)
         self._thread.start()
@@ -85,7 +86,8 @@ class AsyncLanes:
     # --- from the thread that reads the sockets ---
 
     def deliver(self, arrived: list[Call]) -> None:
-        """Calls that may start as soon as their group has room."""
+        """Calls that may start as soon as their group has room (runtime's lock held)."""
+        self._delivered.update([message[1] for _, message in arrived])
         self._loop.call_soon_threadsafe(self._start, arrived)
 
     def cancel(self, task_id: bytes) -> None:
@@ -118,10 +120,11 @@ class AsyncLanes:
 
     def ahead_of(self, task_id: bytes) -> list[bytes]:
         """The call that has the loop, for one that has not begun: `get` in it, instead of `await`, holds up all others."""
-        if task_id in self._tasks and task_id not in self._beginning:
+        waiting = [call[1][1] for group in self._groups.values() for call in list(group.waiting)]
+        if task_id not in self._delivered and task_id not in self._beginning and task_id not in waiting:
             return []
         current = asyncio.current_task(self._loop)
-        return [call for call, task in list(self._tasks.items()) if task is current]
+        return [call for call, task in list(self._tasks.items()) if task is current and call != task_id]
 
     # --- on the loop ---
 
@@ -134,6 +137,7 @@ class AsyncLanes:
             self._ways_out.idle()
 
     def _start(self, arrived: list[Call]) -> None:
+        self._delivered.difference_update([message[1] for _, message in arrived])
         if self._closed:
             self._ways_out.not_begun(arrived)
             return

@@ -149,3 +149,34 @@ def test_callers_are_told_each_of_its_own():
     one, two = Caller(b"one", 1), Caller(b"two", 1)
     give_back([(one, (m.TASK, 1)), (two, (m.TASK, 2)), (one, (m.TASK, 3))])
     assert (one.replies, two.replies) == ([(m.NOT_BEGUN, [1, 3])], [(m.NOT_BEGUN, [2])])
+
+
+def test_which_calls_another_one_waits_behind(lanes):
+    """In threads those of its group; on a loop the one that holds it up, if one does."""
+    actor, lanes, _, deliver = lanes
+    blocked = threading.Event()
+    if isinstance(lanes, AsyncLanes):
+        awaiting = lanes._call
+
+        async def holds_up_the_loop(caller, message):
+            if message[1] == 2:
+                actor.running.add(2)
+                blocked.wait(30.0)
+            return await awaiting(caller, message)
+
+        lanes._call = holds_up_the_loop
+    deliver(1)
+    until(lambda: actor.running == {1})
+    deliver(2)
+    until(lambda: actor.running == {1, 2})
+    deliver(3)
+    ahead = [2] if isinstance(lanes, AsyncLanes) else [1, 2]
+    assert sorted(lanes.ahead_of(3)) == ahead
+    assert [lanes.ahead_of(number) for number in (1, 2, 4)] == [[], [], []], "they run, or are not here"
+    blocked.set()
+    actor.ends[2].set()
+    until(lambda: 3 in actor.running)
+    assert lanes.ahead_of(3) == []
+    for number in (1, 3):
+        actor.ends[number].set()
+    until(lambda: lanes.load() == (0, 0))
