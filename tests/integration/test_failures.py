@@ -333,7 +333,7 @@ def test_a_crash_is_retried_three_times_by_default(shoal_session, marks):
 
     assert shoal.get(crash.remote("thrice", 3)) == "done"
     assert marks.count("thrice") == 4
-    with pytest.raises(WorkerCrashedError):
+    with pytest.raises(WorkerCrashedError, match=r"tried 4 times \(max_retries=3\)"):
         shoal.get(crash.remote("four times", 4))
     assert marks.count("four times") == 4
     with pytest.raises(WorkerCrashedError):

@@ -44,6 +44,7 @@ def test_a_task_that_may_not_run_again_fails_with_the_figures(small_node):
     assert error.used_bytes > LIMIT * 0.95
     assert "hog" in error.task_name
     assert "by this process" in str(error)
+    assert "tried once (max_retries=0)" in str(error)
     assert "memory=" in str(error), "it says what to do"
 
 

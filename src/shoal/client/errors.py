@@ -34,27 +34,8 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
     error: Exception
     if kind == "cancelled":
         error = TaskCancelledError(task_name=name)
-    elif kind == "crashed" and details.get("kind") == "memory":
-        error = OutOfMemoryError(
-            details["message"],
-            task_name=name,
-            node=details["node"],
-            used_bytes=details["used_bytes"],
-            limit_bytes=details["limit_bytes"],
-        )
-    elif kind == "crashed" and details.get("kind") == "node":
-        text = f"{details['message']}, while task {name} was there"
-        error = NodeDiedError(text, node=details["node"])
     elif kind == "crashed":
-        error = WorkerCrashedError(
-            details.get("message") or "",
-            task_name=name,
-            exit_code=details.get("exit_code"),
-            signal_number=details.get("signal"),
-            pid=details.get("pid") or 0,
-            node=details.get("node") or "",
-            log_path=details.get("log_path") or "",
-        )
+        error = _crashed(name, details, _runs(task))
     elif kind == "placement":
         error = PlacementError(f"task {name} {details}")
     elif kind == "group":
@@ -64,6 +45,34 @@ def make_error(kind: str, task: TaskRecord | None, details: Any = None) -> bytes
     else:
         error = ObjectLostError(str(details))
     return serialize(error).to_bytes()
+
+
+def _crashed(name: str, details: Any, runs: str) -> Exception:
+    """What ended the last run of a task that did not end by itself; ``runs``: to be added to that."""
+    message, node = str(details.get("message") or ""), details.get("node") or ""
+    if details.get("kind") == "memory":
+        used, limit = details["used_bytes"], details["limit_bytes"]
+        return OutOfMemoryError(message + runs, task_name=name, node=node, used_bytes=used, limit_bytes=limit)
+    if details.get("kind") == "node":
+        return NodeDiedError(f"{message}, while task {name} was there{runs}", node=node)
+    return WorkerCrashedError(
+        (message or WorkerCrashedError.default_message) + runs,
+        task_name=name,
+        exit_code=details.get("exit_code"),
+        signal_number=details.get("signal"),
+        pid=details.get("pid") or 0,
+        node=node,
+        log_path=details.get("log_path") or "",
+    )
+
+
+def _runs(task: TaskRecord | None) -> str:
+    """How often a task was tried, as far as that counts, for people."""
+    if task is None:
+        return ""
+    retries = task.options.max_retries
+    count = task.attempt + 1 if retries < 0 else min(task.attempt, retries) + 1
+    return f"; the task was tried {'once' if count == 1 else f'{count} times'} (max_retries={retries})"
 
 
 def _dependent(name: str, blob: bytes) -> bytes:
