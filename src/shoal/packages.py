@@ -80,8 +80,8 @@ def _check_size(path: str, files: list[tuple[str, str]], bytes_max: int) -> None
             f"{name} ({bytes_text(size)})" for size, name in sorted(sizes, reverse=True)[:_LARGEST_SHOWN]
         )
         raise RuntimeEnvSetupError(
-            f"{path} takes {bytes_text(total)}, and a package of runtime_env may have {bytes_text(bytes_max)}; "
-            f"largest: {largest}",
+            f"{path} takes {bytes_text(total, beside=[bytes_max])}, and a package of runtime_env may have "
+            f"{bytes_text(bytes_max, beside=[total])}; largest: {largest}",
             next_step="leave files out with runtime_env={'excludes': [...]} or .gitignore, or set SHOAL_PACKAGE_BYTES_MAX",
         )
 

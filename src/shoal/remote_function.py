@@ -136,8 +136,10 @@ class _Exports:
         blob, refs = dumps_code(self.function)
         config = runtime.config
         if len(blob) > config.function_bytes_max:
-            limit = bytes_text(config.function_bytes_max)
-            raise ValueError(f"{self._too_large(blob)}; it may take {limit} at most")
+            limit = bytes_text(config.function_bytes_max, beside=[len(blob)])
+            raise ValueError(
+                f"{self._too_large(blob, config.function_bytes_max)}; it may take {limit} at most"
+            )
         if len(blob) > config.function_warning_bytes:
             runtime.report(self._too_large(blob))
         function_id = blake2b(blob, digest_size=_ID_SIZE).digest()
@@ -154,15 +156,16 @@ class _Exports:
         self.runtime = runtime
         return export
 
-    def _too_large(self, blob: bytes) -> str:
-        """What to say of a function that captured much."""
+    def _too_large(self, blob: bytes, *limit: int) -> str:
+        """What to say of a function that captured much, beside the ``limit``."""
         from shoal.serialization import serialize
 
         sizes = {name: serialize(value).size for name, value in _captured(self.function).items()}
         largest = max(sizes, key=sizes.__getitem__, default=None)
         culprit = f", most of it {largest!r} ({bytes_text(sizes[largest])})" if largest is not None else ""
+        size = bytes_text(len(blob), beside=limit)
         return (
-            f"function {self.name} takes {bytes_text(len(blob))} with what it captured{culprit}, and is sent to every worker: "
+            f"function {self.name} takes {size} with what it captured{culprit}, and is sent to every worker: "
             f"put large values with shoal.put(), and pass the refs as arguments"
         )
 

@@ -270,10 +270,10 @@ class GroupCore:
         apart = record.info["strategy"] == "STRICT_SPREAD" and len(record.bundles) > 1
         unmet = record.unmet(self._labels)
         if apart or unmet or not all(amount <= has.get(name, 0) for name, amount in total.items()):
-            needs = f"{len(record.bundles)} nodes" if apart else f"{format_amounts(total)} in all"
+            needs = f"{len(record.bundles)} nodes" if apart else f"{format_amounts(total, [has])} in all"
             needs += "".join(f" on a node with {describe(parse(each).items())}" for each in unmet[:1])
             record.reason = (
-                f"{_INFEASIBLE}: it needs {needs}, and there is one node, with {format_amounts(has)}; remove it, or add "
+                f"{_INFEASIBLE}: it needs {needs}, and there is one node, with {format_amounts(has, [total])}; remove it, or add "
                 "nodes that have it"
             )
             self._unmet[record.group_id] = None

@@ -118,7 +118,8 @@ def _check_capacity(size: int) -> None:
 
     if size and size > (limit := memory_limit()):
         raise BadOptions(
-            f"an object store of {bytes_text(size)} does not fit into the {bytes_text(limit)} of memory that "
+            f"an object store of {bytes_text(size, beside=[limit])} does not fit into the "
+            f"{bytes_text(limit, beside=[size])} of memory that "
             "this machine, or this container, may use"
         )
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from shoal.sizes import bytes_text
 from shoal.wire.labels import describe, labels_of, matches
 from shoald.node.leases import BACKLOG_MAX
-from shoald.node.pressure import format_amounts
+from shoald.node.pressure import format_amounts, lacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -470,18 +470,23 @@ def _obstacle(
                 f"is bound to node {wanted}, which is not in the cluster (any more), or is draining",
             )
         if node not in feasible:
-            has = format_amounts(dict(node.total))
-            return "never", f"needs {needs} on node {wanted[:_ID_SHOWN]}, which has {has} in all"
+            has = dict(node.total)
+            needs = format_amounts(demand.resources, [has])
+            limit = format_amounts(has, [demand.resources])
+            return "never", f"needs {needs} on node {wanted[:_ID_SHOWN]}, which has {limit} in all"
     if constraints is not None and constraints.hard and feasible:
         return "infeasible", (
             f"needs {needs} on a node with {describe(constraints.hard)}, and {_with_labels(feasible)}; change the "
             "condition, or add a node that meets it"
         )
     if alone:
-        text = f"needs {needs}, and this node has {format_amounts(dict(nodes[0].total))} in all"
+        text = lacks(demand.resources, dict(nodes[0].total))
         return "infeasible", f"{text}; ask for less, or add a node that has it"
+    shown = nodes[:_SHOWN_MAX]
+    needs = format_amounts(demand.resources, [dict(each.total) for each in shown])
     listed = "; ".join(
-        f"node {each.node_id[:_ID_SHOWN]} {format_amounts(dict(each.total))}" for each in nodes[:_SHOWN_MAX]
+        f"node {each.node_id[:_ID_SHOWN]} {format_amounts(dict(each.total), [demand.resources])}"
+        for each in shown
     )
     more = f"; and {len(nodes) - _SHOWN_MAX} more" if len(nodes) > _SHOWN_MAX else ""
     return (

@@ -18,7 +18,7 @@ from shoald.node.leases import UNITS, Amounts, Demand
 from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from shoald.node.leases import Lease
     from shoald.node.scheduler import SchedulerCore
@@ -155,7 +155,7 @@ class Pressure:
         if not demand.here:
             return "ok", ""
         if not core.ledger.feasible(demand.amounts):
-            text = f"needs {needs}, and this node has {format_amounts(core.ledger.total)} in all"
+            text = lacks(demand.resources, core.ledger.total)
             return "infeasible", f"{text}; ask for less, or add a node that has it"
         if core.staffing.failing and not self._has_worker(pool.python_of(demand.env)):
             return "limit", f"needs {needs}, and no worker can be started: {core.staffing.last_failure}"
@@ -244,12 +244,26 @@ def _some(pids: Iterable[int]) -> str:
     )
 
 
-def format_amounts(amounts: Amounts) -> str:
-    """Resources for people: "CPU 2, memory 1.50 GB, licence 0.25"; "nothing" if there are none."""
+def lacks(needed: Amounts, total: Amounts) -> str:
+    """That this node will never have what a demand needs."""
+    return (
+        f"needs {format_amounts(needed, [total])}, and this node has {format_amounts(total, [needed])} in all"
+    )
+
+
+def format_amounts(amounts: Amounts, beside: Sequence[Amounts] = ()) -> str:
+    """Resources for people: "CPU 2, memory 1.50 GB, licence 0.25"; "nothing" if there are none.
+
+    ``beside``: what they are compared with; amounts that differ look different.
+    """
     parts = []
     for name, amount in sorted(amounts.items()):
+        others = [other[name] for other in beside if name in other]
         if name in _BYTES:
-            parts.append(f"{name} {bytes_text(amount / UNITS)}")
+            text = bytes_text(amount / UNITS, beside=[other / UNITS for other in others])
         else:
-            parts.append(f"{name} {amount / UNITS:g}")
+            text = f"{amount / UNITS:g}"
+            if any(other != amount and f"{other / UNITS:g}" == text for other in others):
+                text = f"{amount / UNITS:.4f}"
+        parts.append(f"{name} {text}")
     return ", ".join(parts) or "nothing"

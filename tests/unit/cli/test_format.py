@@ -25,6 +25,13 @@ def test_bytes(size, units, text):
     assert fmt.bytes_text(size, units) == text
 
 
+def test_bytes_that_differ_look_different():
+    least, most = 17_690_000_000, 17_690_000_001
+    assert fmt.bytes_text(least, beside=[most]) == "17.69 GB (17,690,000,000 bytes)"
+    assert fmt.bytes_text(most, beside=[least]) == "17.69 GB (17,690,000,001 bytes)"
+    assert fmt.bytes_text(most, beside=[most, 10**9]) == "17.69 GB"
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [

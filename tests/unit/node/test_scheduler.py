@@ -268,6 +268,17 @@ def test_infeasible_demand_is_told_after_a_while_with_figures(node):
     assert node.core.schedule(node.now) is None, "nothing left to do for it"
 
 
+def test_what_is_a_little_too_much_looks_like_more(node):
+    has = 17_690_000_000
+    node.core.ledger.total["memory"] = has * 10_000
+    node.demand(DRIVER, 7, 1, {"memory": (has + 1) * 10_000})
+    node.run()
+    node.run(passed_s=1.0)
+    (status,) = node.messages(m.DEMAND_STATUS)
+    assert "needs memory 17.69 GB (17,690,000,001 bytes)" in status[3]
+    assert "this node has CPU 2, memory 17.69 GB (17,690,000,000 bytes) in all" in status[3]
+
+
 def test_zero_cpu_tasks_run_beside_a_full_node_within_a_bound():
     node = Node({"CPU": 10_000}, zero_cpu_leases_max=3)
     node.driver(DRIVER, "job1")
