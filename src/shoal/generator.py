@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal.exceptions import GetTimeoutError
 from shoal.refs import ObjectRef
+from shoal.wakeup import bells, ring
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
@@ -243,6 +244,8 @@ class ObjectRefGenerator(Generic[T]):
         stream = getattr(self, "_stream", None)
         if stream is not None and not stream.closed:
             abandoned.append(self._task)
+            if bells:
+                ring()
 
     def __reduce__(self) -> Any:
         if self._kept is not None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from shoal.wakeup import bells, ring
+
 if TYPE_CHECKING:
     import concurrent.futures
     from collections.abc import Callable, Generator
@@ -56,6 +58,8 @@ class ObjectRef(Generic[T]):
             return
         if entry is not None:
             released.append(entry)
+            if bells:
+                ring()
 
     def __hash__(self) -> int:
         return hash(self.id)

@@ -53,16 +53,23 @@ class HeadCore:
         durable: what an earlier run left.
         now: monotonic seconds.
         unix_offset_s: Unix time minus monotonic time, for times that people see.
+        here: the id of the node in this process, if there is one.
     """
 
     def __init__(
-        self, config: Config, versions: ev.Versions, durable: Durable, now: float, unix_offset_s: float
+        self,
+        config: Config,
+        versions: ev.Versions,
+        durable: Durable,
+        now: float,
+        unix_offset_s: float,
+        here: str = "",
     ) -> None:
         self._config = config
         self._versions = versions
         self._unix_offset_s = unix_offset_s
         self.started = now
-        self.nodes = NodeTable(config.node_suspect_ms / 1000, config.node_dead_ms / 1000)
+        self.nodes = NodeTable(config.node_suspect_ms / 1000, config.node_dead_ms / 1000, here)
         self.directory = Directory(config.directory_grace_ms / 1000)
         self.jobs = JobTable(config.jobs_max, durable.jobs)
         self.actors = ActorTable(
@@ -163,7 +170,7 @@ class HeadCore:
         self.nodes.attach(record, event.stream)
         view = record.view(now)
         # The head's periods count, whatever the node was configured with: it would be declared dead for its silence.
-        beat_ms = min(self._config.heartbeat_ms, self._config.node_suspect_ms / 2)
+        beat_ms = 0.0 if record.here else min(self._config.heartbeat_ms, self._config.node_suspect_ms / 2)
         self._effects += [ev.SaveNode(view), ev.Send(event.stream, ev.Registered(self.views(now), beat_ms))]
         self._news.add(record)
         self.actors.nodes_changed()

@@ -6,12 +6,15 @@ A node is one incarnation of one daemon. It is suspected after a short silence, 
 and declared dead after a long one, by nobody but this table. A dead incarnation is fenced: it is refused
 for as long as it is remembered. Not responsible for objects, and sends nothing.
 
+The node in the head's own process lives as long as that does: while it has a stream its silence says nothing.
+
 Invariants: at most one live incarnation per node id; a stream belongs to at most one node; a dead node has
 no stream; a node with a stream is not dead.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
@@ -35,12 +38,14 @@ class NodeRecord:
         history: the last states as (monotonic seconds, state, reason), oldest first.
         parts: reports of a batch whose last part has not come.
         due: when its silence is looked at next; its entry among the deadlines has the same.
+        here: it is in the head's own process.
     """
 
     __slots__ = (
         "draining",
         "due",
         "gauges",
+        "here",
         "history",
         "incarnation",
         "info",
@@ -60,6 +65,7 @@ class NodeRecord:
         self.state = ALIVE
         self.reason = "registered"
         self.draining = False
+        self.here = False
         self.last_seen = self.due = now
         self.gauges = Gauges(available=info.resources)
         self.parts: list[NodeReports] = []
@@ -75,6 +81,7 @@ class NodeRecord:
 
     def view(self, now: float) -> NodeView:
         """The node as others see it at ``now``."""
+        silent_s = 0.0 if self.is_near else max(0.0, now - self.last_seen)
         return NodeView(
             self.node_id,
             self.incarnation,
@@ -82,15 +89,25 @@ class NodeRecord:
             self.state,
             self.reason,
             self.draining,
-            int(max(0.0, now - self.last_seen) * 1000),
+            int(silent_s * 1000),
             self.gauges,
         )
 
+    @property
+    def is_near(self) -> bool:
+        """Whether it is connected from within this process: it need not say that it lives."""
+        return self.here and self.stream is not None
+
 
 class NodeTable:
-    """All nodes, live and remembered dead; the one place that decides who is dead."""
+    """All nodes, live and remembered dead; the one place that decides who is dead.
 
-    def __init__(self, suspect_s: float, dead_s: float) -> None:
+    Args:
+        here: the id of the node in the head's own process, if there is one.
+    """
+
+    def __init__(self, suspect_s: float, dead_s: float, here: str = "") -> None:
+        self._here = here
         self._suspect_s = suspect_s
         self._dead_s = dead_s
         self._live: dict[str, NodeRecord] = {}
@@ -134,6 +151,7 @@ class NodeTable:
 
     def add(self, record: NodeRecord) -> None:
         assert record.node_id not in self._live
+        record.here = record.node_id == self._here
         self._live[record.node_id] = record
         self._watch(record)
 
@@ -151,7 +169,10 @@ class NodeTable:
     def detach(self, record: NodeRecord) -> None:
         if record.stream is not None:
             del self._by_stream[record.stream]
+            was_near = record.is_near
             record.stream = None
+            if was_near:
+                self._watch(record)
 
     def bury(self, record: NodeRecord, reason: str, now: float) -> None:
         """Declare a node dead and fence its incarnation."""
@@ -182,6 +203,8 @@ class NodeTable:
         """When its silence says something new. Nobody is dead who was not suspected for as long as that takes: a head that stood
         still itself (its machine was suspended, or too busy) has not read yet what came meanwhile.
         """
+        if record.is_near:
+            return math.inf
         if record.state == ALIVE:
             return record.last_seen + self._suspect_s
         suspected_at = record.history[-1][0]
@@ -197,7 +220,7 @@ class NodeTable:
             heapify(self._deadlines)
 
     def next_deadline(self) -> float | None:
-        """When `silent` has something new to say at the earliest; None without live nodes. O(log n), since it is asked often."""
+        """When `silent` has something new to say at the earliest; None if that is never. O(log n), since it is asked often."""
         deadlines = self._deadlines
         while deadlines:
             due, number, record = deadlines[0]
@@ -206,7 +229,7 @@ class NodeTable:
                 continue
             now_due = self._deadline(record)
             if now_due <= due:
-                return now_due
+                return now_due if now_due < math.inf else None
             record.due = now_due
             heapreplace(deadlines, (now_due, number, record))
         return None

@@ -39,14 +39,18 @@ class HeadServer:
     Args:
         identity: the cluster's secret, which every call must prove to know; and whether calls to ``host`` are encrypted.
         config: bounds and periods.
+        here: the id of the node in this process, if there is one.
     """
 
-    def __init__(self, host: str, port: int, identity: Identity, data_dir: str, config: Config) -> None:
+    def __init__(
+        self, host: str, port: int, identity: Identity, data_dir: str, config: Config, here: str = ""
+    ) -> None:
         self._host = host
         self._port = port
         self._identity = identity
         self._data_dir = data_dir
         self._config = config
+        self._here = here
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -102,6 +106,7 @@ class HeadServer:
                 storage.load(),
                 now,
                 time.time() - now,
+                self._here,
             )
             gate = TicketGate(self._identity.secret, self._config.ticket_ms_max, self._config.tickets_max)
             service = HeadService(core, storage, gate, self._config, os.urandom(8).hex(), self._obstacle)

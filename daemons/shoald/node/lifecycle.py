@@ -107,6 +107,7 @@ class Lifecycle:
         self._populator: Populator | None = None
         self._last_gauges: dict[str, Any] = {}
         self._gauges_timer: Timer | None = None
+        self._gauges_due = False
         self._gauges_soon = False
         self._rounds_told = 0  # rounds of the scheduler before the last gauges
         # The cluster of one driver: its first task waits for no head.
@@ -346,8 +347,8 @@ class Lifecycle:
     def _turn_end(self, now: float) -> float | None:
         daemon = self._daemon
         deadline = daemon.turn_end(now)
-        if daemon.scheduler.rounds != self._rounds_told and daemon.cluster.live:
-            self._report_gauges_soon()
+        if self._address:
+            self._tell_gauges()
         if self._populator is not None:
             high_water = self._daemon.store.high_water
             self._populator.wake(high_water)
@@ -370,7 +371,7 @@ class Lifecycle:
         if not self._ready:
             self._tell_ready()
             self._after_first_grant()
-        self._report_gauges()
+        self._gauges_due = True
         for job in daemon.jobs.values():
             self._tell_job(job, "RUNNING")
 
@@ -426,24 +427,34 @@ class Lifecycle:
         elif kind == "drain":
             self._daemon.draining.begin(message["reason"], lambda _ended: None)
 
-    def _report_gauges(self) -> None:
-        gauges = self._daemon.gauges()
-        if gauges != self._last_gauges:
+    def _tell_gauges(self) -> None:
+        """At the end of a turn: have the head told what has changed, some time later, and together.
+
+        Without a turn nothing changes: a daemon to which nothing happens does not wake up to look.
+        """
+        daemon = self._daemon
+        if self._gauges_due:
+            self._gauges_due = self._gauges_soon = False
+            self._gauges_timer = None
+            self._rounds_told = daemon.scheduler.rounds
+            gauges = daemon.gauges()
+            if gauges == self._last_gauges:
+                return
             self._last_gauges = gauges
             self._head.report(gauges)
-        # Others place their tasks by what this node says that it has free.
-        self._rounds_told = self._daemon.scheduler.rounds
-        self._gauges_soon = False
-        pause_s = self._options.config.heartbeat_ms / 1000
-        self._gauges_timer = self._loop.call_later(pause_s, self._report_gauges)
-
-    def _report_gauges_soon(self) -> None:
-        """The scheduler has decided something, and there are others who want to know."""
-        if self._gauges_timer is not None and not self._gauges_soon:
+        if self._gauges_timer is None:
+            self._gauges_timer = self._loop.call_later(
+                self._options.config.heartbeat_ms / 1000, self._gauges_now
+            )
+        # Others place their tasks by what this node says that it has free, and the scheduler has decided something.
+        if daemon.scheduler.rounds != self._rounds_told and daemon.cluster.live and not self._gauges_soon:
             self._gauges_soon = True
             self._gauges_timer.cancel()
             pause_s = self._options.config.view_ms / 2 / 1000
-            self._gauges_timer = self._loop.call_later(pause_s, self._report_gauges)
+            self._gauges_timer = self._loop.call_later(pause_s, self._gauges_now)
+
+    def _gauges_now(self) -> None:
+        self._gauges_due = True
 
     # --- end ---
 

@@ -111,7 +111,7 @@ class ActorExecutor:
         )
         self._lends = "CPU" in resources
         runtime.on_leave = self._leave_soon
-        runtime.tick_hook = self._watch
+        runtime.ticks.hook = self._watch
         runtime.blocking_hook = self._blocking.begin if self._lends else None
         runtime.unblocked_hook = self._blocking.end if self._lends else None
         runtime.actors.caller_left = self._on_caller_left

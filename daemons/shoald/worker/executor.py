@@ -135,7 +135,7 @@ class Executor:
         self._long_serial = 0
         self._reply_delay_s = runtime.config.reply_delay_us / 1e6
         self._blocking = Blocking(runtime, lambda: bool(self._running), self._on_block)
-        runtime.tick_hook = self._watch
+        runtime.ticks.hook = self._watch
         runtime.blocking_hook = self._blocking.begin
         runtime.unblocked_hook = self._blocking.end
         runtime.run_here = self.run_here

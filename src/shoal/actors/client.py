@@ -414,12 +414,12 @@ class Actors:
 
     # --- from time to time ---
 
-    def tick(self, now: float) -> None:
-        """Close connections to actors that nothing here refers to any more (lock held)."""
+    def tick(self, now: float) -> bool:
+        """Close connections to actors that nothing here refers to any more (lock held); whether an end waits for its time."""
         for actor_id in [actor_id for actor_id, (_, until) in self._ends.items() if until <= now]:
             self._let_end(actor_id)
         if not self.calls or now - self._swept < _SWEEP_S:
-            return
+            return bool(self._ends)
         self._swept = now
         entries = self._runtime.table.entries
         for calls in list(self.calls.values()):
@@ -428,6 +428,7 @@ class Actors:
             if not calls.held and calls.actor_id not in entries:
                 self._forget(calls)
                 self._runtime.table.to_node([m.DISCONNECT_ACTOR, calls.actor_id])
+        return bool(self._ends)
 
     def _forget(self, calls: ActorCalls) -> None:
         self.calls.pop(calls.actor_id, None)

@@ -21,7 +21,10 @@ _LARGEST = 32 * 1024**2  # glibc does not go beyond by itself
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-_ACTIVE_S = 0.01  # processor time that makes a process active
+_ACTIVE_S, _WINDOW_S = (
+    0.01,
+    0.5,
+)  # processor time that makes a process active, if it was used within that time
 _mallopt = libc.function("mallopt", ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _malloc_trim = libc.function("malloc_trim", ctypes.c_int, ctypes.c_size_t)
 
@@ -60,18 +63,23 @@ class IdleHeap:
     def __init__(self, idle_s: float) -> None:
         self._idle_s = idle_s
         self._used = 0.0
+        self._used_at = 0.0
         self._since = 0.0
         self._kept = False
         self._trim = _malloc_trim
 
-    def look(self, now: float) -> None:
-        """Called from time to time; ``now`` in s of any steady clock."""
+    def look(self, now: float) -> bool:
+        """Called from time to time; ``now`` in s of any steady clock. Whether something is kept."""
         used = time.process_time()
         if used - self._used > _ACTIVE_S:
-            self._used = used
+            self._used, self._used_at = used, now
             self._since = now
             self._kept = self._trim is not None
         elif self._kept and now - self._since >= self._idle_s:
             self._kept = False
             self._trim(0)
-            self._used = time.process_time()
+            self._used, self._used_at = time.process_time(), now
+        elif now - self._used_at >= _WINDOW_S:
+            # What an idle process uses to wake up and look must not add up, or it would trim again and again.
+            self._used, self._used_at = used, now
+        return self._kept

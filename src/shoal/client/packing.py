@@ -280,14 +280,13 @@ class Packer:
                 self._recent.remove(use)
             self._runtime.table.drop_uses([entry for _, entry in gone])
 
-    def drop_recent(self, now: float | None) -> None:
-        """Let go of shared copies that were not used lately (None: of all). Lock held."""
+    def drop_recent(self, now: float | None) -> bool:
+        """Let go of shared copies that were not used lately (None: of all); whether others wait for that. Lock held."""
         recent = self._recent
         keep_s = self._runtime.config.shared_copy_ms / 1000
         while recent and (now is None or recent[0][0] + keep_s <= now):
             self._runtime.table.drop_uses([recent.popleft()[1]])
-        if self._watch is not None:
-            self._watch.sweep()
+        return bool(recent) | (self._watch is not None and self._watch.sweep())
 
     def close(self) -> None:
         """Let go of what arrays are watched with; also in a forked child."""

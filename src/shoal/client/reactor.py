@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _EVENTS_MAX = 32
 _QUIET_TICKS = 5  # ticks without activity before the backup thread parks
-_PARK_S = 5.0
+_PARK_S = 30.0
 # So many turns in a tick, and whoever leads has nothing that runs long, nor leaves anything unsent for long: the backup looks
 # only once in so many ticks then, since each look takes the GIL from it.
 _BUSY_TURNS = 8
@@ -86,7 +86,7 @@ class Reactor:
         self._lead = threading.Lock()
         self._leader = 0  # which thread has it
         self._followers: list[Awaited] = []
-        self._turns = 0  # how often somebody led; the backup compares
+        self.turns = 0  # how often somebody led; the backup compares
         self._backup_leads = False
         self._nudges = 0
         self._asleep = False  # the backup is parked, or blocks as the leader
@@ -275,7 +275,7 @@ class Reactor:
 
     def _handle(self, events: list[tuple[int, int]]) -> None:
         """Read the sockets that have something, hand frames to their owners, write what that caused."""
-        self._turns += 1
+        self.turns += 1
         with self._lock:
             for fd, mask in events:
                 connection = self._connections.get(fd)
@@ -359,7 +359,7 @@ class Reactor:
 
     def _pass_on(self) -> None:
         """The lead is free: give it to a follower, or make sure that the backup notices."""
-        self._turns += 1
+        self.turns += 1
         followers = self._followers
         if followers:
             self._wake_followers()
@@ -386,21 +386,21 @@ class Reactor:
 
     def _backup_turn(self, quiet: int) -> int:
         """Park, look, or lead; returns for how many ticks nothing has happened."""
-        seen = self._turns
+        seen = self.turns
         if quiet >= _QUIET_TICKS:
             self._asleep = True  # before the look at the lead: who leaves it now wakes us
-            if self._lead.locked():
-                self._nap.acquire(timeout=_PARK_S)
+            woken = self._lead.locked() and self._nap.acquire(timeout=_PARK_S)
             self._asleep = False
-            return 0
+            # Time alone has passed: nothing is to be seen, and a look would cost as much as the sleep saves.
+            return 0 if woken or self.turns != seen or not self._lead.locked() else quiet
         self._nap.acquire(timeout=self._tick_s)
-        if self._lead.locked() or self._turns != seen:
-            if self._turns - seen < _BUSY_TURNS or self._unseen >= _UNSEEN_MAX:
+        if self._lead.locked() or self.turns != seen:
+            if self.turns - seen < _BUSY_TURNS or self._unseen >= _UNSEEN_MAX:
                 self._unseen = 0
                 self._backup_look()
             else:
                 self._unseen += 1
-            return 0 if self._turns != seen else quiet + 1
+            return 0 if self.turns != seen else quiet + 1
         if not self._claims and self._lead.acquire(blocking=False):
             try:
                 self._leader = threading.get_ident()

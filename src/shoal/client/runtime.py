@@ -37,20 +37,19 @@ from shoal.client.outboxes import flush_lease, flush_node
 from shoal.client.packing import NOTHING_PACKED, Packed, Packer
 from shoal.client.reactor import Reactor
 from shoal.client.submitting import enter, new_queue, refs_of
+from shoal.client.ticks import Ticks
 from shoal.client.timeline import Timeline
 from shoal.client.values import Values, callsite
-from shoal.client.waiting import drop_abandoned_waits
 from shoal.client.waits import Waits
 from shoal.client.withdrawing import withdraw
 from shoal.context import Identity, current_task
 from shoal.exceptions import ClusterStartError
-from shoal.generator import abandoned, drop_abandoned
 from shoal.ids import IdSource, node_tag, split_ids
 from shoal.owner.dispatch import Dispatcher
 from shoal.owner.nodestream import MESSAGE_IDS_MAX
 from shoal.owner.objects import FAILED, REFUSED
 from shoal.owner.table import ObjectTable
-from shoal.owner.tasks import FunctionExport, TaskRecord, forgotten
+from shoal.owner.tasks import FunctionExport, TaskRecord
 from shoal.refs import ObjectRef, released
 from shoal.sizes import bytes_text
 from shoal.wire import messages as m
@@ -64,11 +63,6 @@ if TYPE_CHECKING:
     from shoal.options import TaskOptions
     from shoal.owner.objects import Entry
     from shoal.store.region import Region
-
-# Refs that die while a process is idle are noticed this soon; after a while without any, and without a message, that soon.
-_IDLE_TICK_S = 0.2
-_QUIET_TICK_S = 1.0
-_QUIET_AFTER_S = 2.0
 
 
 class Runtime:
@@ -94,8 +88,8 @@ class Runtime:
         config: Config,
         region: Region | None = None,
     ) -> None:
-        self._heap = IdleHeap(config.worker_heap_idle_ms / 1000) if kind == "worker" else None
-        if self._heap is None:  # workers have it from the fork server
+        heap = IdleHeap(config.worker_heap_idle_ms / 1000) if kind == "worker" else None
+        if heap is None:  # workers have it from the fork server
             keep_freed_memory(config.heap_kept_bytes_max)
         self.config = config
         self._region = region
@@ -121,13 +115,11 @@ class Runtime:
         self.log_handler: Callable[[list[Any]], None] | None = None
         self.on_exit: Callable[[], None] | None = None
         self.on_leave: Callable[[], None] | None = None
-        self.tick_hook: Callable[[float], float | None] | None = None
         self.blocking_hook: Callable[[object], bool] | None = None
         self.unblocked_hook: Callable[[object], None] | None = None
         self.run_here: Callable[[TaskRecord], None] | None = None
         self.may_run_here: Callable[[TaskRecord], bool] = lambda task: False
         self._flushing = self._flush_again = False
-        self._active = (0, 0.0)  # how many messages the daemon had got, and since when it gets no more
         self.waits = waits = Waits(self)
         self.wait = waits.wait
         self.wait_for_objects = waits.wait_for_objects
@@ -139,8 +131,9 @@ class Runtime:
         self.groups = Groups(self)
         self.environments = Environments(self)
         self.timeline = Timeline(config.timeline_tasks_max)
+        self.ticks = Ticks(self, heap)
         self.reactor = Reactor(
-            self.lock, self._flush, self._tick, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
+            self.lock, self._flush, self.ticks.look, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
         )
         self.store: ClientStore = None  # type: ignore[assignment]  # set by the WELCOME that __init__ waits for
         try:
@@ -214,6 +207,7 @@ class Runtime:
     def _disconnect(self) -> None:
         self.closed = True
         with self.lock:
+            self.ticks.close()
             self._end(SHUT_DOWN)
             for lease in list(self.dispatch.leases.values()):
                 if lease.connection is not None:
@@ -490,36 +484,6 @@ class Runtime:
     def node_backlog(self) -> bool:
         """Whether enough waits for the daemon to be worth a system call."""
         return len(self.table.node_out) >= 8
-
-    def _tick(self, now: float) -> float | None:
-        table = self.table
-        if released or table.node_sequence != self._active[0]:
-            table.drain_released()
-            self._active = (table.node_sequence, now)
-        if abandoned:
-            drop_abandoned(self)
-        if forgotten:
-            self.dispatch.forget_functions()
-        drop_abandoned_waits()
-        self.actors.tick(now)
-        if self._heap is not None:
-            self._heap.look(now)
-        if self.store is not None:
-            self.store.drain()
-            self.packer.drop_recent(now)
-            self.store.return_idle(now)
-        delay = _QUIET_TICK_S if now - self._active[1] > _QUIET_AFTER_S else _IDLE_TICK_S
-        if self.dispatch.leases:
-            due = self.dispatch.return_idle(now, self.config.lease_idle_ms / 1000)
-            if due is not None:
-                delay = min(delay, max(due - now, 0.001))
-        if self.deaths.held:
-            delay = min(delay, self.deaths.tick(now))
-        if self.tick_hook is not None:
-            wanted = self.tick_hook(now)
-            if wanted is not None:
-                delay = min(delay, wanted)
-        return delay
 
     # --- submitting ---
 

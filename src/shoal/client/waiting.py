@@ -51,12 +51,13 @@ def take_next(
         return both
 
 
-def drop_abandoned_waits() -> None:
-    """Forget the states whose list is gone (lock held)."""
+def drop_abandoned_waits() -> bool:
+    """Forget the states whose list is gone (lock held); whether there are others."""
     for thread, state in list(_states.items()):
         if state.is_abandoned():
             del _states[thread]
             state.close()
+    return bool(_states)
 
 
 class _Arrival:

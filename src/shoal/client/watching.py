@@ -112,17 +112,18 @@ class ArrayWatch:
             self._ended.append(history.token)
             self.sweep()
 
-    def sweep(self) -> None:
-        """Give back what ended: its memory is as it was."""
+    def sweep(self) -> bool:
+        """Give back what ended: its memory is as it was. Whether something of it is in use at this moment."""
         tracker = self._tracker
         for _ in range(len(self._ended)):
             try:
                 token = self._ended.popleft()
             except IndexError:
-                return  # another thread does it
+                return True  # another thread does it
             self._owners.pop(token, None)
             if tracker is not None and not tracker.release(token):
-                self._ended.append(token)  # it is in use at this moment
+                self._ended.append(token)
+        return bool(self._ended)
 
     def close(self) -> None:
         """Watch nothing any more; also in a forked child, whose parent goes on."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.owner.objects import FAILED
 from shoal.refs import released
+from shoal.wakeup import bells, ring
 
 if TYPE_CHECKING:
     from shoal.options import TaskOptions
@@ -50,6 +51,8 @@ class FunctionExport:
         if held:
             released.extend(held)
             forgotten.append(self.function_id)
+            if bells:
+                ring()
 
 
 class TaskRecord:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from shoal.wakeup import bells, ring
+
 if TYPE_CHECKING:
     import mmap
 
@@ -59,6 +61,8 @@ class Exporter(np.ndarray[Any, np.dtype[np.uint8]]):
         released = self._released
         if released is not None:
             released.append(self._key)
+            if bells:
+                ring()
 
 
 class Mapped(Protocol):

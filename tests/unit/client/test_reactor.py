@@ -472,7 +472,7 @@ class Nap:
         self.turns = turns
 
     def acquire(self, timeout):
-        self.reactor._turns += self.turns
+        self.reactor.turns += self.turns
 
     def release(self):
         pass
@@ -487,6 +487,16 @@ def test_the_backup_rarely_looks_while_others_take_turn_after_turn(bench):
     bench.ticks = 0
     reactor._backup_turn(0)
     assert bench.ticks == 1
+
+
+def test_a_backup_that_nobody_woke_goes_on_parking_without_a_look(bench):
+    reactor = bench.reactor
+    reactor._nap = Nap(reactor, 0)
+    with reactor._lead:
+        assert [reactor._backup_turn(_QUIET_TICKS) for _ in range(3)] == [_QUIET_TICKS] * 3
+        assert bench.ticks == 0
+        reactor._nap = Nap(reactor, 1)
+        assert reactor._backup_turn(_QUIET_TICKS) == 0
 
 
 def test_a_forked_reactor_rings_in_no_descriptor_of_the_childs(bench):

@@ -506,6 +506,37 @@ def test_a_deadline_that_rounding_put_a_little_too_early_is_one_all_the_same():
     assert [record.node_id for record in suspects] == ["n"]
 
 
+def test_a_node_in_the_heads_own_process_need_not_say_that_it_lives():
+    core = HeadCore(CONFIG, VERSIONS, NOTHING, 0.0, UNIX, "here")
+    [(_, registered)] = sent(register(core, 1, "here"), ev.Registered)
+    assert registered.heartbeat_ms == 0  # as rarely as it likes
+    assert core.next_deadline() is None
+    [(_, registered)] = sent(register(core, 2, "a"), ev.Registered)
+    assert registered.heartbeat_ms > 0
+    assert core.next_deadline() == 3.0
+    core.handle(ev.TimePasses(), 100.0)
+    core.validate()
+    states = {view.node_id: (view.state, view.silent_ms) for view in core.views(100.0)}
+    assert states == {"here": (ev.ALIVE, 0), "a": (ev.SUSPECTED, 100_000)}
+
+
+def test_one_whose_stream_broke_has_to_come_back_like_any_other():
+    core = HeadCore(CONFIG, VERSIONS, NOTHING, 0.0, UNIX, "here")
+    register(core, 1, "here")
+    core.handle(ev.StreamBreaks(1), 100.0)
+    core.validate()
+    assert state_of(core, "here") == ev.SUSPECTED
+    assert core.next_deadline() == 107.0
+    register(core, 2, "here", now=101.0)
+    core.validate()
+    assert state_of(core, "here") == ev.ALIVE
+    assert core.next_deadline() is None
+    core.handle(ev.StreamBreaks(2), 102.0)
+    core.handle(ev.TimePasses(), core.next_deadline())
+    core.validate()
+    assert state_of(core, "here") == ev.DEAD
+
+
 def test_the_next_deadline_is_that_of_the_node_that_is_silent_for_longest():
     core = make_core()
     exact = []
