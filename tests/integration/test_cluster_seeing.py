@@ -10,6 +10,7 @@ import shoal
 from marks import Marks
 from nodeclient import until
 from shoal.control import request
+from shoal.testing import Cluster
 from twonodes import two_nodes
 
 
@@ -101,6 +102,60 @@ def test_why_follows_tasks_to_other_nodes(nodes, marks):
 def _chain(node, ref):
     rows = ask(node, "why", id=ref.hex())["rows"]
     return rows if any("hold" in line for row in rows for line in row.get("lines", ())) else None
+
+
+def told(node, ref):
+    return [line for row in ask(node, "why", id=ref.hex())["rows"] for line in row.get("lines", ())]
+
+
+@shoal.remote
+def np_ones(count):
+    return np.ones(count)
+
+
+@shoal.remote(resources={"disk": 1})
+def put_there():
+    return [shoal.put(np.ones(50_000))]
+
+
+def test_why_says_on_which_node_an_object_is(nodes):
+    head, other = nodes
+    ref = np_ones.options(resources={"disk": 1}).remote(50_000)
+    shoal.wait([ref], fetch_local=False)
+    assert told(head, ref) == [f"object {ref.hex()} is there, in the store of node {other.node_id[:6]}…"]
+    [inner] = shoal.get(put_there.remote())
+    [line] = told(head, inner)
+    assert f"is borrowed from a process of node {other.node_id[:6]}…" in line
+    value = shoal.get(ref)
+    assert told(head, ref) == [f"object {ref.hex()} is there, in the store"]
+    del value
+
+
+@shoal.remote
+def length(array):
+    return len(array)
+
+
+def test_why_of_a_task_says_that_its_argument_has_no_room(no_leaks):
+    config = {"spilling": False, "store_full_wait_ms": 3_600_000, "store_relief_wait_ms": 3_600_000}
+    store = 64 * 2**20
+    with Cluster(
+        num_cpus=1, object_store_memory=store, resources={"here": 1}, system_config=config
+    ) as cluster:
+        cluster.add_node(num_cpus=1, resources={"there": 1})
+        shoal.init(cluster.address)
+        try:
+            kept = [shoal.get(shoal.put(np.ones(store // 80))) for _ in range(8)]
+            far = np_ones.options(resources={"there": 1}).remote(store // 20)
+            task = length.options(resources={"here": 1}).remote(far)
+            until(lambda: any("wait for room" in line for line in told(cluster.head, task)), "why it waits")
+            lines = told(cluster.head, task)
+            assert any(f"s here for object {far.hex()}, which is " in line for line in lines), lines
+            assert any("of its 67.11 MB are free" in line for line in lines)
+            del kept
+            assert shoal.get(task) == store // 20
+        finally:
+            shoal.shutdown()
 
 
 @shoal.remote

@@ -12,6 +12,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal import deadlocks
+from shoal.sizes import bytes_text
+from shoald.objects.pull import WAITS_FOR_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     Ask = Callable[[list[bytes], str, dict[str, Any], Reply], None]
 
 FOLLOWED_MAX = 20
+_STORIES_MAX = 20
 _NOTHING: dict[str, Any] = {"rows": [], "silent": []}
 
 
@@ -64,7 +67,7 @@ class Why:
 
     def _fetched(self, wanted: str) -> list[dict[str, Any]]:
         daemon = self._daemon
-        lines = daemon.objects.core.pulls.story(wanted) if daemon.objects is not None else []
+        lines = _story(daemon, wanted)
         return [{"process": "object manager", "node_id": daemon.node_id, "lines": lines}] if lines else []
 
 
@@ -169,12 +172,12 @@ class _Inquiry:
                 lines.append(f"{'  ' * len(lines)}on node {node_id[:8]}: {why}")
 
     def _add_way(self, row: dict[str, Any]) -> None:
-        """How far the object has come that a process of this node waits for, if it comes from another node."""
+        """How far the object has come that a process of this node waits for, if it comes from another node or from disk."""
         daemon, lines = self._daemon, row.get("lines")
-        if daemon.objects is not None and isinstance(lines, list):
+        if isinstance(lines, list):
             said = {line for other in self._rows for line in other.get("lines", ())}
-            story = [each for each in daemon.objects.core.pulls.story(row["wanted"]) if each not in said]
-            lines += [f"{'  ' * len(lines)}node {daemon.node_id[:8]}: {each}" for each in story[:1]]
+            story = [each for each in _story(daemon, row["wanted"]) if each not in said]
+            lines += [f"{'  ' * len(lines)}node {daemon.node_id[:8]}: {each}" for each in story]
 
     def _add_reason(self, row: dict[str, Any]) -> None:
         """What the scheduler says of the demand that the row's chain ends with."""
@@ -217,3 +220,15 @@ class _Inquiry:
             if worker.proc in daemon.clients and daemon.board.current(worker.slot).hex() == task:
                 return worker.proc
         return b""
+
+
+def _story(daemon: NodeDaemon, wanted: str) -> list[str]:
+    """How far objects have come that are fetched to this node, for people; and how full it is, if they wait for room."""
+    story = daemon.objects.core.pulls.story(wanted)[:_STORIES_MAX] if daemon.objects is not None else []
+    if any(WAITS_FOR_ROOM in each for each in story):
+        stats = daemon.store.stats()
+        free, capacity, pinned = (bytes_text(stats[name]) for name in ("free", "capacity", "pinned"))
+        story.append(
+            f"{free} of its {capacity} are free, {pinned} are in use by readers (`shoal memory` shows whose)"
+        )
+    return story

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shoal.sizes import bytes_text
+
 if TYPE_CHECKING:
     from shoald.objects.copies import Copy
 
@@ -17,6 +19,8 @@ ENDING = "ending"  # nobody wants it any more; a connection may still write into
 # What a node turned out to be, for one pull.
 WITHOUT = "without"  # it does not have the object, or what it sends is not what it should be
 TROUBLE = "trouble"  # it could not be reached
+
+WAITS_FOR_ROOM = "wait for room in this node's store"  # said of a pull's bytes, to people
 
 
 class Source:
@@ -207,7 +211,7 @@ class Pull:
         copy = self.copy
         assert copy is not None
         if self.state != RUNNING:
-            return f"its {copy.size} bytes are at node {nodes}, and wait for room in this node's store"
+            return f"its {bytes_text(copy.size)} are at node {nodes}, and {WAITS_FOR_ROOM}"
         where = f"in {self.path}, since there was no room for it" if self.file else "here"
         arrived = f"{copy.have.bit_count()} of its {copy.chunks} parts are {where}"
         return f"it is being fetched from node {nodes or 'nobody'}: {arrived}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.client.awaits import Never
 from shoal.client.packing import EMPTY
 from shoal.client.values import as_raised, read_error
+from shoal.context import TaskContext
 from shoal.ids import split_ids
 from shoal.owner.objects import BORROWED
 from shoal.refs import ObjectRef
@@ -33,11 +34,14 @@ class Loaded:
         riders: refs inside its arguments; those still in use at its end are kept.
         values: the values of arguments that were refs (`get` on them returns them).
         attempt: which run of the task this is, from 0.
+        name: of the task, for people.
     """
 
-    __slots__ = ("attempt", "riders", "values")
+    __slots__ = ("attempt", "name", "riders", "task_id", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, task_id: bytes) -> None:
+        self.task_id = task_id
+        self.name = ""
         self.attempt = 0
         self.riders: list[list[ObjectRef[Any]]] = []
         self.values: tuple[Any, ...] = ()
@@ -118,7 +122,7 @@ class Arguments:
         stored = [
             content for content in contents if type(content) is tuple and len(content) == _STORED_FIELDS
         ]
-        waiter = self._pin(stored) if stored else None
+        waiter = self._pin(stored, loaded) if stored else None
         try:
             return self._read_all(loaded, contents)
         finally:
@@ -145,8 +149,8 @@ class Arguments:
             loaded.riders.append(riders)
         return riders
 
-    def _pin(self, stored: list[Any]) -> PinWaiter | None:
-        """Pin stored arguments (id, stamp) in one round trip, until this is released; None if they are pinned already.
+    def _pin(self, stored: list[Any], loaded: Loaded | None = None) -> PinWaiter | None:
+        """Pin stored arguments (id, stamp) of a task in one round trip, until this is released; None if they are pinned already.
 
         They are asked for together: so two tasks that each have half of their arguments cannot wait for each other, if all of
         them are on this node. Those of other nodes come one by one, and count once they are here: so a task that waits for long
@@ -166,6 +170,9 @@ class Arguments:
                     entry.stamp = stamp
                 entries.append(entry)
             waiter = store.request(entries, m.PRIORITY_ARGUMENT)
+            if loaded is not None:
+                context = TaskContext(loaded.task_id, loaded.name, loaded.name, 0, {})
+                runtime.explain.wait_begins(loaded, entries, context)
         try:
             since = perf_counter()
             patience_s = runtime.config.arguments_turn_ms / 1000
@@ -183,6 +190,8 @@ class Arguments:
         finally:
             with runtime.lock:
                 table.drop_uses(entries)
+                if loaded is not None:
+                    runtime.explain.wait_ends(loaded)
         return waiter
 
     def _wait(self, waiter: PinWaiter, entries: list[Entry], patience_s: float) -> bool:
@@ -197,7 +206,7 @@ class Arguments:
         store = self._runtime.store
         found = store.view(object_id)
         if found is None:
-            found = self._read_again(object_id)
+            found = self._read_again(object_id, loaded)
         view, flags = found
         ids = contained_ids(view)
         riders: list[ObjectRef[Any]] = []
@@ -210,13 +219,13 @@ class Arguments:
             raise as_raised(value)
         return value
 
-    def _read_again(self, object_id: bytes) -> tuple[Any, int]:
+    def _read_again(self, object_id: bytes, loaded: Loaded | None = None) -> tuple[Any, int]:
         """An argument that could not be pinned, or whose cached pin was recalled a moment ago."""
         store = self._runtime.store
         problem = store.pin_errors.pop(object_id, None)
         attempts = 0
         while problem is None:
-            waiter = self._pin([(object_id, None)])
+            waiter = self._pin([(object_id, None)], loaded)
             found = store.view(object_id)
             store.release(waiter)
             if found is not None:

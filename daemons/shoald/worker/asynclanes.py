@@ -221,11 +221,12 @@ class AsyncLanes:
     async def _call(self, caller: bytes, message: tuple[Any, ...]) -> tuple[Any, ...]:
         _, task_id, function_id, payload, lifted, details = message
         calls = self._calls
-        loaded = Loaded()
+        loaded = Loaded(task_id)
         method, name, _ = calls.names(function_id)
         if details is not None and details["name"]:
             name = details["name"]
         started = False
+        loaded.name = name
         try:
             args, kwargs = calls.arguments.load(loaded, caller, payload, lifted, details)
             context = TaskContext(

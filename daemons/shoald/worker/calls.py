@@ -118,7 +118,7 @@ class Calls:
         Raises ActorExit and SystemExit, which end the actor.
         """
         _, task_id, function_id, payload, lifted, details = message
-        loaded = Loaded()
+        loaded = Loaded(task_id)
         method, method_name, _ = self.names(function_id)
         name = method_name
         if details is not None and details["name"]:
@@ -126,6 +126,7 @@ class Calls:
         started = False
         try:
             self.set_task_name(name)
+            loaded.name = name
             args, kwargs = self.arguments.load(loaded, caller, payload, lifted, details)
             context = TaskContext(
                 task_id, name, method_name, details["depth"] if details else 0, self.resources

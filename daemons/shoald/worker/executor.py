@@ -221,7 +221,7 @@ class Executor:
     ) -> tuple[Any, ...]:
         """Run one task; (DONE, id, results, kept) or a whole FAILED message."""
         _, task_id, function_id, payload, lifted, details = message
-        loaded = Loaded()
+        loaded = Loaded(task_id)
         name = ""
         started = False
         if not self._running:
@@ -240,6 +240,7 @@ class Executor:
                 self._told_name = name
                 self._status[17:] = name.encode("utf-8", "replace")[-47:].ljust(47, b"\0")
             self._set_task_name(name, function.short)
+            loaded.name = name
             args, kwargs = self._arguments.load(loaded, submitter, payload, lifted, details)
             depth = details["depth"] if details else 0
             context = TaskContext(task_id, name, function.name, depth, resources)

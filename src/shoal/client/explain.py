@@ -15,7 +15,7 @@ from shoal import deadlocks
 from shoal.client.stacks import stack_rows
 from shoal.context import current_task
 from shoal.ids import OBJECT_ID_SIZE
-from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, RESULT_OF, Entry
+from shoal.owner.objects import BORROWED, FAILED, INLINE, PENDING, RESULT_OF, STORED, Entry
 from shoal.owner.rows import counts_of, queued_behind, rows_of
 from shoal.owner.tasks import QUEUED, SENT, WAITING
 from shoal.sizes import bytes_text
@@ -86,7 +86,7 @@ class Explain:
         return [entry for entry in entries if entry.state in (PENDING, BORROWED)] or entries
 
     def _reasons(self, missing: list[Entry]) -> str:
-        parts = [", namely ".join(self.chain(entry)) for entry in missing[:_SHOWN_MAX]]
+        parts = [self._in_words(entry) for entry in missing[:_SHOWN_MAX]]
         if len(missing) > _SHOWN_MAX:
             parts.append(f"and {len(missing) - _SHOWN_MAX} more")
         return "; ".join(parts)
@@ -105,9 +105,9 @@ class Explain:
 
     # --- waits under way, by whoever blocks (lock held) ---
 
-    def wait_begins(self, token: object, entries: list[Entry]) -> None:
-        """The calling thread blocks until ``entries`` are there."""
-        self._waits[token] = (current_task.get(), entries, time.monotonic())
+    def wait_begins(self, token: object, entries: list[Entry], context: TaskContext | None = None) -> None:
+        """The calling thread blocks until ``entries`` are there; ``context``: for a task that has not begun."""
+        self._waits[token] = (context or current_task.get(), entries, time.monotonic())
 
     def wait_ends(self, token: object) -> None:
         """It goes on; nothing if it has never begun."""
@@ -123,9 +123,17 @@ class Explain:
 
     # --- chains (lock held) ---
 
-    def chain(self, entry: Entry) -> list[str]:
-        """The waits from ``entry`` down to its cause, a phrase for each."""
-        return [f"{link.id.hex()} {self._phrase(link)}" for link in self._links(entry)]
+    def _in_words(self, entry: Entry) -> str:
+        """The waits from ``entry`` down to its cause."""
+        first, *others = self._links(entry)
+        parts = [f"{first.id.hex()} {self._phrase(first)}"]
+        parts += [f"{link.id.hex()}{self._clause(link)}" for link in others]
+        return ", namely ".join(parts)
+
+    def _clause(self, entry: Entry) -> str:
+        """The phrase as what follows "waits for object ID" in the same sentence."""
+        phrase = self._phrase(entry)
+        return f" {phrase}" if phrase.startswith("of ") else f", which {phrase}"
 
     @staticmethod
     def _links(entry: Entry) -> list[Entry]:
@@ -148,12 +156,18 @@ class Explain:
         if entry.state == PENDING:
             return self._runtime.groups.describe(entry) or "has not been made yet"
         if entry.state == BORROWED:
-            return "is borrowed, and its maker has not delivered it to the node yet"
+            return f"is borrowed from a process of {self._home(entry)}, and has not come from there yet"
         if entry.state == FAILED:
             return "has failed: get raises its error"
         if entry.state == INLINE:
             return "is there, in the memory of this process"
-        return "is there, in the store"
+        pinned = self._runtime.store.pins.lookup(entry.id) is not None
+        return "is there, in the store" + ("" if pinned else f" of {self._home(entry)}")
+
+    def _home(self, entry: Entry) -> str:
+        """Where an object was sealed, or is going to be, as far as this process knows."""
+        table = self._runtime.table
+        return f"node {table.home_of(entry).hex()}…" if table.is_away(entry) else "this node"
 
     def _task_phrase(self, task: TaskRecord) -> str:
         lease = task.lease
@@ -228,7 +242,7 @@ class Explain:
         rows: list[dict[str, Any]] = []
         for object_id, entry in list(runtime.table.entries.items()):
             if object_id.hex().startswith(prefix):
-                rows.append(self._row(entry, f"object {object_id.hex()} "))
+                rows.append(self._row(entry, f"object {object_id.hex()} {self._phrase(entry)}"))
                 if len(rows) >= _OBJECTS_MAX:
                     return rows
         known = {object_id.hex() for object_id in runtime.table.entries}
@@ -249,15 +263,16 @@ class Explain:
             return []
         return [{"lines": [self.actor.describe()]}, *self._running("")]
 
-    def _row(self, entry: Entry, start: str) -> dict[str, Any]:
+    def _row(self, entry: Entry, first: str) -> dict[str, Any]:
+        """The chain of ``entry``, of which ``first`` is the first line."""
         links = self._links(entry)
-        lines = [f"{start}{self._phrase(entry)}"]
+        lines = [first]
         lines += [
             f"{'  ' * depth}object {link.id.hex()} {self._phrase(link)}"
             for depth, link in enumerate(links[1:], 1)
         ]
         row: dict[str, Any] = {"lines": lines}
-        if links[-1].state == BORROWED:
+        if links[-1].state in (BORROWED, STORED):
             row["wanted"] = links[-1].id.hex()
         task = links[-1].task
         if task is not None and links[-1].state == PENDING:
@@ -298,7 +313,7 @@ class Explain:
             return [{"lines": [head], "waits": task_id}]
         rows = []
         for entry in missing[:_SHOWN_MAX]:
-            row = self._row(entry, f"{head} for object {entry.id.hex()} ")
+            row = self._row(entry, f"{head} for object {entry.id.hex()}{self._clause(entry)}")
             names = {**row.get("names", {}), task_id: context.name}
             rows.append({**row, "waits": task_id, "names": names})
         return rows

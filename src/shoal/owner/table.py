@@ -379,7 +379,11 @@ class ObjectTable(NodeStream):
 
     def is_away(self, entry: Entry) -> bool:
         """Whether a stored object was sealed on another node, as far as this process knows."""
-        return tag_of(entry.stamp[0] if entry.stamp else entry.id) != tag_of(self.proc)
+        return self.home_of(entry) != tag_of(self.proc)
+
+    def home_of(self, entry: Entry) -> bytes:
+        """The tag of the node where it was sealed, as far as this process knows: else of its owner's."""
+        return tag_of(entry.stamp[0] if entry.stamp else entry.id)
 
     def fetch(self, entry: Entry, waiter: EntryWaiter) -> None:
         """Have a stored object brought to this node; ``waiter`` is told when it is here, or cannot be had."""
