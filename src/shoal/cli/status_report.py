@@ -210,11 +210,16 @@ def _actors_table(rows: Sequence[Row]) -> Table:
             str(row["restarts"]),
             str(row["callers"]),
             row["node_id"][:_ID_LENGTH],
-            shorten(" ".join(str(row["reason"]).split()) or "-", 60),
+            _reason(row),
         )
         for row in rows
     ]
-    return Table(columns, lines, "Actors", details=("WHY", "CALLERS", "RESTARTS"))
+    return Table(columns, lines, "Actors", details=("WHY", "CALLERS", "RESTARTS", "NODE", "SINCE"))
+
+
+def _reason(row: Row) -> str:
+    """All of it, in one line."""
+    return " ".join(str(row["reason"]).split()) or "-"
 
 
 def _actor_name(row: Row) -> str:
@@ -250,7 +255,7 @@ def _groups_table(rows: Sequence[Row]) -> Table:
             row["state"],
             shorten("; ".join(_bundle_text(row, index) for index in range(len(row["bundles"]))), 80),
             row["job_id"] or "-",
-            shorten(" ".join(str(row["reason"]).split()) or "-", 80),
+            _reason(row),
         )
         for row in rows
     ]

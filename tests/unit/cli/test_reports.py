@@ -245,6 +245,17 @@ class TestStatus:
         }
         assert status.list_table("objects", [found], 0.0).rows[0][2] == "-"
 
+    def test_all_of_the_reason_of_an_actor_can_be_read_in_a_narrow_terminal(self):
+        reason = f"needs CPU 64, and this node has {', '.join(f'r{n} {n}' for n in range(40))}; ask for less"
+        actor = {
+            "actor_id": "ab" * 16, "class": "A", "name": "", "state": "PENDING_CREATION", "since_s": 2.0, "pid": 0, "restarts": 0,
+            "callers": 1, "node_id": "cd" * 16, "reason": reason,
+        }  # fmt: skip
+        lines = table_lines(status.list_table("actors", [actor], 0.0), 80)
+        assert max(map(len, lines)) <= 80
+        assert reason in " ".join(" ".join(lines).split())
+        assert "node: cdcdcdcd" in " ".join(" ".join(lines).split())
+
     def test_why(self):
         stored = {**row("ab" * 16, 2_000_000, 5), "age_s": 3.0}
         answer = {
