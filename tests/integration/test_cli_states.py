@@ -119,7 +119,7 @@ def test_stacks_of_all_processes_with_what_runs_there(nodes, marks):
     printed = run("stack", str(row["pid"]), *asked).out
     assert f"task {ref.hex()} " in printed
     assert " in hold\n" in printed
-    assert "shoal's own threads" not in run("stack", "--all-threads", *asked).out
+    assert "shoal's own" not in run("stack", "--all", *asked).out
     nobody = run("stack", "1", *asked)
     assert (nobody.status, "no process with pid 1 has answered" in nobody.err) == (1, True)
     marks.add("release")

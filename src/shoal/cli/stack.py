@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,18 +11,22 @@ from shoal.cli.common import asking, asking_options, print_json
 from shoal.cli.status_report import silent_notes
 
 Row = Mapping[str, Any]
-# Parts of the names of files that a worker's code, and what starts its threads, is in.
-_RUNTIME = ("<frozen ", "/shoald/", "/shoal/", "/threading.py", "/asyncio/", "/concurrent/futures/")
+# Parts of the names of files of what starts programs, threads and event loops.
+_RUNTIME = ("<frozen ", "/threading.py", "/asyncio/", "/concurrent/futures/")
 
 
 @click.command("stack")
 @click.argument("pid", type=click.IntRange(min=1), required=False)
 @click.option(
-    "--all-threads", is_flag=True, help="Also threads and frames that are shoal's own in each process."
+    "--all",
+    "--all-threads",
+    "everything",
+    is_flag=True,
+    help="Also threads and frames that are shoal's own in each process.",
 )
 @asking_options
 def stack_command(
-    pid: int | None, all_threads: bool, address: str, temp_dir: str | None, as_json: bool
+    pid: int | None, everything: bool, address: str, temp_dir: str | None, as_json: bool
 ) -> None:
     """Show where all workers and drivers of the cluster are in their Python code (or those with PID), and which task runs there.
 
@@ -40,7 +43,7 @@ def stack_command(
     if as_json:
         print_json({"rows": rows, "silent": silent})
     else:
-        for line in [*stack_lines(rows, all_threads), *_silent(silent)]:
+        for line in [*stack_lines(rows, everything), *_silent(silent)]:
             click.echo(line)
     if pid is not None and not rows:
         raise click.ClickException(
@@ -64,32 +67,50 @@ def with_tasks(rows: Sequence[Row], workers: Sequence[Row], tasks: Sequence[Row]
     return told
 
 
-def stack_lines(rows: Sequence[Row], all_threads: bool) -> list[str]:
-    """For each process a line and its threads: those with user code in them and the main thread, or all."""
+def stack_lines(rows: Sequence[Row], everything: bool) -> list[str]:
+    """For each process a line and its threads: what users' code does there, or all."""
     lines: list[str] = []
     for row in rows:
         doing = f", task {row['task_id']} {row['task']}".rstrip() if row["task_id"] else ""
         lines.append(f"{row['process']}{doing}")
-        hidden = 0
+        threads = frames_hidden = 0
         for thread in row["threads"]:
-            if not (all_threads or thread["main"] or _is_users(thread)):
-                hidden += 1
+            frames = thread["frames"] if everything else _users_frames(thread)
+            if not (everything or thread["main"] or (frames and _is_users(thread))):
+                threads += 1
                 continue
+            frames_hidden += len(thread["frames"]) - len(frames)
             lines.append(f"  thread {thread['thread']}")
             if thread["cut"]:
                 lines.append(f"    ({thread['cut']} outer frames left out)")
-            frames = thread["frames"] if all_threads else _own_frames(thread["frames"])
             lines += [f"    {file}:{line} in {function}" for file, line, function in frames]
+            if not frames:
+                lines.append("    in shoal's own code")
+        hidden = [_count(threads, "thread")] * bool(threads) + [_count(frames_hidden, "frame")] * bool(
+            frames_hidden
+        )
         if hidden:
-            lines.append(f"  and {hidden} of shoal's own threads (--all-threads shows them)")
+            lines.append(f"  and {' and '.join(hidden)} of shoal's own (--all shows them)")
         lines.append("")
     return lines or ["no process has answered"]
 
 
-def _own_frames(frames: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
-    """Those inside of what a worker's own code has called, if it has: how the worker came there helps nobody."""
-    outer = itertools.takewhile(lambda frame: any(part in frame[0] for part in _RUNTIME), frames)
-    return frames[len(list(outer)) :] or frames
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _users_frames(thread: Row) -> list[Sequence[Any]]:
+    """Those of users' code, and what of shoal that calls: neither how a worker came there nor how shoal does it helps anybody."""
+    frames, own = thread["frames"], thread["own"]
+    first = next(
+        (
+            place
+            for place, frame in enumerate(frames)
+            if not own[place] and not any(part in frame[0] for part in _RUNTIME)
+        ),
+        len(frames),
+    )
+    return [frames[place] for place in range(first, len(frames)) if not (own[place] and own[place - 1])]
 
 
 def _is_users(thread: Row) -> bool:

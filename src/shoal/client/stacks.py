@@ -14,19 +14,21 @@ from typing import Any
 
 _THREADS_MAX = 200
 _FRAMES_MAX = 100  # of one thread, the innermost
+_OWN_PACKAGES = ("shoal", "shoald")
 
 
 def stack_rows() -> list[dict[str, Any]]:
-    """A row for each thread, the main thread first: {"thread", "ident", "main", "answers", "frames", "cut"}.
+    """A row for each thread, the main thread first: {"thread", "ident", "main", "answers", "frames", "own", "cut"}.
 
-    Frames, [file, line, function] each, come as in a traceback, the innermost last; "cut": how many outer ones are left out. The
+    Frames, [file, line, function] each, come as in a traceback, the innermost last; "own": of each, whether it is shoal's own
+    code, whatever directory that is in; "cut": how many outer ones are left out. The
     thread that "answers" is shown as it was before it did.
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     main, own = threading.main_thread().ident, threading.get_ident()
     rows = []
     for ident, frame in sys._current_frames().items():
-        frames = _frames(_before_answer(frame) if ident == own else frame)
+        frames, own_code = _frames(_before_answer(frame) if ident == own else frame)
         rows.append(
             {
                 "thread": _text(names.get(ident, "not Python's")),
@@ -34,6 +36,7 @@ def stack_rows() -> list[dict[str, Any]]:
                 "main": ident == main,
                 "answers": ident == own,
                 "frames": frames[-_FRAMES_MAX:],
+                "own": own_code[-_FRAMES_MAX:],
                 "cut": max(0, len(frames) - _FRAMES_MAX),
             }
         )
@@ -48,14 +51,18 @@ def _before_answer(frame: FrameType) -> FrameType:
     return inner or frame
 
 
-def _frames(frame: FrameType) -> list[list[Any]]:
-    found = []
+def _frames(frame: FrameType) -> tuple[list[list[Any]], list[bool]]:
+    found, own = [], []
     inner: FrameType | None = frame
     while inner is not None:
         code = inner.f_code
         found.append([_text(code.co_filename), inner.f_lineno or 0, _text(code.co_qualname)])
+        variables = inner.f_globals
+        # The name of what `python -m` runs is "__main__".
+        where = variables.get("__package__") or variables.get("__name__")
+        own.append(str(where).partition(".")[0] in _OWN_PACKAGES)
         inner = inner.f_back
-    return found[::-1]
+    return found[::-1], own[::-1]
 
 
 def _text(text: str) -> str:

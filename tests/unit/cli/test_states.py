@@ -48,7 +48,7 @@ class TestSummary:
 
 
 def thread(name, main=False, cut=0):
-    return {"thread": name, "main": main, "cut": cut, "frames": [["/x.py", 3, "f"]]}
+    return {"thread": name, "main": main, "cut": cut, "frames": [["/x.py", 3, "f"]], "own": [False]}
 
 
 class TestStack:
@@ -71,26 +71,42 @@ class TestStack:
             "    /x.py:3 in f",
             "  thread mine",
             "    /x.py:3 in f",
-            "  and 1 of shoal's own threads (--all-threads shows them)",
+            "  and 1 thread of shoal's own (--all shows them)",
             "",
         ]
 
     def test_all_threads(self):
         lines = stack_lines(self.rows, True)
         assert "  thread shoal-backup" in lines
-        assert not any("--all-threads" in line for line in lines)
+        assert not any("--all" in line for line in lines)
 
-    def test_how_the_worker_came_there_is_left_out(self):
+    def test_neither_how_the_worker_came_there_nor_how_shoal_waits(self):
         frames = [
             ["<frozen runpy>", 1, "main"],
             ["/lib/shoald/worker/executor.py", 2, "run"],
-            ["/x.py", 3, "f"],
+            ["/home/shoal/x.py", 3, "f"],
+            ["/lib/shoal/api.py", 4, "get"],
+            ["/lib/shoal/client/values.py", 5, "wait"],
+            ["/lib/python/threading.py", 6, "wait"],
+            ["/lib/shoal/client/runtime.py", 7, "<lambda>"],
         ]
-        row = {**self.rows[0], "threads": [{**thread("MainThread", True), "frames": frames}]}
-        assert stack_lines([row], False)[2:] == ["    /x.py:3 in f", ""]
-        assert len(stack_lines([row], True)) == 6
-        idle = {**row, "threads": [{**row["threads"][0], "frames": frames[:2]}]}
-        assert len(stack_lines([idle], False)) == 5
+        own = [False, True, False, True, True, False, True]
+        row = {
+            **self.rows[0],
+            "threads": [{**thread("MainThread", True), "frames": frames[:5], "own": own[:5]}],
+        }
+        assert stack_lines([row], False)[2:] == [
+            "    /home/shoal/x.py:3 in f",
+            "    /lib/shoal/api.py:4 in get",
+            "  and 3 frames of shoal's own (--all shows them)",
+            "",
+        ]
+        assert len(stack_lines([row], True)) == 8
+        idle = {**row, "threads": [{**row["threads"][0], "frames": frames[:2], "own": own[:2]}]}
+        assert stack_lines([idle], False)[2:4] == [
+            "    in shoal's own code",
+            "  and 2 frames of shoal's own (--all shows them)",
+        ]
 
     def test_nobody(self):
         assert stack_lines([], False) == ["no process has answered"]

@@ -43,6 +43,14 @@ def test_who_answers_is_shown_without_the_answer():
     assert main["frames"][-1][2] == "test_who_answers_is_shown_without_the_answer"
 
 
+def test_which_frames_are_shoals_own():
+    main = stacks.stack_rows()[0]
+    assert not any(main["own"])
+    scope = {"rows": stacks.stack_rows, "__name__": "__main__", "__package__": "shoald.node"}
+    exec(compile("found = rows()", "/anywhere.py", "exec"), scope)
+    assert scope["found"][0]["own"] == [*main["own"], True]
+
+
 def test_of_deep_recursion_the_innermost_frames():
     def deeper(depth):
         return deeper(depth - 1) if depth else stacks.stack_rows()[0]
