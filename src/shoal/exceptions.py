@@ -388,8 +388,8 @@ class ObjectStoreFullError(ShoalError):
 
     default_message = "the object store is full"
     default_next_step = (
-        "see who holds what with `shoal memory`, drop refs that are not needed, or start with a larger "
-        "object_store_memory"
+        "drop refs and arrays that are no longer needed (`shoal memory` lists them with their call sites), or start the "
+        "node with a larger object_store_memory"
     )
 
 

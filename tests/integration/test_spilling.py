@@ -286,9 +286,12 @@ def test_without_spilling_a_full_store_is_an_error_that_names_who_fills_it(no_le
     start(_system_config={"spilling": False, "store_full_wait_ms": 3_600_000})  # it is certain at once
     try:
         refs = []
-        with pytest.raises(shoal.exceptions.ObjectStoreFullError, match=f"driver {os.getpid()} holds"):
+        with pytest.raises(
+            shoal.exceptions.ObjectStoreFullError, match=f"driver {os.getpid()} holds"
+        ) as caught:
             for number in range(2 * STORE // PART):
                 refs.append(shoal.put(array(number)))  # noqa: PERF401 - up to the error
+        assert str(caught.value).count("shoal memory") == 1, "what to do is said once"
         for number, ref in enumerate(refs):
             check(shoal.get(ref), number)
     finally:

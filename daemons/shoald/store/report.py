@@ -83,9 +83,7 @@ def full_message(ledger: Ledger, size: int, trouble: str = "") -> str:
         + ("; ".join(named) + ". " if named else "")
         + (_IN_PIECES if allocator.free_bytes >= size else "")
         + trouble
-        + "Drop references and arrays that are no longer needed (`shoal memory` lists them with their "
-        "call sites), or start the node with a larger --object-store-memory."
-    )
+    ).rstrip()
 
 
 def _holders(ledger: Ledger) -> dict[bytes, list[dict[str, Any]]]:

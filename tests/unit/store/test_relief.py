@@ -332,7 +332,7 @@ def test_a_disk_that_is_still_at_it_is_what_a_creator_hears_of() -> None:
     assert writes(bench)
     (message,) = [message for _, message in later(bench, 1.5) if message[0] == m.ALLOC_FAILED]
     assert message[2] == "full"
-    assert "s3://bucket/here has not done for 2 s what it was given then. Drop references" in message[3]
+    assert "s3://bucket/here has not done for 2 s what it was given then." in message[3]
 
 
 def test_a_lost_copy_is_replaced_by_another_run_of_its_task() -> None:
