@@ -111,6 +111,16 @@ def test_100_tasks_on_one_node_cause_one_transfer(hosts):
     assert moved[3][0] + moved[4][0] < 0.1 * OBJECT
 
 
+def test_where_a_task_runs_others_can_reach(hosts):
+    answer, _ = hosts.drive(
+        """
+        address = shoal.remote(shoal.util.get_node_ip_address)
+        print(json.dumps([shoal.util.get_node_ip_address(), *shoal.get([address.options(**at(n)).remote() for n in (2, 3)])]))
+        """
+    )
+    assert answer == [hosts.network.address(host) for host in (1, 2, 3)]
+
+
 def test_what_is_processed_where_it_was_loaded_does_not_move(hosts):
     received = []
     # A node with other work makes waiting dearer than moving, as it should: that may happen, but not each time.

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import shoal
-from shoal.util import ActorPool, Executor, as_completed, map_unordered
+from shoal.util import ActorPool, Executor, as_completed, get_node_ip_address, map_unordered
 from shoal.util.multiprocessing import Pool
 from shoal.util.queue import Empty, Full, Queue
 
@@ -24,6 +24,11 @@ def power(base, exponent=2):
 
 def fail(x):
     raise ValueError(f"no {x}")
+
+
+def test_the_address_of_the_node(shoal_session):
+    assert get_node_ip_address() == "127.0.0.1"
+    assert shoal.get(shoal.remote(get_node_ip_address).remote()) == "127.0.0.1"
 
 
 # --- iteration ---

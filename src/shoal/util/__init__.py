@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.actors.api import list_named_actors
 from shoal.util.actor_pool import ActorPool
+from shoal.util.addresses import get_node_ip_address
 from shoal.util.executor import Executor
 from shoal.util.iteration import as_completed, map_unordered
 from shoal.util.placement_group import (
@@ -38,6 +39,7 @@ __all__ = [
     "as_completed",
     "deregister_serializer",
     "get_current_placement_group",
+    "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
