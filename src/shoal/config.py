@@ -187,6 +187,9 @@ class Config:
     # Who wants to read spilled objects that no room can be made for reads them in their files after this time without progress,
     # and who wants to write one writes it to a file if nothing is under way; sooner when that was in vain (store/standstill).
     spill_map_after_ms: float = 100.0
+    # Objects of at least this size are written to files by their creators, instead of having others written for want of room, and
+    # are read in their files the first time, while there is no room for them.
+    spill_in_place_bytes_min: int = 16 * MIB
     # Cached pins that were asked for and have not come back after this time count as in use.
     recall_grace_ms: float = 20.0
     # Creators that wait for room at one store; the next is refused at once.

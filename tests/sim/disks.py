@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.unit.store.fakedisk import checksum_of, rewritten, rounded
 
-from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Write
+from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
 
 if TYPE_CHECKING:
     from tests.sim.daemons import Daemon
@@ -100,7 +100,7 @@ class Disk:
         elif self.is_full(_bytes_of(effect)):
             spills.write_failed(effect.file, True, "the disk is full", self._daemon.now)
         else:
-            over = effect.over if isinstance(effect, Write) else 0
+            over = effect.over if isinstance(effect, Write | Lend) else 0
             if over:
                 self.files.pop(over, None)
                 self.sizes.pop(over, None)

@@ -178,6 +178,8 @@ class Storage:
     def _lent(self, message: list[Any]) -> None:
         _, req, number, _ = message
         writing = self._writings.pop(req)
+        if not writing.full:
+            self.extents.refused()
         disk = self._process.daemon.disk
         if disk.fails_writes or disk.is_full(0):
             self._table.to_node([m.FILE_RETURN, number])
@@ -248,7 +250,8 @@ class Storage:
         self._tell(object_id)
 
     def _pinned_in_file(self, message: list[Any]) -> None:
-        _, _, object_id, path, offset, _, flags, checksum = message
+        _, _, object_id, path, offset, _, flags, checksum, number = message
+        self._table.to_node([m.FILE_RETURN, number, 1])  # what is read is not looked at any longer
         content = self._process.daemon.disk.files.get(int(path))
         if content is None and object_id not in self._again:
             self._again.add(object_id)

@@ -35,6 +35,7 @@ CONFIG = load(
         "spill_read_ms_max": 3000,
         "spill_file_bytes_max": 2 * MIB,
         "pull_chunk_bytes": 512 * KIB,
+        "spill_in_place_bytes_min": 700 * KIB,
     }
 )
 

@@ -256,7 +256,7 @@ class ServeCore:
         """No room can be made for it: this reader gets it out of the file. Nothing is pinned; a file that is rewritten before
         it was opened is not there, and the reader asks again.
         """
-        _, req, object_id, path, offset, size, _, checksum = message
+        _, req, object_id, path, offset, size, _, checksum, _ = message
         ticket = self.tickets.get((node, req))
         obj = self._stored(object_id)
         if ticket is None or ticket.copy is not None or obj is None:

@@ -336,11 +336,13 @@ class StoreCore:
         client = self._ledger.clients.get(proc)
         if client is None:
             raise ProtocolError(f"fork of {proc.hex()} before HELLO")
-        self._pins.forked(client, token)
+        self.spills.readers.forked(client, self._pins.forked(client, token))
 
     def fork_ended(self, token: bytes | int) -> None:
         """The forked child is gone; unknown tokens are ignored."""
-        self._pins.fork_ended(token)
+        child = self._pins.fork_ended(token)
+        if child is not None:
+            self.spills.readers.drop(child)
         self.settle()
 
     def next_deadline(self) -> float | None:

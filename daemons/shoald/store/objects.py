@@ -100,9 +100,10 @@ class DiskCopy:
         checksum: of the object's bytes, once written.
         reason: why it is LOST, for people.
         has_come_back: it was read back at least once.
+        was_read_in_place: a client was told to read it in its file instead.
     """
 
-    __slots__ = ("checksum", "file", "has_come_back", "offset", "reason", "state")
+    __slots__ = ("checksum", "file", "has_come_back", "offset", "reason", "state", "was_read_in_place")
 
     def __init__(self, file: SpillFile, offset: int) -> None:
         self.state = WRITING
@@ -110,7 +111,7 @@ class DiskCopy:
         self.offset = offset
         self.checksum = 0
         self.reason = ""
-        self.has_come_back = False
+        self.has_come_back = self.was_read_in_place = False
 
     def __repr__(self) -> str:
         return f"disk: {self.state}" + (f" in file {self.file.number}" if self.file is not None else "")
@@ -130,7 +131,7 @@ class SpillFile:
         shunned: rewriting it failed.
         over: the number of the spare file that it is written over; 0: of none.
         is_cached: it was written through this machine's page cache.
-        is_told: a client was told where it lies, and may look at it for as long as it likes.
+        is_told: somebody may look at it, or write to it, of whom `filereaders` does not know for how long.
         moves: directories that hung when they were to write what is in it.
     """
 
@@ -209,6 +210,11 @@ class Client:
         self.reads: dict[Read, None] = {}
         self.processed = 0
         self.stamped: list[tuple[int, int, Read]] = []
+
+    @property
+    def is_process(self) -> bool:
+        """Whether it is a process of this machine, not another node or part of the daemon: it says when it has closed a file."""
+        return self.connected and bool(self.info.get("pid"))
 
     @property
     def name(self) -> str:

@@ -151,8 +151,8 @@ class Pins:
         self._ledger.duplicate_bytes += obj.allocated
         self._ledger.recalls.setdefault(client.proc, []).append(obj.id)
 
-    def forked(self, client: Client, token: bytes | int) -> None:
-        """A child of the client pins what the client pins now.
+    def forked(self, client: Client, token: bytes | int) -> Client:
+        """A child of the client, which pins what the client pins now.
 
         Raises ProtocolError for a token in use.
         """
@@ -168,12 +168,14 @@ class Pins:
             for dup in dups:
                 assert dup.pins is not None
                 dup.pins[child] = 1
+        return child
 
-    def fork_ended(self, token: bytes | int) -> None:
-        """The child is gone. Unknown tokens are ignored: the end may be seen twice."""
+    def fork_ended(self, token: bytes | int) -> Client | None:
+        """The child, which is gone. Unknown tokens are ignored: the end may be seen twice."""
         child = self._ledger.forks.pop(token, None)
         if child is not None:
             self.drop(child)
+        return child
 
     def drop(self, client: Client) -> None:
         """The client is gone, and its pins with it."""

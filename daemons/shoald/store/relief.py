@@ -47,6 +47,7 @@ class Relief:
         "_extents",
         "_is_crowded",
         "_ledger",
+        "_lends",
         "_marks",
         "_piece",
         "_piece_until",
@@ -74,6 +75,7 @@ class Relief:
         self._piece_until = 0.0
         self._is_crowded = False  # it was a creator, and there was nothing to drop
         self._was_full = False
+        self._lends = False  # who wanted room last writes to a file instead
 
     @property
     def wanted(self) -> bool:
@@ -112,7 +114,11 @@ class Relief:
                 self._piece, self._piece_until = piece, now + self._ledger.config.spill_spare_ms / 1000
             if not piece:
                 break
-            if not (self._drop(lacking, now) if lacking > 0 else self._clear(piece, now)):
+            if lacking > 0 and self._drop(lacking, now):
+                continue
+            if self._have_written(lacking, now):
+                continue
+            if lacking > 0 or not self._clear(piece, now):
                 self._spill(lacking, now)
                 break
         self._write_ahead(now)
@@ -199,12 +205,28 @@ class Relief:
     def _batch_min(self) -> int:
         return min(self._ledger.config.spill_batch_bytes_min, self._ledger.allocator.capacity // 8)
 
+    def _have_written(self, lacking: int, now: float) -> bool:
+        """Have a creator write its large value to a file, instead of having others written to make room for it: one copy less.
+
+        Whether one was found. If room comes back unasked, it is waited for.
+        """
+        if 0 < lacking <= self._eviction.coming_bytes + self._extents.coming_back(now):
+            return False
+        request = self._extents.would_rather(self._ledger.config.spill_in_place_bytes_min)
+        if request is None or not request.client.is_process or not self._can_lend(now):
+            return False
+        self._extents.take(request)
+        self._spills.lend(request.client, request.req, request.least, now, instead=True)
+        self._lends = True
+        return True
+
     def _spill(self, lacking: int, now: float) -> None:
         """Have the next victims written, as many as will be enough together with what is on its way."""
         lacking -= self._spills.coming_bytes + self._eviction.coming_bytes + self._extents.coming_back(now)
         self._is_crowded = self._is_crowded or bool(
             self._extents.waiting and not self._extents.coming_back(now)
         )
+        self._lends = False  # somebody has to have room
         self._write_victims(lacking, now)
 
     def _write_victims(self, lacking: int, now: float, ahead: bool = False) -> None:
@@ -263,7 +285,7 @@ class Relief:
         free = ledger.allocator.free_bytes + ledger.leased_bytes()  # it is taken back first
         share = 1 - ledger.config.spill_threshold
         low = min(1.0, 2 * share if self._is_crowded else share) * ledger.allocator.capacity
-        if free >= low or not self._spills.enabled:
+        if free >= low or self._lends or not self._spills.enabled:
             return 0
         if self._piece > ledger.allocator.largest_free:
             free = 0  # not for those who had to wait

@@ -6,9 +6,10 @@ would wait for each other; so at most one group of a kind gathers at a time: the
 region and takes extents for the rest as they become free; those behind it hold nothing. Reads that a running task
 waits for go before arguments of tasks that have not started: the running task holds memory already.
 
-If no room comes free for a while, or there can never be enough, the rest of a group is read where it was spilled:
-its client maps the files. That pins nothing: a file that is removed stays readable for those who have it open. A
-client that finds such a file damaged says so and asks again: the copy is lost then, as if the daemon had read it.
+A large object that finds no room is read where it was spilled, the first time. If no room comes free for a while, or
+there can never be enough, so is the rest of any group: its client maps the files. That pins nothing: a file that is removed
+stays readable for those who have it open, and is not written over. A client that finds such a file damaged says so and asks
+again: the copy is lost then, as if the daemon had read it.
 
 However many groups want an object, it is read once, and each of them pins it when it arrives.
 """
@@ -172,7 +173,8 @@ class Restores:
         if obj.offset >= 0 and self._ledger.objects.get(obj.id) is obj:
             self._pins.answer(group.client, req, obj)
         elif copy is not None and copy.state in {ON_DISK, READING}:
-            place = [self._spills.tell(obj), copy.offset, obj.size, obj.flags, copy.checksum]
+            path, number = self._spills.tell(obj, group.client)
+            place = [path, copy.offset, obj.size, obj.flags, copy.checksum, number]
             self._ledger.send(group.client, [m.PINNED_IN_FILE, req, obj.id, *place])
             self._ledger.counters["read_in_files"] += 1
         else:
@@ -211,6 +213,10 @@ class Restores:
             elif obj.disk is None or obj.disk.state == LOST:
                 self._fail(group, group.gathered, *self._problem(obj))
             elif not self._start(obj, now):
+                if self._is_read_in_place(group.client, obj):
+                    group.in_files.add(group.gathered)
+                    group.gathered += 1
+                    continue
                 if not group.is_short:
                     group.is_short = True
                     self._ledger.recall_extents()
@@ -232,6 +238,25 @@ class Restores:
         if target is None:
             return False
         self._spills.read(obj, target, now)
+        return True
+
+    def _is_read_in_place(self, client: Client, obj: StoredObject) -> bool:
+        """Whether a large object is read where the page cache has it, for once, instead of making room for it.
+
+        What is read once costs one copy less so, and nothing in the region; what is read again is worth its room.
+        """
+        copy = obj.disk
+        assert copy is not None
+        if obj.allocated < self._ledger.config.spill_in_place_bytes_min or copy.was_read_in_place:
+            return False
+        if (
+            copy.file is None
+            or not copy.file.is_cached
+            or not client.is_process
+            or not self._spills.path(obj)
+        ):
+            return False
+        copy.was_read_in_place = True
         return True
 
     def _settled(self, obj: StoredObject) -> None:

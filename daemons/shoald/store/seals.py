@@ -21,6 +21,7 @@ from shoald.store.readers import Readers
 from shoald.store.spills import Spills
 
 _HASH_SIZE = 16
+_RETURN_OF_READER = 3  # fields of a FILE_RETURN by one who has read it
 
 
 class Seals:
@@ -237,7 +238,11 @@ class Seals:
         self._spills.lend(client, checked_size(req), checked_size(size), now)
 
     def file_return(self, client: Client, message: list[Any], _now: float) -> None:
-        """FILE_RETURN: a lent file will not be used."""
+        """FILE_RETURN: a lent file will not be used, or one is not looked at any more."""
+        if len(message) == _RETURN_OF_READER:
+            _, number, times = message
+            self._spills.readers.closed(client, checked_size(number), checked_size(times))
+            return
         (number,) = fields(message, 1)
         self._spills.take_back(client, checked_size(number))
 

@@ -4,14 +4,15 @@ A write to pages that the page cache has already takes 10 GB/s (two threads 16);
 first, takes 4.5, or 0.4 on a virtual machine that has returned its free memory to the host. So in a job that goes on spilling,
 files are reused; when it stops, they go after config.spill_spare_ms.
 
-Only what nobody can look at is written over: a client that was told of a file may have mapped it. Files that were written
-past the page cache gain nothing. At the bound, config.spill_spare_bytes_max, a file is removed as soon as it is dead;
-when a disk is full all of them are.
+Only what nobody looks at is written over (`filereaders`): a client that was told of a file may have mapped it. Files that
+were written past the page cache gain nothing. At the bound, config.spill_spare_bytes_max, a file is removed as soon as it is
+dead; when a disk is full all of them are.
 """
 
 from __future__ import annotations
 
 from shoal.config import Config
+from shoald.store.filereaders import FileReaders
 from shoald.store.objects import SpillFile
 
 
@@ -22,10 +23,11 @@ class Spares:
         size: bytes in all.
     """
 
-    __slots__ = ("_config", "_files", "size")
+    __slots__ = ("_config", "_files", "_readers", "size")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, readers: FileReaders) -> None:
         self._config = config
+        self._readers = readers
         self._files: dict[SpillFile, float | None] = {}  # since when; None: the time was not known yet
         self.size = 0
 
@@ -44,7 +46,9 @@ class Spares:
 
     def take(self, directory: int, size: int) -> SpillFile | None:
         """A file to write ``size`` bytes over: the one that fits best; None if there is none in that directory."""
-        found = [file for file in self._files if file.directory == directory]
+        found = [
+            file for file in self._files if file.directory == directory and file.number not in self._readers
+        ]
         enough = [file for file in found if file.size >= size]
         if not found:
             return None

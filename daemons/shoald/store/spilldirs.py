@@ -75,8 +75,8 @@ class Directory(Protocol):
             over: a file whose place it takes; 0: none.
         """
 
-    def make(self, number: int, size: int) -> None:
-        """A new empty file, which a client will write ``size`` bytes into."""
+    def make(self, number: int, size: int, over: int = 0) -> None:
+        """A new file, which a client will write ``size`` bytes into: empty, or with what file ``over`` had; 0: none."""
 
     def read(self, number: int, offset: int, into: memoryview, done: Done, aligned: bool = False) -> None:
         """Fill ``into`` from a file; ``aligned``: it starts on a page. ``done``: called with the next bytes that are there.
@@ -87,7 +87,7 @@ class Directory(Protocol):
     def locate(self, number: int) -> str:
         """The path of a file, for processes of this machine; "" if it has none."""
 
-    def remove(self, number: int) -> None:
+    def remove(self, number: int, emptied: bool = False) -> None:
         """Remove a file; one that does not exist is no error."""
 
     def is_gone(self) -> bool:
@@ -192,9 +192,13 @@ class LocalDirectory:
         except FileNotFoundError:
             return 0
 
-    def make(self, number: int, size: int) -> None:
-        self._check_room(size)
-        os.close(os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    def make(self, number: int, size: int, over: int = 0) -> None:
+        have = self._take_over(over, number) if over else 0
+        self._check_room(size - have)
+        if have > size:
+            os.truncate(self._file(number), size)
+        elif not have:
+            os.close(os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def _write_cached(
         self,
@@ -271,9 +275,11 @@ class LocalDirectory:
             os.close(fd)
         return had
 
-    def remove(self, number: int) -> None:
+    def remove(self, number: int, emptied: bool = False) -> None:
         self._direct.discard(number)
         with contextlib.suppress(FileNotFoundError):
+            if emptied:
+                os.truncate(self._file(number), 0)
             os.unlink(self._file(number))
 
     def is_gone(self) -> bool:
@@ -405,7 +411,7 @@ class RemoteDirectory:
                 file.write(part)
         return False
 
-    def make(self, number: int, size: int) -> None:
+    def make(self, number: int, size: int, over: int = 0) -> None:
         raise OSError(errno.EOPNOTSUPP, f"{self._file(number)} cannot be written by others ({size} bytes)")
 
     def read(self, number: int, offset: int, into: memoryview, done: Done, aligned: bool = False) -> None:
@@ -415,7 +421,7 @@ class RemoteDirectory:
         into[:] = content
         done(len(into))
 
-    def remove(self, number: int) -> None:
+    def remove(self, number: int, emptied: bool = False) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._file(number))
 

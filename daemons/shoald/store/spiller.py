@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.store.checksums import half, joined
 from shoald.store.allocator import PAGE, round_up
 from shoald.store.spilldirs import Damaged, Directory, directory
-from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Write
+from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
 from shoald.store.summing import Summing
 
 if TYPE_CHECKING:
@@ -168,12 +168,12 @@ class Spiller:
                 seconds = time.monotonic() - started
                 return lambda: self._spills.read_done(effect.transfer, seconds)
             if isinstance(effect, Lend):
-                self._directories[effect.directory].make(effect.file, effect.size)
+                self._directories[effect.directory].make(effect.file, effect.size, effect.over)
                 return lambda: self._spills.made(effect.file, effect.directory)
             if isinstance(effect, Rewrite):
                 intact = self._rewrite(effect)
                 return lambda: self._spills.rewrote(effect.file, intact)
-            self._directories[effect.directory].remove(effect.file)
+            self._directories[effect.directory].remove(effect.file, effect.emptied)
         except (OSError, Damaged) as error:
             return self._failure(effect, error)
         return None

@@ -28,7 +28,6 @@ does not make in config.spill_lend_ms_max is looked for there; without another o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from shoal.sizes import bytes_text
@@ -36,66 +35,12 @@ from shoal.wire import messages as m
 from shoald.store.allocator import round_up
 from shoald.store.disks import Disks
 from shoald.store.errors import ProtocolError
+from shoald.store.filereaders import FileReaders
 from shoald.store.ledger import Ledger
 from shoald.store.objects import LOST, ON_DISK, READING, WRITING, Client, DiskCopy, SpillFile, StoredObject
 from shoald.store.readings import LateReads, Reading
 from shoald.store.spares import Spares
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Write these (offset, size) of the region into a new file, sizes rounded up to 64; then `wrote`.
-
-    ``over``: the number of a file of which nothing is needed, whose place and name the new one takes; 0: none.
-    """
-
-    file: int
-    directory: int
-    parts: tuple[tuple[int, int], ...]
-    over: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Read from a file into the region at ``target`` and compare the checksum; then `read_done`."""
-
-    transfer: int
-    file: int
-    directory: int
-    offset: int
-    size: int
-    checksum: int
-    target: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """Copy these (offset, size, checksum) of file ``source`` into a new file in the same directory; then `rewrote`."""
-
-    file: int
-    directory: int
-    source: int
-    parts: tuple[tuple[int, int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Nobody needs this file any more."""
-
-    file: int
-    directory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lend:
-    """Make an empty file for ``size`` bytes that a client will write; then `made`."""
-
-    file: int
-    directory: int
-    size: int
-
-
-Effect = Lend | Write | Read | Rewrite | Remove
+from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
 
 
 class Spills:
@@ -109,7 +54,7 @@ class Spills:
         written: objects that have a copy on disk since a moment ago; see eviction.
         restored: objects that were read back for the first time a moment ago; see eviction.
         writing_bytes: of the region, that will be on disk soon.
-        disks: the directories.
+        disks: the directories; readers: who looks at files.
         trouble: why the last write failed; "" after one that was begun later and did not.
         full: it failed because a disk is full.
         on_settled: called with an object whose read has ended, well or not.
@@ -120,10 +65,12 @@ class Spills:
     def __init__(self, ledger: Ledger, directories: int) -> None:
         self._ledger = ledger
         self.disks = Disks(directories, ledger.config)
-        self._spares = Spares(ledger.config)
+        self.readers = FileReaders()
+        self._spares = Spares(ledger.config, self.readers)
         self._numbers = 0
         self._transfers = 0
-        self._lent: dict[int, tuple[Client, int]] = {}  # file → to whom, and the number of the request
+        # File → to whom, the number of the request, and whether that was for room.
+        self._lent: dict[int, tuple[Client, int, bool]] = {}
         self._writing: dict[int, list[StoredObject]] = {}
         self._rewriting: dict[int, tuple[SpillFile, SpillFile, list[StoredObject]]] = {}
         self._late = LateReads(ledger.config)
@@ -213,9 +160,9 @@ class Spills:
             return
         self.trouble, self.full, self._begun_before = why, full, self._numbers
         if number in self._lent:
-            client, req = self._lent[number]
+            client, req, instead = self._lent[number]
             self.take_back(client, number)
-            self._refuse(client, req, "disk" if full else "full", why)
+            self._refuse(client, req, "file" if instead else "disk" if full else "full", why)
             return
         self.disks.failed(file.directory, now)
         if full:
@@ -233,29 +180,30 @@ class Spills:
             if obj.disk is not None and obj.disk.file is file:
                 obj.disk = None
         self._remove(file, gives_back=False)
-        if file.over:
-            self.outbox.append(Remove(file.over, file.directory))  # if it came to that, it has the new name
+        self._remove_over(file)
 
     # --- files for clients ---
 
-    def lend(self, client: Client, req: int, size: int, now: float) -> None:
-        """A client asks for a file to write an object of ``size`` bytes into."""
+    def lend(self, client: Client, req: int, size: int, now: float, instead: bool = False) -> None:
+        """A client asks for a file to write an object of ``size`` bytes into; ``instead``: for room, and may get this."""
         if not self.usable(now):
             complaints = self.disks.complaints(now)
-            kind = "disk" if self.full or complaints else "full"
+            kind = "file" if instead else "disk" if self.full or complaints else "full"
             self._refuse(client, req, kind, "; ".join(complaints) or self.trouble)
             return
         file = self._new_file(self.disks.next(now))
         if not self.locate(file.directory, file.number):
             del self.files[file.number]
-            self._refuse(client, req, "full", "")
+            self._refuse(client, req, "file" if instead else "full", "")
             return
         file.size = round_up(size)
-        file.is_told = True
-        self._lent[file.number] = client, req
+        file.is_told = True  # until it is sealed: its creator has it mapped
+        spare = self._spares.take(file.directory, file.size)
+        file.over = spare.number if spare is not None else 0
+        self._lent[file.number] = client, req, instead
         client.files.add(file.number)
         self.disks.begin(file.number, file.directory, now, self._ledger.config.spill_lend_ms_max)
-        self.outbox.append(Lend(file.number, file.directory, file.size))
+        self.outbox.append(Lend(file.number, file.directory, file.size, file.over))
 
     def made(self, number: int, directory: int) -> None:
         """A file to lend is there."""
@@ -264,7 +212,7 @@ class Spills:
         if entry is None:  # its client has gone, and it may have been removed before it was made
             self.outbox.append(Remove(number, directory))
             return
-        client, req = entry
+        client, req, _ = entry
         self._ledger.send(
             client, [m.FILE_LENT, req, number, self.locate(self.files[number].directory, number)]
         )
@@ -278,11 +226,12 @@ class Spills:
                 self._move(self.files[number], now)
             entry = self._lent.get(number)
             if entry is not None:  # its directory will answer some day, or never: the file goes then
-                client, req = entry
+                client, req, instead = entry
                 size = self.files[number].size
                 client.files.discard(number)
+                self._remove_over(self.files[number])
                 del self._lent[number], self.files[number]
-                self.lend(client, req, size, now)
+                self.lend(client, req, size, now, instead)
         for reading in self._late.take_hopeless(now):
             self._give_up(reading, now)
         self.disks.try_those_that_give_back(now)
@@ -312,7 +261,9 @@ class Spills:
 
     def take_back(self, client: Client, number: int) -> None:
         """A client does not use a file that it was lent. Raises ProtocolError if it was not."""
-        self._remove(self._of(client, number))
+        file = self._of(client, number)
+        self._remove(file)
+        self._remove_over(file)
 
     def stalled(self, client: Client, number: int, since: float) -> None:
         """A client's write to a lent file hangs: its directory gets nothing more until that has ended.
@@ -329,6 +280,7 @@ class Spills:
             raise ProtocolError(f"file {number} was not lent for {obj.size} bytes to this client")
         file = self._of(client, number)
         file.size = 0
+        file.is_told, file.is_cached = False, True
         obj.offset = -1
         obj.disk = DiskCopy(file, 0)
         obj.disk.state = ON_DISK
@@ -337,7 +289,8 @@ class Spills:
         file.ready = True
 
     def drop(self, client: Client) -> None:
-        """The client is gone: files that it was lent go."""
+        """The client is gone: files that it was lent go, and it reads none any more."""
+        self.readers.drop(client)
         for number in list(client.files):
             self.take_back(client, number)
 
@@ -458,14 +411,19 @@ class Spills:
             return ""
         return self.locate(copy.file.directory, copy.file.number)
 
-    def tell(self, obj: StoredObject) -> str:
-        """The same for a client, which may map the file from now on."""
+    def tell(self, obj: StoredObject, client: Client) -> tuple[str, int]:
+        """The same for a client, which may map the file from now on, and the file's number; ("", 0) if it cannot."""
         path = self.path(obj)
-        if path:
-            assert obj.disk is not None
-            assert obj.disk.file is not None
-            obj.disk.file.is_told = True
-        return path
+        if not path:
+            return "", 0
+        assert obj.disk is not None
+        assert obj.disk.file is not None
+        file = obj.disk.file
+        if client.is_process:
+            self.readers.told(client, file.number)
+        else:
+            file.is_told = True
+        return path, file.number
 
     # --- files ---
 
@@ -551,8 +509,16 @@ class Spills:
             if self.full and gives_back:
                 self.disks.gives_back.add(file.directory)
 
+    def _remove_over(self, file: SpillFile) -> None:
+        """That of which this one may not have taken the place yet."""
+        if file.over:
+            self.outbox.append(Remove(file.over, file.directory))
+
     def _remove_all(self, files: list[SpillFile]) -> None:
-        self.outbox += [Remove(file.number, file.directory) for file in files]
+        self.outbox += [
+            Remove(file.number, file.directory, not file.is_told and file.number not in self.readers)
+            for file in files
+        ]
 
     # --- what there is ---
 
@@ -593,6 +559,7 @@ class Spills:
             assert file.live or not file.ready or file.reads, "an empty file is kept"
             assert (file.number in self._lent) <= (not file.ready and not file.live)
             assert file.reads == sum(1 for reading in self.reading.values() if reading.file is file)
+        self.readers.validate()
         assert self.writing_bytes == sum(obj.allocated for each in self._writing.values() for obj in each)
 
 

@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
+from shoal.client.filesealing import FileSealer, RatherAFileError
 from shoal.client.node import Drained
 from shoal.client.promoting import FOR_PROMOTION, Promoter
 from shoal.client.roomwaits import CycleSearch, waiting_for_room
@@ -24,9 +25,9 @@ from shoal.owner.nodestream import MESSAGE_IDS_MAX
 from shoal.owner.objects import Waiter
 from shoal.refs import released
 from shoal.sizes import bytes_text
-from shoal.store import parallel
 from shoal.store.extents import ExtentLeases
-from shoal.store.filecopies import THREAD, FileCopy, FileWrite
+from shoal.store.filecopies import THREAD, FileCopy, FileUse
+from shoal.store.filewrites import windows
 from shoal.store.pins import PinTable
 from shoal.store.region import Region
 from shoal.store.writing import COPY_BYTES_MIN
@@ -45,20 +46,19 @@ if TYPE_CHECKING:
 # Requests that no thread waits for; `promoting` has the other; numbers of `NodeLink.ask` start above.
 _AHEAD = 0
 _IDLE_S = 0.5
+_FILES_IDLE_S = 10.0  # as long as spare files are kept
+_RESTS, _RESTS_WITH_FILES = (
+    9,
+    49,
+)  # times as long as a search for garbage took, when a file is to be had instead of room
 _CROWDED_S = 0.003  # room that is there takes a tenth of it
-_OWN_THREADS = frozenset(
-    {"shoal-backup", "shoal-output", THREAD, parallel.THREAD}
-)  # they run no code of users
+_OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
 _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
 
 
-class _RatherAFile(ObjectStoreFullError):
-    """No room comes free for now, and a file can be had at once."""
-
-
-_ERRORS: dict[str, type[ShoalError]] = {"disk": OutOfDiskError, "file": _RatherAFile}
+_ERRORS: dict[str, type[ShoalError]] = {"disk": OutOfDiskError, "file": RatherAFileError}
 
 
 class PinWaiter(Waiter):
@@ -99,12 +99,16 @@ class ClientStore:
         self.pin_waiters: dict[bytes, list[PinWaiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self.file_copies: dict[bytes, FileCopy] = {}
+        self.closed_files: deque[int] = (
+            deque()
+        )  # numbers: PINNED_IN_FILE named them, and nobody looks there now
         self._unopened: dict[str, dict[bytes, FileCopy]] = {}  # small ones of `file_copies`, by path and id
         self._readers: set[PinWaiter] = set()
         self._small_max = config.inline_bytes_max
         self._make_view: Callable[..., np.ndarray[Any, Any]] = self._make_first_view
         self.promoter = Promoter(self._table, region, self.extents)
         self._cycles = CycleSearch()
+        self.files = FileSealer(runtime, node)
         self._is_crowded = False  # the last request for room had to wait until room was made
         self._written = self._written_seen = 0
         self._idle_since = 0.0
@@ -142,9 +146,9 @@ class ClientStore:
                 content_hash = content_hash or (value.content_hash() if hashed else b"")
                 file = [contained, flags & ~m.SEAL_PINNED, holder, callsite, content_hash]
                 try:
-                    self._seal_in_file(object_id, value, file, full)
+                    self.files.seal(object_id, value, file, full)
                 except (ObjectStoreFullError, OutOfDiskError):
-                    if not isinstance(full, _RatherAFile):
+                    if not isinstance(full, RatherAFileError):
                         raise
                     or_file = False
                 else:
@@ -178,91 +182,16 @@ class ClientStore:
         value.write_into(window, region.copy)
         return value.content_hash() if hashed else b"", False
 
-    def _seal_in_file(
-        self, object_id: bytes, value: Serialized, rest: list[Any], full: ObjectStoreFullError
-    ) -> None:
-        """The last resort of `seal`: a file that the daemon lends. Raises ``full`` if it lends none, or OutOfDiskError."""
-        stalled: list[str] = []
-        checksum: int | None = None
-        while checksum is None:
-            message = self._lent_file(value.size, full, stalled)
-            checksum = self._write_file(message, value, full)
-            if checksum is None:
-                patience_s = self._runtime.config.spill_write_ms_max / 1000
-                stalled.append(
-                    f"{message[3]} has taken nothing for {patience_s:g} s (does its file system hang?)"
-                )
-        with self._runtime.lock:
-            self._table.to_node([m.SEAL_IN_FILE, message[2], checksum, object_id, value.size, *rest])
-
-    def _lent_file(self, size: int, full: ObjectStoreFullError, stalled: list[str]) -> list[Any]:
-        """FILE_LENT: a file for so many bytes. ``stalled``: what there is to say of those that were tried before."""
-        runtime = self._runtime
-        if len(stalled) >= runtime.config.spill_write_tries_max:
-            raise OutOfDiskError(f"{full.message} {'; '.join(stalled)}")
-        with runtime.lock:
-            number, answer = self._node.ask()
-            self._table.to_node([m.ALLOC_FILE, number, size])
-        try:
-            with waiting_for_room(runtime, f"a spill file for {bytes_text(size)}") as wait:
-                wait(answer)
-        except BaseException:
-            with runtime.lock:
-                if not self._node.forget(number) and answer.message[:1] == [m.FILE_LENT]:
-                    self._table.to_node([m.FILE_RETURN, answer.message[2]])
-            raise
-        message = answer.message
-        if not message:
-            raise runtime.connection_lost()
-        if message[0] == m.ALLOC_FAILED:
-            if message[2] != "disk" and not stalled:
-                raise full
-            raise OutOfDiskError("; ".join([f"{full.message} {message[3]}", *stalled]))
-        return message
-
-    def _write_file(self, lent: list[Any], value: Serialized, full: ObjectStoreFullError) -> int | None:
-        """Write a value to a lent file; its checksum, or None if the file system hangs. Raises OutOfDiskError.
-
-        A file whose write has not ended is returned when that has.
-        """
-        runtime = self._runtime
-        _, _, number, path = lent
-        writing = FileWrite(path, value)
-
-        def give_back() -> None:
-            with runtime.lock:
-                self._table.to_node([m.FILE_RETURN, number])
-
-        patience_ms = runtime.config.spill_write_ms_max
-        try:
-            with waiting_for_room(runtime, f"{bytes_text(value.size)} to be written to {path}"):
-                ended = writing.wait(patience_ms / 1000)
-        except BaseException:
-            writing.then(give_back)
-            raise
-        if not ended:
-            with runtime.lock:
-                self._table.to_node([m.FILE_STALLED, number, int(patience_ms)])
-            writing.then(give_back)
-            return None
-        if writing.error is None:
-            return writing.checksum
-        give_back()
-        if isinstance(writing.error, OSError):
-            raise OutOfDiskError(f"{full.message} {path}: {writing.error.strerror}") from writing.error
-        raise writing.error
-
-    def file_lent(self, message: list[Any]) -> None:
-        """FILE_LENT: a file to write an object into."""
-        if not self._node.answered(message[1], message):
-            self._table.to_node([m.FILE_RETURN, message[2]])
-
     def _room_for(self, size: int, or_file: bool) -> int:
         """The offset of ``size`` leased bytes. Raises ObjectStoreFullError or OutOfDiskError when there is no room in time."""
         try:
             return self._room_at_once(size, or_file)
-        except (ObjectStoreFullError, OutOfDiskError) as error:
-            self._cycles.run(urgent=not isinstance(error, _RatherAFile))
+        except RatherAFileError as error:
+            self._cycles.run(rests=_RESTS if error.lent is None else _RESTS_WITH_FILES)
+            if error.lent is not None or not (released or self.closed_views):
+                raise
+        except (ObjectStoreFullError, OutOfDiskError):
+            self._cycles.run()
             if not (released or self.closed_views):
                 raise
         return self._room_at_once(size, or_file)
@@ -292,11 +221,16 @@ class ClientStore:
             with runtime.lock:
                 if not self._node.forget(number) and answer.message[:1] == [m.EXTENT]:
                     self._return(self.extents.add(*answer.message[2:]))
+                elif answer.message[:1] == [m.FILE_LENT]:
+                    self.files.give_back(answer.message)
             raise
         message = answer.message
         if not message:
             raise runtime.connection_lost()
         with runtime.lock:
+            if message[0] == m.FILE_LENT:
+                self.extents.refused()
+                raise RatherAFileError(f"no room for {bytes_text(size)} in the object store.", lent=message)
             if message[0] == m.ALLOC_FAILED:
                 self.extents.refused()
                 raise _ERRORS.get(message[2], ObjectStoreFullError)(message[3])
@@ -321,6 +255,8 @@ class ClientStore:
             self._idle_since = now
         elif now - self._idle_since > _IDLE_S:
             self._return(self.extents.idle())
+            if now - self._idle_since > _FILES_IDLE_S:
+                windows.drop()
 
     def _ask_ahead(self) -> None:
         self._written += 1
@@ -447,12 +383,13 @@ class ClientStore:
 
     def pinned_in_file(self, message: list[Any]) -> None:
         """PINNED_IN_FILE: an object can be read, though not in the region; by those who have asked."""
-        _, _, object_id, path, offset, size, flags, checksum = message
+        _, _, object_id, path, offset, size, flags, checksum, number = message
+        use = FileUse(number, self.closed_files)
         waiters = self.pin_waiters.get(object_id, ())
         if waiters:
             known = self._known_copy(object_id)
             small = size <= self._small_max
-            copy = self.file_copies[object_id] = FileCopy(path, offset, size, flags, checksum, small)
+            copy = self.file_copies[object_id] = FileCopy(path, offset, size, flags, checksum, small, use)
             copy.waiters = len(waiters) + (known.waiters if known is not None else 0)
             if small:
                 self._unopened.setdefault(path, {})[object_id] = copy
@@ -527,6 +464,11 @@ class ClientStore:
         self._make_view = make_view
         return make_view(*args)
 
+    def close(self) -> None:
+        """Unmap what can be unmapped."""
+        self.region.close()
+        windows.drop()
+
     # --- giving back (lock held) ---
 
     def give_back(self) -> None:
@@ -543,6 +485,12 @@ class ClientStore:
             with contextlib.suppress(IndexError):  # a finalizer that ran in between has drained the rest
                 ids.extend(closed.popleft() for _ in range(len(closed)))
             self._unpin(self.pins.views_closed(ids))
+        if self.closed_files:
+            numbers: Counter[int] = Counter()
+            with contextlib.suppress(IndexError):
+                numbers.update(self.closed_files.popleft() for _ in range(len(self.closed_files)))
+            for number, times in numbers.items():
+                self._table.to_node([m.FILE_RETURN, number, times])
 
     def release_freed(self) -> None:
         """Unpin objects that this process has no more use for."""

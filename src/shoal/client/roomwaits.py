@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
 
 _ASK_S = 1.0
-_REST = 9  # times as long as a search took
 
 
 class CycleSearch:
@@ -25,15 +24,16 @@ class CycleSearch:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._rests_until = float("-inf")
+        self._ended = float("-inf")
+        self._took = 0.0
 
-    def run(self, urgent: bool) -> None:
-        """Collect garbage; not so soon after the last time unless that is urgent."""
+    def run(self, rests: int = 0) -> None:
+        """Collect garbage, unless the last time was less than ``rests`` times ago what it took."""
         began = self._now()
-        if urgent or began >= self._rests_until:
+        if began >= self._ended + rests * self._took:
             gc.collect()
-            ended = self._now()
-            self._rests_until = ended + _REST * (ended - began)
+            self._ended = self._now()
+            self._took = self._ended - began
 
 
 @contextmanager

@@ -217,7 +217,7 @@ class Runtime:
         self.reactor.stop()
         self.packer.close()
         if self.store is not None:
-            self.store.region.close()
+            self.store.close()
         self.futures.close()
 
     def _on_exit(self, message: list[Any]) -> None:
@@ -255,7 +255,7 @@ class Runtime:
             m.ALLOC_FAILED: lambda message: self.store.extent_refused(message),
             m.PINNED: lambda message: self.store.pinned(message),
             m.PINNED_MANY: lambda message: self.store.pinned_many(message),
-            m.FILE_LENT: lambda message: self.store.file_lent(message),
+            m.FILE_LENT: lambda message: self.store.files.lent(message),
             m.PINNED_IN_FILE: lambda message: self.store.pinned_in_file(message),
             m.PIN_FAILED: lambda message: self.store.pin_failed(message),
             m.UNPIN_RECALL: lambda message: self.store.recalled(split_ids(message[1])),

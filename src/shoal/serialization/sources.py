@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from _thread import start_new_thread
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import pairwise, repeat
-from threading import Event
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 from shoal.config import Config
 from shoal.lazynumpy import np
+from shoal.parallel import in_threads
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -191,34 +189,3 @@ def _copy(target: Array, source: Array, axis: int, copy: Copy | None = None) -> 
     lead = (slice(None),) * axis
     cuts = [(*lead, slice(a, b)) for a, b in pairwise(bounds)]
     in_threads([lambda cut=cut: copy(target[cut], source[cut]) for cut in cuts])  # type: ignore[misc]
-
-
-def in_threads(jobs: list[Callable[[], None]]) -> None:
-    """Run the jobs at the same time, the last one here; returns when all ended, raises the first failure."""
-    failures: list[BaseException] = []
-
-    def run(job: Callable[[], None]) -> None:
-        try:
-            job()
-        except BaseException as error:  # noqa: BLE001 - handed to the caller below
-            failures.append(error)
-
-    def help_with(job: Callable[[], None], ended: Event) -> None:
-        run(job)
-        ended.set()
-
-    helped = [(job, Event()) for job in jobs[:-1]]
-    starting = iter(helped)
-    try:
-        # All in one call: no handler of a signal can raise between the start of a thread and its being known.
-        deque(map(start_new_thread, repeat(help_with), starting), maxlen=0)
-        run(jobs[-1])
-    except RuntimeError as error:  # no more threads
-        failures.append(error)
-        del helped[len(helped) - len(list(starting)) - 1 :]
-    finally:
-        for _, ended in helped:
-            while not ended.is_set():
-                run(ended.wait)  # type: ignore[arg-type] # a handler may raise here, while the helper still writes
-    if failures:
-        raise failures[0]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from shoal.lazynumpy import np
-from shoal.store.parallel import Parallel
+from shoal.parallel import Parallel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

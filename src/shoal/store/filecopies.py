@@ -1,4 +1,4 @@
-"""Objects that are read, or written, in files, because the region has no room for them.
+"""Objects that are read in files, because the region has no room for them; `filewrites` writes them.
 
 The mapping is read-only and shared, so the page cache is what is read; it stays valid when the daemon removes the
 file, for as long as a view over it lives. The checksum is compared when it is opened. A process has a thousand descriptors,
@@ -25,16 +25,15 @@ from shoal import libc
 from shoal.store import checksums
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterable
 
-    from shoal.serialization import Serialized
 
 T = TypeVar("T")
 THREAD = "shoal-file"  # the name of threads that write a value to a file, or read one
 OPEN_ATTEMPTS = 5  # of errors that may pass
 OPEN_PAUSE_S = 0.1  # after the first; twice as long after each
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN})
-_ALIGNMENT = 64
 
 
 class FileCopy:
@@ -45,6 +44,7 @@ class FileCopy:
         flags: SEAL_* bits.
         checksum: of its bytes, as in `checksums`.
         small: it is copied when it is opened, and not mapped.
+        use: what keeps the daemon from having the file written over.
 
     Attributes:
         mapping, capacity: of the whole file once opened, as `shoal.store.views` wants them; or the bytes themselves.
@@ -62,13 +62,22 @@ class FileCopy:
         "offset",
         "path",
         "size",
+        "use",
         "waiters",
     )
 
     def __init__(
-        self, path: str, offset: int, size: int, flags: int, checksum: int, small: bool = False
+        self,
+        path: str,
+        offset: int,
+        size: int,
+        flags: int,
+        checksum: int,
+        small: bool = False,
+        use: FileUse | None = None,
     ) -> None:
         self.path = path
+        self.use = use
         self._checksum = checksum
         self._small = small
         self.offset = offset
@@ -129,7 +138,9 @@ class FileCopy:
     def _mapped(self) -> memoryview:
         pages = _mapped.get(self.path)
         if pages is None:
-            pages = _mapped[self.path] = self._from_file(Pages)
+            pages = self._from_file(Pages)
+            pages.use = self.use  # views keep the pages, and not this
+            _mapped[self.path] = pages
         return pages.view()
 
     def _read(self, others: Iterable[FileCopy]) -> None:
@@ -156,17 +167,43 @@ class FileCopy:
         raise AssertionError("the last attempt returns or raises")
 
 
+class FileUse:
+    """That this process was told of a spill file, and may look at it for as long as this object lives.
+
+    Args:
+        number: the file's; ended: where that goes in the end.
+    """
+
+    __slots__ = ("_ended", "_number")
+
+    def __init__(self, number: int, ended: deque[int]) -> None:
+        self._number = number
+        self._ended = ended
+
+    def __del__(self) -> None:
+        self._ended.append(self._number)
+
+
 class Pages:
-    """A read-only mapping of a whole file, for as long as this object or one of its views lives.
+    """A mapping of a whole file, for as long as this object or one of its views lives.
+
+    Args:
+        fd: of the file, which it does not keep; writes: it is not read-only.
+
+    Attributes:
+        use: ends after the mapping.
 
     Raises OSError if there is none to be had, ValueError if the file is empty.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, writes: bool = False) -> None:
+        self.use: FileUse | None = None
+        self._writes = writes
         self._size = os.fstat(fd).st_size
         if not self._size:
             raise ValueError("an empty file cannot be mapped")
-        address = libc.mmap(None, self._size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        access = mmap.PROT_READ | mmap.PROT_WRITE if writes else mmap.PROT_READ
+        address = libc.mmap(None, self._size, access, mmap.MAP_SHARED, fd, 0)
         if address in {None, libc.FAILED}:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
@@ -180,7 +217,12 @@ class Pages:
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        return {"version": 3, "typestr": "|u1", "shape": (self._size,), "data": (self._address, True)}
+        return {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (self._size,),
+            "data": (self._address, not self._writes),
+        }
 
     def __del__(self) -> None:
         address = getattr(self, "_address", None)
@@ -190,23 +232,6 @@ class Pages:
 
 # By path, which is no other file's ever.
 _mapped: weakref.WeakValueDictionary[str, Pages] = weakref.WeakValueDictionary()
-
-
-def write_copy(path: str, value: Serialized) -> int:
-    """Write a value into an empty file that was made for it; the checksum. Raises OSError, also if the disk is full."""
-    import numpy as np
-
-    size = -(-value.size // _ALIGNMENT) * _ALIGNMENT or _ALIGNMENT
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        # Now, not at the touch of a page: that would end this process where the disk is full.
-        os.posix_fallocate(fd, 0, size)
-        mapping = mmap.mmap(fd, size)
-    finally:
-        os.close(fd)
-    window = np.frombuffer(mapping, np.uint8)
-    value.write_into(window)
-    return checksums.checksum(memoryview(mapping)[: value.size])
 
 
 class FileWork:
@@ -260,19 +285,3 @@ class FileWork:
                 self._then = call
                 return
         call()
-
-
-class FileWrite(FileWork):
-    """`write_copy`, as such a work.
-
-    Attributes:
-        checksum: of what was written, once it has ended without an error.
-    """
-
-    def __init__(self, path: str, value: Serialized) -> None:
-        self.checksum = 0
-
-        def write() -> None:
-            self.checksum = write_copy(path, value)
-
-        super().__init__(write)

@@ -97,7 +97,7 @@ def test_cycles_are_looked_for_a_tenth_of_the_time_unless_nothing_else_helps(
 
     monkeypatch.setattr(roomwaits.gc, "collect", collect)
     search = CycleSearch(lambda: clock[0])
-    for pause_s, urgent in [(0.0, False), (8.9, False), (0.0, True), (8.9, False), (0.2, False)]:
+    for pause_s, rests in [(0.0, 9), (8.9, 9), (0.0, 0), (8.9, 9), (0.2, 9)]:
         clock[0] += pause_s
-        search.run(urgent)
+        search.run(rests)
     assert collected == pytest.approx([100.0, 109.9, 120.0])

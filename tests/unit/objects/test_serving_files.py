@@ -22,7 +22,7 @@ def test_a_reader_is_granted_the_file_and_nothing_is_pinned():
     client = node_client(NODE)
     assert [type(each) for each in outbox] == [ToStore]
     outbox.clear()
-    serving.told(client, [m.PINNED_IN_FILE, 3, X, "/spill/7", 128, 5000, m.SEAL_PRIMARY, 99])
+    serving.told(client, [m.PINNED_IN_FILE, 3, X, "/spill/7", 128, 5000, m.SEAL_PRIMARY, 99, 7])
     [told] = outbox
     assert isinstance(told, Tell)
     assert told.message[:3] == [m.P_FETCHED, 3, 5000]
@@ -47,5 +47,5 @@ def test_a_reader_that_has_gone_is_told_nothing():
     serving.fetch(NODE, [m.P_FETCH, 3, X, [b"proc...."], [4], 0, b""], 0.0)
     serving.done(NODE, [m.P_FETCH_DONE, [3], False])
     outbox.clear()
-    serving.told(node_client(NODE), [m.PINNED_IN_FILE, 3, X, "/spill/7", 0, 10, 0, 1])
+    serving.told(node_client(NODE), [m.PINNED_IN_FILE, 3, X, "/spill/7", 0, 10, 0, 1, 7])
     assert not outbox

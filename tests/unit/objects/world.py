@@ -18,7 +18,7 @@ from shoald.objects.core import INTERNAL, ObjectCore
 from shoald.objects.effects import Locate, Note, Receive, Sum, Tell
 from shoald.objects.pulls import CORRUPT, GONE, STALLED, UNREACHED, UNWRITTEN
 from shoald.store.core import StoreCore
-from shoald.store.spills import Lend, Read, Remove, Rewrite, Write
+from shoald.store.spilleffects import Lend, Read, Remove, Rewrite, Write
 
 CHUNK = 1024
 CAPACITY = 256 * 1024
@@ -193,6 +193,7 @@ class Node:
             elif self.disk_full:
                 spills.write_failed(effect.file, True, "the disk is full", self.world.now)
             elif isinstance(effect, Lend):
+                self.files.pop(f"/{effect.directory}/{effect.over}", None)
                 self.files[path] = bytearray(effect.size)
                 spills.made(effect.file, effect.directory)
             elif isinstance(effect, Write):
@@ -211,7 +212,7 @@ class Node:
     def read_file(self, told: list[Any]) -> bytes:
         """The bytes that a PINNED_IN_FILE names."""
         assert told[0] == m.PINNED_IN_FILE, told
-        _, _, _, path, offset, size, _, checksum = told
+        _, _, _, path, offset, size, _, checksum, _ = told
         found = bytes(self.files[path][offset : offset + size])
         assert crc32(found) == checksum
         return found

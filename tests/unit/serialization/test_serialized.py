@@ -1,8 +1,6 @@
 """The stored form: written, hashed and compared without temporaries; broken forms are refused."""
 
 import itertools
-import signal
-import threading
 import tracemalloc
 from types import SimpleNamespace
 
@@ -114,55 +112,6 @@ def test_large_copies_are_split(monkeypatch):
     packed.write_into(window)
     for loaded, array in zip(deserialize(window), value, strict=True):
         assert np.array_equal(loaded, array)
-
-
-def test_a_failure_in_a_copying_thread_is_raised():
-    def fail():
-        raise OSError("no memory behind this page")
-
-    with pytest.raises(OSError, match="no memory"):
-        sources.in_threads([fail, lambda: None])
-
-
-def test_where_no_thread_can_be_started_what_runs_is_waited_for(monkeypatch):
-    gate, ended = threading.Event(), []
-    start = sources.start_new_thread
-
-    def once(function, args):
-        if gate.is_set():
-            raise RuntimeError("can't start new thread")
-        gate.set()
-        return start(function, args)
-
-    monkeypatch.setattr(sources, "start_new_thread", once)
-    with pytest.raises(RuntimeError, match="new thread"):
-        sources.in_threads([lambda: ended.append(gate.wait(60)), *[lambda: ended.append(False)] * 3])
-    assert ended == [True]
-
-
-def test_nobody_writes_any_more_when_a_signal_ends_the_wait():
-    main = threading.get_ident()
-    raised, left, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def interrupt(*_):
-        raised.set()
-        raise KeyboardInterrupt
-
-    def slow():
-        signal.pthread_kill(main, signal.SIGINT)
-        raised.wait(60)
-        left.wait(0.2)  # nobody sets it before all have ended
-        ended.set()
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            sources.in_threads([slow, lambda: None])
-        was_over = ended.is_set()
-        left.set()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert was_over
 
 
 def test_windows_that_do_not_fit():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoald.store.spills import Effect, Lend, Read, Remove, Rewrite, Spills, Write
+from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
+from shoald.store.spills import Spills
 
 
 def checksum_of(token: Any) -> int:
@@ -72,10 +73,10 @@ class FakeDisk:
         if isinstance(effect, Read):
             self._read(effect, fault)
         elif isinstance(effect, Lend) and not fault:
-            self.files[effect.file] = {}
+            self.files[effect.file] = self.files.pop(effect.over, {})
             self._spills.made(effect.file, effect.directory)
         elif fault:
-            if isinstance(effect, Write) and effect.over:  # it has come to have the new name
+            if isinstance(effect, Write | Lend) and effect.over:  # it has come to have the new name
                 self.files[effect.file] = self.files.pop(effect.over)
             self._spills.write_failed(effect.file, fault == "full", "the disk is broken", now)
         elif isinstance(effect, Write):

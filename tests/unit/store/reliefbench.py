@@ -7,7 +7,7 @@ from typing import Any
 from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.store.core import StoreCore
-from shoald.store.spills import Write
+from shoald.store.spilleffects import Write
 from unit.store.storebench import A, B, Bench, C
 
 KIB = 1024

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from shoal.store import parallel
+from shoal import parallel
+from shoal.parallel import BYTES_MIN
 from shoal.store.copying import BLOCK_BYTES, copy_large
-from shoal.store.parallel import BYTES_MIN
 
 PAIR = 2 * BLOCK_BYTES
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.store.core import StoreCore
 from shoald.store.disks import Disks
-from shoald.store.spills import Lend, Read, Remove, Write
+from shoald.store.errors import ProtocolError
+from shoald.store.spilleffects import Lend, Read, Remove, Write
 from unit.store.storebench import A, B, Bench, C, X, Y
 
 KIB = 1024
@@ -128,7 +131,7 @@ def test_what_hangs_on_its_way_to_a_directory_is_written_to_another_one() -> Non
     # The first comes after all: nobody needs it any more.
     bench.core.spills.wrote(first.file, [7], 1.0)
     later(bench, 2.0)
-    assert effects(bench) == [Remove(first.file, first.directory)]
+    assert effects(bench) == [Remove(first.file, first.directory, True)]
     stats = bench.core.stats()
     assert (stats["spilled_objects"], stats["disk_files"]) == (1, 1)
     bench.core.validate()
@@ -143,7 +146,9 @@ def test_where_all_directories_are_slow_what_is_written_is_not_moved_on_and_on()
     (second,) = effects(bench)
     bench.core.spills.wrote(first.file, [1], 1.0)
     assert later(bench, 1.0) == []
-    assert effects(bench) == [Remove(first.file, first.directory)], "the first could take it again by now"
+    assert effects(bench) == [Remove(first.file, first.directory, True)], (
+        "the first could take it again by now"
+    )
     bench.core.spills.wrote(second.file, [1], 1.0)
     assert later(bench, 0.0) == [(B, [m.EXTENT, 1, 0, 32 * KIB])]
     bench.core.validate()
@@ -197,23 +202,65 @@ def test_a_file_without_live_objects_is_written_over() -> None:
     assert later(bench, 1.9) == []
     assert effects(bench) == []
     later(bench, 0.1)
-    assert effects(bench) == [Remove(second.file, 0)]
+    assert effects(bench) == [Remove(second.file, 0, True)]
     assert bench.core.stats()["disk_spare"] == 0
     assert bench.core.next_deadline() is None
 
 
-def test_what_somebody_may_look_at_or_is_not_in_the_page_cache_is_no_spare() -> None:
+def test_what_is_not_in_the_page_cache_is_no_spare() -> None:
     bench = bench_of(directories=1)
     effect = spilled(bench, X, cached=False)
     bench.send(A, m.RELEASE, X)
-    assert effects(bench) == [Remove(effect.file, 0)]
-    effect = spilled(bench, Y)
-    bench.lease(B, 64 * KIB)
-    bench.pin(C, Y)
-    said = later(bench, 0.2)
-    assert [message[0] for _, message in said] == [m.PINNED_IN_FILE]
-    bench.send(A, m.RELEASE, Y)
-    assert effects(bench) == [Remove(effect.file, 0)]
+    assert effects(bench) == [Remove(effect.file, 0, True)]
+
+
+def test_what_somebody_looks_at_is_not_written_over_until_that_ends() -> None:
+    bench = bench_of(directories=1)
+    path = in_a_file(bench)
+    (number,) = bench.core.spills.files
+    bench.send(A, m.RELEASE, X)
+    bench.send(B, m.EXTENT_RETURN, 0, 64 * KIB)
+    assert effects(bench) == [], f"{path} may be written over one day"
+    assert bench.core.stats()["disk_spare"] == 64 * KIB
+    second = spilled(bench, Y)
+    assert second.over == 0
+    assert bench.send(C, m.FILE_RETURN, number, 1) == []
+    assert spilled(bench, bytes(15) + b"z").over == number
+
+
+def test_a_reader_that_has_gone_and_its_forked_child_look_at_nothing() -> None:
+    bench = bench_of(directories=1)
+    in_a_file(bench)
+    (number,) = bench.core.spills.files
+    bench.core.forked(C, "child")
+    bench.send(A, m.RELEASE, X)
+    bench.send(B, m.EXTENT_RETURN, 0, 64 * KIB)
+    bench.drop(C)
+    assert number in bench.core.spills.readers
+    bench.core.fork_ended("child")
+    assert number not in bench.core.spills.readers
+    assert spilled(bench, Y).over == number
+    bench.core.validate()
+
+
+def test_what_is_looked_at_is_removed_without_taking_its_bytes() -> None:
+    bench = bench_of(directories=1)
+    in_a_file(bench)
+    (number,) = bench.core.spills.files
+    bench.send(A, m.RELEASE, X)
+    later(bench, 0.0)
+    later(bench, 2.0)
+    assert effects(bench) == [Remove(number, 0, False)]
+    assert bench.send(C, m.FILE_RETURN, number, 1) == []
+
+
+def test_nobody_returns_what_was_not_told() -> None:
+    bench = bench_of(directories=1)
+    in_a_file(bench)
+    (number,) = bench.core.spills.files
+    for proc, name, times in ((A, number, 1), (C, number, 2), (C, number, 0), (C, number + 1, 1)):
+        with pytest.raises(ProtocolError, match="was not told"):
+            bench.core.handle(proc, [m.FILE_RETURN, name, times], bench.now)
 
 
 def test_spares_are_bounded_and_go_when_the_disk_is_full() -> None:
@@ -222,7 +269,7 @@ def test_spares_are_bounded_and_go_when_the_disk_is_full() -> None:
     writes = [spilled(bench, object_id) for object_id in numbers]
     for object_id in numbers:
         bench.send(A, m.RELEASE, object_id)
-    assert effects(bench) == [Remove(writes[2].file, 0)]
+    assert effects(bench) == [Remove(writes[2].file, 0, True)]
     bench.now += 0.01
     bench.seal(A, X, size=64 * KIB)
     bench.send(B, m.ALLOC, 1, 64 * KIB, 0)

@@ -9,7 +9,7 @@ from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.objects.cluster_refs import ClusterRefs
 from shoald.store.core import StoreCore
-from shoald.store.spills import Lend, Read, Remove, Write
+from shoald.store.spilleffects import Lend, Read, Remove, Write
 from unit.store.fakedisk import FakeDisk, FakeRegion
 from unit.store.reliefbench import KIB, MIB, bench_of, kinds, later, put_waiting, state, take, writes, written
 from unit.store.storebench import A, B, Bench, C, X, Y, Z

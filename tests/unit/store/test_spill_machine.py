@@ -14,6 +14,7 @@ from shoal.config import Config
 from shoal.wire import messages as m
 from shoald.store.core import StoreCore
 from shoald.store.objects import LOST
+from shoald.store.spilleffects import Lend, Write
 from unit.store.fakedisk import FakeDisk, FakeRegion, checksum_of
 
 CAPACITY = 16 * 1024
@@ -34,6 +35,7 @@ class SpillMachine(RuleBasedStateMachine):
             spill_lend_ms_max=700,
             spill_stall_ms=900,
             spill_spare_ms=300,
+            spill_in_place_bytes_min=3000,
         )
         self.core = StoreCore(CAPACITY, config, directories=2)
         self.core.spills.locate = lambda _directory, file: str(file)
@@ -51,6 +53,9 @@ class SpillMachine(RuleBasedStateMachine):
         self.reads: dict[bytes, Counter[bytes]] = {proc: Counter() for proc in PROCS}
         self.recalled: dict[bytes, set[bytes]] = {proc: set() for proc in PROCS}
         self.lost: set[bytes] = set()
+        self.mapped: dict[bytes, Counter[int]] = {
+            proc: Counter() for proc in PROCS
+        }  # files, as often as they were told of
         for proc in PROCS:
             self.core.register(proc, {"pid": proc[0], "kind": "worker", "job_id": "j"})
 
@@ -64,6 +69,10 @@ class SpillMachine(RuleBasedStateMachine):
         """What the daemon does at the end of a turn, and what clients do with what they are sent."""
         while True:
             self.core.relieve(self.now)
+            over = {each.over for each in self.core.spills.outbox if isinstance(each, Write | Lend)}
+            assert not any(mapped.keys() & over for mapped in self.mapped.values()), (
+                "written over under a view"
+            )
             self.disk.take()
             messages, self.core.outbox[:] = list(self.core.outbox), []
             known = self.core._ledger.objects.values()
@@ -95,9 +104,10 @@ class SpillMachine(RuleBasedStateMachine):
             self.pins[proc][object_id] += 1
             assert self.places.setdefault(object_id, offset) == offset, "moved under a pin"
         elif message[0] == m.PINNED_IN_FILE:
-            _, _, object_id, path, offset, size, _, checksum = message
+            _, _, object_id, path, offset, size, _, checksum, number = message
             assert size == self.sizes[object_id]
             self.answered(proc, object_id)
+            self.mapped[proc][number] += 1
             # A file that has just been rewritten is asked for again; a damaged one shows by its checksum.
             if int(path) in self.disk.files:
                 token = self.disk.files[int(path)][offset]
@@ -245,6 +255,16 @@ class SpillMachine(RuleBasedStateMachine):
             if self.pins[proc][object_id]:
                 self.unpin_one(proc, object_id)
 
+    @precondition(lambda self: any(self.mapped.values()))
+    @rule(data=st.data())
+    def close_file(self, data: st.DataObject) -> None:
+        proc = data.draw(st.sampled_from([proc for proc in self.alive if self.mapped[proc]]))
+        number = data.draw(st.sampled_from(sorted(self.mapped[proc])))
+        times = data.draw(st.integers(1, self.mapped[proc][number]))
+        self.mapped[proc][number] -= times
+        self.mapped[proc] += Counter()  # without zeros
+        self.send(proc, m.FILE_RETURN, number, times)
+
     def unpin_one(self, proc: bytes, object_id: bytes) -> None:
         count = self.pins[proc].pop(object_id)
         if not any(pins[object_id] for pins in self.pins.values()):
@@ -281,6 +301,7 @@ class SpillMachine(RuleBasedStateMachine):
         self.holds[proc] = Counter()
         self.reads[proc] = Counter()
         self.pins[proc] = Counter()
+        self.mapped[proc] = Counter()
         self.places = {i: at for i, at in self.places.items() if any(p[i] for p in self.pins.values())}
         self.core.drop(proc, self.now)
         self.turn()

@@ -187,6 +187,33 @@ def test_a_file_is_written_over_another_one(tmp_path: Path) -> None:
     made.close()
 
 
+def test_a_file_that_is_lent_has_another_ones_pages(tmp_path: Path) -> None:
+    where = directory(str(tmp_path), "me", 1.0)
+    where.prepare()
+    where.write(1, views(b"a" * 4096), nothing)
+    inode = os.stat(where.locate(1)).st_ino
+    where.make(2, 4032, 1)
+    assert (os.stat(where.locate(2)).st_ino, os.path.getsize(where.locate(2))) == (inode, 4032)
+    assert not os.path.exists(where.locate(1))
+    where.make(3, 8192, 2)  # a smaller one keeps what it has: its pages are warm
+    assert os.stat(where.locate(3)).st_ino == inode
+    where.make(4, 64, 2)  # somebody has removed it
+    assert os.path.getsize(where.locate(4)) == 0
+    where.close()
+
+
+def test_a_file_that_nobody_looks_at_is_emptied_for_whoever_has_it_mapped(tmp_path: Path) -> None:
+    where = directory(str(tmp_path), "me", 1.0)
+    where.prepare()
+    for number, emptied in ((1, True), (2, False)):
+        where.write(number, views(b"a" * 4096), nothing)
+        with open(where.locate(number), "rb") as file:
+            where.remove(number, emptied)
+            assert os.fstat(file.fileno()).st_size == (0 if emptied else 4096)
+    where.remove(3, True)
+    where.close()
+
+
 def test_checksums_are_taken_as_parts_are_written(place) -> None:
     """The large one has two halves, which can be summed apart."""
     sizes = (1, 64, 100, 5 * 1024 * 1024 + 7, 0, 3000, 16 * 1024 * 1024 + 100, 2 * 1024 * 1024)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.wire import messages as m
-from shoald.store.spills import Read, Write
+from shoald.store.spilleffects import Read, Write
 from unit.store.reliefbench import KIB, bench_of, kinds, later, put_waiting, take, writes, written
 from unit.store.storebench import A, B, Bench, C, X, Y
 

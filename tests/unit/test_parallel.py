@@ -1,11 +1,12 @@
 """Work by several threads: all of it is done once, and whichever way was faster is taken."""
 
+import signal
 import threading
 
 import pytest
 
-from shoal.store import parallel
-from shoal.store.parallel import BYTES_MIN, THREAD, Parallel
+from shoal import parallel
+from shoal.parallel import BYTES_MIN, Parallel, in_threads
 
 SIZE = BYTES_MIN + 12_345
 
@@ -27,7 +28,7 @@ class Work:
         self.parts = []
 
     def __call__(self, start, end):
-        self.parts.append((start, end, threading.current_thread().name == THREAD))
+        self.parts.append((start, end))
         if start == 0:
             self.clock[0] += 1.0 if end == SIZE else self.shared_s
 
@@ -38,8 +39,8 @@ def ways(work, count):
     for _ in range(count):
         work.parts = []
         jobs.run(SIZE, work)
-        ends = [0, *sorted(end for _, end, _ in work.parts)]
-        assert sorted(start for start, _, _ in work.parts) == ends[:-1]
+        ends = [0, *sorted(end for _, end in work.parts)]
+        assert sorted(start for start, _ in work.parts) == ends[:-1]
         assert ends[-1] == SIZE
         found.append(len(work.parts) == 2)
     return found
@@ -70,7 +71,7 @@ def test_small_pieces_are_not_shared(two, size):
     jobs = Parallel()
     for _ in range(10):
         jobs.run(size, work)
-    assert [part[1:] for part in work.parts] == [(size, False)] * 10
+    assert work.parts == [(0, size)] * 10
 
 
 def test_nor_is_anything_with_one_processor(monkeypatch):
@@ -99,33 +100,49 @@ def test_an_error_of_either_part_is_raised_when_both_have_ended(two, failing):
     assert len(ended) == 1
 
 
-def test_a_signal_is_raised_when_the_other_thread_has_ended(two):
-    go, ended = threading.Event(), threading.Event()
+def test_a_failure_in_a_copying_thread_is_raised():
+    def fail():
+        raise OSError("no memory behind this page")
 
-    def work(start, _end):
-        if threading.current_thread().name == THREAD:
-            go.wait(60)
-            ended.set()
-        elif start == 0 and _end != SIZE:
-            threading.Timer(0.05, go.set).start()
-            raise KeyboardInterrupt
-
-    jobs = Parallel()
-    jobs.run(SIZE, work)
-    with pytest.raises(KeyboardInterrupt):
-        jobs.run(SIZE, work)
-    assert ended.is_set()
+    with pytest.raises(OSError, match="no memory"):
+        in_threads([fail, lambda: None])
 
 
-def test_where_no_thread_is_to_be_had_one_does_it_all(two, monkeypatch):
-    def refuses(_thread):
-        raise RuntimeError("can't start new thread")
+def test_where_no_thread_can_be_started_the_rest_is_done_here(monkeypatch):
+    gate, ended = threading.Event(), []
+    start = parallel.start_new_thread
 
-    monkeypatch.setattr(threading.Thread, "start", refuses)
-    parts = []
-    jobs = Parallel()
-    jobs.run(SIZE, lambda *part: parts.append(part))
-    jobs.run(SIZE, lambda *part: parts.append(part))
-    assert parts[0] == (0, SIZE)
-    assert len(parts) == 3
-    assert parts[1][1] == parts[2][0]
+    def once(function, args):
+        if gate.is_set():
+            raise RuntimeError("can't start new thread")
+        gate.set()
+        return start(function, args)
+
+    monkeypatch.setattr(parallel, "start_new_thread", once)
+    in_threads([lambda: ended.append(gate.wait(60)), *[lambda: ended.append("here")] * 3])
+    assert sorted(map(str, ended)) == ["True", "here", "here", "here"]
+
+
+def test_nobody_writes_any_more_when_a_signal_ends_the_wait():
+    main = threading.get_ident()
+    raised, left, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def interrupt(*_):
+        raised.set()
+        raise KeyboardInterrupt
+
+    def slow():
+        signal.pthread_kill(main, signal.SIGINT)
+        raised.wait(60)
+        left.wait(0.2)  # nobody sets it before all have ended
+        ended.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_threads([slow, lambda: None])
+        was_over = ended.is_set()
+        left.set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert was_over

@@ -9,15 +9,16 @@ one, and now and then the other. Threads are made for one piece and end with it,
 from __future__ import annotations
 
 import os
-import threading
 import time
+from _thread import start_new_thread
 from collections import deque
+from itertools import repeat
+from threading import Event
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-THREAD = "shoal-part"  # the name of such threads, which run no code of users
 BYTES_MIN = 8 * 1024**2
 _THREADS_MAX = 4
 _SAMPLES = 3  # of each way, the best of which counts: what disturbs one only makes it slower
@@ -36,26 +37,29 @@ class Parallel:
         self._rates: dict[tuple[int, bool], deque[float]] = {}
         self._count = 0
 
-    def run(self, size: int, work: Callable[[int, int], None], parts: int = 0) -> None:
+    def run(
+        self, size: int, work: Callable[[int, int], None], parts: list[tuple[int, int]] | None = None
+    ) -> None:
         """Have ``work(start, end)`` done for all of ``[0, size)``, in this thread or in several; returns when all of it is done.
 
         Args:
             size: bytes; work: releases the GIL.
-            parts: how many there are if it is more than one; 0: as many as there are processors to use.
+            parts: what it is to be done for, each for itself, also by one thread; None: that does not matter.
 
         Raises what the work raised, in one of them, after all have ended.
         """
-        count = parts or min(_THREADS_MAX, _processors())
-        if size < BYTES_MIN or count < 2 or _processors() < 2:
-            work(0, size)
-            return
-        shared = self._is_faster(size)
+        count = min(_THREADS_MAX, _processors()) if size >= BYTES_MIN else 1
+        shared = count > 1 and self._is_faster(size)
         begin = time.perf_counter()
         if shared:
             step = -(-size // (count * _ALIGNMENT)) * _ALIGNMENT
-            _in_threads(work, [(start, min(size, start + step)) for start in range(0, size, step)])
+            bounds = parts or [(start, min(size, start + step)) for start in range(0, size, step)]
+            in_threads([lambda start=start, end=end: work(start, end) for start, end in bounds])  # type: ignore[misc]
         else:
-            work(0, size)
+            for start, end in parts or [(0, size)]:
+                work(start, end)
+        if count == 1:
+            return
         rates = self._rates.setdefault((size.bit_length(), shared), deque(maxlen=_SAMPLES))
         rates.append(size / max(time.perf_counter() - begin, 1e-9))
 
@@ -76,32 +80,37 @@ def _processors() -> int:
         return os.cpu_count() or 1
 
 
-def _in_threads(work: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
-    errors: list[BaseException] = []
+def in_threads(jobs: list[Callable[[], None]]) -> None:
+    """Run the jobs at the same time, the last one here, and those that no thread is to be had for.
 
-    def do(start: int, end: int) -> None:
+    Returns when all ended, raises the first failure.
+    """
+    failures: list[BaseException] = []
+
+    def run(job: Callable[[], None]) -> None:
         try:
-            work(start, end)
-        except BaseException as error:  # noqa: BLE001 - it is raised by the thread that waits
-            errors.append(error)
+            job()
+        except BaseException as error:  # noqa: BLE001 - handed to the caller below
+            failures.append(error)
 
-    threads: list[threading.Thread] = []
-    left = parts[1:]
+    def help_with(job: Callable[[], None], ended: Event) -> None:
+        run(job)
+        ended.set()
+
+    helped = [(job, Event()) for job in jobs[:-1]]
+    starting = iter(helped)
     try:
-        while left:
-            thread = threading.Thread(target=do, args=left[0], name=THREAD, daemon=True)
-            thread.start()
-            threads.append(thread)
-            del left[0]
-    except RuntimeError:
-        pass  # there is no thread to be had: the rest is done here
-    for start, end in [parts[0], *left]:
-        do(start, end)
-    for thread in threads:
-        while thread.is_alive():
-            try:
-                thread.join()
-            except BaseException as error:  # noqa: BLE001 - a signal's: raised when nobody writes there any more
-                errors.append(error)
-    if errors:
-        raise errors[0]
+        # All in one call: no handler of a signal can raise between the start of a thread and its being known.
+        deque(map(start_new_thread, repeat(help_with), starting), maxlen=0)
+        run(jobs[-1])
+    except RuntimeError:  # no more threads
+        count = len(list(starting)) + 1
+        del helped[len(helped) - count :]
+        for job in jobs[-1 - count :]:
+            run(job)
+    finally:
+        for _, ended in helped:
+            while not ended.is_set():
+                run(ended.wait)  # type: ignore[arg-type] # a handler may raise here, while the helper still writes
+    if failures:
+        raise failures[0]

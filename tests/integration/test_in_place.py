@@ -1,0 +1,144 @@
+"""Large values in a store that is too small: written to files by their creators, read there, and the files written over."""
+
+import os
+
+import numpy as np
+import pytest
+
+import shoal
+from marks import until
+from shoal.exceptions import ObjectLostError
+
+MIB = 1024**2
+STORE = 64 * MIB
+PART = 8 * MIB
+COUNT = 16  # twice the store
+
+
+@pytest.fixture
+def files(no_leaks, tmp_path):
+    """A session whose store is too small; the spill files that there are."""
+    settings = {"spill_in_place_bytes_min": 4 * MIB, "spill_spare_ms": 3_600_000}
+    shoal.init(
+        num_cpus=2,
+        object_store_memory=STORE,
+        object_spilling_directory=str(tmp_path),
+        _system_config=settings,
+    )
+    yield lambda: sorted(tmp_path.glob("shoal-spill-*/*.spill"))
+    shoal.shutdown()
+
+
+def array(number):
+    return np.full(PART // 8, number, np.int64)
+
+
+def is_array(value, number):
+    return len(value) == PART // 8 and bool((value == number).all())
+
+
+def inodes(files):
+    return {os.stat(path).st_ino for path in files()}
+
+
+def test_they_are_written_once_and_read_without_being_restored(files):
+    refs = [shoal.put(array(number)) for number in range(COUNT)]
+    for number, ref in enumerate(refs):
+        assert is_array(shoal.get(ref), number)
+    summary = shoal.memory_summary()
+    assert summary["spilled_objects"] <= COUNT // 4, "hardly any was written by the daemon"
+    assert summary["read_in_files"] >= COUNT // 4
+    for _ in range(3):
+        for number, ref in enumerate(refs):
+            assert is_array(shoal.get(ref), number)
+
+
+def test_a_view_stays_as_it_is_while_other_values_are_written(files):
+    refs = [shoal.put(array(number)) for number in range(COUNT)]
+    views = [shoal.get(ref) for ref in refs]
+    looked_at = inodes(files)
+    del refs
+    for round_number in range(3):
+        others = [shoal.put(array(100 + round_number)) for _ in range(COUNT)]
+        assert all(is_array(view, number) for number, view in enumerate(views))
+        assert all(is_array(shoal.get(other), 100 + round_number) for other in others)
+        del others
+    assert looked_at <= inodes(files)
+
+
+def test_files_are_written_over_when_the_last_view_has_gone(files):
+    refs = [shoal.put(array(number)) for number in range(COUNT)]
+    views = [shoal.get(ref) for ref in refs]
+    before = inodes(files)
+    del refs, views
+    until(lambda: not shoal.memory_summary()["disk_files"])
+    refs = [shoal.put(array(number)) for number in range(COUNT)]
+    assert len(inodes(files) & before) >= len(before) - 2, "their pages are warm"
+    assert len(files()) <= len(before) + 2
+    assert all(is_array(shoal.get(ref), number) for number, ref in enumerate(refs))
+
+
+def test_results_and_arguments_of_tasks(files):
+    @shoal.remote
+    def make(number):
+        return array(number)
+
+    @shoal.remote
+    def first(*parts):
+        return [int(part[0]) for part in parts]
+
+    made = [make.remote(number) for number in range(COUNT)]
+    for start in range(0, COUNT, 2):
+        assert shoal.get(first.remote(*made[start : start + 2])) == [start, start + 1]
+    assert all(is_array(shoal.get(ref), number) for number, ref in enumerate(made))
+
+
+def test_a_forked_child_keeps_what_it_looks_at(files):
+    refs = [shoal.put(array(number)) for number in range(COUNT)]
+    views = [shoal.get(ref) for ref in refs]
+    go, go_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(go, 1)
+        os._exit(0 if all(is_array(view, number) for number, view in enumerate(views)) else 1)
+    try:
+        del refs, views
+        until(lambda: not shoal.memory_summary()["disk_files"])
+        for _ in range(2):
+            others = [shoal.put(array(100)) for _ in range(COUNT)]
+            del others
+    finally:
+        os.write(go_end, b"!")
+        os.close(go)
+        os.close(go_end)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_damaged_file_is_a_lost_copy(files):
+    refs = [shoal.put(array(number)) for number in range(COUNT)]
+    for path in files():
+        with path.open("r+b") as file:
+            file.seek(PART // 2)
+            file.write(b"something else")
+    answers = []
+    for ref in refs:
+        try:
+            answers.append(bool(len(shoal.get(ref))))
+        except ObjectLostError as error:
+            assert "checksum" in str(error)
+            answers.append(False)
+    assert answers.count(False) == len(files()) > 0
+
+
+def test_what_was_made_by_a_task_is_made_again(files):
+    @shoal.remote
+    def make(number):
+        return array(number)
+
+    refs = [make.remote(number) for number in range(COUNT)]
+    shoal.wait(refs, num_returns=COUNT)
+    for path in files():
+        with path.open("r+b") as file:
+            file.seek(PART // 2)
+            file.write(b"something else")
+    assert all(is_array(shoal.get(ref), number) for number, ref in enumerate(refs))
