@@ -39,6 +39,7 @@ from shoal.api import (
 )
 from shoal.context import RuntimeContext
 from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from shoal.gpus import get_gpu_ids
 from shoal.refs import ObjectRef
 from shoal.remote_function import RemoteFunction
 
@@ -97,6 +98,7 @@ __all__ = [
     "exit_actor",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "get_runtime_context",
     "init",
     "inspect_serializability",

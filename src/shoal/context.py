@@ -48,6 +48,7 @@ class Identity:
     """Who this process is; filled in when it has joined a cluster.
 
     Attributes:
+        gpus: ids of the GPUs of the running task, or of the actor.
         group: [placement group, bundle or -1, whether what it submits belongs there too] of the running task, or of the actor.
     """
 
@@ -59,6 +60,7 @@ class Identity:
     session_dir: str = ""
     address: str = ""
     resources: dict[str, float] = field(default_factory=dict)
+    gpus: list[int | str] = field(default_factory=list)
     group: list[Any] | None = None
     actor: ActorIdentity | None = None
 
@@ -114,6 +116,10 @@ class RuntimeContext:
     def get_assigned_resources(self) -> dict[str, float]:
         """What the task was given, in units of each resource; empty in a driver."""
         return dict(self._task.resources) if self._task else {}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """{"GPU": ids of the GPUs that the task or actor was given}; see `shoal.get_gpu_ids`."""
+        return {"GPU": [str(each) for each in self._identity.gpus]}
 
     def get_session_dir(self) -> str:
         """The directory of this session's sockets and logs."""

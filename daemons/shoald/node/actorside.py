@@ -303,6 +303,7 @@ class ActorSide:
         if client is None:
             return  # it has just closed its connection: its death is on the way
         client.job_id = record.job
+        worker = self._daemon.scheduler.pool.workers[record.worker_id]
         info = {
             "name": record.info["name"],
             "namespace": record.info["namespace"],
@@ -311,6 +312,7 @@ class ActorSide:
             "job_id": record.owner_job,
             "resources": record.info["resources"],
             "group": record.group,
+            "gpus": self._daemon.scheduler.leases[worker.lease_id].gpu_numbers,
         }
         client.sock.send([m.BECOME_ACTOR, record.actor_id, info])
 

@@ -480,9 +480,9 @@ class NodeDaemon:
         message = [m.GRANT, grant.shape_id, grant.lease_id, worker.proc, worker.pid, grant.resources]
         message += [self.node_id, False]
         submitter.sock.send(message, ours.detach())
-        group = self.scheduler.leases[grant.lease_id].demand.member_of
-        peer = [m.PEER, grant.lease_id, grant.proc, worker.job, grant.resources, submitter.kind, group]
-        peer.append(False)
+        lease = self.scheduler.leases[grant.lease_id]
+        peer = [m.PEER, grant.lease_id, grant.proc, worker.job, grant.resources, submitter.kind]
+        peer += [lease.demand.member_of, False, lease.gpu_numbers]
         client.sock.send(peer, theirs.detach())
         client.job_id = worker.job
         self.memory.watch()

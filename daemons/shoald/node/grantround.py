@@ -11,6 +11,7 @@ import heapq
 from typing import TYPE_CHECKING
 
 from shoald.node.fairness import order_key
+from shoald.node.gpus import GPU
 from shoald.node.leases import Amounts, Demand
 from shoald.node.pool import STARTING
 
@@ -50,7 +51,7 @@ class GrantRound:
                 heapq.heapreplace(queue, (fresh, number, demand))
                 continue
             keep = reserved.amounts if reserved is not None and reserved is not demand else None
-            if not core.ledger.fits(demand.amounts, keep):
+            if not (core.ledger.fits(demand.amounts, keep) and core.gpus.fits(demand.resources.get(GPU, 0))):
                 unmet.append(demand)
                 heapq.heappop(queue)
                 continue

@@ -195,9 +195,10 @@ class Lease:
         recalled_at: when it was recalled; None if it was not.
         blocked: its task waits, and its CPU is lent out.
         why: why it was granted here, for people.
+        gpus: which GPUs it has, and how much of each (see `gpus`).
     """
 
-    __slots__ = ("blocked", "demand", "granted_at", "lease_id", "recalled_at", "why", "worker_id")
+    __slots__ = ("blocked", "demand", "gpus", "granted_at", "lease_id", "recalled_at", "why", "worker_id")
 
     def __init__(self, lease_id: int, demand: Demand, worker_id: bytes, now: float) -> None:
         self.lease_id = lease_id
@@ -207,6 +208,12 @@ class Lease:
         self.recalled_at: float | None = None
         self.blocked = False
         self.why = demand.why
+        self.gpus: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def gpu_numbers(self) -> list[int]:
+        """The GPUs that it has, or has a share of."""
+        return [number for number, _ in self.gpus]
 
     def weight(self) -> int:
         """What it counts for in shares: a blocked one next to nothing."""

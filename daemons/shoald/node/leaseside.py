@@ -278,7 +278,7 @@ class LeaseSide:
             sock.close()  # that lease has ended, and its client is told so another way
             return
         client.job_id = worker.job
-        group = daemon.scheduler.leases[token.lease_id].demand.member_of
+        lease = daemon.scheduler.leases[token.lease_id]
         peer = [
             m.PEER,
             token.lease_id,
@@ -286,8 +286,9 @@ class LeaseSide:
             worker.job,
             token.resources,
             token.guest.kind,
-            group,
+            lease.demand.member_of,
             daemon.side.encrypts,
+            lease.gpu_numbers,
         ]
         client.sock.send(peer, sock.detach())
 

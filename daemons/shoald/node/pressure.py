@@ -14,6 +14,7 @@ from shoal.sizes import bytes_text
 from shoal.wire import messages as m
 from shoald.node.effects import Send
 from shoald.node.fairness import first_recallable_at, victims_for
+from shoald.node.gpus import GPU
 from shoald.node.leases import UNITS, Amounts, Demand
 from shoald.node.pool import BLOCKED, DYING, IDLE, LEASED, STARTING
 
@@ -69,7 +70,7 @@ class Pressure:
             elif lease.recalled_at is None and not lease.blocked and not lease.demand.options.get("actor"):
                 takeable.append(lease)
         for demand in unmet[:DEMANDS_PER_ROUND]:
-            missing = self._missing(demand, coming)
+            missing = self._missing(demand, coming) or self._missing_gpus(demand)
             if missing:
                 victims = victims_for(demand, missing, takeable, demand is reserved, now, self._config)
                 if not victims:
@@ -127,6 +128,11 @@ class Pressure:
             for name, amount in demand.amounts.items()
             if (lacking := amount - max(0, coming.get(name, 0))) > 0
         }
+
+    def _missing_gpus(self, demand: Demand) -> Amounts:
+        """What of GPUs has to come free though there is enough in all: it lies on several of them."""
+        lacking = self._core.gpus.lacking(demand.resources.get(GPU, 0))
+        return {name: lacking for name in demand.amounts if name.partition("_")[0] == GPU} if lacking else {}
 
     # --- telling ---
 
@@ -229,6 +235,8 @@ class Pressure:
             ):  # a part of a placement group, whose names nobody knows
                 return f"waits for the tasks of its placement group that run before it ({held})"
             return f"waits for {format_amounts(missing)} more ({held})"
+        if self._missing_gpus(demand):
+            return "waits for GPUs that others have a share of: enough is free, but not together"
         if demand.without_cpu and core.zero_cpu_running >= self._config.zero_cpu_leases_max:
             running = core.zero_cpu_running
             return f"waits for one of {running} running tasks without CPU (zero_cpu_leases_max) to end"

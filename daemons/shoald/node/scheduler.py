@@ -24,6 +24,7 @@ from shoal.wire import messages as m
 from shoald.node import constraints
 from shoald.node.bundles import derived_amounts
 from shoald.node.effects import Effect, EndWorker, Grant, Send
+from shoald.node.gpus import GPU, Gpus
 from shoald.node.grantround import GrantRound
 from shoald.node.leases import BACKLOG_MAX, CPU, UNITS, Amounts, Client, Demand, Job, Lease, ResourceLedger
 from shoald.node.placement import Alone, Placement, Shares, View
@@ -58,6 +59,7 @@ class SchedulerCore:
         self, resources: Amounts, pool: Pool, config: Config, placement: Placement | None = None
     ) -> None:
         self.ledger = ResourceLedger(resources)
+        self.gpus = Gpus(resources.get(GPU, 0))
         self.pool = pool
         self.config = config
         self.placement = placement or Placement("", {}, config)
@@ -239,6 +241,8 @@ class SchedulerCore:
             self.pool.move(worker, IDLE, now)
             if state == m.RETURN_RECYCLE:
                 self.end_worker(worker, "it has run as many tasks as it may", now, politely=True)
+            elif lease.gpus:
+                self.end_worker(worker, "it may keep memory of the GPUs that it had", now, politely=True)
         self._deadline = now
 
     def _blocked(self, client: Client, blocked: bool, now: float) -> None:
@@ -366,6 +370,7 @@ class SchedulerCore:
         self.counters["granted"] += 1
         lease = Lease(self.next_lease_id(), demand, worker.worker_id, now)
         self.ledger.take(demand.amounts)
+        lease.gpus = self.gpus.take(demand.resources.get(GPU, 0))
         self.leases[lease.lease_id] = client.leases[lease.lease_id] = lease
         demand.leases.add(lease.lease_id)
         demand.last_grant = client.last_grant = job.last_grant = lease.lease_id
@@ -430,6 +435,7 @@ class SchedulerCore:
         self._count(lease, -1)
         demand = lease.demand
         self.ledger.give(demand.amounts)
+        self.gpus.give(lease.gpus)
         if demand.constraints is not None and demand.constraints.group:
             self.groups_left.add(demand.constraints.group)
         self.zero_cpu_running -= demand.without_cpu
@@ -551,6 +557,7 @@ class SchedulerCore:
     def validate(self) -> None:
         """Raise AssertionError if an invariant is broken."""
         self.pool.validate()
+        self.gpus.validate(lease.gpus for lease in self.leases.values())
         ledger = self.ledger
         used = {name: ledger.reserved.get(name, 0) for name in ledger.free}
         usage: dict[Job | None, int] = {}

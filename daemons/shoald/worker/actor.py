@@ -18,6 +18,7 @@ from collections import deque
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shoal import gpus
 from shoal.actors.actor_class import group_of_methods
 from shoal.actors.api import ActorExit
 from shoal.actors.errors import why_not_made
@@ -196,6 +197,7 @@ class ActorExecutor:
         handle = ActorHandle(ref, self._table)
         identity.namespace = info["namespace"]
         identity.group = info["group"]
+        identity.gpus = gpus.use(info["gpus"])
         identity.actor = ActorIdentity(self._actor_id.hex(), info["name"], info["restarts"] > 0, handle)
 
     def _construct(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

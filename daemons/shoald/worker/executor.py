@@ -19,7 +19,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoal import maththreads
+from shoal import gpus, maththreads
 from shoal.client import timeline
 from shoal.client.connection import Connection
 from shoal.client.linking import link
@@ -458,10 +458,11 @@ class Executor:
     # --- messages of submitters (lock held) ---
 
     def _on_peer(self, message: list[Any], sock: socket.socket) -> None:
-        _, lease_id, proc, job_id, resources, _, group, tls = message
+        _, lease_id, proc, job_id, resources, _, group, tls, numbers = message
         runtime = self.runtime
         runtime.identity.job_id = job_id
         runtime.identity.group = group
+        runtime.identity.gpus = gpus.use(numbers)
         peer = Peer(lease_id, proc, resources)
         peer.connection = link(runtime, sock, tls, self._on_frames, self._on_peer_closed, server_side=True)
         peer.connection.owner = peer

@@ -127,7 +127,7 @@ RECALL_LEASE = 131  # [lease_id]: return it when its tasks are done, send no new
 WORKER_DIED = 132  # [lease_id, exit_code, signal, current task id 16 B, message, facts]: confirmed; the lease is gone
 #   facts: {} or {"kind": "memory", "used_bytes", "limit_bytes"}: it was ended because memory was short
 DEMAND_STATUS = 133  # [shape_id, kind "ok"|"infeasible"|"limit"|"never", message]: the last two fail what waits
-PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind, group, whether with TLS] + descriptor of the task connection
+PEER = 134  # to a worker: [lease_id, submitter proc, job_id, resources, submitter kind, group, whether with TLS, and but to an actor the numbers of the lease's GPUs] + descriptor of the task connection
 #   group: None, or [placement group, bundle or -1, capture children] that its tasks belong to
 EXIT = 135  # to a worker: finish nothing more, end; or [True]: an actor begins nothing more, and ends after the calls that run
 CANCEL_ASKED = 136  # [object id, force, recursive]: a CANCEL_TASK for a task of this process
@@ -143,7 +143,7 @@ ACTOR_STATE = 151  # to a caller: [actor, "restarting"|"dead"|"pending", details
 #   details: {"reason", "name", "node", "pid", "exit_code", "signal", "current": id of the call started last,
 #   "unmade": no call ran: its constructor had not returned, or it left in peace, "error": bytes}
 LEFT = b"\xff" * 16  # in the status word of an actor's process: it left (EXIT [True]), and all calls that it began are answered
-BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", "restarts", "job_id", "resources"}]; PEERs follow
+BECOME_ACTOR = 152  # to an idle worker: [actor, {"name", "namespace", "class", "restarts", "job_id", "resources", "group", "gpus"}]; PEERs follow
 CALLER_LEFT = 153  # to an actor: [proc]: this caller has no handle any more, or is dead; what it had sent and has not started does not run
 
 GROUP_STATE = 160  # [group, state "CREATED"|"REMOVED"|"PENDING"|"RESCHEDULING", reason, node id of each bundle or ""]

@@ -279,6 +279,23 @@ def test_what_is_a_little_too_much_looks_like_more(node):
     assert "this node has CPU 2, memory 17.69 GB (17,690,000,000 bytes) in all" in status[3]
 
 
+def test_shares_of_different_gpus_are_no_whole_one():
+    node = Node({"CPU": 80_000, "GPU": 20_000})
+    node.driver(DRIVER, "job1")
+    node.demand(DRIVER, 1, 2, {"CPU": 10_000, "GPU": 6_000})
+    node.run()
+    halves = list(node.grants)
+    assert [node.core.leases[grant.lease_id].gpu_numbers for grant in halves] == [[0], [1]]
+    node.demand(DRIVER, 2, 1, {"GPU": 5_000})
+    node.run()
+    assert node.core.pending(node.now)[0]["reason"].startswith("waits for GPUs that others have a share of")
+    assert node.core.ledger.free["GPU"] == 8_000
+    node.give_back(halves[0])
+    node.run()
+    assert len(node.grants) == 3
+    assert node.core.leases[node.grants[-1].lease_id].gpu_numbers == [0]
+
+
 def test_zero_cpu_tasks_run_beside_a_full_node_within_a_bound():
     node = Node({"CPU": 10_000}, zero_cpu_leases_max=3)
     node.driver(DRIVER, "job1")
