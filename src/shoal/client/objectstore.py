@@ -152,6 +152,7 @@ class ClientStore:
                         raise
                     or_file = False
                 else:
+                    self._written += 1
                     return content_hash, False
         if self._is_crowded and not hashed:
             # The pin would soon be asked for, and this thread is busy with the next copy then, while nothing is written.
@@ -248,8 +249,11 @@ class ClientStore:
         mine = threading.current_thread()
         return all(thread is mine or thread.name in _OWN_THREADS for thread in threading.enumerate())
 
-    def return_idle(self, now: float) -> None:
-        """Nothing was written for a while: room that was leased ahead for large values goes back (lock held)."""
+    def return_idle(self, now: float) -> bool:
+        """Nothing was written for a while: room that was leased ahead for large values goes back, later files are unmapped.
+
+        Whether something still waits for its time (lock held).
+        """
         if self._written != self._written_seen:
             self._written_seen = self._written
             self._idle_since = now
@@ -257,6 +261,7 @@ class ClientStore:
             self._return(self.extents.idle())
             if now - self._idle_since > _FILES_IDLE_S:
                 windows.drop()
+        return bool(windows)
 
     def _ask_ahead(self) -> None:
         self._written += 1

@@ -68,7 +68,7 @@ class Ticks:
         if runtime.store is not None:
             runtime.store.drain()
             waits |= runtime.packer.drop_recent(now)
-            runtime.store.return_idle(now)
+            waits |= runtime.store.return_idle(now)
         delay = self._pause(now, waits)
         if runtime.dispatch.leases:
             due = runtime.dispatch.return_idle(now, runtime.config.lease_idle_ms / 1000)
@@ -91,7 +91,8 @@ class Ticks:
         if not bells:
             bells.append(self._runtime.reactor.ring)
         # After that, see `wakeup`.
-        if released or abandoned or forgotten or self._runtime.store.closed_views:
+        store = self._runtime.store
+        if released or abandoned or forgotten or store.closed_views or store.closed_files:
             return ACTIVE_S
         return ASLEEP_S
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal import libc
 from shoal.store import checksums
+from shoal.wakeup import bells, ring
 
 if TYPE_CHECKING:
     from collections import deque
@@ -182,6 +183,8 @@ class FileUse:
 
     def __del__(self) -> None:
         self._ended.append(self._number)
+        if bells:
+            ring()
 
 
 class Pages:

@@ -94,6 +94,9 @@ class Windows:
             self._bytes -= 0 if window is None else window.size
             return window
 
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
     def drop(self) -> None:
         """Unmap all: the place on the disk of those that were removed meanwhile is free."""
         with self._lock:

@@ -1,6 +1,7 @@
 """How often an idle process looks, and what wakes it when it hardly does."""
 
 import gc
+from collections import deque
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from shoal.client.ticks import ACTIVE_S, ASLEEP_AFTER_S, ASLEEP_S, QUIET_AFTER_S
 from shoal.generator import ObjectRefGenerator, abandoned
 from shoal.owner.tasks import FunctionExport, forgotten
 from shoal.refs import ObjectRef, released
+from shoal.store.filecopies import FileUse
 from shoal.store.views import make_view
 
 
@@ -26,8 +28,10 @@ class World:
         self.actors = SimpleNamespace(tick=lambda now: self.ends)
         self.packer = SimpleNamespace(drop_recent=lambda now: self.recent)
         self.deaths = SimpleNamespace(held={}, tick=lambda now: 0.5)
-        self.store = SimpleNamespace(closed_views=[], drain=self.drain, return_idle=lambda now: None)
-        self.ends = self.recent = self.kept = False
+        self.store = SimpleNamespace(
+            closed_views=[], closed_files=[], drain=self.drain, return_idle=lambda now: self.files
+        )
+        self.ends = self.recent = self.kept = self.files = False
         self.ticks = Ticks(self, SimpleNamespace(look=lambda now: self.kept))
 
     def ring(self):
@@ -35,6 +39,7 @@ class World:
 
     def drain(self):
         self.store.closed_views.clear()
+        self.store.closed_files.clear()
 
     def fall_asleep(self, now=100.0):
         """Something happens at ``now``, and nothing more until the time that is returned."""
@@ -48,12 +53,18 @@ class World:
 @pytest.fixture
 def world():
     gc.collect()
-    released.clear()
-    abandoned.clear()
-    forgotten.clear()
+    queues = (
+        released,
+        abandoned,
+        forgotten,
+    )  # of this process, as are bells: nothing of a test may be left there
+    for queue in queues:
+        queue.clear()
     world = World()
     yield world
     world.ticks.close()
+    for queue in queues:
+        queue.clear()
     assert not wakeup.bells
 
 
@@ -75,7 +86,7 @@ def test_a_message_that_needs_no_answer_keeps_it_awake_for_a_while(world):
     assert world.ticks.look(now + ASLEEP_AFTER_S + 0.1) == ASLEEP_S
 
 
-@pytest.mark.parametrize("what", ["ends", "recent", "kept"])
+@pytest.mark.parametrize("what", ["ends", "recent", "kept", "files"])
 def test_it_does_not_sleep_for_long_while_something_waits_for_its_time(world, what):
     now = world.fall_asleep()
     setattr(world, what, True)
@@ -112,7 +123,13 @@ def view():
     assert queue == [b"key"]
 
 
-@pytest.mark.parametrize("dies", [ref, generator, function, view])
+def file():
+    queue = deque()
+    FileUse(7, queue)
+    assert list(queue) == [7]
+
+
+@pytest.mark.parametrize("dies", [ref, generator, function, view, file])
 def test_what_dies_wakes_it_once(world, dies):
     world.fall_asleep()
     dies()
@@ -129,9 +146,8 @@ def test_what_dies_while_it_is_awake_costs_no_bell(world):
 def test_what_dies_just_before_there_is_a_bell_is_not_left(world):
     now = world.fall_asleep()
     wakeup.bells.clear()
-    world.store.return_idle = lambda now: released.append(
-        object()
-    )  # a finalizer, after the look at the queue
+    # A finalizer, after the look at the queue.
+    world.store.return_idle = lambda now: bool(released.append(object()))
     assert world.ticks.look(now) == ACTIVE_S
     assert world.rung == 0
 
