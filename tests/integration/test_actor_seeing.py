@@ -155,6 +155,7 @@ def test_the_list_says_how_actors_are_and_why(shoal_session):
     ref = huge.nothing.remote()
     wait_until(lambda: "CPU 64" in row_of(huge, "PENDING_CREATION")["reason"])
     wait_until(lambda: "CPU 64" in run("why", ref.hex()))
+    wait_until(lambda: "actor Asker" in str(json.loads(run("status", "--json"))["pending"]))
     dead = shoal.remote(Asker).remote()
     os.kill(get(dead.keep.remote(None)), signal.SIGKILL)
     with pytest.raises(ActorDiedError):
@@ -162,6 +163,19 @@ def test_the_list_says_how_actors_are_and_why(shoal_session):
         get(dead.nothing.remote())
     assert "signal 9" in row_of(dead, "DEAD")["reason"]
     assert "is DEAD; it was in process" in run("why", dead._actor_id.hex())
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_what_an_actor_does_is_a_call_or_nothing(shoal_session, tmp_path, calls):
+    path = str(tmp_path / "go")
+    actor = shoal.remote(Asker).options(max_concurrency=calls).remote()
+    pid = get(actor.keep.remote(None))
+    asking = actor.ask.remote([wait_for.remote(path)])
+    wait_until(lambda: "has waited" in run("why", asking.hex()))
+    [doing] = [row["task_id"] for row in rows("list", "workers") if row["pid"] == pid]
+    assert doing == (asking.hex() if calls == 1 else "0" * 32), "of several calls none is told"
+    open(path, "w").close()
+    get(asking)
 
 
 def test_memory_names_actors_as_holders(shoal_session):

@@ -416,10 +416,15 @@ class ActorSide:
 
     def name_of_process(self, proc: bytes) -> str:
         """What to call a process that is none: an actor as the scheduler knows it, and what holds detached ones."""
-        record = self.core.by_proc.get(proc)
         if proc == HOLDER:
             return "detached actors"
-        return self.name_of(record.worker_id) if record is not None else ""
+        record = self.core.by_proc.get(proc)
+        return _name(record) if record is not None else ""
+
+    def is_itself(self, worker_id: bytes, current: bytes) -> bool:
+        """Whether ``current``, what a worker has begun last, is no call: an actor that runs several names itself."""
+        record = self.core.by_worker.get(worker_id)
+        return record is not None and record.actor_id == current
 
     def may_restart(self, worker_id: bytes) -> bool:
         """Whether the actor in this worker is started again after a death; False if there is none."""
@@ -429,7 +434,10 @@ class ActorSide:
     def name_of(self, worker_id: bytes) -> str:
         """What to call a worker that is an actor; "" if it is none."""
         record = self.core.by_worker.get(worker_id)
-        if record is None:
-            return ""
-        name = record.info["name"]
-        return f"actor {record.info['class']}" + (f" {name!r}" if name else "") + f" {record.pid}"
+        return _name(record) if record is not None else ""
+
+
+def _name(record: ActorRecord) -> str:
+    """Its class, its name if it has one, and its process if it has one."""
+    name, pid = record.info["name"], f" {record.pid}" if record.worker_id else ""
+    return f"actor {record.info['class']}" + (f" {name!r}" if name else "") + pid

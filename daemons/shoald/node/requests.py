@@ -28,6 +28,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
+from shoal.ids import OBJECT_ID_SIZE
 from shoal.wire import messages as m
 from shoald.node.figures import Figures
 from shoald.node.leases import floats
@@ -218,6 +219,9 @@ class Requests:
     def _worker_row(self, worker: Worker) -> dict[str, Any]:
         daemon = self._daemon
         lease = daemon.scheduler.leases.get(worker.lease_id)
+        current = daemon.board.current(worker.slot)
+        if daemon.actors.is_itself(worker.worker_id, current):
+            current = bytes(OBJECT_ID_SIZE)
         return {
             "worker_id": worker.worker_id.hex(),
             "pid": worker.pid,
@@ -230,7 +234,7 @@ class Requests:
             "resources": floats(lease.demand.resources) if lease is not None else {},
             "reason": worker.reason,
             "why": lease.why if lease is not None else "",
-            "task_id": daemon.board.current(worker.slot).hex(),
+            "task_id": current.hex(),
             "note": worker.note,
             "installing": worker.installing(daemon.loop.now()),
         }
