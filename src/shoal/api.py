@@ -1,6 +1,8 @@
 """init, get, put, wait, cancel and remote: the functions users call.
 
 They check arguments, find the session, and leave the rest to `shoal.client`. Names, defaults and semantics follow Ray 2.x.
+
+What starts clusters is imported where that happens: workers import this too, and the first task waits for that.
 """
 
 from __future__ import annotations
@@ -20,18 +22,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overl
 from shoal import config, session
 from shoal.actors.actor_class import ActorClass
 from shoal.arguments import InitArguments
-from shoal.bootstrap import (
-    BootstrapError,
-    DaemonInfo,
-    DaemonOptions,
-    NoNodeHereError,
-    dashboard_link,
-    guest_options,
-    keep_standard_descriptors,
-    resolve_address,
-    start_daemon,
-    stop_session,
-)
 from shoal.context import RuntimeContext, current_task
 from shoal.exceptions import ClusterNotFoundError, ClusterStartError
 from shoal.generator import DynamicObjectRefGenerator, ObjectRefGenerator
@@ -39,11 +29,11 @@ from shoal.option_checks import flag, seconds, whole
 from shoal.options import ActorOptions, TaskOptions
 from shoal.refs import ObjectRef
 from shoal.remote_function import RemoteFunction
-from shoal.sessions import SECRET_FILE, read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from shoal.bootstrap import DaemonInfo, DaemonOptions
     from shoal.client.driver_output import DriverOutput
     from shoal.client.runtime import Runtime
     from shoal.sessions import Session
@@ -129,6 +119,9 @@ def _dashboard_link(runtime: Runtime) -> str | None:
         known = runtime.request("status", {})["dashboard"]
     if known is None:
         return None
+    from shoal.bootstrap import dashboard_link
+    from shoal.sessions import SECRET_FILE, read_secret
+
     secret = read_secret(os.path.join(runtime.identity.session_dir, SECRET_FILE))
     return dashboard_link(known["url"], secret)
 
@@ -170,6 +163,8 @@ def init(address: str | None = None, **kwargs: Any) -> ClientContext:
 def _start_session(arguments: InitArguments) -> Runtime:
     settings = config.load(arguments.system_config)
     info = _facts(arguments)
+    from shoal.bootstrap import keep_standard_descriptors
+
     keep_standard_descriptors()
     try:
         session_of = _cluster(arguments)
@@ -193,6 +188,8 @@ def _start_session(arguments: InitArguments) -> Runtime:
 def _cluster(arguments: InitArguments) -> Session:
     """The node to connect to: of a local cluster that is started, or of the one at the address."""
     global _owned_daemon
+    from shoal.bootstrap import BootstrapError, start_daemon
+
     try:
         if arguments.address is not None:
             return _join(arguments.address, arguments)
@@ -240,6 +237,8 @@ def _begin(runtime: Runtime, arguments: InitArguments, info: dict[str, Any]) -> 
 def _join(address: str, arguments: InitArguments) -> Session:
     """The node of this machine in the cluster at ``address``; one of this process's own if there is none."""
     global _owned_daemon
+    from shoal.bootstrap import NoNodeHereError, guest_options, resolve_address, start_daemon
+
     try:
         return resolve_address(address, arguments.temp_dir)
     except NoNodeHereError:
@@ -264,6 +263,8 @@ def _load() -> None:
 
 
 def _local_cluster(arguments: InitArguments) -> DaemonOptions:
+    from shoal.bootstrap import DaemonOptions
+
     resources = dict(arguments.resources)
     if arguments.num_gpus:
         resources["GPU"] = float(arguments.num_gpus)
@@ -308,6 +309,8 @@ def _stop_owned() -> None:
     global _owned_daemon
     daemon, _owned_daemon = _owned_daemon, None
     if daemon is not None:
+        from shoal.bootstrap import stop_session
+
         stop_session(daemon.session)
         daemon.process.wait()  # it has ended: without this it would stay a zombie
 

@@ -141,6 +141,11 @@ def test_a_fork_server_loads_nothing_that_only_some_workers_need():
     assert loaded_by(statement) & ({"grpc", "asyncio", "sqlite3", "zipfile"} | OPENSSL) == set()
 
 
+def test_a_worker_waits_for_nothing_that_starts_clusters_or_makes_folders():
+    loaded = loaded_by("import shoald.worker.forkserver, shoald.worker.main")
+    assert loaded & {"subprocess", "shutil", "tempfile", "concurrent"} == set()
+
+
 def test_what_is_exported_and_loaded_late_is_there():
     loaded = loaded_by("import shoal; [getattr(shoal, name) for name in shoal.__all__]; from shoal import *")
     assert "cloudpickle" in loaded

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 
 from shoald.worker.forkserver import STATUS_SLOT_BYTES
 
@@ -30,6 +29,8 @@ class StatusBoard:
         if hasattr(os, "memfd_create"):
             self.fd = os.memfd_create("shoal-status", os.MFD_CLOEXEC)
         else:
+            import tempfile
+
             self.fd, path = tempfile.mkstemp(prefix="shoal-status-")
             os.unlink(path)
         os.ftruncate(self.fd, size)

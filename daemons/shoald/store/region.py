@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import tempfile
 
 from shoal.store.hugepages import map_aligned
 from shoald.store.memory import huge_page_pool
@@ -74,6 +73,8 @@ class RegionFile:
 
 def _unnamed_file(capacity: int, directory: str | None) -> tuple[int, int]:
     """(descriptor to write, descriptor to read) of a file that is unlinked already."""
+    import tempfile
+
     write_fd, path = tempfile.mkstemp(prefix="shoal-store-", dir=directory)
     try:
         os.ftruncate(write_fd, capacity)

@@ -20,7 +20,6 @@ from shoal import maththreads
 from shoal.client.environments import folders_of
 from shoal.exceptions import RuntimeEnvSetupError, ShoalError
 from shoal.refs import ObjectRef
-from shoald.worker.folders import used_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,6 +69,7 @@ def _import_from(folders: list[str]) -> None:
 def _unpacked(runtime: Runtime, key: str, object_id: bytes) -> str:
     """The directory of a package, made if this is the first worker of the node that needs it."""
     from shoal.packages import unpack  # only workers that have any
+    from shoald.worker.folders import used_folder
 
     target = os.path.join(runtime.identity.session_dir, FOLDER, key)
     try:

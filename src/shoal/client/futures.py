@@ -6,7 +6,6 @@ callback that blocks delays the others. At the end of the session every future i
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import threading
 from queue import SimpleQueue
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from shoal.owner.objects import INLINE, Entry
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from shoal.client.runtime import Runtime
     from shoal.refs import ObjectRef
 
@@ -55,8 +56,10 @@ class Resolver:
 
     def future_of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future for the value of ``ref``; it keeps the ref alive until it is resolved."""
+        from concurrent.futures import Future  # which loads logging: most sessions have no futures
+
         runtime = self._runtime
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future: concurrent.futures.Future[Any] = Future()
         with runtime.lock:
             entry = runtime.table.entry_of(ref)
             arrival = _Arrival(self, ref, entry, future)

@@ -8,7 +8,6 @@ Lock order: `lock` is the only lock; it is never held while user code runs, valu
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import pickle
 import socket
@@ -57,6 +56,7 @@ from shoal.wire.frames import BrokenFrame
 from shoal.wire.tls import Contexts
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Callable
 
     from shoal.config import Config
