@@ -1,9 +1,9 @@
 """Which tasks wait for each other, so that none of them ever goes on. Pure.
 
 Rows as `shoal why` gathers them: {"waits": a task, "running": one that it waits for}, ids in hexadecimal, and "names": id → name.
-A task needs all that it waits for; a call of an actor that waits for its turn ("turn" in its rows) needs any one of those that
-run there to end. What has no such row goes on by itself, as far as anybody knows: so what is called a deadlock is one, unless
-a wait in it has a timeout.
+A task needs all that it waits for, or ("any" in its rows) one of that. A call of an actor that waits for its turn ("turn") needs
+any one of those that run there to end. What has no such row goes on by itself, as far as anybody knows: so what is called a
+deadlock is one, unless a wait in it has a timeout.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 NEXT_STEP = "return the ref from the method unread, await it in an async method, or give the actor more max_concurrency"
 
+_WHO_KNOWS = ""  # no task: something that may come
+
 
 def find(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Tasks of which each waits for the next one, and the last one for the first; [] if there are none."""
-    needs, turns = _edges(rows)
+    needs, choices, _ = _edges(rows)
     stuck = set(needs)
     changed = True
     while changed:
         going = {
-            task for task in stuck if (all if task not in turns else any)(n not in stuck for n in needs[task])
+            task for task in stuck if (any if task in choices else all)(n not in stuck for n in needs[task])
         }
         stuck -= going
         changed = bool(going)
@@ -41,7 +43,7 @@ def sentence(rows: Iterable[dict[str, Any]]) -> str:
     ring = find(rows)
     if not ring:
         return ""
-    turns = _edges(rows)[1]
+    turns = _edges(rows)[2]
     names: dict[str, str] = {}
     for row in rows:
         names |= row.get("names", {})
@@ -54,13 +56,17 @@ def sentence(rows: Iterable[dict[str, Any]]) -> str:
     return f"this is a deadlock: {parts[0]} " + ", which ".join(parts[1:])
 
 
-def _edges(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, list[str]], set[str]]:
+def _edges(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, list[str]], set[str], set[str]]:
+    """What each task needs, those of which one is enough, and those that wait for their turn."""
     needs: dict[str, list[str]] = {}
-    turns = set()
+    choices, turns = set(), set()
     for row in rows:
         waits, running = row.get("waits"), row.get("running")
-        if type(waits) is str and type(running) is str:
-            needs.setdefault(waits, []).append(running)
+        known = type(running) is str
+        if type(waits) is str and (known or row.get("any")):
+            needs.setdefault(waits, []).append(str(running) if known else _WHO_KNOWS)
             if row.get("turn"):
                 turns.add(waits)
-    return needs, turns
+            if row.get("turn") or row.get("any"):
+                choices.add(waits)
+    return needs, choices, turns

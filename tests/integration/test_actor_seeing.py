@@ -91,6 +91,9 @@ class Inward:
     def ask_itself(self, others, timeout):
         return shoal.get(shoal.get_runtime_context().current_actor.answer.remote(others), timeout=timeout)
 
+    def wait_for_itself(self):
+        return shoal.wait([shoal.get_runtime_context().current_actor.answer.remote([])])
+
     def answer(self, others):
         return shoal.get([each.ask_itself.remote([], None) for each in others])
 
@@ -107,6 +110,14 @@ def test_an_actor_that_waits_for_itself_is_a_deadlock(shoal_session, cls, calls)
     wait_until(lambda: "this is a deadlock" in run("why", refs[0].hex()))
     told = f"{cls.__name__}.ask_itself waits for {cls.__name__}.answer, which cannot begin before the end of "
     assert f"{told}{cls.__name__}.ask_itself" in run("why", refs[0].hex())
+    shoal.kill(actor)
+
+
+def test_so_is_one_that_waits_for_a_ref_of_its_own(shoal_session):
+    actor = shoal.remote(Inward).remote()
+    ref = actor.wait_for_itself.remote()
+    told = "this is a deadlock: Inward.wait_for_itself waits for Inward.answer"
+    wait_until(lambda: told in run("why", ref.hex()))
     shoal.kill(actor)
 
 

@@ -20,6 +20,13 @@ def waits(task, *needs, turn=False):
         ([*waits("a", "b"), *waits("b", "a", "c", turn=True)], []),
         ([*waits("a", "b"), *waits("b", "a", "c", turn=True), *waits("c", "d")], []),
         ([*waits("a", "b"), *waits("b", "a", "c", turn=True), *waits("c", "b")], ["a", "b"]),
+        # `wait` for one of two.
+        ([{**row, "any": True} for row in waits("a", "b", "c")] + waits("b", "a"), []),
+        (
+            [{**row, "any": True} for row in waits("a", "b", "c")] + waits("b", "a") + waits("c", "a"),
+            ["a", "b"],
+        ),
+        ([*waits("a", "b"), {"waits": "a", "any": True}, *waits("b", "a")], []),
         # Who needs several needs all of them.
         ([*waits("a", "d", "b"), *waits("b", "a")], ["a", "b"]),
         # What only leads there is not a part of it.

@@ -22,9 +22,12 @@ from shoal.sizes import bytes_text
 
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
+    from shoal.client.waiting import WaitState
     from shoal.context import TaskContext
     from shoal.owner.tasks import TaskRecord
     from shoal.refs import ObjectRef
+
+    Waited = list[Entry] | WaitState  # for all of these, or for some of its refs
 
 _SHOWN_MAX = 3
 _DEPTH_MAX = 20
@@ -49,7 +52,7 @@ class Explain:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         # By token of the wait: who waits (None: no task), for what, and since when on the monotonic clock.
-        self._waits: dict[object, tuple[TaskContext | None, list[Entry], float]] = {}
+        self._waits: dict[object, tuple[TaskContext | None, Waited, float]] = {}
         # The same of threads that wait for room to write a value.
         self._room_waits: dict[object, tuple[TaskContext | None, str, float]] = {}
         # In a worker: the task or actor that waits for what is being installed, what that is, since when (lock held).
@@ -105,7 +108,7 @@ class Explain:
 
     # --- waits under way, by whoever blocks (lock held) ---
 
-    def wait_begins(self, token: object, entries: list[Entry], context: TaskContext | None = None) -> None:
+    def wait_begins(self, token: object, entries: Waited, context: TaskContext | None = None) -> None:
         """The calling thread blocks until ``entries`` are there; ``context``: for a task that has not begun."""
         self._waits[token] = (context or current_task.get(), entries, time.monotonic())
 
@@ -290,9 +293,9 @@ class Explain:
         """A row for each wait of a task that runs here and that ``prefix`` names."""
         rows: list[dict[str, Any]] = []
         now = time.monotonic()
-        for context, entries, since in self._waits.values():
+        for context, waited, since in self._waits.values():
             if context is not None and context.task_id.hex().startswith(prefix):
-                rows += self._wait_rows(context, entries, now - since)
+                rows += self._wait_rows(context, waited, now - since)
         rows += self._waits_for_turn(prefix)
         if self.installing is not None and self.installing[0].startswith(prefix):
             task_id, what, since = self.installing
@@ -304,18 +307,24 @@ class Explain:
                 rows.append({"lines": [head], "waits": context.task_id.hex(), "room": True})
         return rows
 
-    def _wait_rows(self, context: TaskContext, entries: list[Entry], waited_s: float) -> list[dict[str, Any]]:
+    def _wait_rows(self, context: TaskContext, waited: Waited, waited_s: float) -> list[dict[str, Any]]:
         """Of one wait of a task that runs here."""
         task_id = context.task_id.hex()
         head = f"task {task_id} {context.name!r} has waited {waited_s:.1f} s here"
-        missing = self._missing(entries)
+        if isinstance(waited, list):
+            missing, others, is_choice = self._missing(waited), False, False
+        else:
+            (missing, others), is_choice = waited.missing(), waited.is_choice
         if not missing:
             return [{"lines": [head], "waits": task_id}]
         rows = []
         for entry in missing[:_SHOWN_MAX]:
             row = self._row(entry, f"{head} for object {entry.id.hex()}{self._clause(entry)}")
             names = {**row.get("names", {}), task_id: context.name}
-            rows.append({**row, "waits": task_id, "names": names})
+            rows.append({**row, "waits": task_id, "names": names, "any": is_choice})
+        if is_choice and (others or len(missing) > _SHOWN_MAX):
+            # One that is not shown may come.
+            rows.append({"lines": [], "waits": task_id, "any": True})
         return rows
 
     def _waits_for_turn(self, call: str) -> list[dict[str, Any]]:

@@ -341,7 +341,7 @@ class Values:
             else:
                 self._runtime.poll()
         elif not state.ready:
-            self._runtime.wait_for_objects(state, [], deadline)
+            self._runtime.waits.wait_for_some(state, deadline)
 
 
 def read_error(kind: str, why: str) -> Exception:

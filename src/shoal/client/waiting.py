@@ -16,7 +16,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from shoal.generator import ObjectRefGenerator
-from shoal.owner.objects import BORROWED, STORED
+from shoal.owner.objects import BORROWED, PENDING, STORED
 from shoal.refcounts import LISTED, count_each
 from shoal.refs import ObjectRef
 
@@ -154,6 +154,20 @@ class WaitState:
         heappush(self.arrived, position)
         if len(self.arrived) >= self.target:
             self.ready = True
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether it ends before all are ready."""
+        return self.target < len(self._snapshot)
+
+    def missing(self) -> tuple[list[Entry], bool]:
+        """Those of its refs that are not made yet, as far as this process knows, and whether it waits for others (lock held).
+
+        For people, in O(n). The others are generators, and what is on its way to this node.
+        """
+        entries = [ref._entry for ref in self._snapshot if isinstance(ref, ObjectRef)]
+        found = [each for each in entries if each is not None and each.state in (PENDING, BORROWED)]
+        return found, len(self._positions) - len(self.arrived) > len(found)
 
     def fetch(self, entry: Entry, arrival: _Arrival) -> bool:
         """Have it brought to this node if it is on another one (lock held); whether it is on its way now."""

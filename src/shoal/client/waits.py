@@ -19,6 +19,7 @@ from shoal.client.interrupts import Cancellable, Interruptible
 if TYPE_CHECKING:
     from shoal.client.reactor import Awaited
     from shoal.client.runtime import Runtime
+    from shoal.client.waiting import WaitState
     from shoal.owner.objects import Entry
 
 
@@ -57,11 +58,16 @@ class Waits:
             return self._wait(awaited, timeout_s, None, interruptible)
 
     def wait_for_objects(
-        self, awaited: Awaited, entries: list[Entry], deadline: float | None, lend_after_s: float = 0.0
+        self,
+        awaited: Awaited,
+        entries: list[Entry],
+        deadline: float | None,
+        lend_after_s: float = 0.0,
+        told: WaitState | None = None,
     ) -> bool:
         """Wait for objects: says after a while what it waits for; Ctrl-C cancels their tasks (main thread).
 
-        The CPU of a task is lent out after ``lend_after_s``.
+        The CPU of a task is lent out after ``lend_after_s``. ``told``: what `shoal why` is told instead of ``entries``.
         Raises NodeDiedError if the session ends meanwhile, RuntimeError as `wait` does.
         """
         runtime = self._runtime
@@ -76,7 +82,7 @@ class Waits:
         with interrupts as interruptible:
             try:
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                ready = self._wait(awaited, left, entries, interruptible, warn_s, lend_after_s)
+                ready = self._wait(awaited, left, entries, interruptible, warn_s, lend_after_s, told)
             except KeyboardInterrupt:
                 if runtime.kind == "driver":  # in a worker it is the waiting task that was cancelled
                     self._cancel(entries)
@@ -84,6 +90,10 @@ class Waits:
         if not ready and runtime.closed:
             raise runtime.connection_lost()
         return ready
+
+    def wait_for_some(self, state: WaitState, deadline: float | None) -> None:
+        """Wait for as many refs as ``state`` expects; the same, but nothing is said, and Ctrl-C cancels nothing."""
+        self.wait_for_objects(state, [], deadline, told=state)
 
     def poll(self) -> None:
         """Look at the sockets once, without waiting."""
@@ -104,6 +114,7 @@ class Waits:
         interruptible: Interruptible | Cancellable,
         warn_s: float | None = None,
         lend_after_s: float = 0.0,
+        told: WaitState | None = None,
     ) -> bool:
         """Wait for ``awaited``; after ``warn_s``, say once what of ``entries`` is missing."""
         runtime = self._runtime
@@ -120,7 +131,7 @@ class Waits:
             if hook is not None or not noted:
                 with runtime.lock:
                     if not noted:
-                        runtime.explain.wait_begins(token, entries or [])
+                        runtime.explain.wait_begins(token, told or entries or [])
                     noted = True
                     blocked = blocked or (hook is not None and hook(token))
             return False

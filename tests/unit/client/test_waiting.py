@@ -128,3 +128,16 @@ def test_a_wait_that_has_raised_keeps_nothing() -> None:
     assert local_wait_state() is None
     assert not [ref._entry.waiters for ref in left if ref._entry is not None and ref._entry.waiters]
     assert take_next(left, 1, table, LOCK, False) is None
+
+
+def test_people_are_told_what_is_missing() -> None:
+    table, refs = make(3)
+    state = WaitState(refs, table, LOCK, fetches=False)
+    entries = [ref._entry for ref in refs]
+    assert (state.missing(), state.is_choice) == ((entries, False), True)
+    arrive(refs[1])
+    assert state.missing() == ([entries[0], entries[2]], False)
+    state.expect(3)
+    assert not state.is_choice
+    state._positions.append(3)  # a generator
+    assert state.missing() == ([entries[0], entries[2]], True)
