@@ -9,6 +9,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -20,6 +21,10 @@ from accounts import ledgers_that_do_not_add_up
 from leaks import Snapshot, difference_after_wait
 
 RUN = os.environ["SHOAL_TEST_RUN"] = uuid.uuid4().hex
+# The tests start some thousand processes: where Python was told to keep no bytecode, each compiled again what it imports, half of
+# the time of a cluster's start, and pytest all test modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Some tests speak gRPC in this process, others fork it: then gRPC would make descriptors anew, or abort where there are none.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 LEAK_WAIT_S = 30.0

@@ -59,29 +59,45 @@ def difference_after_wait(before: Snapshot, run: str, wait_s: float) -> list[str
 
 
 def _processes(run: str) -> list[str]:
-    """Processes of this run, other than this one: its descendants, and whoever inherited its mark."""
-    me = psutil.Process()
-    found = {child.pid: child for child in me.children(recursive=True)}
-    for process in psutil.process_iter():
-        if process.pid != me.pid and _inherited(process.pid, run):
-            found[process.pid] = process
-    return [_describe(process) for process in found.values()]
+    """Processes of this run, other than this one: its descendants, and whoever inherited its mark.
+
+    Read at least twice for each test, of every process of the machine: what psutil would make of each takes longer than that.
+    """
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    mark = f"SHOAL_TEST_RUN={run}".encode()
+    me = os.getpid()
+    marked = {pid for pid in pids if mark in _read(pid, "environ")}
+    children: dict[int, list[int]] = {}
+    for pid in pids:
+        # pid (name) state parent …; a name may have spaces and brackets. Nothing, if it has ended meanwhile.
+        if after_name := _read(pid, "stat").rpartition(b")")[2].split():
+            children.setdefault(int(after_name[1]), []).append(pid)
+    found = set()
+    below = [me]
+    while below:
+        grown = children.get(below.pop(), [])
+        found.update(grown)
+        below += grown
+    return [_describe(pid) for pid in (found | marked) - {me}]
 
 
-def _inherited(pid: int, run: str) -> bool:
+def _read(pid: int, name: str) -> bytes:
+    """A file of a process; empty if the process has gone, or is another user's."""
     try:
-        return f"SHOAL_TEST_RUN={run}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone, or another user's
-        return False
+        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
-def _describe(process: psutil.Process) -> str:
+def _describe(pid: int) -> str:
     try:
-        return f"process {process.pid} ({process.status()}): {' '.join(process.cmdline())[:120]}"
+        process = psutil.Process(pid)
+        return f"process {pid} ({process.status()}): {' '.join(process.cmdline())[:120]}"
     except psutil.ZombieProcess:
-        return f"process {process.pid} (zombie): ended, and its parent has not waited for it"
+        return f"process {pid} (zombie): ended, and its parent has not waited for it"
     except psutil.NoSuchProcess:
-        return f"process {process.pid}: ended just now"
+        return f"process {pid}: ended just now"
 
 
 def _descriptors() -> list[str]:

@@ -70,7 +70,10 @@ def daemon(shared):
 
 def connect(daemon):
     host, _, port = daemon.data_address.rpartition(":")
-    return socket.create_connection((host, int(port)), 20)
+    sock = socket.create_connection((host, int(port)), 20)
+    # As nodes do; else each second piece waits 40 ms for an acknowledgement.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    return sock
 
 
 def is_closed(sock):

@@ -1,5 +1,6 @@
 """shoal get, summary, stack and `shoal.util.state` of a real cluster; which of several clusters is asked, and stopped."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -184,8 +185,11 @@ def test_what_is_no_kind(no_leaks):
 
 def thread_states(pid):
     """What the kernel says of the threads of a process: "T" for one that is stopped."""
-    stats = Path("/proc", str(pid), "task").glob("*/stat")
-    return {path.read_text().rpartition(")")[2].split()[0] for path in stats}
+    states = set()
+    for path in Path("/proc", str(pid), "task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # that thread has ended since
+            states.add(path.read_text().rpartition(")")[2].split()[0])
+    return states
 
 
 def test_a_process_that_cannot_answer_is_named(nodes):

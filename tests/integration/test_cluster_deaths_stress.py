@@ -17,8 +17,8 @@ from integration.test_cluster_references_stress import everything_came_back
 from shoal.testing import Cluster
 
 SEEDS = tuple(map(int, os.environ.get("SHOAL_STRESS_SEEDS", "1").split()))
-STEPS = int(os.environ.get("SHOAL_STRESS_STEPS", "2000"))
-STEPS_BETWEEN_DEATHS = 500
+STEPS = int(os.environ.get("SHOAL_STRESS_STEPS", "1000"))
+STEPS_BETWEEN_DEATHS = 250
 FAST_DEATHS = {"heartbeat_ms": 200, "node_suspect_ms": 600, "node_dead_ms": 1500}
 LARGE, SMALL = 30_000, 3  # float64
 POOL_MAX = 60

@@ -330,15 +330,23 @@ def test_a_worker_that_owns_unfinished_work_is_not_ended_for_idling(no_leaks, ma
         assert shoal.get([ref for ref, _ in made], timeout=60) == ["made"] * 4
 
 
+def parent_of(process):
+    """Its parent's id; None if it has ended, which it may at any time."""
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return None
+
+
 def processes():
     """The daemon, its fork server, and the workers, of this process's session."""
     daemon = next(child for child in psutil.Process().children() if "shoald" in " ".join(child.cmdline()))
     family = daemon.children(
         recursive=True
     )  # in one look: a process that is ending has no children to ask for
-    parents = [process.ppid() for process in family if process.is_running()]
+    parents = [parent_of(process) for process in family]
     server = max(daemon.children(), key=lambda child: parents.count(child.pid))
-    return daemon, server, [process for process in family if process.ppid() == server.pid]
+    return daemon, server, [process for process in family if parent_of(process) == server.pid]
 
 
 def test_the_fork_server_may_die(no_leaks):

@@ -15,10 +15,11 @@ MIB = 1024**2
 def resident_bytes():
     """Memory that the store's region takes, from the daemon's descriptor of it."""
     for process in psutil.Process().children():
-        for path in Path(f"/proc/{process.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed since
-                if "shoal-store" in str(path.readlink()):
-                    return path.stat().st_blocks * 512
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            for path in list(Path(f"/proc/{process.pid}/fd").iterdir()):
+                with contextlib.suppress(FileNotFoundError):  # closed since
+                    if "shoal-store" in str(path.readlink()):
+                        return path.stat().st_blocks * 512
     raise AssertionError("no process here has the store open")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import shoal
 from nodeclient import until
+from processes import alive
 from shoal.bootstrap import DaemonOptions, start_daemon, stop_session
 from shoal.job_submission import JobStatus, JobSubmissionClient
 from shoal.util import state
@@ -78,7 +79,7 @@ def test_jobs_are_remembered_with_their_logs(head, tmp_path, nodes):
     until(lambda: client.get_job_status(second) is JobStatus.RUNNING)
     shoal.shutdown()
     head.kill()
-    until(lambda: not os.path.exists(f"/proc/{int(pid.read_text())}"), "the script ends with the head's node")
+    until(lambda: not alive(int(pid.read_text())), "the script ends with the head's node")
     head.start()
 
     client = client_of(head)

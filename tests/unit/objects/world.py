@@ -10,6 +10,8 @@ from collections import deque
 from typing import Any
 from zlib import crc32
 
+import numpy as np
+
 from shoal.config import Config
 from shoal.ids import split_ids, tag_of
 from shoal.wire import messages as m
@@ -414,7 +416,8 @@ def singly(message: list[Any]) -> list[list[Any]]:
 
 def body(size: int, seed: int = 1) -> bytes:
     """Bytes that differ everywhere."""
-    return bytes((position * 31 + position // 251 + seed) % 251 for position in range(size))
+    position = np.arange(size)
+    return ((position * 31 + position // 251 + seed) % 251).astype(np.uint8).tobytes()
 
 
 def pinned(answers: list[list[Any]]) -> list[Any]:
