@@ -19,7 +19,7 @@ def bytes_of_objects():
     return shoal.memory_summary()["sealed"]
 
 
-def everything_came_back(limit_s=20.0):
+def everything_came_back(limit_s=60.0):
     """Wait until no object is left in the store, nor in any process's table of objects; says what is left and who keeps it."""
 
     def is_empty():

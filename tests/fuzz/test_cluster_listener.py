@@ -13,7 +13,7 @@ import socket
 
 import pytest
 
-from nodeclient import Client, Daemon, tell, until
+from nodeclient import WAIT_S, Client, Daemon, tell, until
 from shoal.config import Config
 from shoal.wire import auth
 from shoal.wire import messages as m
@@ -37,7 +37,7 @@ def shared(module_leaves_nothing):
             running.ready["address"], Identity(running.secret, "off", ""), node, heard.put, Config()
         )
         link.start()
-        link.wait_registered(20)
+        link.wait_registered(WAIT_S)
         yield running
         link.stop()
         heard.queue.clear()
@@ -70,7 +70,7 @@ def daemon(shared):
 
 def connect(daemon):
     host, _, port = daemon.data_address.rpartition(":")
-    sock = socket.create_connection((host, int(port)), 20)
+    sock = socket.create_connection((host, int(port)), WAIT_S)
     # As nodes do; else each second piece waits 40 ms for an acknowledgement.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     return sock

@@ -391,7 +391,7 @@ def test_the_daemon_is_killed(no_leaks, marks):
         with pytest.raises(NodeDiedError):
             call()
     with pytest.raises(NodeDiedError):
-        shoal.get(shoal.wait(refs, timeout=5)[0])
+        shoal.get(shoal.wait(refs, timeout=60)[0])
     shoal.init(num_cpus=1)  # a new one, without an explicit shutdown
     try:
         assert shoal.get(shoal.remote(lambda: 7).remote()) == 7

@@ -226,7 +226,7 @@ def test_a_head_without_a_data_directory_keeps_nothing(tmp_path, identity, monke
     )
     link.start()
     try:
-        link.wait_registered(5)
+        link.wait_registered(PATIENCE_S)
     finally:
         link.stop()
         server.stop()

@@ -140,7 +140,7 @@ def test_who_makes_a_bar_does_not_keep_the_screen_from_asking(monkeypatch, where
 
     def begin(*_collect):
         entered.set()
-        assert release.wait(10)
+        assert release.wait(60)
 
     def make():
         made.append(tqdm(total=1) if where == "made here" else module._joined(report, False))
@@ -148,8 +148,8 @@ def test_who_makes_a_bar_does_not_keep_the_screen_from_asking(monkeypatch, where
     monkeypatch.setattr(screen, "begin", begin)
     thread = threading.Thread(target=make)
     thread.start()
-    assert entered.wait(10)
-    free = module._reporter._lock.acquire(timeout=5)
+    assert entered.wait(60)
+    free = module._reporter._lock.acquire(timeout=30)
     release.set()
     thread.join()
     assert free

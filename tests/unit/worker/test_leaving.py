@@ -70,7 +70,7 @@ def test_callers_see_the_end_when_all_was_sent_to_them(connect):
         got = threads.submit(read_all, busy_end)
         sent, node = leave(connect, idle, busy)
         assert sent
-        assert len(got.result(10)) == 4_000_000
+        assert len(got.result(60)) == 4_000_000
     assert idle_end.recv(1) == b""
     assert node.sock.send(b"more") == 4, "the daemon hears more"
 
@@ -146,7 +146,7 @@ def test_that_all_has_arrived_on_another_machine_is_waited_for(connect, tcp, mon
         got = threads.submit(read_all, end)
         assert leave(connect, connection, arrival=True)[0]
         assert unacknowledged(connection) == 0
-        assert len(got.result(10)) == sent
+        assert len(got.result(60)) == sent
     connection.close()
     assert unacknowledged(connection) == 0
 
