@@ -378,6 +378,7 @@ class Executor:
             self._send_replies_locked()
 
     def _send_replies_locked(self) -> None:
+        self._tell_unfinished()  # before the lease can come back
         self.runtime.flush_seals()
         for peer in self._peers:
             replies = peer.replies
@@ -427,7 +428,7 @@ class Executor:
         return self._watch_replies(now)
 
     def _tell_unfinished(self) -> None:
-        """Between tasks: while it waits for tasks that it submitted, this process must not be ended for idling."""
+        """While it waits for tasks that it submitted, this process must not be ended for idling."""
         unfinished = bool(self.runtime.dispatch.tasks)
         if unfinished != self._told_unfinished:
             self._told_unfinished = unfinished
