@@ -72,6 +72,20 @@ def test_four_times_the_store_goes_in_and_comes_back(small):
     assert summary["disk"] >= summary["disk_live"] > 0
 
 
+def test_a_value_larger_than_the_store_has_another_way_out_than_dropping_refs(no_leaks):
+    start(_system_config={"spilling": False})
+    try:
+        with pytest.raises(
+            shoal.exceptions.ObjectStoreFullError,
+            match="can never be stored: the object store of this node has",
+        ) as raised:
+            shoal.put(np.zeros(2 * STORE, np.uint8))
+        assert "store the value in parts" in str(raised.value)
+        assert "drop refs" not in str(raised.value)
+    finally:
+        shoal.shutdown()
+
+
 def test_tasks_whose_arguments_fill_the_store_do_not_thrash(small):
     """Each task needs half of the store, and two run at a time; all objects together are four times the store."""
 

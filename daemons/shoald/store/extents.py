@@ -73,10 +73,7 @@ class Extents:
         wanted = max(least, round_up(checked_size(size_wanted)))
         capacity = ledger.allocator.capacity
         if least > capacity:
-            why = (
-                f"{bytes_text(least)} can never be stored: the object store of this node has {bytes_text(capacity)}. "
-                "Start the node with a larger --object-store-memory, or store the value in parts."
-            )
+            why = f"{bytes_text(least)} can never be stored: the object store of this node has {bytes_text(capacity)}"
             ledger.send(client, [m.ALLOC_FAILED, req, "never", why])
             return
         if self._grant(client, req, least, least if self.waiting else wanted):

@@ -58,7 +58,8 @@ _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file 
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
 
 
-_ERRORS: dict[str, type[ShoalError]] = {"disk": OutOfDiskError, "file": RatherAFileError}
+_ERRORS: dict[str, type[ShoalError]] = {"disk": OutOfDiskError}
+_NEXT_STEPS = {"never": "store the value in parts, or start the node with a larger object_store_memory"}
 
 
 class PinWaiter(Waiter):
@@ -234,7 +235,11 @@ class ClientStore:
                 raise RatherAFileError(f"no room for {bytes_text(size)} in the object store.", lent=message)
             if message[0] == m.ALLOC_FAILED:
                 self.extents.refused()
-                raise _ERRORS.get(message[2], ObjectStoreFullError)(message[3])
+                if message[2] == "file":
+                    raise RatherAFileError(message[3])
+                raise _ERRORS.get(message[2], ObjectStoreFullError)(
+                    message[3], next_step=_NEXT_STEPS.get(message[2], "")
+                )
             self._return(self.extents.add(message[2], message[3]))
             offset = self.extents.carve(size)
             self._ask_ahead()
