@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     Bytes: TypeAlias = NDArray[np.uint8]
 
 _ALIGNMENT = 64
-_STEP = (
-    4 * 1024**2
-)  # bytes of one pwrite; at a multiple of it the page cache gets its largest pieces, which cost a third later
+# Bytes of one pwrite. At multiples of it the page cache gets its largest pieces, whose pages cost a third when they are written
+# again after the kernel has written them to the disk.
+_STEP = 4 * 1024**2
 _KEPT_BYTES_MAX = 4 * 1024**3
 _MADV_DONTFORK = 10
 _MADV_POPULATE_WRITE = 23
@@ -117,9 +117,8 @@ def _map(fd: int) -> Bytes:
 
     window: Bytes = np.asarray(Pages(fd, writes=True))
     if _madvise is not None:
-        _madvise(
-            window.ctypes.data, window.size, _MADV_DONTFORK
-        )  # a child would keep removed files on the disk
+        # A child would keep removed files on the disk.
+        _madvise(window.ctypes.data, window.size, _MADV_DONTFORK)
     return window
 
 
