@@ -27,7 +27,7 @@ def test_more_than_the_capacity_is_refused_at_once() -> None:
     bench = Bench(capacity=64 * KIB)
     ((_, answer),) = bench.send(A, m.ALLOC, 3, 64 * KIB + 1, 0)
     assert answer[:3] == [m.ALLOC_FAILED, 3, "never"]
-    assert "--object-store-memory" in answer[3]
+    assert "the object store of this node has" in answer[3], "what to do about it is said by its client"
     assert bench.core.next_deadline() is None
 
 
