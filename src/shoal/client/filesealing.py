@@ -6,6 +6,7 @@ The daemon lends one at once when it is large, and else when it was refused room
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.client.roomwaits import waiting_for_room
@@ -15,6 +16,8 @@ from shoal.store.filewrites import FileWrite
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shoal.client.node import NodeLink
     from shoal.client.runtime import Runtime
     from shoal.serialization import Serialized
@@ -65,6 +68,17 @@ class FileSealer:
         if not self._node.answered(message[1], message):
             self.give_back(message)
 
+    @contextmanager
+    def given_back(self, full: ObjectStoreFullError) -> Iterator[None]:
+        """If the block raises, nobody will use the file that was lent with this refusal."""
+        try:
+            yield
+        except BaseException:
+            if isinstance(full, RatherAFileError) and full.lent is not None:
+                with self._runtime.lock:
+                    self.give_back(full.lent)
+            raise
+
     def give_back(self, lent: list[Any]) -> None:
         """A lent file is not wanted (lock held)."""
         self._table.to_node([m.FILE_RETURN, lent[2]])
@@ -101,11 +115,16 @@ class FileSealer:
         """
         runtime = self._runtime
         _, _, number, path = lent
-        writing = FileWrite(path, value)
 
         def give_back() -> None:
             with runtime.lock:
                 self.give_back(lent)
+
+        try:
+            writing = FileWrite(path, value)
+        except RuntimeError:  # there is no thread to be had
+            give_back()
+            raise
 
         patience_ms = runtime.config.spill_write_ms_max
         try:

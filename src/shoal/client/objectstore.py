@@ -47,10 +47,8 @@ if TYPE_CHECKING:
 _AHEAD = 0
 _IDLE_S = 0.5
 _FILES_IDLE_S = 10.0  # as long as spare files are kept
-_RESTS, _RESTS_WITH_FILES = (
-    9,
-    49,
-)  # times as long as a search for garbage took, when a file is to be had instead of room
+# Times as long as a search for garbage took, before the next one, when a file is to be had or was lent.
+_RESTS, _RESTS_WITH_FILES = 9, 49
 _CROWDED_S = 0.003  # room that is there takes a tenth of it
 _OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
@@ -100,9 +98,8 @@ class ClientStore:
         self.pin_waiters: dict[bytes, list[PinWaiter]] = {}
         self.pin_errors: dict[bytes, tuple[str, str]] = {}
         self.file_copies: dict[bytes, FileCopy] = {}
-        self.closed_files: deque[int] = (
-            deque()
-        )  # numbers: PINNED_IN_FILE named them, and nobody looks there now
+        # Numbers of files that PINNED_IN_FILE named, and that nobody looks at now.
+        self.closed_files: deque[int] = deque()
         self._unopened: dict[str, dict[bytes, FileCopy]] = {}  # small ones of `file_copies`, by path and id
         self._readers: set[PinWaiter] = set()
         self._small_max = config.inline_bytes_max
@@ -144,7 +141,8 @@ class ClientStore:
                 offset = self._room_for(size, or_file)
                 break
             except ObjectStoreFullError as full:
-                content_hash = content_hash or (value.content_hash() if hashed else b"")
+                with self.files.given_back(full):
+                    content_hash = content_hash or (value.content_hash() if hashed else b"")
                 file = [contained, flags & ~m.SEAL_PINNED, holder, callsite, content_hash]
                 try:
                     self.files.seal(object_id, value, file, full)
@@ -189,7 +187,8 @@ class ClientStore:
         try:
             return self._room_at_once(size, or_file)
         except RatherAFileError as error:
-            self._cycles.run(rests=_RESTS if error.lent is None else _RESTS_WITH_FILES)
+            with self.files.given_back(error):
+                self._cycles.run(rests=_RESTS if error.lent is None else _RESTS_WITH_FILES)
             if error.lent is not None or not (released or self.closed_views):
                 raise
         except (ObjectStoreFullError, OutOfDiskError):
