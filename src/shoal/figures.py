@@ -110,6 +110,7 @@ _OF_NODES: tuple[tuple[str, str, str, Values], ...] = (
     ("spilled_objects_total", "Objects spilled.", "", _store("spilled_objects")),
     ("restored_bytes_total", "Read back from spill files.", "", _store("restored")),
     ("restored_objects_total", "Objects restored.", "", _store("restored_objects")),
+    ("written_in_files_total", "Objects written to files by who made them.", "", _store("written_in_files")),
     ("read_in_files_total", "Objects read where they were spilled.", "", _store("read_in_files")),
     ("fetching_objects", "Being fetched from other nodes now.", "", _store("fetching")),
     ("fetches_total", "Objects fetched from other nodes.", "", _store("fetches")),

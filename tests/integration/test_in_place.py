@@ -47,6 +47,9 @@ def test_they_are_written_once_and_read_without_being_restored(files):
         assert is_array(shoal.get(ref), number)
     summary = shoal.memory_summary()
     assert summary["spilled_objects"] <= COUNT // 4, "hardly any was written by the daemon"
+    assert summary["written_in_files"] >= COUNT // 4
+    on_disk = summary["written_in_files"] + summary["spilled_objects"]
+    assert PART * on_disk < summary["disk_live"] < (PART + 4096) * on_disk, "all that is there was counted"
     assert summary["read_in_files"] >= COUNT // 4
     for _ in range(3):
         for number, ref in enumerate(refs):

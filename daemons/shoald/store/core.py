@@ -392,9 +392,9 @@ class StoreCore:
         (in files), disk_live (of objects that live), disk_spare (in files kept to be
         written over), disk_files. Also fragmentation (0 to 1), the number of
         objects, and counters since the start: allocs, seals, frees, pins, dedups, evictions, spilled and
-        restored (bytes, and with _objects), lost; fetches (objects that came from other nodes), fetch_joins (reads
-        that joined one), fetch_retries (sources replaced), fetched_bytes, fetched_from_relays (chunks), fetched_into_files,
-        served_bytes. spill_rate and restore_rate are bytes a second
+        restored (bytes, and with _objects), written_in_files and read_in_files (objects), lost; fetches (objects that
+        came from other nodes), fetch_joins (reads that joined one), fetch_retries (sources replaced), fetched_bytes,
+        fetched_from_relays (chunks), fetched_into_files, served_bytes. spill_rate and restore_rate are bytes a second
         while there was something to write or read.
         """
         return {**totals(self._ledger), **self.spills.totals()}

@@ -27,7 +27,8 @@ from shoald.store.objects import Client, StoredObject, Tombstones
 HELD, UNHELD, BORN, FREED = "hold", "release", "born", "freed"
 COUNTERS = (
     *("allocs", "seals", "frees", "pins", "dedups", "evictions"),
-    *("spilled", "spilled_objects", "restored", "restored_objects", "read_in_files", "lost"),
+    *("spilled", "spilled_objects", "restored", "restored_objects"),
+    *("written_in_files", "read_in_files", "lost"),
     *("fetches", "fetch_joins", "fetch_retries", "fetched_bytes", "fetched_from_relays"),
     *("fetched_into_files", "served_bytes"),
 )

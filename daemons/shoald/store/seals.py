@@ -229,6 +229,7 @@ class Seals:
         checked_size(checksum)
         unpinned = flags & ~m.SEAL_PINNED if type(flags) is int else flags
         self.seal(client, [m.SEAL, object_id, 0, size, contained, unpinned, *rest], now, (number, checksum))
+        self._ledger.counters["written_in_files"] += 1
 
     def alloc_file(self, client: Client, message: list[Any], now: float) -> None:
         """ALLOC_FILE: FILE_LENT, when the file is there, or ALLOC_FAILED."""

@@ -54,6 +54,7 @@ _COUNTS = (
     ("restored", "restored from disk"),
     ("restored_objects", "  objects"),
     ("restore_rate", "  a second, while there was something to read"),
+    ("written_in_files", "objects written to files by who made them, for lack of room"),
     ("read_in_files", "objects read where they were spilled, for lack of room"),
     ("lost", "objects lost, their spill file being damaged"),
     ("fetching", "being fetched from other nodes now"),

@@ -56,6 +56,7 @@ def test_who_would_have_others_written_writes_its_own_value(bench: Bench) -> Non
     assert (state(bench, X), state(bench, Y), state(bench, Z)) == ("sealed", "sealed", "spilled")
     assert not [effect for effect in take(bench) if isinstance(effect, Write)]
     assert bench.core.stats()["disk_live"] == LARGE
+    assert (bench.core.stats()["written_in_files"], bench.core.stats()["spilled"]) == (1, 0)
 
 
 def test_nor_is_anything_written_ahead_for_it() -> None:
