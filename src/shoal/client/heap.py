@@ -21,10 +21,8 @@ _LARGEST = 32 * 1024**2  # glibc does not go beyond by itself
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-_ACTIVE_S, _WINDOW_S = (
-    0.01,
-    0.5,
-)  # processor time that makes a process active, if it was used within that time
+# Processor time that makes a process active, if it was used within that time.
+_ACTIVE_S, _WINDOW_S = 0.01, 0.5
 _mallopt = libc.function("mallopt", ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _malloc_trim = libc.function("malloc_trim", ctypes.c_int, ctypes.c_size_t)
 
