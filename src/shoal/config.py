@@ -180,6 +180,8 @@ class Config:
     # Files without live objects that are kept to be written over: how long (0: none), and bytes; beyond, they go at once.
     spill_spare_ms: float = 10000.0
     spill_spare_bytes_max: int = 4 * GIB
+    # Large objects that their creators wrote to files are summed this long after, if they are still there; 0: by their creators.
+    spill_sum_after_ms: float = 2000.0
     # Spilling stops while more than this share of a disk is in use.
     spill_disk_used_max: float = 0.95
     # Files that one client may have to write objects into, for lack of memory; beyond, its connection is closed.

@@ -16,9 +16,10 @@ COUNT = 16  # twice the store
 
 
 @pytest.fixture
-def files(no_leaks, tmp_path):
+def files(no_leaks, tmp_path, request):
     """A session whose store is too small; the spill files that there are."""
     settings = {"spill_in_place_bytes_min": 4 * MIB, "spill_spare_ms": 3_600_000}
+    settings |= getattr(request, "param", {})
     shoal.init(
         num_cpus=2,
         object_store_memory=STORE,
@@ -145,3 +146,26 @@ def test_what_was_made_by_a_task_is_made_again(files):
             file.seek(PART // 2)
             file.write(b"something else")
     assert all(is_array(shoal.get(ref), number) for number, ref in enumerate(refs))
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [({"spill_sum_after_ms": 3_600_000}, "changed after"), ({"spill_sum_after_ms": 0}, "checksum")],
+    indirect=["files"],
+)
+def test_a_file_without_a_checksum_yet_is_no_less_safe(files, why):
+    large = 3 * PART  # such are summed later
+    refs = [shoal.put(np.full(large, number, np.uint8)) for number in range(6)]
+    assert shoal.memory_summary()["written_in_files"] >= 3
+    for path in files():
+        with path.open("r+b") as file:
+            file.seek(PART)
+            file.write(b"something else")
+    lost = 0
+    for number, ref in enumerate(refs):
+        try:
+            assert (shoal.get(ref) == number).all()
+        except ObjectLostError as error:
+            assert why in str(error)
+            lost += 1
+    assert lost >= 3

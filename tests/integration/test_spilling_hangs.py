@@ -275,13 +275,13 @@ def test_a_read_in_a_file_that_hangs_is_an_error_of_that_read_alone(no_leaks, tm
     answers = threading.Event()
     try:
         ref = shoal.put(array(1, 2 * STORE))
-        real = filecopies.checksums.checksum
+        real = filecopies.proofs.fits
 
-        def checksum(view):
+        def fits(*what):
             answers.wait()
-            return real(view)
+            return real(*what)
 
-        monkeypatch.setattr(filecopies.checksums, "checksum", checksum)
+        monkeypatch.setattr(filecopies.proofs, "fits", fits)
         text = rf"{tmp_path}/\S*\.spill, which has given nothing for 1 s"
         with pytest.raises(shoal.exceptions.OutOfDiskError, match=text):
             shoal.get(ref)
@@ -298,14 +298,14 @@ def test_why_tells_of_a_task_that_reads_in_a_file(no_leaks, tmp_path):
 
     @shoal.remote
     def read(refs):
-        real = filecopies.checksums.checksum
+        real = filecopies.proofs.fits
 
-        def checksum(view):
+        def fits(*what):
             while not answers.exists():
                 time.sleep(0.01)
-            return real(view)
+            return real(*what)
 
-        filecopies.checksums.checksum = checksum
+        filecopies.proofs.fits = fits
         return int(shoal.get(refs[0])[0])
 
     try:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.store.fakedisk import checksum_of, rewritten, rounded
+from tests.unit.store.fakedisk import checksum_of, fits, rewritten, rounded
 
-from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
+from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Sum, Write
 
 if TYPE_CHECKING:
     from tests.sim.daemons import Daemon
@@ -29,6 +29,7 @@ class Disk:
 
     Attributes:
         files: number → token by offset; `sizes`: bytes.
+        changes: number → how often it was damaged.
         room_bytes: how much all files may have.
         slowness: by which everything takes longer.
         fails_writes, fails_reads: every one of them is an error.
@@ -42,6 +43,7 @@ class Disk:
         self._spills = spills = daemon.store.spills
         self.files: dict[int, dict[int, Any]] = {}
         self.sizes: dict[int, int] = {}
+        self.changes: Counter[int] = Counter()
         self.room_bytes = UNLIMITED
         self.slowness = 1.0
         self.fails_writes = self.fails_reads = False
@@ -65,7 +67,7 @@ class Disk:
             return
         self._spills.outbox = []
         for effect in effects:
-            self._lanes[isinstance(effect, Read)].waiting.append(effect)
+            self._lanes[isinstance(effect, Read | Sum)].waiting.append(effect)
         for lane in self._lanes.values():
             self._start(lane)
 
@@ -95,6 +97,8 @@ class Disk:
             self.sizes.pop(effect.file, None)
         elif isinstance(effect, Read):
             self._read(effect)
+        elif isinstance(effect, Sum):
+            self._sum(effect)
         elif self.fails_writes:
             spills.write_failed(effect.file, False, "the disk is broken", self._daemon.now)
         elif self.is_full(_bytes_of(effect)):
@@ -137,12 +141,20 @@ class Disk:
             if obj is not None:
                 self._daemon.cluster.damaged.add(obj.id)
             self._spills.read_failed(effect.transfer, "it cannot be read: the disk is broken")
-        elif checksum_of(token) != effect.checksum:
+        elif not fits(effect.proof, token, self.changes[effect.file]):
             self._spills.read_failed(effect.transfer, "its checksum is not what it was")
         else:
             if obj is not None:
                 self.restored[obj.id] += 1
             self._spills.read_done(effect.transfer, 1.0)
+
+    def _sum(self, effect: Sum) -> None:
+        if self.fails_reads:
+            self._spills.sum_failed(effect.file, self._daemon.now)
+            return
+        token = self.files[effect.file][0]
+        is_same = fits(effect.proof, token, self.changes[effect.file])
+        self._spills.summed(effect.file, checksum_of(token) if is_same else None)
 
     def _rewrite(self, effect: Rewrite) -> None:
         self.files[effect.file], intact = rewritten(self.files[effect.source], effect)
@@ -153,6 +165,7 @@ class Disk:
     def damage(self, file: int) -> None:
         """What is in a file is something else now."""
         self.troubled = True
+        self.changes[file] += 1
         content = self.files[file]
         for token in content.values():
             self._daemon.cluster.damaged.add(token[0] if type(token) is tuple else token)
@@ -178,6 +191,6 @@ class _Lane:
 def _bytes_of(effect: Effect) -> int:
     if isinstance(effect, Remove):
         return 0
-    if isinstance(effect, Read | Lend):
+    if isinstance(effect, Read | Sum | Lend):
         return rounded(effect.size)
     return sum(rounded(part[1]) for part in effect.parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.store.fakedisk import checksum_of
+from tests.unit.store.fakedisk import checksum_of, fits, time_proof
 
 from shoal.ids import split_ids
 from shoal.store.extents import ExtentLeases
@@ -188,7 +188,9 @@ class Storage:
         disk.files[number] = {0: writing.token}
         inner = b"".join(writing.contained)
         rest = [writing.id, writing.size, inner, writing.flags, writing.holder, "sim", b""]
-        self._table.to_node([m.SEAL_IN_FILE, number, checksum_of(writing.token), *rest])
+        # One that is not summed yet, every other time.
+        proof = time_proof(disk.changes[number]) if writing.id[-1] & 1 else checksum_of(writing.token)
+        self._table.to_node([m.SEAL_IN_FILE, number, proof, *rest])
         writing.then("")
 
     def _return(self, ranges: list[tuple[int, int]]) -> None:
@@ -250,15 +252,16 @@ class Storage:
         self._tell(object_id)
 
     def _pinned_in_file(self, message: list[Any]) -> None:
-        _, _, object_id, path, offset, _, flags, checksum, number = message
+        _, _, object_id, path, offset, _, flags, proof, number = message
         self._table.to_node([m.FILE_RETURN, number, 1])  # what is read is not looked at any longer
-        content = self._process.daemon.disk.files.get(int(path))
+        disk = self._process.daemon.disk
+        content = disk.files.get(int(path))
         if content is None and object_id not in self._again:
             self._again.add(object_id)
             self._table.to_node([m.PIN, 0, object_id, *self._table.stamp_now(), m.PRIORITY_GET])
             return
         self._again.discard(object_id)
-        if content is None or checksum_of(content.get(offset)) != checksum:
+        if content is None or not fits(proof, content.get(offset), disk.changes[int(path)]):
             assert content is None or object_id in self._process.cluster.damaged, object_id.hex()
             self._table.to_node([m.FILE_DAMAGED, object_id, path, "its checksum is not what it was"])
             self._table.to_node([m.PIN, 0, object_id, *self._table.stamp_now(), m.PRIORITY_GET])

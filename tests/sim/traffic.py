@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.store.fakedisk import checksum_of
+from tests.unit.store.fakedisk import checksum_of, fits
 
 from shoal.ids import node_tag, tag_of
 from shoald.objects.pulls import GONE, UNREACHED, UNWRITTEN
@@ -105,9 +105,9 @@ class Traffic:
                 offset += size
             return True
         size = copy.place(chunk)[1]
-        path, at, checksum = copy.file
+        path, at, proof = copy.file
         token = source.disk.files.get(int(path), {}).get(at)
-        if checksum_of(token) != checksum:
+        if not fits(proof, token, source.disk.changes[int(path)]):
             return False
         region.put(offset, size, token if not chunk else None)
         return True
@@ -118,9 +118,9 @@ class Traffic:
         assert source.region is not None
         if copy.file is None:
             return source.region.get(copy.places(chunk)[0][0])
-        path, at, checksum = copy.file
+        path, at, proof = copy.file
         token = source.disk.files.get(int(path), {}).get(at)
-        return token if checksum_of(token) == checksum else None
+        return token if fits(proof, token, source.disk.changes[int(path)]) else None
 
     def sum(self, effect: Sum) -> None:
         """A file that was received is read through."""

@@ -25,7 +25,7 @@ class Copy:
         size, chunk: bytes, in all and of each chunk but the last.
         chunks: how many there are, one at least; all: every chunk's bit.
         offset: where it lies in this node's region; -1 while there is no room for it.
-        file: (path, offset, checksum) if it is read where it was spilled, for lack of room; `offset` is 0 then.
+        file: (path, offset, proof) if it is read where it was spilled, for lack of room; `offset` is 0 then.
         mapped: that file, by the thread that read it first.
         spans: (offset, size) of the parts of its one chunk, if they lie in several places: of a parcel, at its source.
         have: the chunks that are here, a bit each.

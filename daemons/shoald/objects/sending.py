@@ -184,12 +184,12 @@ class DataServer:
         return pieces.HERE, found.copy.sums.setdefault(found.chunk, checksum)
 
     def _map(self, copy: Copy) -> memoryview | None:
-        """The bytes of a copy that lies in a spill file, compared with their checksum once; None if they are not there."""
+        """The bytes of a copy that lies in a spill file, whose proof is looked at once; None if they are not there."""
         assert copy.file is not None
         found = copy.mapped
         if found is None:
-            path, start, checksum = copy.file
-            found = FileCopy(path, start, copy.size, 0, checksum)
+            path, start, proof = copy.file
+            found = FileCopy(path, start, copy.size, 0, proof)
             try:
                 found.open(None)  # if it hangs, readers turn to other nodes
             except FileNotFoundError:

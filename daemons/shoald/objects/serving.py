@@ -256,13 +256,13 @@ class ServeCore:
         """No room can be made for it: this reader gets it out of the file. Nothing is pinned; a file that is rewritten before
         it was opened is not there, and the reader asks again.
         """
-        _, req, object_id, path, offset, size, _, checksum, _ = message
+        _, req, object_id, path, offset, size, _, proof, _ = message
         ticket = self.tickets.get((node, req))
         obj = self._stored(object_id)
         if ticket is None or ticket.copy is not None or obj is None:
             return
         copy = Copy(object_id, obj.copy, size, chunk_bytes(size, self._config), 0)
-        copy.file = path, offset, checksum
+        copy.file = path, offset, proof
         copy.have = copy.all
         self._grant(ticket, copy, obj)
 

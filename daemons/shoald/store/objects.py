@@ -97,19 +97,19 @@ class DiskCopy:
             with it the object).
         file: where it lies; None when LOST.
         offset: where in the file, bytes.
-        checksum: of the object's bytes, once written.
+        proof: of the object's bytes, once written (see `shoal.store.proofs`).
         reason: why it is LOST, for people.
         has_come_back: it was read back at least once.
         was_read_in_place: a client was told to read it in its file instead.
     """
 
-    __slots__ = ("checksum", "file", "has_come_back", "offset", "reason", "state", "was_read_in_place")
+    __slots__ = ("file", "has_come_back", "offset", "proof", "reason", "state", "was_read_in_place")
 
     def __init__(self, file: SpillFile, offset: int) -> None:
         self.state = WRITING
         self.file: SpillFile | None = file
         self.offset = offset
-        self.checksum = 0
+        self.proof = 0
         self.reason = ""
         self.has_come_back = self.was_read_in_place = False
 
@@ -127,7 +127,7 @@ class SpillFile:
         live: the objects in it that have not been freed, by id, each with its offset in the file.
         live_bytes: what they take of it.
         ready: it was written, and is not being rewritten.
-        reads: transfers out of it under way.
+        reads: transfers out of it under way, or a sum of it.
         shunned: rewriting it failed.
         over: the number of the spare file that it is written over; 0: of none.
         is_cached: it was written through this machine's page cache.

@@ -174,7 +174,7 @@ class Restores:
             self._pins.answer(group.client, req, obj)
         elif copy is not None and copy.state in {ON_DISK, READING}:
             path, number = self._spills.tell(obj, group.client)
-            place = [path, copy.offset, obj.size, obj.flags, copy.checksum, number]
+            place = [path, copy.offset, obj.size, obj.flags, copy.proof, number]
             self._ledger.send(group.client, [m.PINNED_IN_FILE, req, obj.id, *place])
             self._ledger.counters["read_in_files"] += 1
         else:

@@ -48,7 +48,7 @@ class Seals:
     ) -> None:
         """SEAL: the object is there, and whoever waited for it is answered.
 
-        ``in_file``: (number of a lent file, checksum), and the message's offset means nothing. ``made``: an object and who is to
+        ``in_file``: (number of a lent file, proof), and the message's offset means nothing. ``made``: an object and who is to
         hold it, instead of a message; ``taken``: its memory is no longer leased to the client.
         """
         ledger = self._ledger
@@ -224,11 +224,12 @@ class Seals:
 
     def seal_in_file(self, client: Client, message: list[Any], now: float) -> None:
         """SEAL_IN_FILE: an object is there, in a file that was lent to its creator."""
-        number, checksum, object_id, size, contained, flags, *rest = fields(message, 9)
+        number, proof, object_id, size, contained, flags, *rest = fields(message, 9)
         checked_size(number)
-        checked_size(checksum)
+        if type(proof) is not int:
+            raise ProtocolError("a proof is a number")
         unpinned = flags & ~m.SEAL_PINNED if type(flags) is int else flags
-        self.seal(client, [m.SEAL, object_id, 0, size, contained, unpinned, *rest], now, (number, checksum))
+        self.seal(client, [m.SEAL, object_id, 0, size, contained, unpinned, *rest], now, (number, proof))
         self._ledger.counters["written_in_files"] += 1
 
     def alloc_file(self, client: Client, message: list[Any], now: float) -> None:

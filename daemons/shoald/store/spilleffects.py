@@ -20,15 +20,25 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read from a file into the region at ``target`` and compare the checksum; then `read_done`."""
+    """Read from a file into the region at ``target`` and look at the proof; then `read_done`."""
 
     transfer: int
     file: int
     directory: int
     offset: int
     size: int
-    checksum: int
+    proof: int
     target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Make the checksum of the ``size`` bytes that a file begins with, which its time proves; then `summed`."""
+
+    file: int
+    directory: int
+    size: int
+    proof: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +70,4 @@ class Lend:
     over: int = 0
 
 
-Effect = Lend | Write | Read | Rewrite | Remove
+Effect = Lend | Write | Read | Sum | Rewrite | Remove

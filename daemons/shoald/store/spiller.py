@@ -21,10 +21,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.store import proofs
 from shoal.store.checksums import half, joined
 from shoald.store.allocator import PAGE, round_up
 from shoald.store.spilldirs import Damaged, Directory, directory
-from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
+from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Sum, Write
 from shoald.store.summing import Summing
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Spiller:
         if self._bytes is None:
             self._bytes = memoryview(mmap.mmap(self._region.write_fd, self._region.capacity))
         for effect in effects:
-            lanes = self._readers if isinstance(effect, Read) else self._writers
+            lanes = self._readers if isinstance(effect, Read | Sum) else self._writers
             lanes[effect.directory].put(lambda effect=effect: self._carry_out(effect))  # type: ignore[misc]
 
     def prepare(self) -> None:
@@ -155,7 +156,7 @@ class Spiller:
 
     def _event_of(self, effect: Effect) -> Callable[[], None] | None:
         try:
-            problem = self._prepare(effect.directory, anew=not isinstance(effect, Read | Remove))
+            problem = self._prepare(effect.directory, anew=not isinstance(effect, Read | Sum | Remove))
             if problem is not None:
                 raise problem
             started = time.monotonic()
@@ -170,6 +171,10 @@ class Spiller:
             if isinstance(effect, Lend):
                 self._directories[effect.directory].make(effect.file, effect.size, effect.over)
                 return lambda: self._spills.made(effect.file, effect.directory)
+            if isinstance(effect, Sum):
+                path = self._directories[effect.directory].locate(effect.file)
+                checksum = proofs.sum_of(path, effect.size, effect.proof)
+                return lambda: self._spills.summed(effect.file, checksum)
             if isinstance(effect, Rewrite):
                 intact = self._rewrite(effect)
                 return lambda: self._spills.rewrote(effect.file, intact)
@@ -187,6 +192,8 @@ class Spiller:
             why = str(error)
         if isinstance(effect, Read):
             return lambda: self._spills.read_failed(effect.transfer, f"that cannot be read: {why}")
+        if isinstance(effect, Sum):
+            return lambda: self._spills.sum_failed(effect.file, self._loop.now())
         if isinstance(effect, Remove):
             return None  # it goes with the directory, at the latest
         full = isinstance(error, OSError) and error.errno in _FULL
@@ -234,9 +241,16 @@ class Spiller:
         checksum = self._read_into(
             effect.directory, effect.file, effect.offset, into, effect.target % PAGE == 0
         )
-        if checksum != effect.checksum:
-            where = self._directories[effect.directory].path
-            raise Damaged(f"file {effect.file} in {where} is damaged (its checksum is not what it was)")
+        where = self._directories[effect.directory]
+        if effect.proof >= 0:
+            if checksum != effect.proof:
+                raise Damaged(
+                    f"file {effect.file} in {where.path} is damaged (its checksum is not what it was)"
+                )
+        elif not proofs.fits(effect.proof, into, where.locate(effect.file)):
+            raise Damaged(
+                f"file {effect.file} in {where.path} is damaged (it was changed after it had been written)"
+            )
 
     def _read_into(
         self, directory: int, file: int, offset: int, into: memoryview, aligned: bool = False

@@ -11,7 +11,7 @@ for as long as the object lives: a restored object that must go again costs no s
 A read from a directory that hangs is given up after config.spill_read_ms_max: LOST, but if it ends after all the object is back
 in the region, also if its record has gone meanwhile (`Ledger.returning`). Its extent stays taken until then.
 
-Effects go into `outbox`: `Lend`, `Write`, `Read`, `Rewrite` and `Remove`; the shell answers all but the last with
+Effects go into `outbox`: `Lend`, `Write`, `Read`, `Sum`, `Rewrite` and `Remove`; the shell answers all but the last with
 one event each, in any order. Objects that die meanwhile are forgotten at once; only the extent that is being read into
 stays taken until the shell is done with it.
 
@@ -41,6 +41,7 @@ from shoald.store.objects import LOST, ON_DISK, READING, WRITING, Client, DiskCo
 from shoald.store.readings import LateReads, Reading
 from shoald.store.spares import Spares
 from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
+from shoald.store.sums import Sums
 
 
 class Spills:
@@ -67,6 +68,7 @@ class Spills:
         self.disks = Disks(directories, ledger.config)
         self.readers = FileReaders()
         self._spares = Spares(ledger.config, self.readers)
+        self._sums = Sums(ledger.config)
         self._numbers = 0
         self._transfers = 0
         # File → to whom, the number of the request, and whether that was for room.
@@ -141,7 +143,7 @@ class Spills:
             if copy is None or copy.file is not file:
                 continue  # freed meanwhile
             copy.state = ON_DISK
-            copy.checksum = checksum
+            copy.proof = checksum
             counters["spilled"] += obj.size
             counters["spilled_objects"] += 1
             self.written.append(obj)
@@ -218,7 +220,10 @@ class Spills:
         )
 
     def check_disks(self, now: float) -> None:
-        """Notice directories that hang, find who waits for them another one, and remove spare files. Once a turn."""
+        """Notice directories that hang, find who waits for them another one, remove spare files, have others summed.
+
+        Once a turn.
+        """
         for number in self.disks.late(now):
             if -number in self.reading:
                 self._late.add(-number, self.reading[-number], now)
@@ -236,6 +241,7 @@ class Spills:
             self._give_up(reading, now)
         self.disks.try_those_that_give_back(now)
         self._remove_all(self._spares.expired(now))
+        self.outbox += self._sums.due(now)
 
     def _move(self, file: SpillFile, now: float) -> None:
         """Have what is on its way to a directory that hangs written to another one, but not on and on: all may just be slow."""
@@ -248,7 +254,7 @@ class Spills:
 
     def next_deadline(self) -> float | None:
         """When `check_disks` has something to do."""
-        deadlines = (self.disks.next_deadline(), self._spares.next_deadline(), self._late.next_deadline())
+        deadlines = [each.next_deadline() for each in (self.disks, self._spares, self._late, self._sums)]
         return min((at for at in deadlines if at is not None), default=None)
 
     def describe(self, now: float) -> list[str]:
@@ -274,7 +280,7 @@ class Spills:
             raise ProtocolError(f"file {number} was not lent to this client")
         self.disks.stall(number, self.files[number].directory, since)
 
-    def seal_in(self, client: Client, obj: StoredObject, number: int, checksum: int) -> None:
+    def seal_in(self, client: Client, obj: StoredObject, number: int, proof: int) -> None:
         """A lent file has this object now. Raises ProtocolError unless it was lent to the client, and is as long."""
         if round_up(obj.size) != (self.files[number].size if number in client.files else -1):
             raise ProtocolError(f"file {number} was not lent for {obj.size} bytes to this client")
@@ -284,9 +290,11 @@ class Spills:
         obj.offset = -1
         obj.disk = DiskCopy(file, 0)
         obj.disk.state = ON_DISK
-        obj.disk.checksum = checksum
+        obj.disk.proof = proof
         self._put(file, obj)
         file.ready = True
+        if proof < 0:
+            self._sums.add(file, proof, obj.sealed_at)
 
     def drop(self, client: Client) -> None:
         """The client is gone: files that it was lent go, and it reads none any more."""
@@ -320,9 +328,7 @@ class Spills:
         self.reading[self._transfers] = Reading(obj, file, target)
         self._ledger.restoring_bytes += obj.allocated
         self.disks.begin(-self._transfers, file.directory, now, self._ledger.config.spill_stall_ms)
-        effect = Read(
-            self._transfers, file.number, file.directory, copy.offset, obj.size, copy.checksum, target
-        )
+        effect = Read(self._transfers, file.number, file.directory, copy.offset, obj.size, copy.proof, target)
         self.outbox.append(effect)
 
     def read_done(self, transfer: int, seconds: float) -> None:
@@ -403,6 +409,25 @@ class Spills:
             self.forget(obj)
         else:
             self._lose(obj, f"that is damaged: {why}")
+
+    def summed(self, number: int, checksum: int | None) -> None:
+        """The checksum of the object in a file; None: somebody has changed the file since it was written."""
+        file = self._sums.ended(number)
+        for obj, _ in list(file.live.values()):
+            assert obj.disk is not None
+            if checksum is not None:
+                obj.disk.proof = checksum
+            else:
+                self.damaged(obj, self.path(obj), "it was changed after it had been written")
+        self._tidy(file)
+
+    def sum_failed(self, number: int, now: float) -> None:
+        """A file could not be read: who wants its object will find out why. Tried again later."""
+        file = self._sums.ended(number)
+        for obj, _ in file.live.values():
+            assert obj.disk is not None
+            self._sums.add(file, obj.disk.proof, now)
+        self._tidy(file)
 
     def path(self, obj: StoredObject) -> str:
         """Of the file that has a whole copy of the object; "" if clients cannot map it."""
@@ -497,13 +522,14 @@ class Spills:
         for obj in objects:
             assert obj.disk is not None
             self._put(file, obj)
-            parts.append((obj.disk.offset, obj.size, obj.disk.checksum))
+            parts.append((obj.disk.offset, obj.size, obj.disk.proof))
         source.ready = False
         self._rewriting[file.number] = source, file, objects
         self.outbox.append(Rewrite(file.number, file.directory, source.number, tuple(parts)))
 
     def _remove(self, file: SpillFile, gives_back: bool = True) -> None:
         del self.files[file.number]
+        self._sums.forget(file)
         if self.full or not self._spares.keep(file):
             self._remove_all([file])
             if self.full and gives_back:
@@ -558,7 +584,8 @@ class Spills:
             assert file.live_bytes <= file.size, file.number
             assert file.live or not file.ready or file.reads, "an empty file is kept"
             assert (file.number in self._lent) <= (not file.ready and not file.live)
-            assert file.reads == sum(1 for reading in self.reading.values() if reading.file is file)
+            reads = [reading.file for reading in self.reading.values()] + self._sums.under_way()
+            assert file.reads == reads.count(file)
         self.readers.validate()
         assert self.writing_bytes == sum(obj.allocated for each in self._writing.values() for obj in each)
 

@@ -49,19 +49,19 @@ class FileSealer:
         ``rest``: what SEAL_IN_FILE ends with.
         """
         stalled: list[str] = []
-        checksum: int | None = None
+        proof: int | None = None
         lent = full.lent if isinstance(full, RatherAFileError) else None
-        while checksum is None:
+        while proof is None:
             message = lent or self._lent_file(value.size, full, stalled)
             lent = None
-            checksum = self._write_file(message, value, full)
-            if checksum is None:
+            proof = self._write_file(message, value, full)
+            if proof is None:
                 patience_s = self._runtime.config.spill_write_ms_max / 1000
                 stalled.append(
                     f"{message[3]} has taken nothing for {patience_s:g} s (does its file system hang?)"
                 )
         with self._runtime.lock:
-            self._table.to_node([m.SEAL_IN_FILE, message[2], checksum, object_id, value.size, *rest])
+            self._table.to_node([m.SEAL_IN_FILE, message[2], proof, object_id, value.size, *rest])
 
     def lent(self, message: list[Any]) -> None:
         """FILE_LENT: a file to write an object into."""
@@ -109,7 +109,7 @@ class FileSealer:
         return message
 
     def _write_file(self, lent: list[Any], value: Serialized, full: ObjectStoreFullError) -> int | None:
-        """Write a value to a lent file; its checksum, or None if the file system hangs. Raises OutOfDiskError.
+        """Write a value to a lent file; the proof, or None if the file system hangs. Raises OutOfDiskError.
 
         A file whose write has not ended is returned when that has.
         """
@@ -121,7 +121,7 @@ class FileSealer:
                 self.give_back(lent)
 
         try:
-            writing = FileWrite(path, value)
+            writing = FileWrite(path, value, runtime.config.spill_sum_after_ms > 0)
         except RuntimeError:  # there is no thread to be had
             give_back()
             raise
@@ -139,7 +139,7 @@ class FileSealer:
             writing.then(give_back)
             return None
         if writing.error is None:
-            return writing.checksum
+            return writing.proof
         give_back()
         if isinstance(writing.error, OSError):
             raise OutOfDiskError(f"{full.message} {path}: {writing.error.strerror}") from writing.error

@@ -392,13 +392,13 @@ class ClientStore:
 
     def pinned_in_file(self, message: list[Any]) -> None:
         """PINNED_IN_FILE: an object can be read, though not in the region; by those who have asked."""
-        _, _, object_id, path, offset, size, flags, checksum, number = message
+        _, _, object_id, path, offset, size, flags, proof, number = message
         use = FileUse(number, self.closed_files)
         waiters = self.pin_waiters.get(object_id, ())
         if waiters:
             known = self._known_copy(object_id)
             small = size <= self._small_max
-            copy = self.file_copies[object_id] = FileCopy(path, offset, size, flags, checksum, small, use)
+            copy = self.file_copies[object_id] = FileCopy(path, offset, size, flags, proof, small, use)
             copy.waiters = len(waiters) + (known.waiters if known is not None else 0)
             if small:
                 self._unopened.setdefault(path, {})[object_id] = copy

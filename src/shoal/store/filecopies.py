@@ -1,9 +1,9 @@
 """Objects that are read in files, because the region has no room for them; `filewrites` writes them.
 
 The mapping is read-only and shared, so the page cache is what is read; it stays valid when the daemon removes the
-file, for as long as a view over it lives. The checksum is compared when it is opened. A process has a thousand descriptors,
-often, and some ten thousand mappings: so there is one mapping of a file, which keeps no descriptor (`mmap.mmap` does), and small
-objects are copied instead, all that are wanted of one file together.
+file, for as long as a view over it lives. That it is what was written is made sure of when it is opened (`proofs`). A process
+has a thousand descriptors, often, and some ten thousand mappings: so there is one mapping of a file, which keeps no descriptor
+(`mmap.mmap` does), and small objects are copied instead, all that are wanted of one file together.
 
 Where a file system hangs, nothing can make a thread that reads or writes there come back; so files are opened, looked through
 and written by threads of their own, which can be left behind. What is not bounded is the touch of a page of a view that the
@@ -22,7 +22,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal import libc
-from shoal.store import checksums
+from shoal.store import checksums, proofs
 from shoal.wakeup import bells, ring
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class FileCopy:
     Args:
         path, offset: where it is; size: bytes.
         flags: SEAL_* bits.
-        checksum: of its bytes, as in `checksums`.
+        proof: of its bytes, as in `proofs`; a checksum if it is small.
         small: it is copied when it is opened, and not mapped.
         use: what keeps the daemon from having the file written over.
 
@@ -54,7 +54,7 @@ class FileCopy:
     """
 
     __slots__ = (
-        "_checksum",
+        "_proof",
         "_small",
         "capacity",
         "flags",
@@ -73,13 +73,13 @@ class FileCopy:
         offset: int,
         size: int,
         flags: int,
-        checksum: int,
+        proof: int,
         small: bool = False,
         use: FileUse | None = None,
     ) -> None:
         self.path = path
         self.use = use
-        self._checksum = checksum
+        self._proof = proof
         self._small = small
         self.offset = offset
         self.size = size
@@ -128,13 +128,18 @@ class FileCopy:
             return
         mapping = self._mapped()
         view = mapping[self.offset : self.offset + self.size]
-        if len(view) < self.size or checksums.checksum(view) != self._checksum:
+        if len(view) < self.size or not proofs.fits(self._proof, view, self.path):
             raise self._damage()
         self.capacity = len(mapping)
         self.mapping = mapping
 
     def _damage(self) -> ValueError:
-        return ValueError(f"{self.path} is damaged (its checksum is not what it was)")
+        how = (
+            "its checksum is not what it was"
+            if self._proof >= 0
+            else "it was changed after it had been written"
+        )
+        return ValueError(f"{self.path} is damaged ({how})")
 
     def _mapped(self) -> memoryview:
         pages = _mapped.get(self.path)
@@ -148,7 +153,7 @@ class FileCopy:
         def read(fd: int) -> None:
             for copy in (self, *others):
                 content = os.pread(fd, copy.size, copy.offset) if copy.mapping is None else b""
-                if len(content) == copy.size and checksums.checksum(memoryview(content)) == copy._checksum:
+                if len(content) == copy.size and checksums.checksum(memoryview(content)) == copy._proof:
                     copy._has(content)
 
         self._from_file(read)

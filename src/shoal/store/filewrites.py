@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from shoal import libc
 from shoal.parallel import BYTES_MIN
-from shoal.store import checksums
+from shoal.store import checksums, proofs
 from shoal.store.copying import copy_large
 from shoal.store.filecopies import FileWork, Pages
 
@@ -40,8 +40,12 @@ _MADV_POPULATE_WRITE = 23
 _madvise = libc.function("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
-def write_copy(path: str, value: Serialized) -> int:
-    """Write a value into a file that was made for it; the checksum. Raises OSError, also if the disk is full."""
+def write_copy(path: str, value: Serialized, sum_later: bool = False) -> int:
+    """Write a value into a file that was made for it.
+
+    Returns the proof that it is there, see `proofs`; ``sum_later``: its checksum need not be known yet.
+    Raises OSError, also if the disk is full.
+    """
     size = -(-value.size // _ALIGNMENT) * _ALIGNMENT or _ALIGNMENT
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -52,9 +56,11 @@ def write_copy(path: str, value: Serialized) -> int:
         value.write_into(window, _into(fd, window) if is_new else copy_large)
         if is_new and _madvise is not None:
             _madvise(window.ctypes.data, size, _MADV_POPULATE_WRITE)  # for the next time
-        checksum = checksums.checksum(window[: value.size].data)
+        proof = proofs.by_time(fd) if sum_later and value.size >= proofs.BYTES_MIN else None
+        if proof is None:
+            proof = checksums.checksum(window[: value.size].data)
         windows.keep(fd, window)
-        return checksum
+        return proof
     finally:
         os.close(fd)
 
@@ -141,13 +147,13 @@ class FileWrite(FileWork):
     """`write_copy`, as such a work.
 
     Attributes:
-        checksum: of what was written, once it has ended without an error.
+        proof: that it was written, once it has ended without an error.
     """
 
-    def __init__(self, path: str, value: Serialized) -> None:
-        self.checksum = 0
+    def __init__(self, path: str, value: Serialized, sum_later: bool = False) -> None:
+        self.proof = 0
 
         def write() -> None:
-            self.checksum = write_copy(path, value)
+            self.proof = write_copy(path, value, sum_later)
 
         super().__init__(write)

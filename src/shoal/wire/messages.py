@@ -42,7 +42,8 @@ PIN_TOGETHER = 22  # [[id, stamp proc, stamp number, id, …], priority]: PINNED
 ALLOC_FILE = 23  # [req, size]: after ALLOC_FAILED → FILE_LENT | ALLOC_FAILED. A file for one object, for lack of memory
 FILE_RETURN = 24  # [number]: a lent file that will not be used
 #   [number, times]: one that PINNED_IN_FILE has named so often: no part of it is mapped any more
-SEAL_IN_FILE = 25  # [number, checksum, id, size, contained ids, flags, holder proc, callsite, content hash]: as SEAL, of a lent file
+SEAL_IN_FILE = 25  # [number, proof, id, size, contained ids, flags, holder proc, callsite, content hash]: as SEAL, of a lent file
+#   proof: a checksum, or below zero the file's time (store.proofs)
 UNEXPECT = 26  # [ids]: announced by the sender (EXPECT), and sealed on a node that died: if it did not say so, it never will
 FILE_DAMAGED = 27  # [id, path, why]: what PINNED_IN_FILE named is not what was written; the sender asks for the object again
 SEAL_RUN = 28  # [ids, offset, sizes, flags, holder proc, callsites]: SEAL of several that contain nothing, one after the other from
@@ -114,7 +115,7 @@ PINNED = 115  # [req, id, offset, size, flags]
 PINNED_MANY = 112  # [ids, offsets, sizes, flags]: as many PINNED with req 0, of what came together
 PIN_FAILED = 116  # [req, id, kind "lost"|"freed"|"owner_died"|"full"|"disk"|"unrecoverable", message]
 FILE_LENT = 113  # [req, number, path]: a file to write one object into; what it has is of no use
-PINNED_IN_FILE = 114  # [req, id, path, offset, size, flags, checksum, number]: it can be read in this file, for lack of room → FILE_RETURN
+PINNED_IN_FILE = 114  # [req, id, path, offset, size, flags, proof, number]: it can be read in this file, for lack of room → FILE_RETURN
 UNPIN_RECALL = 117  # [ids]: unpin them as soon as no view lives (at once for cached pins)
 EXTENT_RECALL = 118  # []: return unused leased extents
 AVAILABLE = 119  # [id, size, flags, error message or ""]

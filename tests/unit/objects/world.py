@@ -190,7 +190,7 @@ class Node:
                 content = self.files[f"/{effect.directory}/{effect.file}"]
                 found = content[effect.offset : effect.offset + effect.size]
                 self.region[effect.target : effect.target + effect.size] = found
-                assert crc32(found) == effect.checksum
+                assert crc32(found) == effect.proof
                 spills.read_done(effect.transfer, 1.0)
             elif self.disk_full:
                 spills.write_failed(effect.file, True, "the disk is full", self.world.now)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
+from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Sum, Write
 from shoald.store.spills import Spills
 
 
 def checksum_of(token: Any) -> int:
     """A checksum as the shell's: never negative."""
     return hash(token) & 2**64 - 1
+
+
+def time_proof(changes: int) -> int:
+    """The proof of a file by its time, which is known by how often somebody has changed it."""
+    return -1 - changes
+
+
+def fits(proof: int, token: Any, changes: int) -> bool:
+    """As the shell's (`shoal.store.proofs`)."""
+    return (checksum_of(token) if proof >= 0 else time_proof(changes)) == proof
 
 
 def rounded(size: int) -> int:
@@ -57,6 +68,7 @@ class FakeDisk:
         self._region = region
         self.pending: list[Effect] = []
         self.files: dict[int, dict[int, Any]] = {}
+        self.changes: Counter[int] = Counter()  # file → how often it was damaged
 
     def take(self) -> None:
         """Fetch the core's effects; what needs no answer is done at once."""
@@ -72,6 +84,8 @@ class FakeDisk:
         effect = self.pending.pop(index)
         if isinstance(effect, Read):
             self._read(effect, fault)
+        elif isinstance(effect, Sum):
+            self._sum(effect, fault, now)
         elif isinstance(effect, Lend) and not fault:
             self.files[effect.file] = self.files.pop(effect.over, {})
             self._spills.made(effect.file, effect.directory)
@@ -87,6 +101,7 @@ class FakeDisk:
 
     def damage(self, file: int) -> None:
         """What is in a file is something else now."""
+        self.changes[file] += 1
         self.files[file] = dict.fromkeys(self.files[file], "damaged")
 
     def _write(self, effect: Write) -> None:
@@ -103,10 +118,18 @@ class FakeDisk:
     def _read(self, effect: Read, fault: str) -> None:
         token = self.files[effect.file].get(effect.offset)
         self._region.put(effect.target, effect.size, token)
-        if fault or checksum_of(token) != effect.checksum:
+        if fault or not fits(effect.proof, token, self.changes[effect.file]):
             self._spills.read_failed(effect.transfer, "the file is damaged")
         else:
             self._spills.read_done(effect.transfer, 1.0)
+
+    def _sum(self, effect: Sum, fault: str, now: float) -> None:
+        if fault:
+            self._spills.sum_failed(effect.file, now)
+            return
+        token = self.files[effect.file][0]
+        is_same = fits(effect.proof, token, self.changes[effect.file])
+        self._spills.summed(effect.file, checksum_of(token) if is_same else None)
 
     def _rewrite(self, effect: Rewrite) -> None:
         self.files[effect.file], intact = rewritten(self.files[effect.source], effect)

@@ -65,7 +65,7 @@ def test_a_write_in_a_thread(file):
     writing = FileWrite(file, value)
     assert writing.wait(60)
     assert writing.error is None
-    assert writing.checksum == checksum(memoryview(content(file, value.size)))
+    assert writing.proof == checksum(memoryview(content(file, value.size)))
 
 
 class TestWindows:

@@ -15,7 +15,7 @@ from shoal.wire import messages as m
 from shoald.store.core import StoreCore
 from shoald.store.objects import LOST
 from shoald.store.spilleffects import Lend, Write
-from unit.store.fakedisk import FakeDisk, FakeRegion, checksum_of
+from unit.store.fakedisk import FakeDisk, FakeRegion, checksum_of, fits, time_proof
 
 CAPACITY = 16 * 1024
 PROCS = [bytes([65 + index]) * 8 for index in range(3)]
@@ -36,6 +36,7 @@ class SpillMachine(RuleBasedStateMachine):
             spill_stall_ms=900,
             spill_spare_ms=300,
             spill_in_place_bytes_min=3000,
+            spill_sum_after_ms=400,
         )
         self.core = StoreCore(CAPACITY, config, directories=2)
         self.core.spills.locate = lambda _directory, file: str(file)
@@ -104,14 +105,15 @@ class SpillMachine(RuleBasedStateMachine):
             self.pins[proc][object_id] += 1
             assert self.places.setdefault(object_id, offset) == offset, "moved under a pin"
         elif message[0] == m.PINNED_IN_FILE:
-            _, _, object_id, path, offset, size, _, checksum, number = message
+            _, _, object_id, path, offset, size, _, proof, number = message
             assert size == self.sizes[object_id]
             self.answered(proc, object_id)
             self.mapped[proc][number] += 1
-            # A file that has just been rewritten is asked for again; a damaged one shows by its checksum.
+            # A file that has just been rewritten is asked for again; a damaged one shows by its proof.
             if int(path) in self.disk.files:
                 token = self.disk.files[int(path)][offset]
-                assert token == object_id or checksum_of(token) != checksum
+                changes = self.disk.changes[int(path)]
+                assert token == object_id or not fits(proof, token, changes)
         elif message[0] == m.PIN_FAILED:
             self.answered(proc, message[2])
             if message[3] == "lost":
@@ -152,7 +154,9 @@ class SpillMachine(RuleBasedStateMachine):
         self.objects[object_id] = False
         self.sizes[object_id] = size
         self.holds[proc][object_id] += 1
-        message = [number, checksum_of(object_id), object_id, size, b"", m.SEAL_PRIMARY, proc, "here", b""]
+        # One that is not summed yet, every other time.
+        proof = checksum_of(object_id) if self.made % 2 else time_proof(self.disk.changes[number])
+        message = [number, proof, object_id, size, b"", m.SEAL_PRIMARY, proc, "here", b""]
         self.core.handle(proc, [m.SEAL_IN_FILE, *message], self.now)
 
     def some(self, data: st.DataObject) -> bytes:
