@@ -288,7 +288,10 @@ def _local_cluster(arguments: InitArguments) -> DaemonOptions:
 
 
 def shutdown() -> None:
-    """Leave the cluster, and stop it if `init` started it. Nothing is left behind; may be called any number of times."""
+    """Leave the cluster, and stop it if `init` started it. Nothing is left behind; may be called any number of times.
+
+    Arrays that `get` has returned stay as they are.
+    """
     global _output
     with _lock:
         runtime = session.current()
@@ -302,10 +305,12 @@ def shutdown() -> None:
             if _output is not None:
                 _output.close()
                 _output = None
-            _stop_owned()
+            if _stop_owned() and runtime.kept_views is not None:
+                runtime.kept_views.end()
 
 
-def _stop_owned() -> None:
+def _stop_owned() -> bool:
+    """Whether there was a daemon of this process, which has ended now."""
     global _owned_daemon
     daemon, _owned_daemon = _owned_daemon, None
     if daemon is not None:
@@ -313,6 +318,7 @@ def _stop_owned() -> None:
 
         stop_session(daemon.session)
         daemon.process.wait()  # it has ended: without this it would stay a zombie
+    return daemon is not None
 
 
 def _at_exit() -> None:

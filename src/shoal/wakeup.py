@@ -3,6 +3,8 @@
 Refs, views, generators and functions die in `__del__`, anywhere: they only go to a queue there. A process that is busy looks at
 these queues by itself. One that has been idle for a while sleeps far longer, and leaves a bell here first.
 
+A bell may hang itself up again for the next time, before all others.
+
 Nothing is missed: who queues something looks for a bell afterwards, and the sleeper looks at the queues once more when it has
 left it.
 """
@@ -20,7 +22,7 @@ bells: list[Callable[[], None]] = []
 
 def ring() -> None:
     """Wake who sleeps, once. Safe in `__del__` and in signal handlers, if the bell is."""
-    while bells:
+    for _ in range(len(bells)):
         try:
             bell = bells.pop()
         except IndexError:  # a finalizer that ran in between has rung it

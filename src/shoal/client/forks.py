@@ -16,10 +16,12 @@ import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal import session
+from shoal.store.filecopies import _mapped as mapped_files
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
+    from shoal.store.filecopies import Pages
 
 
 class _Fork:
@@ -33,6 +35,7 @@ class _Fork:
 
 _fork = _Fork()
 _kept: list[int] = []  # in a child: the pipes that say that it lives
+_kept_files: list[Pages] = []  # mappings that children have, for whom there was no pipe
 
 
 def _before() -> None:
@@ -43,22 +46,40 @@ def _before() -> None:
         raise RuntimeError("a fork inside of the runtime's own code: views in the child are not protected")
     _fork.runtime = runtime
     runtime.store.drain()
-    if runtime.store.pins.live():
+    if has_views(runtime):
         try:
-            read_end, _fork.write_end = os.pipe()
+            _fork.write_end = keep_what_is_read(runtime)
         except OSError as error:
             _keep_for_good(runtime, error)
-            return
-        try:
-            runtime.table.to_node([m.FORK])
-            runtime.node.send_with_descriptor(runtime.table.take_node_messages(), read_end)
-        finally:
-            os.close(read_end)
+
+
+def has_views(runtime: Runtime) -> bool:
+    """Whether this process may look at anything of the store, or at a spill file (lock held)."""
+    return bool(runtime.store.pins.live() or mapped_files)
+
+
+def keep_what_is_read(runtime: Runtime) -> int:
+    """Have what this process may look at now stay as it is until the descriptor that is returned is closed everywhere.
+
+    Lock held. Raises OSError if there is no descriptor to be had.
+    """
+    read_end, write_end = os.pipe()
+    try:
+        runtime.table.to_node([m.FORK])
+        runtime.node.send_with_descriptor(runtime.table.take_node_messages(), read_end)
+    except BaseException:
+        os.close(write_end)
+        raise
+    finally:
+        os.close(read_end)
+    return write_end
 
 
 def _keep_for_good(runtime: Runtime, error: OSError) -> None:
     """Nothing can tell when the child ends: what it has views of is not let go of while this process lives."""
-    kept = runtime.store.pins.keep_live()
+    files = list(mapped_files.values())
+    _kept_files.extend(files)
+    kept = runtime.store.pins.keep_live() + len(files)
     runtime.report(
         f"no pipe for the child that is forked now ({error.strerror}): the {kept} stored object(s) that it may read stay in the "
         f"store until this process, {os.getpid()}, ends, and the child must not read them after that; "

@@ -29,6 +29,7 @@ from shoal.client.futures import Resolver
 from shoal.client.groups import Groups
 from shoal.client.heap import IdleHeap, keep_freed_memory
 from shoal.client.interrupts import Interruptible, nothing
+from shoal.client.keptviews import KeptViews, keep_views
 from shoal.client.linking import link
 from shoal.client.node import NodeLink
 from shoal.client.objectstore import ClientStore
@@ -135,6 +136,7 @@ class Runtime:
         self.reactor = Reactor(
             self.lock, self._flush, self.ticks.look, config.poll_us / 1e6, config.tick_ms / 1e3, self.report
         )
+        self.kept_views: KeptViews | None = None
         self.store: ClientStore = None  # type: ignore[assignment]  # set by the WELCOME that __init__ waits for
         try:
             self.node = NodeLink(socket_path, secret, self.reactor, config, self._handlers(), self._node_lost)
@@ -198,6 +200,8 @@ class Runtime:
                     number, answer = self.node.ask()
                     self._goodbye = number
                     self.table.to_node([m.COUNTED, dict(self.dispatch.counters)])
+                    if self.store is not None:
+                        self.kept_views = keep_views(self)
                     self.table.to_node([m.GOODBYE])
                 self.wait(answer, timeout_s)
         finally:  # also if Ctrl-C has ended that wait: whoever waits in this session is told that it is over

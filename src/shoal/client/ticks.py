@@ -10,6 +10,7 @@ Not responsible for what is done: that is its owners'. All of it runs with the r
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from shoal.client.waiting import drop_abandoned_waits
@@ -88,8 +89,9 @@ class Ticks:
             return ACTIVE_S
         if waits or min(quiet_s, now - self._turned[1]) <= ASLEEP_AFTER_S or self._runtime.store is None:
             return QUIET_S
-        if not bells:
-            bells.append(self._runtime.reactor.ring)
+        bell = self._runtime.reactor.ring
+        if bell not in bells:
+            bells.append(bell)
         # After that, see `wakeup`.
         store = self._runtime.store
         if released or abandoned or forgotten or store.closed_views or store.closed_files:
@@ -98,4 +100,5 @@ class Ticks:
 
     def close(self) -> None:
         """The session ends: nobody is to be woken any more."""
-        bells.clear()
+        with contextlib.suppress(ValueError):
+            bells.remove(self._runtime.reactor.ring)

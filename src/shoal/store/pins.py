@@ -121,6 +121,17 @@ class PinTable:
         """The ids of the objects with at least one view."""
         return [object_id for object_id, pin in self._pins.items() if pin.views]
 
+    def views(self) -> int:
+        """How many views there are, of all objects. Safe in `__del__`."""
+        return sum([pin.views for pin in list(self._pins.values())])
+
+    def unread(self) -> list[bytes]:
+        """Forget the pins of all objects without a view. Returns ids to UNPIN now."""
+        unpin: list[bytes] = []
+        while self._idle:
+            self._give_back(next(iter(self._idle)), unpin)
+        return unpin
+
     def keep_live(self) -> int:
         """Give each of these a view that is never closed: they stay as long as this process. Returns how many they are."""
         kept = self.live()

@@ -137,3 +137,14 @@ def test_what_is_kept_is_never_given_back() -> None:
     assert table.recall([X, Y]) == [Y]
     assert table.live() == [X]
     table.validate()
+
+
+def test_unread_gives_back_all_without_a_view() -> None:
+    table = PinTable(cached_max=10)
+    table.pinned(X, 0, 100, 0)
+    table.pinned(X, 0, 100, 0)
+    table.pinned(Y, 128, 100, 0, views=1)
+    assert table.views() == 1
+    assert table.unread() == [X, X]
+    assert table.live() == [Y]
+    table.validate()
