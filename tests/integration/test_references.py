@@ -15,6 +15,7 @@ import pytest
 import shoal
 from ledger import bytes_of_objects, everything_came_back, rows
 from marks import Marks, until
+from shoal import session
 
 SIZE = 50_000  # float64: 400 kB, a stored object
 
@@ -567,3 +568,15 @@ def test_small_values_outlive_a_worker_that_dies_right_after_its_reply(shoal_ses
         refs, pid = shoal.get(made.remote(200))
         os.kill(pid, signal.SIGKILL)
         assert shoal.get(refs) == list(range(200))
+
+
+def test_a_put_that_a_signal_ends_leaves_nothing(shoal_session, monkeypatch):
+    """It has told the daemon of its hold by then."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.runtime(), "node_backlog", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            shoal.put(array())

@@ -106,10 +106,12 @@ class Values:
         with self._lock:
             entry = self._table.add_stored(object_id, packed.size)
             entry.callsite = where
+            # Before what a signal may end: without a ref nobody would give the hold back.
+            ref: ObjectRef[Any] = ObjectRef(object_id, entry)
             if self._runtime.node_backlog():
                 self._runtime.flush()
         runtime.reactor.nudge()
-        return ObjectRef(object_id, entry), content_hash, exact
+        return ref, content_hash, exact
 
     def escape_all(self, refs: Sequence[ObjectRef[Any]]) -> None:
         """The ids of ``refs`` go into a stored value."""
