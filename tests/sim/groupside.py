@@ -52,7 +52,7 @@ class GroupSide:
                 self._daemon.tell(effect[1], effect[2])
             elif effect[0] == "news":
                 self._daemon.link.tell_groups(codec.groups_message(effect[1]).groups)
-            else:
+            elif effect[0] == "end":
                 self._daemon.actors.end_for_good(effect[1], effect[2])
 
 

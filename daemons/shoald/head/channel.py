@@ -92,6 +92,8 @@ def channel_options(config: Config) -> list[tuple[str, int | str]]:
     return [
         # A proxy from the environment is for the web; the head is on this machine or network.
         ("grpc.enable_http_proxy", 0),
+        # Each attempt is one: with what channels share it would fail at once by what the last one met.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", config.head_message_bytes_max),
         ("grpc.max_send_message_length", config.head_message_bytes_max),
         ("grpc.initial_reconnect_backoff_ms", int(config.reconnect_ms_min)),

@@ -100,6 +100,7 @@ class HeadLink:
         self._refused = ""
         self._trouble = "no attempt was finished"
         self._once_proven = False
+        self._once_failed = False
         self._beat_ms = self._config.heartbeat_ms
         self._ended = False
         self._calls: set[Future[dict[str, Any]]] = set()  # under way
@@ -477,6 +478,11 @@ class HeadLink:
 
     def _lose(self, error: BaseException) -> None:
         if self._stopping:
+            return
+        final = isinstance(error, tickets.HeadNotProven) or _NOT_OURS in str(error)
+        if not self._once_failed and not final:
+            # A head that rested (HeadSide) starts by this, and is there at the next attempt.
+            self._once_failed = True
             return
         if not self._once_proven and self._identity.mode == "auto" and not self._tls_wanted:
             # Loopback may lead to a head that listens beyond it. (The other way round nobody gives TLS up.)

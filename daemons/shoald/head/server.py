@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -40,10 +41,18 @@ class HeadServer:
         identity: the cluster's secret, which every call must prove to know; and whether calls to ``host`` are encrypted.
         config: bounds and periods.
         here: the id of the node in this process, if there is one.
+        held: a socket that listens at that port until the head does; closed then.
     """
 
     def __init__(
-        self, host: str, port: int, identity: Identity, data_dir: str, config: Config, here: str = ""
+        self,
+        host: str,
+        port: int,
+        identity: Identity,
+        data_dir: str,
+        config: Config,
+        here: str = "",
+        held: socket.socket | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -51,6 +60,7 @@ class HeadServer:
         self._data_dir = data_dir
         self._config = config
         self._here = here
+        self._held = held
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -135,6 +145,8 @@ class HeadServer:
     def _bind(self, server: grpc.aio.Server) -> int:
         address = join_address(self._host, self._port)
         credentials = server_credentials(self._identity) if self._identity.wants_tls(self._host) else None
+        if self._held is not None:
+            self._held.close()  # who has knocked there meanwhile comes again (HeadLink)
         try:
             if credentials is None:
                 return server.add_insecure_port(address)

@@ -100,7 +100,7 @@ class GroupCore:
 
     Attributes:
         outbox: effects in order: ("send", process, message), ("news", fields of GroupNews in head.proto), ("end", process of an
-            actor, reason).
+            actor, reason), ("head",): there is something for the head to decide, and no session with it.
     """
 
     def __init__(self, scheduler: SchedulerCore, config: Config, node_id: str, has_head: bool) -> None:
@@ -358,8 +358,7 @@ class GroupCore:
         self._session = False
 
     def _news(self, **fields: list[Any]) -> None:
-        if self._session:
-            self.outbox.append(("news", fields))
+        self.outbox.append(("news", fields) if self._session else ("head",))
 
     def _tell_later(self, group_id: bytes, now: float) -> None:
         if self._session:

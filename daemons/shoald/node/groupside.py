@@ -76,6 +76,8 @@ class GroupSide:
         daemon = self._daemon
         if effect[0] == "news":
             daemon.head.tell_groups(effect[1])
+        elif effect[0] == "head":
+            daemon.head.wake()
         elif effect[0] == "end":
             daemon.actors.end_for_good(effect[1], effect[2])
         else:

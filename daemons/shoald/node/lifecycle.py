@@ -2,7 +2,7 @@
 end (nothing).
 
 The order serves the first task: the fork server is forked before anything is imported, the socket accepts
-before the store exists, and gRPC is imported when the first lease has been granted. A daemon that does not
+before the store exists, and gRPC is imported when another node comes (`headside`). A daemon that does not
 belong to a driver waits with its ready line until the head is there, so that whoever starts it hears of a
 port in use or a wrong secret.
 
@@ -366,7 +366,8 @@ class Lifecycle:
             if not self._private:
                 self._refuse(reason)
             return
-        self._log.line(f"registered at the head at {address}")
+        what = "the head rests" if self._head.rests else "registered at the head"
+        self._log.line(f"{what} at {address}")
         self._session.write_facts(daemon.facts())
         if not self._ready:
             self._tell_ready()
@@ -377,7 +378,7 @@ class Lifecycle:
 
     def _tell_job(self, job: Job, state: str) -> None:
         """The head keeps a table of jobs; what happens before there is a head is told when there is one."""
-        if not self._address:
+        if not self._address or self._head.rests:
             return
         if state == "RUNNING":
             facts = {

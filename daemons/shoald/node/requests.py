@@ -280,7 +280,7 @@ class Requests:
     def _node_table(self, then: Callable[[list[Any]], None]) -> None:
         """The head's node table, or if it does not answer, this node alone."""
         own = self._own_row()
-        if not self._daemon.address or self._daemon.head_trouble:
+        if not self._daemon.address or self._daemon.head_trouble or self._daemon.head.rests:
             then([own])
             return
         waits = True

@@ -229,6 +229,24 @@ class UnixListener(Listener):
             pass  # a cleaner of temporary files, or the user, was faster
 
 
+def listen_tcp(host: str, port: int = 0) -> socket.socket:
+    """A socket that listens there, at any free port for 0; non-blocking. Raises OSError if it cannot."""
+    family, kind, number, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, number)
+    sock.setblocking(False)
+    try:
+        if port:  # what is left of connections to whoever had it before does not matter
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 class TcpListener(Listener):
     """Listens at ``host``, at any free port; see Listener. Its connections have no pid (0).
 
@@ -240,17 +258,7 @@ class TcpListener(Listener):
     """
 
     def __init__(self, loop: Loop, host: str, *arguments: Any) -> None:
-        family, kind, number, _, address = socket.getaddrinfo(
-            host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, number)
-        sock.setblocking(False)
-        try:
-            sock.bind(address)
-            sock.listen(BACKLOG)
-        except OSError:
-            sock.close()
-            raise
+        sock = listen_tcp(host)
         self.host, self.port = sock.getsockname()[:2]
         super().__init__(loop, sock, *arguments)
 

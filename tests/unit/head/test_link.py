@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import queue
+import select
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from shoal.config import load
 from shoald.head.link import HeadLink, HeadRefusedError, HeadUnreachableError
 from shoald.head.server import HeadServer, HeadStartError
 from shoald.shell.identity import Identity
+from shoald.shell.listener import listen_tcp
 
 SECRET = b"s" * 32
 CONFIG = load(
@@ -69,7 +71,7 @@ def join(identity):
                 if message["kind"] == kind:
                     return message
 
-        link.hear = hear
+        link.heard, link.hear = heard, hear
         links.append(link)
         link.start()
         return link
@@ -94,6 +96,21 @@ def test_a_node_registers_and_hears_of_others(head, join):
     second.stop()
     [changed] = first.hear("nodes")["nodes"]
     assert (changed["node_id"], changed["state"], changed["reason"]) == ("bb", "DEAD", "left")
+
+
+def test_a_head_that_starts_by_the_first_attempt_is_found_by_the_next(tmp_path, identity, join):
+    held = listen_tcp("127.0.0.1")
+    port = held.getsockname()[1]
+    link = join(f"127.0.0.1:{port}")
+    assert select.select([held], [], [], PATIENCE_S)[0]
+    server = HeadServer("127.0.0.1", port, identity(), str(tmp_path / "data"), CONFIG, held=held)
+    try:
+        assert server.start() == port
+        assert held.fileno() < 0
+        link.wait_registered(PATIENCE_S)
+    finally:
+        server.stop()
+    assert link.heard.get(timeout=PATIENCE_S)["kind"] == "registered"
 
 
 def test_reports_reach_the_directory_and_frees_come_back(head, join):
