@@ -48,7 +48,7 @@ class Parallel:
 
         Raises what the work raised, in one of them, after all have ended.
         """
-        count = min(_THREADS_MAX, _processors()) if size >= BYTES_MIN else 1
+        count = min(_THREADS_MAX, processors()) if size >= BYTES_MIN else 1
         shared = count > 1 and self._is_faster(size)
         begin = time.perf_counter()
         if shared:
@@ -73,7 +73,8 @@ class Parallel:
         return faster if self._count % _PROBE_EVERY else not faster
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this platform

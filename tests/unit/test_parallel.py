@@ -15,7 +15,7 @@ SIZE = BYTES_MIN + 12_345
 def two(monkeypatch):
     """Two processors, and a clock that only what is done moves."""
     clock = [0.0]
-    monkeypatch.setattr(parallel, "_processors", lambda: 2)
+    monkeypatch.setattr(parallel, "processors", lambda: 2)
     monkeypatch.setattr(parallel.time, "perf_counter", lambda: clock[0])
     return clock
 
@@ -75,7 +75,7 @@ def test_small_pieces_are_not_shared(two, size):
 
 
 def test_nor_is_anything_with_one_processor(monkeypatch):
-    monkeypatch.setattr(parallel, "_processors", lambda: 1)
+    monkeypatch.setattr(parallel, "processors", lambda: 1)
     calls = []
     jobs = Parallel()
     for _ in range(10):

@@ -43,7 +43,7 @@ def test_a_source_that_cannot_be_written_is_read() -> None:
 
 @pytest.mark.parametrize("size", [BYTES_MIN, BYTES_MIN + 4096 * 3 + 1, 3 * BYTES_MIN + 77])
 def test_what_is_shared_by_threads_is_whole(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_processors", lambda: 3)
+    monkeypatch.setattr(parallel, "processors", lambda: 3)
     source = np.random.default_rng(size).integers(0, 256, size, np.uint8)
     for _ in range(4):
         whole = np.full(size + 128, 7, np.uint8)

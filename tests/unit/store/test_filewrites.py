@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from shoal.serialization import deserialize, serialize
+from shoal.store import filewrites
 from shoal.store.checksums import checksum
 from shoal.store.filecopies import FileCopy, FileUse
 from shoal.store.filewrites import FileWrite, Windows, write_copy
@@ -48,6 +50,28 @@ def test_a_file_has_the_value_and_its_checksum_is_right(file, name):
         found = content(file, value.size) if write_copy(file, value) else b""
         assert same(deserialize(np.frombuffer(found, np.uint8)), VALUES[name])
         assert write_copy(file, value) == checksum(memoryview(found))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_two_threads_write_what_one_writes(file, monkeypatch, count):
+    monkeypatch.setattr(filewrites, "processors", lambda: count)
+    for name in ("large", "several", "by column"):
+        value = serialize(VALUES[name])
+        for _ in range(3):
+            write_copy(file, value)
+            found = content(file, value.size)
+            assert same(deserialize(np.frombuffer(found, np.uint8)), VALUES[name])
+
+
+@pytest.mark.parametrize("size", [0, 1, 2 * MIB, 5 * MIB + 3])
+def test_two_threads_share_all_of_a_value(size):
+    pieces = filewrites._Pieces(size)
+    taken = []
+    ends = itertools.cycle([pieces.first, pieces.last, pieces.last])
+    while (part := next(ends)()) is not None:
+        taken.append(part)
+    assert pieces.first() is pieces.last() is None
+    assert [0, *(end for _, end in sorted(taken))] == [*(begin for begin, _ in sorted(taken)), size]
 
 
 def test_what_was_there_does_not_matter(file):
