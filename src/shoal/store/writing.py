@@ -99,14 +99,16 @@ class PageWriter:
         return mapped * _MAPPED_SHARE >= (last - first) * (_MAPPED_SHARE - 1)
 
     def prepare(self, target: Bytes) -> None:
-        """Map the pages of a part of the mapping that are not, for somebody who writes to it bit by bit."""
+        """Map the pages of a part of the mapping that are not, for somebody who writes to it bit by bit; new ones are huge pages
+        while these are to be had.
+        """
         position = target.ctypes.data - self._address
         end = position + target.size
         while position < end:
             stop = self._end_of_mapped(position, end)
             if stop == position:
                 stop = self._end_of_unmapped(position, end)
-                self._map(position, stop)
+                self._make(position, stop)
             position = stop
 
     def _end_of_mapped(self, position: int, end: int) -> int:
@@ -123,6 +125,27 @@ class PageWriter:
         last = end // _CHUNK
         mapped = self._mapped.find(1, -(-position // _CHUNK), last)
         return end if mapped < 0 else mapped * _CHUNK
+
+    def _make(self, position: int, end: int) -> None:
+        """Map pages, after huge ones were made in the holes."""
+        while position < end:
+            hole = self._seek(position, os.SEEK_HOLE, end)
+            stop = self._seek(hole, os.SEEK_DATA, end) if hole < end else end
+            unit = first = -(-hole // UNIT) * UNIT
+            while unit + UNIT <= stop and self._make_huge(unit):
+                unit += UNIT
+            if unit > first:
+                self._map(position, first)
+                position = unit
+            self._map(position, stop)
+            position = stop
+
+    def _make_huge(self, position: int) -> bool:
+        """Make one huge page at ``position``, a multiple of `UNIT`; it is mapped then."""
+        made = self._huge.make(position)
+        if made:
+            self._mapped[position // _CHUNK : (position + UNIT) // _CHUNK] = b"\1" * (UNIT // _CHUNK)
+        return made
 
     def _write(self, position: int, source: Bytes) -> None:
         """Write where pages are not mapped: holes through the descriptor, the rest after it was mapped."""
@@ -150,9 +173,8 @@ class PageWriter:
         self._write_small(start, source[: first - start])
         position = first
         # One at a time: it was zeroed just now, and is in the cache.
-        while position < last and self._huge.make(position):
+        while position < last and self._make_huge(position):
             np.copyto(self._window[position : position + UNIT], source[position - start :][:UNIT])
-            self._mapped[position // _CHUNK : (position + UNIT) // _CHUNK] = b"\1" * (UNIT // _CHUNK)
             position += UNIT
         self._write_small(position, source[position - start :])
 
@@ -184,6 +206,7 @@ class PageWriter:
             return end
 
     def _map(self, start: int, end: int) -> None:
+        """Map pages; those that do not exist become small ones."""
         below = start % _PAGE
         if _madvise(self._address + start - below, end - start + below, _MADV_POPULATE_WRITE) == 0:
             first, last = -(-start // _CHUNK), end // _CHUNK

@@ -169,6 +169,29 @@ def test_whole_units_of_new_pages_become_huge_ones(
     assert region.is_mapped(region.window(2 * MIB, 8 * MIB)) == (not refused)
 
 
+@pytest.mark.parametrize("refused", [(), (6 * MIB,)])
+def test_pages_made_for_somebody_who_writes_bit_by_bit_are_huge_ones(
+    file: RegionFile, monkeypatch: pytest.MonkeyPatch, refused: tuple[int, ...]
+) -> None:
+    asked = []
+
+    def make(_: HugePages, offset: int) -> bool:
+        asked.append(offset)
+        return offset not in refused
+
+    monkeypatch.setattr(HugePages, "make", make)
+    region, other = opened(file), opened(file)
+    other.window(3 * MIB, 5)[:] = 7  # this unit has a small page
+    window = region.window(MIB + 64, 10 * MIB)
+    region.prepare(window)
+    assert asked == ([4 * MIB, 6 * MIB, 8 * MIB] if not refused else [4 * MIB, 6 * MIB])
+    assert region.is_mapped(window)
+    assert (readable_of(region)[3 * MIB : 3 * MIB + 5] == 7).all()
+    before = len(asked)
+    region.prepare(window)
+    assert len(asked) == before  # all is known to be mapped
+
+
 def test_huge_pages_of_the_kernel_hold_what_is_copied(file: RegionFile) -> None:
     region, other = opened(file), Region(file.read_fd, None, CAPACITY)
     region.window(5 * MIB, 1)[:] = 9  # not a hole: this unit has small pages
