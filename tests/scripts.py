@@ -27,28 +27,35 @@ class Script:
     def __init__(self, folder: Path, source: str, **environment: str) -> None:
         self.path = folder / "script.py"
         self.path.write_text(textwrap.dedent(source))
-        self._said = ""  # what is no fact, of the output that was read
+        self._said = b""  # what is no fact, of the output that was read
+        self._rest = (
+            b""  # read, but not looked at yet: what a file object had read ahead `communicate` would not find
+        )
         self.process = subprocess.Popen(
             [sys.executable, str(self.path), str(folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,
-            text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         )
 
     def line(self):
         """The next fact; fails with the script's errors if it has ended."""
         while True:
-            text = self.process.stdout.readline()
-            if not text:
-                pytest.fail(f"the script ended: {self.process.communicate()[1]}")
-            if text.startswith("{"):
-                return json.loads(text)
-            self._said += text
+            line, newline, rest = self._rest.partition(b"\n")
+            if not newline:
+                more = os.read(self.process.stdout.fileno(), 65536)
+                if not more:
+                    pytest.fail(f"the script ended: {self.process.communicate()[1].decode()}")
+                self._rest += more
+                continue
+            self._rest = rest
+            if line.startswith(b"{"):
+                return json.loads(line)
+            self._said += line + newline
 
     def finish(self, code=0):
         """Wait for its end; returns what else it printed, and its errors."""
         out, err = self.process.communicate(timeout=LIMIT_S)
-        assert self.process.returncode == code, err
-        return self._said + out, err
+        assert self.process.returncode == code, err.decode()
+        return (self._said + self._rest + out).decode(), err.decode()

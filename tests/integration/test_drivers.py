@@ -41,6 +41,12 @@ def marks(tmp_path):
 # --- scripts ---
 
 
+def test_what_a_script_prints_right_after_a_fact_is_not_lost(script):
+    run = script("print('before\\n{\"a\": 1}\\nafter', flush=True)")
+    assert run.line() == {"a": 1}
+    assert run.finish()[0] == "before\nafter\n"
+
+
 def test_functions_of_main_and_of_modules_beside_the_script(script, tmp_path):
     (tmp_path / "helpers.py").write_text("OFFSET = 100\n\ndef shifted(x):\n    return OFFSET + x\n")
     (tmp_path / "package").mkdir()
