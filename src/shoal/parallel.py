@@ -27,15 +27,40 @@ _PROBE_EVERY = 32
 _ALIGNMENT = 4096
 
 
-class Parallel:
-    """One kind of work, that may be done to parts of a piece at the same time.
+class Faster:
+    """Which of two ways to do the same work is faster, measured with the work itself.
 
     What was measured is kept by the piece's size, in powers of two: small ones lie in caches.
+
+    Args:
+        gain: so many times as fast is the second way to be.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gain: float) -> None:
+        self._gain = gain
         self._rates: dict[tuple[int, bool], deque[float]] = {}
         self._count = 0
+
+    def choose(self, size: int) -> bool:
+        """Whether the next piece is to be done the second way."""
+        first, second = (self._rates.get((size.bit_length(), way), ()) for way in (False, True))
+        if len(first) < _SAMPLES or len(second) < _SAMPLES:
+            return len(first) > len(second)
+        self._count += 1
+        faster = max(second) > self._gain * max(first)
+        return faster if self._count % _PROBE_EVERY else not faster
+
+    def took(self, size: int, second: bool, began: float) -> None:
+        """A piece has been done, ``second``: that way; since ``began`` (`time.perf_counter`)."""
+        rates = self._rates.setdefault((size.bit_length(), second), deque(maxlen=_SAMPLES))
+        rates.append(size / max(time.perf_counter() - began, 1e-9))
+
+
+class Parallel:
+    """One kind of work, that may be done to parts of a piece at the same time."""
+
+    def __init__(self) -> None:
+        self._several = Faster(_GAIN)
 
     def run(
         self, size: int, work: Callable[[int, int], None], parts: list[tuple[int, int]] | None = None
@@ -49,7 +74,7 @@ class Parallel:
         Raises what the work raised, in one of them, after all have ended.
         """
         count = min(_THREADS_MAX, processors()) if size >= BYTES_MIN else 1
-        shared = count > 1 and self._is_faster(size)
+        shared = count > 1 and self._several.choose(size)
         begin = time.perf_counter()
         if shared:
             step = -(-size // (count * _ALIGNMENT)) * _ALIGNMENT
@@ -58,19 +83,8 @@ class Parallel:
         else:
             for start, end in parts or [(0, size)]:
                 work(start, end)
-        if count == 1:
-            return
-        rates = self._rates.setdefault((size.bit_length(), shared), deque(maxlen=_SAMPLES))
-        rates.append(size / max(time.perf_counter() - begin, 1e-9))
-
-    def _is_faster(self, size: int) -> bool:
-        """Whether the next piece is to be shared."""
-        one, several = (self._rates.get((size.bit_length(), shared), ()) for shared in (False, True))
-        if len(one) < _SAMPLES or len(several) < _SAMPLES:
-            return len(one) > len(several)
-        self._count += 1
-        faster = max(several) > _GAIN * max(one)
-        return faster if self._count % _PROBE_EVERY else not faster
+        if count > 1:
+            self._several.took(size, shared, begin)
 
 
 def processors() -> int:

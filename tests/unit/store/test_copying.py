@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from shoal import parallel
-from shoal.parallel import BYTES_MIN
+from shoal.parallel import BYTES_MIN, Faster
+from shoal.store import copying
 from shoal.store.copying import BLOCK_BYTES, copy_large
 
 PAIR = 2 * BLOCK_BYTES
@@ -50,3 +51,36 @@ def test_what_is_shared_by_threads_is_whole(size: int, monkeypatch: pytest.Monke
         copy_large(whole[64 : 64 + size], source)
         assert np.array_equal(whole[64 : 64 + size], source)
         assert set(whole[:64].tolist()) | set(whole[64 + size :].tolist()) == {7}
+
+
+@pytest.mark.parametrize(("in_blocks_s", "whole_s", "faster"), [(1.0, 0.6, "whole"), (0.65, 0.6, "blocks")])
+def test_the_largest_are_copied_whole_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, in_blocks_s: float, whole_s: float, faster: str
+) -> None:
+    clock = [0.0]
+    copyto = np.copyto
+
+    def copy_whole(target: np.ndarray, source: np.ndarray) -> None:
+        clock[0] += whole_s
+        ways.append("whole")
+        copyto(target, source)
+
+    def copy_blocks(target: np.ndarray, source: np.ndarray) -> None:
+        clock[0] += in_blocks_s
+        ways.append("blocks")
+        copyto(target, source)
+
+    monkeypatch.setattr(parallel, "processors", lambda: 1)
+    monkeypatch.setattr(parallel.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(copying, "_WHOLE_BYTES_MIN", BYTES_MIN)
+    monkeypatch.setattr(copying, "_wholes", Faster(1.1))
+    monkeypatch.setattr(copying, "copy_blocks", copy_blocks)
+    monkeypatch.setattr(np, "copyto", copy_whole)
+    source = np.random.default_rng(3).integers(0, 256, BYTES_MIN + 5, np.uint8)
+    ways: list[str] = []
+    for _ in range(20):
+        target = np.zeros(source.size, np.uint8)
+        copy_large(target, source)
+        assert np.array_equal(target, source)
+    assert ways[:6].count("whole") == 3
+    assert ways[6:] == [faster] * 14
