@@ -7,7 +7,9 @@ import pytest
 
 import shoal
 from marks import until
+from shoal.client import objectstore
 from shoal.exceptions import ObjectLostError
+from shoal.store.filecopies import FileCopy
 
 MIB = 1024**2
 STORE = 64 * MIB
@@ -169,3 +171,25 @@ def test_a_file_without_a_checksum_yet_is_no_less_safe(files, why):
             assert why in str(error)
             lost += 1
     assert lost >= 3
+
+
+@pytest.mark.parametrize("files", [{"spill_sum_after_ms": 1}], indirect=True)
+def test_the_daemon_sums_what_stays(files, monkeypatch):
+    proofs = []
+
+    class Recorded(FileCopy):
+        def __init__(self, path, offset, size, flags, proof, *rest):
+            proofs.append(proof)
+            super().__init__(path, offset, size, flags, proof, *rest)
+
+    monkeypatch.setattr(objectstore, "FileCopy", Recorded)
+    ref = shoal.put(np.arange(2 * STORE // 8))  # it is always read in its file
+
+    def is_summed():
+        assert shoal.get(ref)[-1] == 2 * STORE // 8 - 1
+        return proofs[-1] >= 0
+
+    until(is_summed)
+    (path,) = files()
+    os.utime(path)
+    assert shoal.get(ref)[-1] == 2 * STORE // 8 - 1, "its time is of no interest any more"
