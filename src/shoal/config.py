@@ -311,6 +311,7 @@ class Config:
     head_call_ms_max: float = 10000.0
     # Pauses between attempts to reach the head: first, and where doubling ends. Attempts never end:
     # running jobs do not need the head, and it may come back.
+    # A connection that brings no word of the head within the longest pause is given up.
     reconnect_ms_min: float = 50.0
     reconnect_ms_max: float = 2000.0
     # How long a daemon may take to start, to stop when asked (then it is killed), and to answer a question.

@@ -43,24 +43,27 @@ class Counter:
 
 
 @pytest.fixture
-def tls(request):
-    return {"tls": getattr(request, "param", "off")}
+def settings(request):
+    """Of all nodes; with time for a head to start on a machine that is busy."""
+    return {"tls": getattr(request, "param", "off"), "reconnect_ms_max": 30_000, "handshake_ms_max": 30_000}
 
 
 @pytest.fixture
-def own(no_leaks, tls):
+def own(no_leaks, settings):
     """The session of this driver's own daemon."""
-    with shoal.init(num_cpus=1, resources={"here": 1}, _system_config=tls) as context:
+    with shoal.init(num_cpus=1, resources={"here": 1}, _system_config=settings) as context:
         yield resolve_address(context["address"])
 
 
 @pytest.fixture
-def join(own, tls):
+def join(own, settings):
     """Has another node join."""
     nodes = []
 
     def start():
-        options = DaemonOptions(head_address=own.head_address, num_cpus=1, resources={"there": 1}, config=tls)
+        options = DaemonOptions(
+            head_address=own.head_address, num_cpus=1, resources={"there": 1}, config=settings
+        )
         nodes.append(start_daemon(options))
         until(lambda: len(living()) == 1 + len(nodes), "the node has joined")
         return nodes[-1]
@@ -108,7 +111,7 @@ def test_a_node_that_is_alone_does_without_a_head(own):
     assert rests(own)
 
 
-@pytest.mark.parametrize("tls", ["off", "on"], indirect=True)
+@pytest.mark.parametrize("settings", ["off", "on"], indirect=True)
 def test_a_node_joins_a_head_that_rests(own, join):
     ref = shoal.put(np.ones(1_000_000))
     counter = Counter.options(name="c", num_cpus=0, resources={"here": 0.1}).remote()

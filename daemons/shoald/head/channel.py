@@ -97,7 +97,8 @@ def channel_options(config: Config) -> list[tuple[str, int | str]]:
         ("grpc.max_receive_message_length", config.head_message_bytes_max),
         ("grpc.max_send_message_length", config.head_message_bytes_max),
         ("grpc.initial_reconnect_backoff_ms", int(config.reconnect_ms_min)),
-        ("grpc.min_reconnect_backoff_ms", int(config.reconnect_ms_min)),
+        # What it calls so is how long a connection may take until the head has said a word over it.
+        ("grpc.min_reconnect_backoff_ms", int(config.reconnect_ms_max)),
         ("grpc.max_reconnect_backoff_ms", int(config.reconnect_ms_max)),
     ]
 

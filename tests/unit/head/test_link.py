@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import queue
 import select
+import selectors
 import socket
 import threading
 import time
@@ -101,7 +102,8 @@ def test_a_node_registers_and_hears_of_others(head, join):
 def test_a_head_that_starts_by_the_first_attempt_is_found_by_the_next(tmp_path, identity, join):
     held = listen_tcp("127.0.0.1")
     port = held.getsockname()[1]
-    link = join(f"127.0.0.1:{port}")
+    patient = dataclasses.replace(CONFIG, reconnect_ms_max=PATIENCE_S * 1000)
+    link = join(f"127.0.0.1:{port}", config=patient)
     assert select.select([held], [], [], PATIENCE_S)[0]
     server = HeadServer("127.0.0.1", port, identity(), str(tmp_path / "data"), CONFIG, held=held)
     try:
@@ -111,6 +113,48 @@ def test_a_head_that_starts_by_the_first_attempt_is_found_by_the_next(tmp_path, 
     finally:
         server.stop()
     assert link.heard.get(timeout=PATIENCE_S)["kind"] == "registered"
+
+
+@contextlib.contextmanager
+def at_a_distance(address, delay_s):
+    """An address where ``address`` is reached, and answers, that much later; for one connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ends = []
+
+    def carry():
+        ends.append(listener.accept()[0])
+        ends.append(socket.create_connection(address.split(":")))
+        poller = selectors.DefaultSelector()
+        for end, other in (ends, ends[::-1]):
+            poller.register(end, selectors.EVENT_READ, other)
+        with poller, contextlib.suppress(OSError):  # one of them has gone
+            while True:
+                for key, _ in poller.select():
+                    data = key.fileobj.recv(1 << 20)
+                    if not data:
+                        return
+                    time.sleep(delay_s)
+                    key.data.sendall(data)
+
+    thread = threading.Thread(target=carry)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        for each in (listener, *ends):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for each in (listener, *ends):
+            each.close()
+
+
+def test_a_head_may_be_far_away(head, join):
+    config = dataclasses.replace(CONFIG, reconnect_ms_max=PATIENCE_S * 1000)
+    with at_a_distance(head.address, 0.1) as address:
+        link = join(address, config=config)
+        link.wait_registered(PATIENCE_S)
+        link.stop()
 
 
 def test_reports_reach_the_directory_and_frees_come_back(head, join):
