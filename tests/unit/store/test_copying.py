@@ -75,7 +75,7 @@ def test_the_largest_are_copied_whole_where_that_is_faster(
     monkeypatch.setattr(copying, "_WHOLE_BYTES_MIN", BYTES_MIN)
     monkeypatch.setattr(copying, "_wholes", Faster(1.1))
     monkeypatch.setattr(copying, "copy_blocks", copy_blocks)
-    monkeypatch.setattr(np, "copyto", copy_whole)
+    monkeypatch.setattr(copying.np, "copyto", copy_whole)
     source = np.random.default_rng(3).integers(0, 256, BYTES_MIN + 5, np.uint8)
     ways: list[str] = []
     for _ in range(20):
