@@ -133,13 +133,15 @@ class Restores:
             while queue and (is_due(queue[0].since) or queue[0].is_too_large):
                 group = queue[0]
                 rest = group.reads[group.gathered :]
-                if not group.client.connected or not all(self._is_readable(obj) for _, obj in rest):
+                if not group.client.connected or not all(self._has_an_answer(obj) for _, obj in rest):
                     break
                 done = done or not group.is_too_large
                 queue.popleft()
                 for _, obj in rest:
                     index = group.gathered
-                    if obj.offset >= 0:
+                    if self._is_gone(obj):
+                        self._fail(group, index, *self._problem(obj))
+                    elif obj.offset >= 0:
                         self._pins.add(group.client, obj)
                     elif obj.disk is not None and obj.disk.state == READING:
                         self._coming.setdefault(obj, []).append((group, index))
@@ -150,11 +152,17 @@ class Restores:
                 self._answer_if_complete(group)
         return done
 
-    def _is_readable(self, obj: StoredObject) -> bool:
+    def _is_gone(self, obj: StoredObject) -> bool:
+        """Whether there is no copy here (any more): another node's may have been dropped to make room."""
         if obj.offset >= 0:
-            return self._ledger.objects.get(obj.id) is obj
-        if obj.disk is None or obj.disk.state == LOST:
-            return False
+            return self._ledger.objects.get(obj.id) is not obj
+        return obj.disk is None or obj.disk.state == LOST
+
+    def _has_an_answer(self, obj: StoredObject) -> bool:
+        """Whether a read can be answered without room for it: from its file, or that it is gone, which somebody else helps."""
+        if self._is_gone(obj) or obj.offset >= 0:
+            return True
+        assert obj.disk is not None
         return obj.disk.state == READING or bool(self._spills.path(obj))
 
     def damaged(self, _client: Client, message: list[Any], _now: float) -> None:

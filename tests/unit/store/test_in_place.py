@@ -171,3 +171,21 @@ def test_a_group_reads_some_in_files_and_the_rest_in_the_store(bench: Bench) -> 
     wanted = [X, bytes(8), 0, Z, bytes(8), 0]
     said = bench.send(C, m.PIN_TOGETHER, wanted, m.PRIORITY_ARGUMENT)
     assert [(message[0], message[2]) for _, message in said] == [(m.PINNED, X), (m.PINNED_IN_FILE, Z)]
+
+
+def test_what_is_gone_meanwhile_keeps_no_group_from_reading_the_rest(bench: Bench) -> None:
+    """Nor those behind it, which were refused with it as if there were no files."""
+    gone = bytes(15) + b"g"
+    for object_id in (Z, gone):
+        born(bench, A, object_id)
+        number = in_file(bench.pin(C, object_id))[-1]
+        bench.send(C, m.FILE_RETURN, number, 1)  # wanted again, it is worth room
+    for object_id in (X, Y):
+        bench.pin(B, object_id)  # and there is none
+    wanted = [Z, bytes(8), 0, gone, bytes(8), 0]
+    said = bench.send(C, m.PIN_TOGETHER, wanted, m.PRIORITY_ARGUMENT)
+    assert not [message for to, message in said if to == C]
+    bench.send(A, m.RELEASE, gone)
+    said = later(bench, 0.0) + later(bench, 0.5)
+    told = [(message[0], message[2]) for to, message in said if to == C]
+    assert told == [(m.PIN_FAILED, gone), (m.PINNED_IN_FILE, Z)]
