@@ -390,7 +390,8 @@ class StoreCore:
 
         Of sealed: primary and secondary copies, pinned (by anybody), cached (kept by pins alone). On disk: disk
         (in files), disk_live (of objects that live), disk_spare (in files kept to be
-        written over), disk_files. Also fragmentation (0 to 1), the number of
+        written over), disk_removed (in files that were removed, but are still looked at), disk_removed_by (who does, and at
+        how much: several may look at the same), disk_files. Also fragmentation (0 to 1), the number of
         objects, and counters since the start: allocs, seals, frees, pins, dedups, evictions, spilled and
         restored (bytes, and with _objects), written_in_files and read_in_files (objects), lost; fetches (objects that
         came from other nodes), fetch_joins (reads that joined one), fetch_retries (sources replaced), fetched_bytes,

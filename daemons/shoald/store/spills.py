@@ -541,6 +541,8 @@ class Spills:
             self.outbox.append(Remove(file.over, file.directory))
 
     def _remove_all(self, files: list[SpillFile]) -> None:
+        for file in files:
+            self.readers.removed(file.number, file.size)
         self.outbox += [
             Remove(file.number, file.directory, not file.is_told and file.number not in self.readers)
             for file in files
@@ -557,6 +559,8 @@ class Spills:
             "disk_live": sum(f.live_bytes for f in self.files.values() if f.number not in self._rewriting),
             "disk_files": len(self.files),
             "disk_spare": self._spares.size,
+            "disk_removed": self.readers.removed_bytes,
+            "disk_removed_by": self.readers.of_removed(),
             "spill_rate": _rate(counters["spilled"], self._seconds["spill"]),
             "restore_rate": _rate(counters["restored"], self._seconds["restore"]),
         }

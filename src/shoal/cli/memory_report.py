@@ -37,6 +37,7 @@ _BYTES = (
     ("disk", "on disk, in spill files"),
     ("disk_live", "  of objects that are alive"),
     ("disk_spare", "and in files that are kept a moment to be written over"),
+    ("disk_removed", "and in removed files that are still looked at"),
     ("fetched_bytes", "came from other nodes, in all"),
     ("served_bytes", "went to other nodes, in all"),
 )
@@ -177,6 +178,11 @@ def sum_lines(rows: Sequence[Row], nodes: Sequence[Node], units: str, shown: int
         spilled = bytes_text(sum(_disk(row) for row in rows), units)
         files = f"{totals.get('disk_files', 0)} spill files"
         lines.append(f"{spilled} on disk in these rows, of {bytes_text(totals['disk'], units)} in {files}")
+    if totals.get("disk_removed"):
+        by = [item for node in nodes for item in node["stats"].get("disk_removed_by", {}).items()]
+        who = ", ".join(f"{name} ({bytes_text(size, units)})" for name, size in by)
+        size = bytes_text(totals["disk_removed"], units)
+        lines.append(f"{size} on disk in files of objects that are gone, at which is still looked: {who}")
     return lines
 
 
@@ -242,7 +248,12 @@ def stats_tables(nodes: Sequence[Node], units: str) -> list[Table]:
     space.append(("fragmented", *(f"{stats.get('fragmentation', 0):.0%}" for _, stats in named)))
     space.append(("objects", *(f"{stats.get('objects', 0):,}" for _, stats in named)))
     space.append(("spill files", *(f"{stats.get('disk_files', 0):,}" for _, stats in named)))
-    known = {key for key, _ in (*_BYTES, *_COUNTS)} | {"fragmentation", "objects", "disk_files"}
+    known = {key for key, _ in (*_BYTES, *_COUNTS)} | {
+        "fragmentation",
+        "objects",
+        "disk_files",
+        "disk_removed_by",
+    }
     others = dict.fromkeys(key for _, stats in named for key in stats if key not in known)
     counters = [*_COUNTS, *((key, key.replace("_", " ")) for key in others)]
     counts = [(text, *(_count(key, stats, units) for _, stats in named)) for key, text in counters]

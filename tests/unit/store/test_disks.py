@@ -251,7 +251,12 @@ def test_what_is_looked_at_is_removed_without_taking_its_bytes() -> None:
     later(bench, 0.0)
     later(bench, 2.0)
     assert effects(bench) == [Remove(number, 0, False)]
+    stats = bench.core.stats()
+    assert (stats["disk"], stats["disk_spare"], stats["disk_removed"]) == (0, 0, 64 * KIB)
+    assert list(stats["disk_removed_by"].values()) == [64 * KIB]
     assert bench.send(C, m.FILE_RETURN, number, 1) == []
+    stats = bench.core.stats()
+    assert (stats["disk_removed"], stats["disk_removed_by"]) == (0, {})
 
 
 def test_nobody_returns_what_was_not_told() -> None:
