@@ -7,6 +7,7 @@ import pytest
 
 import shoal
 from marks import until
+from shoal import session
 from shoal.client import objectstore
 from shoal.exceptions import ObjectLostError
 from shoal.store.filecopies import FileCopy
@@ -134,6 +135,26 @@ def test_a_damaged_file_is_a_lost_copy(files):
             assert "checksum" in str(error)
             answers.append(False)
     assert answers.count(False) == len(files()) > 0
+
+
+def test_a_file_that_somebody_has_removed_is_a_lost_copy(files):
+    refs = [shoal.put(array(number)) for number in range(COUNT)]
+    views = {number: shoal.get(ref) for number, ref in enumerate(refs)}
+    in_region = set(session.runtime().store.pins.live())
+    # There is no room to read others into.
+    views = {number: view for number, view in views.items() if refs[number].binary() in in_region}
+    removed = files()
+    for path in removed:
+        path.unlink()
+    lost = 0
+    for number, ref in enumerate(refs):
+        try:
+            assert is_array(shoal.get(ref), number)
+        except ObjectLostError as error:
+            assert "No such file" in str(error)
+            lost += 1
+    assert 0 < lost <= len(removed)
+    assert all(is_array(view, number) for number, view in views.items())
 
 
 def test_what_was_made_by_a_task_is_made_again(files):

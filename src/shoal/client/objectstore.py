@@ -433,8 +433,8 @@ class ClientStore:
     def _view_of_file(self, object_id: bytes) -> tuple[np.ndarray[Any, Any], int] | None:
         """The same of an object that is read where it was spilled; None also if it has to be asked for again.
 
-        A file that has gone meanwhile was copied to another; one that gives nothing is an error of this read. Of one that is
-        damaged the daemon is told: it has the object brought from elsewhere, or made again, or says that it is lost.
+        A file that gives nothing is an error of this read. Of one that is damaged or gone the daemon is told: it knows whether
+        the object was copied to another, or has it brought from elsewhere, or made again, or says that it is lost.
         """
         copy = self.file_copies.get(object_id)
         if copy is None or copy.is_damaged:
@@ -442,16 +442,15 @@ class ClientStore:
         patience_s = self._runtime.config.spill_read_ms_max / 1000
         try:
             opened = copy.mapping is not None or self._open(copy, patience_s)
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in _OWN_LIMITS:
                 why = f"there is no room for object {object_id.hex()}, and this process cannot open its file: {error}"
                 self.pin_errors[object_id] = ("full", why)
                 return None
             copy.is_damaged = True
+            why = f"{copy.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
             with self._runtime.lock:
-                self._table.to_node([m.FILE_DAMAGED, object_id, copy.path, str(error)])
+                self._table.to_node([m.FILE_DAMAGED, object_id, copy.path, why])
             return None
         if not opened:
             raise OutOfDiskError(

@@ -146,7 +146,8 @@ class FileCopy:
         if pages is None:
             pages = self._from_file(Pages)
             pages.use = self.use  # views keep the pages, and not this
-            _mapped[self.path] = pages
+            with _mapping:  # another thread may have mapped it meanwhile
+                pages = _mapped.setdefault(self.path, pages)
         return pages.view()
 
     def _read(self, others: Iterable[FileCopy]) -> None:
@@ -240,6 +241,7 @@ class Pages:
 
 # By path, which is no other file's ever.
 _mapped: weakref.WeakValueDictionary[str, Pages] = weakref.WeakValueDictionary()
+_mapping = threading.Lock()  # not taken while a file system may hang
 
 
 class FileWork:
@@ -255,11 +257,14 @@ class FileWork:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._then: Callable[[], None] | None = None
+        self._clock: int | None = None  # of its processor time
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         assert self._work is not None
+        # Now: of a thread that has ended this may read memory that is gone.
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             self._work()
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
@@ -281,8 +286,10 @@ class FileWork:
         return True
 
     def _used(self) -> float:
+        if self._clock is None:
+            return 0.0  # it has not begun
         try:
-            return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
+            return time.clock_gettime(self._clock)
         except OSError:
             return -1.0  # it has just ended
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 import pytest
 
 from shoal.store import filecopies
 from shoal.store.checksums import checksum
-from shoal.store.filecopies import OPEN_ATTEMPTS, FileCopy
+from shoal.store.filecopies import OPEN_ATTEMPTS, FileCopy, FileWork
 
 DATA = b"what was written" * 100
 
@@ -103,3 +104,12 @@ def test_a_copy_in_memory_needs_no_file():
     copy = FileCopy.of(DATA, 5)
     assert copy.open(1.0)
     assert (copy.mapping, copy.offset, copy.size, copy.flags) == (DATA, 0, len(DATA), 5)
+
+
+def test_nothing_is_read_of_threads_that_have_ended():
+    """So many at once that the C library unmaps their stacks, where it keeps what is asked for."""
+    together = threading.Barrier(32)
+    works = [FileWork(together.wait) for _ in range(32)]
+    for work in works:
+        work._thread.join()
+    assert all(work.wait(1.0) for work in works)
