@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from shoal.client.interrupts import Interruptible, nothing
 from shoal.client.roomwaits import waiting_for_room
 from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
 from shoal.sizes import bytes_text
@@ -120,18 +121,18 @@ class FileSealer:
             with runtime.lock:
                 self.give_back(lent)
 
-        try:
-            writing = FileWrite(path, value, runtime.config.spill_sum_after_ms > 0)
-        except RuntimeError:  # there is no thread to be had
-            give_back()
-            raise
-
         patience_ms = runtime.config.spill_write_ms_max
+        writing: FileWrite | None = None
         try:
+            with Interruptible(nothing):  # a signal while a thread starts would leave the file to it
+                writing = FileWrite(path, value, runtime.config.spill_sum_after_ms > 0)
             with waiting_for_room(runtime, f"{bytes_text(value.size)} to be written to {path}"):
                 ended = writing.wait(patience_ms / 1000)
         except BaseException:
-            writing.then(give_back)
+            if writing is None:  # also if there is no thread to be had
+                give_back()
+            else:
+                writing.then(give_back)
             raise
         if not ended:
             with runtime.lock:
