@@ -147,6 +147,13 @@ def test_the_first_failure_raises_at_once(shoal_session, gates):
     assert isinstance(caught.value, TaskError)
 
 
+def test_a_failure_before_the_get_raises_at_once(shoal_session, gates):
+    failed = fail.remote("no")
+    shoal.wait([failed])
+    with pytest.raises(ValueError, match="no"):
+        shoal.get([gates.task("slow"), failed], timeout=20)
+
+
 def test_a_failure_just_before_the_wait_raises_at_once(shoal_session, gates, monkeypatch):
     wait = Values._wait_settled
 

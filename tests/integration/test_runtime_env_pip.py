@@ -190,7 +190,7 @@ def test_what_workers_have_imported_is_replaced_in_workers_with_another_interpre
         assert found == "99.0"
         assert prefix == str(environments()[0])
     again = get([there.remote() for _ in range(5)])
-    assert {pid for pid, _, _ in again} <= {pid for pid, _, _ in get(refs)}
+    assert len({pid for pid, _, _ in [*again, *get(refs)]}) <= 2, "they are reused"
     assert get(which.remote())[1] == ""
     array = np.arange(1_000_000)
 

@@ -156,7 +156,8 @@ class Values:
         if missing:
             run_in_place(runtime, missing, deadline)
             missing = [entry for entry in missing if entry.state == PENDING]
-        if missing:
+        # One that had failed before is not among the missing: it is no reason to wait for them.
+        if missing and not any(entry.state == FAILED for entry in entries):
             self._wait_settled(missing, deadline)
         for entry in entries:
             if entry.state == FAILED:
