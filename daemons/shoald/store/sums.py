@@ -37,8 +37,10 @@ class Sums:
         for file, (_, proof) in list(takewhile(lambda each: each[1][0] <= now, self._waiting.items())):
             if file.directory in busy:
                 continue
-            busy.add(file.directory)
             del self._waiting[file]
+            if not file.live:
+                continue  # it is read, and goes then
+            busy.add(file.directory)
             self._under_way[file.number] = file
             file.reads += 1
             ((obj, _),) = file.live.values()

@@ -6,7 +6,7 @@ import pytest
 
 from shoal.wire import messages as m
 from shoald.store.objects import LOST
-from shoald.store.spilleffects import Effect, Lend, Remove, Sum
+from shoald.store.spilleffects import Effect, Lend, Read, Remove, Sum
 from unit.store.reliefbench import KIB, bench_of, later, take
 from unit.store.storebench import A, B, Bench, C, X, Y, Z
 
@@ -132,3 +132,15 @@ def test_readers_are_told_what_counts(bench: Bench) -> None:
         later(bench, AFTER_S)
         if take(bench):
             bench.core.spills.summed(file.file, 99)
+
+
+def test_what_goes_while_it_is_read_is_not_summed(bench: Bench) -> None:
+    born(bench, X)
+    bench.pin(C, X)
+    (read,) = take(bench)
+    assert isinstance(read, Read)
+    bench.send(A, m.RELEASE, X)
+    assert after(bench, 10.0) == []
+    bench.core.spills.read_done(read.transfer, 1.0)
+    bench.core.validate()
+    assert bench.core.stats()["disk_files"] == 0
