@@ -480,7 +480,7 @@ class HeadLink:
         if self._stopping:
             return
         final = isinstance(error, tickets.HeadNotProven) or _NOT_OURS in str(error)
-        if not self._once_failed and not final:
+        if not self._once_proven and not self._once_failed and not final:
             # A head that rested (HeadSide) starts by this, and is there at the next attempt.
             self._once_failed = True
             return
