@@ -1,4 +1,7 @@
-"""What a test asks of processes that are not its own."""
+"""What a test asks of processes that are not its own, and how it lets `os.fork` fail."""
+
+import os
+import resource
 
 
 def alive(pid):
@@ -11,3 +14,20 @@ def alive(pid):
             return stat.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def forks_without_descriptors(monkeypatch):
+    """Let `os.fork` find that this process may open no more files."""
+    fork = os.fork
+
+    def fork_without_descriptors():
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            return fork()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    monkeypatch.setattr(os, "fork", fork_without_descriptors)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import select
 import signal
 import time
@@ -13,7 +12,7 @@ import pytest
 import shoal
 from ledger import everything_came_back
 from marks import until
-from processes import alive
+from processes import alive, forks_without_descriptors
 
 MIB = 1024 * 1024
 STORE = 64 * MIB
@@ -89,19 +88,7 @@ def test_a_child_of_a_driver_reads_what_was_read_before_the_fork(small_store):
 
 def test_a_child_for_which_there_is_no_pipe_reads_what_was_read_before_the_fork(no_leaks, monkeypatch, capfd):
     """Too many open files: what it may read stays until this process ends."""
-    fork = os.fork
-
-    def fork_without_descriptors():
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        free = os.dup(0)
-        os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-        try:
-            return fork()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-    monkeypatch.setattr(os, "fork", fork_without_descriptors)
+    forks_without_descriptors(monkeypatch)
     settings = {"store_full_wait_ms": 100, "spilling": False}
     with shoal.init(num_cpus=2, object_store_memory=STORE, _system_config=settings):
         a_child_reads_what_its_parent_has_let_go_of()

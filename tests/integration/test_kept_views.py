@@ -5,7 +5,6 @@ The store is too small, so that some lie in the region and some in spill files.
 
 import gc
 import os
-import resource
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import pytest
 import shoal
 from ledger import everything_came_back
 from marks import until
+from processes import forks_without_descriptors
 from shoal import session
 from shoal.client import forks
 from shoal.testing import Cluster
@@ -165,19 +165,7 @@ def test_a_child_of_a_process_all_of_whose_views_lie_in_files(small_store):
 
 def test_a_child_for_which_there_is_no_pipe_keeps_what_lies_in_files(small_store, monkeypatch, capfd):
     views = views_in_files()
-    fork = os.fork
-
-    def fork_without_descriptors():
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        free = os.dup(0)
-        os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-        try:
-            return fork()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-    monkeypatch.setattr(os, "fork", fork_without_descriptors)
+    forks_without_descriptors(monkeypatch)
     child = Child(views)
     monkeypatch.undo()
     del views

@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal import session
-from shoal.store.filecopies import _mapped as mapped_files
+from shoal.store.filecopies import mapped_files
 from shoal.wire import messages as m
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shoal.client.forks import has_views, keep_what_is_read
 from shoal.owner.nodestream import MESSAGE_IDS_MAX
-from shoal.store.filecopies import _mapped as mapped_files
+from shoal.store.filecopies import mapped_files
 from shoal.wakeup import bells
 from shoal.wire import messages as m
 
@@ -49,9 +49,8 @@ class KeptViews:
 
     def __init__(self, runtime: Runtime, write_end: int) -> None:
         self._pins = runtime.store.pins
-        self._closed = (
-            runtime.store.closed_views
-        )  # views of the region that have died, and are still counted there
+        # Views of the region that have died, and are still counted there.
+        self._closed = runtime.store.closed_views
         self._files = mapped_files
         self._bells = bells
         self._write_end = [write_end]

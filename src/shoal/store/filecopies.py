@@ -142,12 +142,12 @@ class FileCopy:
         return ValueError(f"{self.path} is damaged ({how})")
 
     def _mapped(self) -> memoryview:
-        pages = _mapped.get(self.path)
+        pages = mapped_files.get(self.path)
         if pages is None:
             pages = self._from_file(Pages)
             pages.use = self.use  # views keep the pages, and not this
             with _mapping:  # another thread may have mapped it meanwhile
-                pages = _mapped.setdefault(self.path, pages)
+                pages = mapped_files.setdefault(self.path, pages)
         return pages.view()
 
     def _read(self, others: Iterable[FileCopy]) -> None:
@@ -240,7 +240,7 @@ class Pages:
 
 
 # By path, which is no other file's ever.
-_mapped: weakref.WeakValueDictionary[str, Pages] = weakref.WeakValueDictionary()
+mapped_files: weakref.WeakValueDictionary[str, Pages] = weakref.WeakValueDictionary()
 _mapping = threading.Lock()  # not taken while a file system may hang
 
 

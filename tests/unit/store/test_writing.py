@@ -145,17 +145,23 @@ def test_no_descriptor_is_left(file: RegionFile) -> None:
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("refused", [(), (4 * MIB,), (2 * MIB, 4 * MIB, 6 * MIB, 8 * MIB)])
-def test_whole_units_of_new_pages_become_huge_ones(
-    file: RegionFile, monkeypatch: pytest.MonkeyPatch, refused: tuple[int, ...]
-) -> None:
-    asked = []
+def huge_pages_but(refused: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Huge pages can be made, but at these offsets; where they were asked for."""
+    asked: list[int] = []
 
     def make(_: HugePages, offset: int) -> bool:
         asked.append(offset)
         return offset not in refused
 
     monkeypatch.setattr(HugePages, "make", make)
+    return asked
+
+
+@pytest.mark.parametrize("refused", [(), (4 * MIB,), (2 * MIB, 4 * MIB, 6 * MIB, 8 * MIB)])
+def test_whole_units_of_new_pages_become_huge_ones(
+    file: RegionFile, monkeypatch: pytest.MonkeyPatch, refused: tuple[int, ...]
+) -> None:
+    asked = huge_pages_but(refused, monkeypatch)
     region = opened(file)
     source = np.random.default_rng(1).integers(0, 255, 9 * MIB + 5, np.uint8)
     copy(region, MIB, source)
@@ -173,13 +179,7 @@ def test_whole_units_of_new_pages_become_huge_ones(
 def test_pages_made_for_somebody_who_writes_bit_by_bit_are_huge_ones(
     file: RegionFile, monkeypatch: pytest.MonkeyPatch, refused: tuple[int, ...]
 ) -> None:
-    asked = []
-
-    def make(_: HugePages, offset: int) -> bool:
-        asked.append(offset)
-        return offset not in refused
-
-    monkeypatch.setattr(HugePages, "make", make)
+    asked = huge_pages_but(refused, monkeypatch)
     region, other = opened(file), opened(file)
     other.window(3 * MIB, 5)[:] = 7  # this unit has a small page
     window = region.window(MIB + 64, 10 * MIB)
