@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
     from shoal.client.runtime import Runtime
-    from shoal.owner.objects import Entry
     from shoal.owner.tasks import TaskRecord
 
 T = TypeVar("T")
@@ -231,9 +230,7 @@ class ObjectRefGenerator(Generic[T]):
         if runtime.closed:
             return
         with runtime.lock:
-            stream.closed = True
-            untaken: list[Entry] = list(stream.items.values())
-            stream.items.clear()
+            untaken = stream.close()
             if stream.total is None:
                 runtime.dispatch.cancel(self._task, force=False, recursive=True)
             runtime.table.drop_uses(untaken)
@@ -269,9 +266,7 @@ def drop_abandoned(runtime: Runtime) -> None:
         stream = task.stream
         if stream is None or stream.closed:
             continue
-        stream.closed = True
-        items = [entry for entry in stream.items.values() if runtime.table.entries.get(entry.id) is entry]
-        stream.items.clear()
+        items = [entry for entry in stream.close() if runtime.table.entries.get(entry.id) is entry]
         if stream.total is None and runtime.dispatch.tasks.get(task.id) is task:
             runtime.dispatch.cancel(task, force=False, recursive=True)
         runtime.table.drop_uses(items)

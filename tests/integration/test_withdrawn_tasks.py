@@ -88,6 +88,23 @@ def test_nothing_of_it_stays(shoal_session, monkeypatch, owner, name, after, fun
         runtime.dispatch.validate()
 
 
+def test_items_that_came_meanwhile_do_not_stay(shoal_session, monkeypatch):
+    runtime = session.runtime()
+    nudge = runtime.reactor.nudge
+
+    def nudge_late():
+        nudge()
+        until(lambda: known()[1] > 10)
+        raise InterruptedHereError
+
+    until(lambda: known() == (0, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.reactor, "nudge", nudge_late)
+        with pytest.raises(InterruptedHereError):
+            items.remote()
+    until(lambda: known() == (0, 0))
+
+
 @shoal.remote
 class Actor:
     def one(self, *values):

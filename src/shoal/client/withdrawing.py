@@ -29,7 +29,7 @@ def withdraw(runtime: Runtime, task_id: bytes, task: TaskRecord | None, packed: 
         if task is not None and (task.state == DONE or task_id in dispatch.tasks):
             cancel_own(runtime, task, force=False, recursive=True)
             if task.stream is not None:
-                task.stream.closed = True
+                table.drop_uses(task.stream.close())  # some may have come by now
             table.drop_uses([entry for entry in task.returns if entry.count > 0])
         else:
             for entry in task.returns if task is not None else ():

@@ -160,3 +160,10 @@ class Stream:
         self.unsure_until = 0
         self.closed = False
         self.waiters: list[Any] = []
+
+    def close(self) -> list[Entry]:
+        """Nobody takes items any more; returns those that were not taken, of which a use each is to be dropped."""
+        self.closed = True
+        untaken = list(self.items.values())
+        self.items.clear()
+        return untaken
