@@ -242,7 +242,6 @@ class HeadLink:
             began = time.monotonic()
             self._attempt = asyncio.ensure_future(self._session())
             await asyncio.wait([self._attempt])
-            self._registered.clear()
             self._judge(self._attempt)
             if time.monotonic() - began > self._config.reconnect_ms_max / 1000:
                 pause_ms = self._config.reconnect_ms_min  # it had lasted
@@ -254,7 +253,8 @@ class HeadLink:
 
     def _judge(self, attempt: asyncio.Future[None]) -> None:
         """Take in how a session ended; raises what is no trouble of the network but a fault of ours."""
-        error = None if attempt.cancelled() else attempt.exception()
+        # gRPC cancels what is sent when what is to be received is given up: a head that was silent for too long.
+        error = TimeoutError() if attempt.cancelled() else attempt.exception()
         if isinstance(error, HeadRefusedError) or (isinstance(error, TlsUnavailable) and self._tls_wanted):
             self._refuse(str(error))
         elif isinstance(
@@ -288,14 +288,20 @@ class HeadLink:
                 self._kills.start_over()
                 self._groups = []
                 self._told_registered = False
-            await stream.write(self._register)
             listener = asyncio.ensure_future(self._listen(stream))
             try:
+                await stream.write(self._register)
                 await self._speak(stream, listener)
+            except asyncio.InvalidStateError:  # the stream has ended, which the listener is about to find out
+                await listener
+                raise
             finally:
                 listener.cancel()
                 stream.cancel()
+                # Or its error would be logged as forgotten.
+                await asyncio.gather(listener, return_exceptions=True)
         finally:
+            self._registered.clear()  # no call begins on a channel that is closed
             await channel.close()
 
     async def _open(self, channel: grpc.aio.Channel) -> Any:
@@ -460,6 +466,11 @@ class HeadLink:
                     raise ValueError(trouble) from None
                 # The stream breaks with the channel; give it the time to notice.
                 await asyncio.sleep(self._config.reconnect_ms_min / 1000)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # the link ends
+                trouble = "no answer in time"  # a head that was silent was given up, and its channel closed
         raise HeadUnreachableError(f"the head at {self._address} did not answer {name}: {trouble}")
 
     async def _ask(self, path: str, request: Any, response: Any, timeout_s: float) -> dict[str, Any]:
