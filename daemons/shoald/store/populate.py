@@ -8,6 +8,9 @@ call goes through ctypes, which releases the GIL: the daemon's loop does not not
 Low priority alone is not enough: processes that poll for a message yield the processor, and would yield it to this thread
 for milliseconds at a time (a task's round trip took 100 µs instead of 35). So it stops while workers are leased.
 
+When the node has been calm for a while, what objects have lain in and is of small pages gets huge ones, a unit at a time
+(`HugePages.mend`): by itself no page changes any more.
+
 Pages that nobody needed for a while are given back, and made again when the mark moves. The daemon's loop does that itself: it
 alone moves the mark, so nobody can be given a page that is just going. They go by whole units of huge pages, and the one in which
 the mark lies stays, like all that objects once lay in: it is used again first.
@@ -23,6 +26,7 @@ import math
 import mmap
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from shoal.store.hugepages import UNIT, HugePages
@@ -32,6 +36,7 @@ _MADV_POPULATE_WRITE = 23
 _MADV_REMOVE = 9
 _GIVE_BACK_STEP = 64 * 1024**2  # some milliseconds, in which the loop does nothing else
 _BUSY_LOOK_S = 0.05
+_CALM_S = 1.0  # so long after the last turn of the daemon's loop small pages are mended
 _AVAILABLE_SHARE = 4
 _NICE = 19
 _log = logging.getLogger(__name__)
@@ -46,6 +51,7 @@ class Populator:
         available: says how much memory can still be taken, bytes.
         busy: says whether the processors have better things to do; asked on this thread.
         idle_s: pages that were not needed for this long are given back.
+        calm_s: pages are mended so long after the last `wake`.
 
     Attributes:
         populated: the end of what is populated; 0 if nothing was.
@@ -58,14 +64,19 @@ class Populator:
         available: Callable[[], int] = memory_available,
         busy: Callable[[], bool] = lambda: False,
         idle_s: float = 30.0,
+        calm_s: float = _CALM_S,
     ) -> None:
         self._busy = busy
         self._idle_s = idle_s
+        self._calm_s = calm_s
         self._region = region  # kept in place
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(region))
         self._capacity = len(region)
         self._ahead_max = ahead_max
         self._huge = HugePages(self._address)
+        self._is_huge = bytearray(self._capacity // UNIT)  # by unit
+        self._mended = 0  # units that were looked at since the mark moved last
+        self._woken_at = 0.0
         self._available = available
         self._changed = threading.Condition()
         self._high_water = 0
@@ -81,16 +92,18 @@ class Populator:
         self.populated = 0
 
     def wake(self, high_water: int) -> None:
-        """The allocator's high-water mark is ``high_water`` now. Returns at once, cheap if it did not move.
+        """The node does something, and the allocator's high-water mark is ``high_water`` now. Cheap if it did not move.
 
         First called when the daemon has answered its first client: populating must not delay that.
         """
+        self._woken_at = time.monotonic()
         if self._refused or (self._thread is not None and high_water <= self._high_water):
             return
         with self._changed:
             if self._closed:
                 return
             self._high_water = max(high_water, self._high_water)
+            self._mended = 0
             self._parked = False
             self._changed.notify_all()
             if self._thread is None:
@@ -140,6 +153,7 @@ class Populator:
                 self._since = now
                 self._hurried = False
                 return now + self._idle_s
+            self._is_huge[start // UNIT :] = bytes(len(self._is_huge) - start // UNIT)
             self.populated = start if start > first else high_water
             self._seen = (high_water, self.populated)
         return now if self.populated > high_water else None
@@ -149,20 +163,43 @@ class Populator:
         madvise = _madvise()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or not self._parked)
-                if self._busy() and not self._closed:
-                    self._changed.wait(_BUSY_LOOK_S)
-                    continue
+                self._changed.wait_for(lambda: self._closed or not self._parked, self._calm_in())
                 if self._closed:
                     return
+                mends = self._parked
+                if mends and self._calm_in() != 0:
+                    continue
+                if self._busy():
+                    self._changed.wait(self._calm_s if mends else _BUSY_LOOK_S)
+                    continue
                 high_water = self._high_water
-                self._stepping = True
+                self._stepping = not mends
+            if mends:
+                self._mend(high_water)
+                continue
             more = self._step(high_water, madvise)
             with self._changed:
                 self._stepping = False
                 if not more and (self._refused or self._high_water == high_water):
                     self._parked = True
                     self._changed.notify_all()
+
+    def _calm_in(self) -> float | None:
+        """Seconds, until the next unit is to be mended; None if there is none."""
+        if self._mended >= self._high_water // UNIT or self._huge.stopped:
+            return None
+        return max(0.0, self._woken_at + self._calm_s - time.monotonic())
+
+    def _mend(self, high_water: int) -> None:
+        """See to it that one more of the units below the mark is of a huge page, if it can be."""
+        end = high_water // UNIT
+        unit = self._is_huge.find(False, self._mended, end)
+        if unit >= 0 and self._available() // _AVAILABLE_SHARE >= UNIT:
+            self._is_huge[unit] = self._huge.mend(unit * UNIT)
+            end = unit + 1
+        with self._changed:
+            if self._high_water == high_water:
+                self._mended = end
 
     def _step(self, high_water: int, madvise: Callable[[int, int, int], int]) -> bool:
         """Populate the next piece, to the end of a unit; False when there is none within the bounds."""
@@ -175,6 +212,7 @@ class Populator:
         if (ahead + self._available()) // _AVAILABLE_SHARE < ahead + size:
             return False
         if size == UNIT and self._huge.make(start):
+            self._is_huge[start // UNIT] = True
             self.populated = end
             return True
         # Down to a page: madvise wants a page's address, and the high-water mark is any multiple of 64.

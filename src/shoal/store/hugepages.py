@@ -38,6 +38,7 @@ _PAGE = mmap.PAGESIZE
 _OTHER_GAPS_MAX = 16
 _LINUX = sys.platform.startswith("linux")
 _madvise = libc.function("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_mincore = libc.function("mincore", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 
 
 class HugePages:
@@ -71,6 +72,11 @@ class HugePages:
         """Make no more."""
         self._again_at = math.inf
 
+    @property
+    def stopped(self) -> bool:
+        """None will be made any more."""
+        return self._again_at == math.inf
+
     def make(self, offset: int) -> bool:
         """Back the whole unit at ``offset``, a multiple of `UNIT`, by one huge page and map it; False if that was refused."""
         address = self._address + offset
@@ -90,6 +96,19 @@ class HugePages:
             if self._vain >= _VAIN_MAX:
                 self._vain -= 1  # one more in vain will do the next time
                 self._again_at = self._now() + _PAUSE_S
+        return made
+
+    def mend(self, offset: int) -> bool:
+        """Put a huge page in the place of the small ones of a unit, if they all exist; however long that takes (some
+        milliseconds): for somebody who has the time.
+        """
+        address = self._address + offset
+        exist = ctypes.create_string_buffer(UNIT // _PAGE)
+        if self.stopped or _mincore is None or _mincore(address, UNIT, exist) != 0 or b"\0" in exist.raw:
+            return False
+        made = bool(_madvise(address, UNIT, _MADV_COLLAPSE) == 0)
+        if not made and ctypes.get_errno() == errno.EINVAL:
+            self.stop()
         return made
 
 

@@ -77,6 +77,22 @@ def test_a_unit_keeps_what_it_contains(file: RegionFile) -> None:
     assert os.fstat(file.write_fd).st_blocks * 512 == (UNIT if made else 8192)
 
 
+def test_a_unit_of_small_pages_is_mended_if_all_of_them_exist(file: RegionFile) -> None:
+    mapping = map_aligned(file.write_fd, file.capacity, BOTH)
+    huge = HugePages(address_of(mapping))
+    mapping[UNIT + 4096 : UNIT + 4099] = b"abc"
+    assert not huge.mend(0)
+    assert not huge.mend(UNIT)
+    assert os.fstat(file.write_fd).st_blocks * 512 == 4096, "it is not worth memory"
+    mapping[UNIT : 2 * UNIT] = content = os.urandom(UNIT)
+    reader = map_aligned(file.read_fd, file.capacity, mmap.PROT_READ)
+    assert reader[UNIT : UNIT + 9] == content[:9]
+    made = huge.mend(UNIT)
+    assert reader[UNIT : 2 * UNIT] == mapping[UNIT : 2 * UNIT] == content
+    assert os.fstat(file.write_fd).st_blocks * 512 == UNIT
+    assert made or not huge.make(2 * UNIT), "the kernel makes huge pages"
+
+
 class Kernel:
     """Makes huge pages, or refuses, and takes its time."""
 
@@ -128,6 +144,24 @@ def test_a_kernel_that_cannot_is_not_asked_again(kernel: Kernel) -> None:
     kernel.time_s += 1e6
     assert not huge.make(0)
     assert kernel.asked == 1
+
+
+def test_mending_takes_its_time_and_ends_where_the_kernel_cannot(kernel: Kernel, file: RegionFile) -> None:
+    mapping = map_aligned(file.write_fd, file.capacity, BOTH)
+    mapping[:UNIT] = bytes(UNIT)
+    huge = HugePages(address_of(mapping), kernel.clock, kernel.clock)
+    kernel.takes_s = 0.003
+    assert all(huge.mend(0) for _ in range(20))
+    assert huge.possible()
+    kernel.error = errno.EAGAIN
+    assert not huge.mend(0)
+    assert not huge.stopped
+    kernel.error = errno.EINVAL
+    assert not huge.mend(0)
+    assert huge.stopped
+    asked = kernel.asked
+    assert not huge.mend(0)
+    assert kernel.asked == asked
 
 
 def test_pages_that_are_dear_are_made_no_more_for_a_while(kernel: Kernel) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -307,3 +309,76 @@ def test_pages_go_at_once_when_memory_is_short() -> None:
     assert populator.give_back(2 * MIB, 4.0) == 1004.0  # only once
     populator.close()
     file.close()
+
+
+class TestMending:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Where a huge page was wanted for small ones, in MiB; there are none for what is populated."""
+        asked: list[int] = []
+        monkeypatch.setattr(HugePages, "make", lambda *_: False)
+
+        def mend(_pages: HugePages, offset: int) -> bool:
+            asked.append(offset // MIB)
+            return offset != 2 * MIB  # this one is in use
+
+        monkeypatch.setattr(HugePages, "mend", mend)
+        return asked
+
+    @pytest.fixture
+    def populated(self) -> Iterator[Callable[..., Populator]]:
+        """Makes a populator of 64 MiB that has populated nothing."""
+        file = RegionFile(64 * MIB)
+        made: list[Populator] = []
+
+        def make(available: int = 2**40, **options: Any) -> Populator:
+            made.append(Populator(file.map(), 8 * MIB, lambda: available, **options))
+            return made[-1]
+
+        yield make
+        for populator in made:
+            populator.close()
+        file.close()
+
+    def test_small_pages_in_use_are_mended_when_all_is_calm(
+        self, asked: list[int], populated: Callable[..., Populator]
+    ) -> None:
+        populator = populated(calm_s=0.0)
+        populator.wake(9 * MIB)  # in the middle of a unit
+        until(lambda: populator._mended == 4)
+        assert asked == [0, 2, 4, 6]
+        populator.wake(13 * MIB)
+        until(lambda: populator._mended == 6)
+        assert asked[4:] == [2, 8, 10], "what is huge is not asked for again"
+        assert populator.populated == 20 * MIB
+
+    def test_nothing_is_mended_before(self, asked: list[int], populated: Callable[..., Populator]) -> None:
+        active, busy, short = (
+            populated(calm_s=3600.0),
+            populated(calm_s=0.0, busy=lambda: True),
+            populated(calm_s=0.0, available=MIB),
+        )
+        for populator in (active, busy, short):
+            populator.wake(9 * MIB)
+        until(lambda: short._mended == 4)
+        assert active.wait_parked(20)
+        assert active._calm_in() > 3000
+        assert busy._mended == active._mended == 0
+        assert asked == []
+
+    def test_what_is_made_huge_needs_no_mending_until_it_is_given_back(
+        self, monkeypatch: pytest.MonkeyPatch, asked: list[int], populated: Callable[..., Populator]
+    ) -> None:
+        monkeypatch.setattr(HugePages, "make", lambda *_: True)
+        populator = populated(calm_s=0.0, idle_s=0.0)
+        populator.wake(0)
+        assert populator.wait_parked(20)
+        assert populator.give_back(0, 1.0) is None
+        populator.wake(0)
+        assert bytes(populator._is_huge) == bytes(32)
+        monkeypatch.setattr(HugePages, "make", lambda _pages, offset: offset != 4 * MIB)
+        populator.wake(64)
+        assert populator.wait_parked(20)
+        populator.wake(8 * MIB)
+        until(lambda: populator._mended == 4)
+        assert asked == [0, 4]
