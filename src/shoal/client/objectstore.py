@@ -47,8 +47,10 @@ if TYPE_CHECKING:
 _AHEAD = 0
 _IDLE_S = 0.5
 _FILES_IDLE_S = 10.0  # as long as spare files are kept
-# Times as long as a search for garbage took, before the next one, when a file is to be had or was lent.
-_RESTS, _RESTS_WITH_FILES = 9, 49
+# Times as long as a search for garbage took, before the next one, when a file is to be had; and when one was lent, for garbage of
+# now and for all.
+_RESTS, _RESTS_WITH_FILES, _RESTS_WITH_FILES_ALL = 9, 49, 499
+_YOUNG = 1  # generation
 _CROWDED_S = 0.003  # room that is there takes a tenth of it
 _OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
@@ -188,7 +190,11 @@ class ClientStore:
             return self._room_at_once(size, or_file)
         except RatherAFileError as error:
             with self.files.given_back(error):
-                self._cycles.run(rests=_RESTS if error.lent is None else _RESTS_WITH_FILES)
+                if error.lent is None:
+                    self._cycles.run(_RESTS)
+                else:
+                    self._cycles.run(_RESTS_WITH_FILES, _YOUNG)
+                    self._cycles.run(_RESTS_WITH_FILES_ALL)
             if error.lent is not None or not (released or self.closed_views):
                 raise
         except (ObjectStoreFullError, OutOfDiskError):

@@ -7,6 +7,7 @@ only for a share of the time (`CycleSearch`). It takes a second in a process of 
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from shoal.client.runtime import Runtime
 
 _ASK_S = 1.0
+_ALL = 2  # generation
 
 
 class CycleSearch:
@@ -24,16 +26,22 @@ class CycleSearch:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._ended = float("-inf")
-        self._took = 0.0
+        self._last: dict[
+            int, tuple[float, float]
+        ] = {}  # when a search ended and how long it took, by generation
 
-    def run(self, rests: int = 0) -> None:
-        """Collect garbage, unless the last time was less than ``rests`` times ago what it took."""
+    def run(self, rests: int = 0, generation: int = _ALL) -> None:
+        """Collect garbage, unless the last time was less than ``rests`` times ago what it took.
+
+        ``generation``: what is older is not looked at (`gc.collect`). All of it lies in many pages, each of which takes long in a
+        virtual machine that has not touched it for seconds: 12 ms, or 40.
+        """
         began = self._now()
-        if began >= self._ended + rests * self._took:
-            gc.collect()
-            self._ended = self._now()
-            self._took = self._ended - began
+        ended, took = self._last.get(generation, (-math.inf, 0.0))
+        if began >= ended + rests * took:
+            gc.collect(generation)
+            ended = self._now()
+            self._last[generation] = (ended, ended - began)
 
 
 @contextmanager

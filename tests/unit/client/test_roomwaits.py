@@ -89,15 +89,18 @@ def test_cycles_are_looked_for_a_tenth_of_the_time_unless_nothing_else_helps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [100.0]
-    collected: list[float] = []
+    collected: list[tuple[float, int]] = []
 
-    def collect() -> None:
-        collected.append(clock[0])
-        clock[0] += 1.0
+    def collect(generation: int) -> None:
+        collected.append((clock[0], generation))
+        clock[0] += 1.0 if generation else 0.0
 
     monkeypatch.setattr(roomwaits.gc, "collect", collect)
     search = CycleSearch(lambda: clock[0])
     for pause_s, rests in [(0.0, 9), (8.9, 9), (0.0, 0), (8.9, 9), (0.2, 9)]:
         clock[0] += pause_s
         search.run(rests)
-    assert collected == pytest.approx([100.0, 109.9, 120.0])
+        search.run(9, 0)  # of the young alone: each rests for itself
+    whole = [began for began, generation in collected if generation]
+    assert whole == pytest.approx([100.0, 109.9, 120.0])
+    assert len(collected) == len(whole) + 5
