@@ -87,7 +87,7 @@ def test_a_unit_of_small_pages_is_mended_if_all_of_them_exist(file: RegionFile) 
     mapping[UNIT : 2 * UNIT] = content = os.urandom(UNIT)
     reader = map_aligned(file.read_fd, file.capacity, mmap.PROT_READ)
     assert reader[UNIT : UNIT + 9] == content[:9]
-    made = huge.mend(UNIT)
+    made = any(huge.mend(UNIT) for _ in range(20))  # a page of it may be in use for a moment
     assert reader[UNIT : 2 * UNIT] == mapping[UNIT : 2 * UNIT] == content
     assert os.fstat(file.write_fd).st_blocks * 512 == UNIT
     assert made or not huge.make(2 * UNIT), "the kernel makes huge pages"
