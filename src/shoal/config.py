@@ -178,7 +178,7 @@ class Config:
     spill_write_ms_max: float = 30000.0
     spill_write_tries_max: int = 3
     # Files without live objects that are kept to be written over: how long (0: none), and bytes; beyond, they go at once.
-    spill_spare_ms: float = 10000.0
+    spill_spare_ms: float = 30000.0
     spill_spare_bytes_max: int = 4 * GIB
     # Large objects that their creators wrote to files are summed this long after, if they are still there; 0: by their creators.
     spill_sum_after_ms: float = 2000.0

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 # Requests that no thread waits for; `promoting` has the other; numbers of `NodeLink.ask` start above.
 _AHEAD = 0
 _IDLE_S = 0.5
-_FILES_IDLE_S = 10.0  # as long as spare files are kept
+_FILES_IDLE_S = 30.0  # as long as spare files are kept
 # Times as long as a search for garbage took, before the next one, when a file is to be had; and when one was lent, for garbage of
 # now and for all.
 _RESTS, _RESTS_WITH_FILES, _RESTS_WITH_FILES_ALL = 9, 49, 499

@@ -420,7 +420,7 @@ def test_the_region_is_never_in_pieces_for_long() -> None:
         core.handle(A, [m.RELEASE, object_id], now)
     core.drop(A, now)
     turn()
-    now += 10.0  # spare files go
+    now += Config().spill_spare_ms / 1000  # spare files go
     turn()
     core.validate()
     stats = core.stats()
