@@ -36,9 +36,10 @@ _ALIGNMENT = 64
 # Bytes of one pwrite. At multiples of it the page cache gets its largest pieces, whose pages cost a third when they are written
 # again after the kernel has written them to the disk.
 _STEP = 4 * 1024**2
-# What one of two threads takes at a time, at multiples of it in the file: what the page cache has in one such piece is mapped by
-# one fault. (The last 1.4 MB of a file of 100 MB took 350, half of all the time that its mapping cost.)
-_PIECE = 2 * 1024**2
+# What one of two threads takes at a time, at multiples of it in the file: what the page cache has as 2 MiB is mapped by one
+# fault. (The last 1.4 MB of a file of 100 MB took 350, half of all the time that its mapping cost.) Pieces of 2 MiB are a tenth
+# slower: after each the thread needs the GIL.
+_PIECE = 4 * 1024**2
 _KEPT_BYTES_MAX = 4 * 1024**3
 _MADV_DONTFORK = 10
 _MADV_POPULATE_WRITE = 23
