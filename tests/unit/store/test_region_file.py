@@ -23,6 +23,12 @@ from shoald.store.region import RegionFile
 MIB = 1024**2
 
 
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the lowest priority the thread gets nothing for a minute beside two processes that compute."""
+    monkeypatch.setattr(populate, "_be_nice", lambda: None)
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
