@@ -26,9 +26,8 @@ class CycleSearch:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._last: dict[
-            int, tuple[float, float]
-        ] = {}  # when a search ended and how long it took, by generation
+        # When the last search of a generation ended, and how long it took.
+        self._last: dict[int, tuple[float, float]] = {}
 
     def run(self, rests: int = 0, generation: int = _ALL) -> None:
         """Collect garbage, unless the last time was less than ``rests`` times ago what it took.

@@ -10,6 +10,8 @@ too: that is what `map_aligned` is for.
 Memory in large pieces may be dear, though: what was free for seconds a virtual machine's host has often taken back, and gives
 again page by page, at 1-3 s per GB, while the remains of larger pieces, which small pages are made of first, it has left. Pieces
 that were freed just now come first, so when units begin to take long, the caller gets small pages for a while.
+They can be mended later, by a copy (0.6 s per GB): after a pause of seconds the first touch of each small page is slow there, it
+seems because the host has an entry for each in a table of its own (4 MB took 25 ms instead of 1, an Intel Xeon).
 
 The kernel may also refuse at any time (no huge page is free, a page is in use, the cgroup is full, the feature is off). Nothing
 is changed then but the one small page, and the caller goes on as if there were no huge pages.
