@@ -3,7 +3,8 @@
 Whether it is depends on the machine, and on what else it does: where one core does not fill the memory's bandwidth two copy
 nearly twice as fast (an Intel Xeon: 100 MB in 7.8 ms instead of 13.6); where it does, or where the other cores are busy, they
 only take from others (a Zen 5: 3.7 instead of 4.4). So it is measured, with the work itself: each way some times, then the faster
-one, and now and then the other. Threads are made for one piece and end with it, which takes 0.1 ms.
+one, and now and then the other: soon at first, since the first pieces are seldom like those that follow (their memory is cold),
+and ever more seldom while that only confirms the choice. Threads are made for one piece and end with it, which takes 0.1 ms.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BYTES_MIN = 8 * 1024**2
 _THREADS_MAX = 4
 _SAMPLES = 3  # of each way, the best of which counts: what disturbs one only makes it slower
 _GAIN = 1.2  # less is not worth other cores
-_PROBE_EVERY = 32
+_PROBE_AFTER, _PROBE_AFTER_MAX = 2, 32  # pieces: twice as many each time
 _ALIGNMENT = 4096
 
 
@@ -38,22 +39,48 @@ class Faster:
 
     def __init__(self, gain: float) -> None:
         self._gain = gain
-        self._rates: dict[tuple[int, bool], deque[float]] = {}
-        self._count = 0
+        self._sizes: dict[int, _Measured] = {}
 
     def choose(self, size: int) -> bool:
         """Whether the next piece is to be done the second way."""
-        first, second = (self._rates.get((size.bit_length(), way), ()) for way in (False, True))
-        if len(first) < _SAMPLES or len(second) < _SAMPLES:
-            return len(first) > len(second)
-        self._count += 1
-        faster = max(second) > self._gain * max(first)
-        return faster if self._count % _PROBE_EVERY else not faster
+        measured = self._of(size)
+        if not measured.is_enough():
+            return len(measured.first) > len(measured.second)
+        measured.until_probe -= 1
+        return measured.is_second_faster(self._gain) is (measured.until_probe > 0)
 
     def took(self, size: int, second: bool, began: float) -> None:
         """A piece has been done, ``second``: that way; since ``began`` (`time.perf_counter`)."""
-        rates = self._rates.setdefault((size.bit_length(), second), deque(maxlen=_SAMPLES))
-        rates.append(size / max(time.perf_counter() - began, 1e-9))
+        measured = self._of(size)
+        had_enough, before = measured.is_enough(), measured.is_second_faster(self._gain)
+        (measured.second if second else measured.first).append(size / max(time.perf_counter() - began, 1e-9))
+        if not had_enough or measured.is_second_faster(self._gain) is not before:
+            measured.probe_after(_PROBE_AFTER)
+        elif second is not before:  # a probe, which has confirmed the choice
+            measured.probe_after(min(2 * measured.probes_after, _PROBE_AFTER_MAX))
+
+    def _of(self, size: int) -> _Measured:
+        return self._sizes.setdefault(size.bit_length(), _Measured())
+
+
+class _Measured:
+    """The last rates of either way, in bytes per second, and when the slower one is tried again."""
+
+    __slots__ = ("first", "probes_after", "second", "until_probe")
+
+    def __init__(self) -> None:
+        self.first: deque[float] = deque(maxlen=_SAMPLES)
+        self.second: deque[float] = deque(maxlen=_SAMPLES)
+        self.probe_after(_PROBE_AFTER)
+
+    def probe_after(self, pieces: int) -> None:
+        self.probes_after = self.until_probe = pieces
+
+    def is_enough(self) -> bool:
+        return len(self.first) == len(self.second) == _SAMPLES
+
+    def is_second_faster(self, gain: float) -> bool:
+        return self.is_enough() and max(self.second) > gain * max(self.first)
 
 
 class Parallel:

@@ -46,10 +46,26 @@ def ways(work, count):
     return found
 
 
-def test_each_way_is_tried_and_the_faster_one_taken(two):
-    assert ways(Work(two, 0.5), 20)[6:] == [True] * 14
-    assert ways(Work(two, 0.9), 20)[6:] == [False] * 14  # not worth another core
+def test_each_way_is_tried_and_the_faster_one_taken_and_the_other_ever_more_seldom(two):
     assert ways(Work(two, 0.5), 6).count(True) == 3
+    probes = [7, 11, 19, 35, 67, 99, 131]  # after 2, 4, 8, 16, and then every 32
+    assert [at for at, shared in enumerate(ways(Work(two, 0.5), 140)) if not shared and at > 5] == probes
+    assert [
+        at for at, shared in enumerate(ways(Work(two, 0.9), 140)) if shared and at > 5
+    ] == probes  # not worth another core
+
+
+def test_what_the_first_pieces_took_is_soon_forgotten(two):
+    """The first ones, to memory that nobody has touched yet, take equally long by one thread and by two."""
+    work = Work(two, 1.0)
+    jobs = Parallel()
+    for _ in range(8):
+        jobs.run(SIZE, work)
+    work.shared_s = 0.5
+    work.parts = []
+    for _ in range(10):
+        jobs.run(SIZE, work)
+    assert sum(part == (0, SIZE) for part in work.parts) <= 5  # the others were shared
 
 
 def test_the_other_way_is_tried_now_and_then_and_taken_when_it_is_faster_by_then(two):
