@@ -157,6 +157,22 @@ def test_a_directory_that_was_removed_is_made_again(spilling_to, whole):
     assert log.count("somebody has removed") == 1
 
 
+def test_also_where_files_of_dead_objects_were_to_be_used_again(spilling_to):
+    """A creator is lent one as it is: it notices, and its value goes the usual way."""
+    (folder,) = spilling_to("a", spill_in_place_bytes_min=PART)
+    refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+    del refs
+    until(lambda: shoal.memory_summary()["disk_spare"] >= 4 * PART)
+    written = shoal.memory_summary()["written_in_files"]
+    shutil.rmtree(folder)
+    refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
+    for number, ref in enumerate(refs):
+        check(shoal.get(ref), number)
+    assert written > 0
+    log = Path(session.runtime().identity.session_dir, "logs", "node.log").read_text()
+    assert log.count("somebody has removed") == 1
+
+
 def test_who_fills_the_store_is_called_as_people_know_it(no_leaks):
     @shoal.remote
     class Hoard:

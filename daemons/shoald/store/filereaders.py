@@ -16,7 +16,7 @@ from shoald.store.objects import Client
 
 
 class FileReaders:
-    """The readers of the spill files of one node; files by their numbers, which are never used again."""
+    """The readers of the spill files of one node, by their numbers; one that is used again has none."""
 
     __slots__ = ("_counts", "_removed", "_told")
 

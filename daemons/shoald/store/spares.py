@@ -6,6 +6,10 @@ files are reused; when it stops, they go after config.spill_spare_ms. Not at the
 just writing to the disk took 0.6 s, for which who wanted a file waited, and then each one was new again (100 MB in 40 instead of
 17 ms).
 
+Who writes over one moves it to a new name, which takes two threads and, while another one copies, 0.5 ms. One that is just as
+long as what a creator would like to write is lent to it as it is, with its number. If somebody has removed it, the creator
+notices, and asks for room.
+
 Only what nobody looks at is written over (`filereaders`): a client that was told of a file may have mapped it. Files that
 were written past the page cache gain nothing. At the bound, config.spill_spare_bytes_max, a file is removed as soon as it is
 dead; when a disk is full all of them are.

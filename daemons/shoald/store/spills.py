@@ -33,43 +33,32 @@ from typing import Any
 from shoal.sizes import bytes_text
 from shoal.wire import messages as m
 from shoald.store.allocator import round_up
-from shoald.store.disks import Disks
 from shoald.store.errors import ProtocolError
-from shoald.store.filereaders import FileReaders
 from shoald.store.ledger import Ledger
 from shoald.store.objects import LOST, ON_DISK, READING, WRITING, Client, DiskCopy, SpillFile, StoredObject
 from shoald.store.readings import LateReads, Reading
-from shoald.store.spares import Spares
-from shoald.store.spilleffects import Effect, Lend, Read, Remove, Rewrite, Write
-from shoald.store.sums import Sums
+from shoald.store.spilleffects import Lend, Read, Remove, Rewrite, Write
+from shoald.store.spillfiles import SpillFiles
 
 
-class Spills:
+class Spills(SpillFiles):
     """The copies on disk of one node's objects.
 
     Args:
         directories: how many there are; 0: spilling is off.
 
     Attributes:
-        outbox: effects for the shell, which empties it.
         written: objects that have a copy on disk since a moment ago; see eviction.
         restored: objects that were read back for the first time a moment ago; see eviction.
         writing_bytes: of the region, that will be on disk soon.
-        disks: the directories; readers: who looks at files.
         trouble: why the last write failed; "" after one that was begun later and did not.
-        full: it failed because a disk is full.
         on_settled: called with an object whose read has ended, well or not.
         on_found: called with an object whose copy had counted as lost, and is in the region now; its record may have gone.
-        locate: (directory, file) → its path, or "" if clients cannot map it; set by the shell.
     """
 
     def __init__(self, ledger: Ledger, directories: int) -> None:
+        super().__init__(ledger.config, directories)
         self._ledger = ledger
-        self.disks = Disks(directories, ledger.config)
-        self.readers = FileReaders()
-        self._spares = Spares(ledger.config, self.readers)
-        self._sums = Sums(ledger.config)
-        self._numbers = 0
         self._transfers = 0
         # File → to whom, the number of the request, and whether that was for room.
         self._lent: dict[int, tuple[Client, int, bool]] = {}
@@ -77,16 +66,13 @@ class Spills:
         self._rewriting: dict[int, tuple[SpillFile, SpillFile, list[StoredObject]]] = {}
         self._late = LateReads(ledger.config)
         self._seconds = {"spill": 0.0, "restore": 0.0}
-        self.files: dict[int, SpillFile] = {}
         self.reading: dict[int, Reading] = {}
-        self.outbox: list[Effect] = []
         self.written: list[StoredObject] = []
         self.restored: list[StoredObject] = []
         self.writing_bytes = 0
-        self.trouble, self.full, self._begun_before = "", False, 0
+        self.trouble, self._begun_before = "", 0
         self.on_settled: Callable[[StoredObject], None]
         self.on_found: Callable[[StoredObject], None]
-        self.locate: Callable[[int, int], str] = lambda _directory, _file: ""
         ledger.forget_copy = self.forget
 
     # --- out of the region ---
@@ -193,19 +179,24 @@ class Spills:
             kind = "file" if instead else "disk" if self.full or complaints else "full"
             self._refuse(client, req, kind, "; ".join(complaints) or self.trouble)
             return
-        file = self._new_file(self.disks.next(now))
-        if not self.locate(file.directory, file.number):
-            del self.files[file.number]
+        directory, size = self.disks.next(now), round_up(size)
+        if not self.locate(directory, 0):
             self._refuse(client, req, "file" if instead else "full", "")
             return
-        file.size = round_up(size)
+        spare = self._spares.take(directory, size)
+        # One that is as long needs nothing of the disk: it is lent as it is, and keeps its name.
+        is_there = instead and spare is not None and spare.size == size
+        file = self._new_file(directory, spare.number if spare is not None and is_there else 0)
+        file.size = size
         file.is_told = True  # until it is sealed: its creator has it mapped
-        spare = self._spares.take(file.directory, file.size)
-        file.over = spare.number if spare is not None else 0
         self._lent[file.number] = client, req, instead
         client.files.add(file.number)
-        self.disks.begin(file.number, file.directory, now, self._ledger.config.spill_lend_ms_max)
-        self.outbox.append(Lend(file.number, file.directory, file.size, file.over))
+        if is_there:
+            self.made(file.number, directory)
+            return
+        file.over = spare.number if spare is not None else 0
+        self.disks.begin(file.number, directory, now, self._ledger.config.spill_lend_ms_max)
+        self.outbox.append(Lend(file.number, directory, size, file.over))
 
     def made(self, number: int, directory: int) -> None:
         """A file to lend is there."""
@@ -485,22 +476,6 @@ class Spills:
         for each in list(self.files.values()):
             self._tidy(each)
 
-    def _new_file(self, directory: int) -> SpillFile:
-        self._numbers += 1
-        file = self.files[self._numbers] = SpillFile(self._numbers, directory)
-        return file
-
-    @staticmethod
-    def _put(file: SpillFile, obj: StoredObject) -> None:
-        file.live[obj.id] = obj, file.size
-        file.live_bytes += obj.allocated
-        file.size += round_up(obj.size)
-
-    @staticmethod
-    def _take_out(file: SpillFile, obj: StoredObject) -> None:
-        del file.live[obj.id]
-        file.live_bytes -= obj.allocated
-
     def _tidy(self, file: SpillFile) -> None:
         """Remove or rewrite a file if it is time to."""
         if not file.ready or file.reads or file.number not in self.files:
@@ -526,27 +501,6 @@ class Spills:
         source.ready = False
         self._rewriting[file.number] = source, file, objects
         self.outbox.append(Rewrite(file.number, file.directory, source.number, tuple(parts)))
-
-    def _remove(self, file: SpillFile, gives_back: bool = True) -> None:
-        del self.files[file.number]
-        self._sums.forget(file)
-        if self.full or not self._spares.keep(file):
-            self._remove_all([file])
-            if self.full and gives_back:
-                self.disks.gives_back.add(file.directory)
-
-    def _remove_over(self, file: SpillFile) -> None:
-        """That of which this one may not have taken the place yet."""
-        if file.over:
-            self.outbox.append(Remove(file.over, file.directory))
-
-    def _remove_all(self, files: list[SpillFile]) -> None:
-        for file in files:
-            self.readers.removed(file.number, file.size)
-        self.outbox += [
-            Remove(file.number, file.directory, not file.is_told and file.number not in self.readers)
-            for file in files
-        ]
 
     # --- what there is ---
 

@@ -125,14 +125,56 @@ def test_a_file_that_cannot_be_made_is_asked_for_once_more_and_then_room(bench: 
     assert (to, message[:3]) == (B, [m.ALLOC_FAILED, 1, "file"]), "it knows what to do then"
 
 
-def test_its_file_is_written_over_by_the_next_creator(bench: Bench) -> None:
+def test_its_file_is_written_over_by_a_later_creator(bench: Bench) -> None:
     first = born(bench, B, Z)
     bench.send(B, m.RELEASE, Z)
     assert not take(bench)
-    others = [lent(bench, C, req) for req in (1, 2)]
+    others = [lent(bench, C, req, LARGE + KIB) for req in (1, 2)]
     assert [other.over for other in others if other.directory == first.directory] == [first.file]
     bench.drop(C)
     assert {effect.file for effect in take(bench)} == {first.file, *(other.file for other in others)}
+
+
+def lent_again(bench: Bench) -> tuple[Lend, list[Any]]:
+    """A file of a dead object of B's, and what C is told when its turn comes to be lent for one as long."""
+    first = born(bench, B, Z)
+    bench.send(B, m.RELEASE, Z)
+    lent(bench, C, 1)  # in the other directory
+    ((to, message),) = bench.send(C, m.ALLOC, 2, LARGE, LARGE, OR_FILE)
+    assert to == C
+    assert not take(bench), "the disk is asked for nothing"
+    return first, message
+
+
+def test_one_that_is_as_long_is_lent_as_it_is(bench: Bench) -> None:
+    first, message = lent_again(bench)
+    path = f"/{first.directory}/{first.file}"
+    assert message == [m.FILE_LENT, 2, first.file, path]
+    bench.core.validate()
+    place = [first.file, 77, Z, LARGE, b"", m.SEAL_PRIMARY, C, "here", b""]
+    assert bench.send(C, m.SEAL_IN_FILE, *place) == []
+    assert in_file(bench.pin(B, Z))[3:] == [path, 0, LARGE, m.SEAL_PRIMARY, 77, first.file]
+    bench.core.validate()
+    bench.send(C, m.RELEASE, Z)
+    bench.send(B, m.UNPIN, Z)
+    assert bench.core.stats()["disk_spare"] == LARGE, "and it is spare once more"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_and_goes_if_nobody_writes_it_after_all(bench: Bench, gone: bool) -> None:
+    first, _ = lent_again(bench)
+    assert not (bench.drop(C) if gone else bench.send(C, m.FILE_RETURN, first.file))
+    assert Remove(first.file, first.directory) in take(bench), "whoever has it may still write there"
+    assert bench.core.stats()["disk_spare"] == 0
+
+
+def test_nobody_is_lent_one_so_who_asks_after_a_refusal(bench: Bench) -> None:
+    """It may be gone: then it was refused by the disk."""
+    first = born(bench, B, Z)
+    bench.send(B, m.RELEASE, Z)
+    for req in (1, 2):
+        assert bench.send(C, m.ALLOC_FILE, req, LARGE) == []
+    assert [effect.over for effect in take(bench) if effect.directory == first.directory] == [first.file]
 
 
 def test_it_is_read_there_once_and_comes_into_the_store_when_it_is_wanted_again(bench: Bench) -> None:
