@@ -116,6 +116,21 @@ def test_an_error_of_either_part_is_raised_when_both_have_ended(two, failing):
     assert len(ended) == 1
 
 
+def test_helpers_run_elsewhere_and_are_waited_for(monkeypatch):
+    """Not for ever: a machine may be busy. Here one helper begins late, after the caller has begun its own part."""
+    left, begun = [], threading.Event()
+    monkeypatch.setattr(parallel, "current", lambda: 7)
+
+    def leave(place):
+        left.append(place)
+        if len(left) == 2:
+            assert begun.wait(60)
+
+    monkeypatch.setattr(parallel, "leave", leave)
+    in_threads([lambda: None, lambda: None, begun.set])
+    assert left == [7, 7]
+
+
 def test_a_failure_in_a_copying_thread_is_raised():
     def fail():
         raise OSError("no memory behind this page")

@@ -13,15 +13,13 @@ that the daemon's main thread may use. Where the system has no such calls, or fo
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import threading
 
-from shoal import libc
+from shoal.processors import POSSIBLE, confine, current
 
-_processor = libc.function("sched_getcpu", ctypes.c_int)
-_POSSIBLE = _processor is not None and hasattr(os, "sched_setaffinity") and hasattr(socket, "SO_INCOMING_CPU")
+_POSSIBLE = POSSIBLE and hasattr(socket, "SO_INCOMING_CPU")
 
 
 class Receivers:
@@ -35,20 +33,20 @@ class Receivers:
         if not _POSSIBLE:
             return
         me = threading.get_ident()
-        self._places[me] = _processor()
+        self._places[me] = current()
         others = [place for thread, place in tuple(self._places.items()) if thread != me]
         allowed = _allowed()
         free = allowed.difference(others)
         if not free and allowed:
             fewest = min(map(others.count, allowed))
             free = {place for place in allowed if others.count(place) == fewest}
-        _confine(free)
-        self._places[me] = _processor()
+        confine(free)
+        self._places[me] = current()
 
     def leave(self) -> None:
         """This thread has nothing to do."""
         if self._places.pop(threading.get_ident(), None) is not None:
-            _confine(_allowed())
+            confine(_allowed())
 
 
 def follow(sock: socket.socket) -> None:
@@ -56,17 +54,9 @@ def follow(sock: socket.socket) -> None:
     if _POSSIBLE:
         place = sock.getsockopt(socket.SOL_SOCKET, socket.SO_INCOMING_CPU)
         if place in _allowed():
-            _confine({place})
+            confine({place})
 
 
 def _allowed() -> set[int]:
     """What the main thread may use: nobody has confined it here."""
     return os.sched_getaffinity(os.getpid())
-
-
-def _confine(places: set[int]) -> None:
-    try:
-        if os.sched_getaffinity(0) != places:
-            os.sched_setaffinity(0, places)
-    except OSError:
-        pass  # a processor has gone meanwhile, or it is forbidden: then the kernel chooses

@@ -51,7 +51,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", it.get, raising=False)
         monkeypatch.setattr(os, "sched_setaffinity", it.set, raising=False)
         monkeypatch.setattr(threading, "get_ident", lambda: it.me)
-        monkeypatch.setattr(processors, "_processor", lambda: it.places[it.me])
+        monkeypatch.setattr(processors, "current", lambda: it.places[it.me])
         monkeypatch.setattr(processors, "_POSSIBLE", True)
         return it
 
