@@ -80,6 +80,35 @@ def test_two_threads_share_all_of_a_value(start, end):
     assert len(assigned) == {10 * MIB + 3: 1, 29 * MIB: 5}.get(end, 0)
 
 
+@pytest.mark.parametrize("faults", [[0, 0], [7, 8]])
+def test_pages_that_the_kernel_has_protected_are_unmapped_at_once(file, monkeypatch, faults):
+    monkeypatch.setattr(filewrites, "processors", lambda: 2)
+    monkeypatch.setattr(filewrites, "_PIECE", 4 * MIB)
+    write_copy(file, serialize(VALUES["large"]))
+    unmapped = []
+    madvise = filewrites._madvise
+
+    def spy(address, size, advice):
+        unmapped.append((size, advice))
+        return madvise(address, size, advice)
+
+    counts = iter(faults)
+    monkeypatch.setattr(filewrites, "_faults", lambda: next(counts))
+    monkeypatch.setattr(filewrites, "_madvise", spy)
+    pieces = filewrites._Pieces
+
+    class Assigned(pieces):
+        def first(self):  # all whole pieces are left to the mapping
+            return pieces.first(self) if self._rests else None
+
+    monkeypatch.setattr(filewrites, "_Pieces", Assigned)
+    value = serialize(VALUES["large"][::-1].copy())
+    write_copy(file, value)
+    assert unmapped == ([] if faults == [0, 0] else [(20 * MIB, filewrites._MADV_DONTNEED)])
+    found = content(file, value.size)
+    assert same(deserialize(np.frombuffer(found, np.uint8)), VALUES["large"][::-1])
+
+
 def test_what_was_there_does_not_matter(file):
     first, second = serialize(VALUES["large"]), serialize(VALUES["large"][::-1].copy())
     write_copy(file, first)
