@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 _AHEAD = 0
 _IDLE_S = 0.5
 _FILES_IDLE_S = 30.0  # as long as spare files are kept
-# Times as long as a search for garbage took, before the next one, when a file is to be had; and when one was lent, for garbage of
-# now and for all.
-_RESTS, _RESTS_WITH_FILES, _RESTS_WITH_FILES_ALL = 9, 49, 499
+# Times as long as a search for garbage took, before the next one, when a file is to be had; and for young one, when it was lent.
+_RESTS, _RESTS_WITH_FILES = 9, 49
+_SHARE_OF_FILES = 0.01  # of the time that files took goes into the search for all garbage then
 _YOUNG = 1  # generation
 _CROWDED_S = 0.003  # room that is there takes a tenth of it
 _OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
@@ -110,6 +110,7 @@ class ClientStore:
         self._cycles = CycleSearch()
         self.files = FileSealer(runtime, node)
         self._is_crowded = False  # the last request for room had to wait until room was made
+        self._files_s = 0.0  # that writing files has taken
         self._written = self._written_seen = 0
         self._idle_since = 0.0
 
@@ -146,6 +147,7 @@ class ClientStore:
                 with self.files.given_back(full):
                     content_hash = content_hash or (value.content_hash() if hashed else b"")
                 file = [contained, flags & ~m.SEAL_PINNED, holder, callsite, content_hash]
+                began = time.monotonic()
                 try:
                     self.files.seal(object_id, value, file, full)
                 except (ObjectStoreFullError, OutOfDiskError):
@@ -154,6 +156,7 @@ class ClientStore:
                     or_file = False
                 else:
                     self._written += 1
+                    self._files_s += time.monotonic() - began
                     return content_hash, False
         if self._is_crowded and not hashed:
             # The pin would soon be asked for, and this thread is busy with the next copy then, while nothing is written.
@@ -194,7 +197,7 @@ class ClientStore:
                     self._cycles.run(_RESTS)
                 else:
                     self._cycles.run(_RESTS_WITH_FILES, _YOUNG)
-                    self._cycles.run(_RESTS_WITH_FILES_ALL)
+                    self._cycles.run_within(self._files_s * _SHARE_OF_FILES)
             if error.lent is not None or not (released or self.closed_views):
                 raise
         except (ObjectStoreFullError, OutOfDiskError):

@@ -104,3 +104,21 @@ def test_cycles_are_looked_for_a_tenth_of_the_time_unless_nothing_else_helps(
     whole = [began for began, generation in collected if generation]
     assert whole == pytest.approx([100.0, 109.9, 120.0])
     assert len(collected) == len(whole) + 5
+
+
+def test_where_files_are_written_instead_they_are_looked_for_a_share_of_that_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    collected = []
+
+    def collect(_generation: int) -> None:
+        collected.append(clock[0])
+        clock[0] += 1.0
+
+    monkeypatch.setattr(roomwaits.gc, "collect", collect)
+    search = CycleSearch(lambda: clock[0])
+    for budget_s in (0.0, 0.5, 1.9, 2.0, 2.9, 3.0):
+        clock[0] += 1000.0  # that time goes by does not count
+        search.run_within(budget_s)
+    assert collected == [1100.0, 4101.0, 6102.0]
