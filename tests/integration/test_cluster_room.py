@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,30 @@ def test_what_finds_no_room_between_views_is_received_into_a_file():
             gone = [ref.hex() for ref in far]
             del far
             until(lambda: not ids_at(small).intersection(gone))
+        finally:
+            shoal.shutdown()
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_file_that_somebody_removed_is_a_lost_copy_for_other_nodes_too(retries):
+    """Where there is no room to read it, its node sends it out of the file."""
+    with Cluster(num_cpus=0) as cluster:
+        small = cluster.add_node(num_cpus=2, object_store_memory=24_000_000, resources={"small": 10})
+        shoal.init(cluster.address)
+        try:
+            here = make.options(resources={"small": 1}, max_retries=retries)
+            near = [here.remote(500_000) for _ in range(5)]
+            holder = Holder.options(resources={"small": 1}).remote()
+            assert get(holder.look.remote(*near)) == 5
+            ref = here.remote(750_000)
+            shoal.wait([ref], fetch_local=False, timeout=TIMEOUT_S)
+            file = max(Path(small.session_dir).glob("spill/*/*.spill"), key=lambda each: each.stat().st_size)
+            file.unlink()
+            if retries:
+                assert get(ref)[-1] == 749_999.0
+            else:
+                with pytest.raises(shoal.exceptions.ObjectLostError, match=r"no node has it.* max_retries=0"):
+                    get(ref)
         finally:
             shoal.shutdown()
 

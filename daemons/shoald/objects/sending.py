@@ -11,7 +11,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from shoal.store.filecopies import FileCopy
+from shoal.store.filecopies import FileCopy, is_own_limit
 from shoal.wire import pieces
 from shoald.objects.processors import follow
 from shoald.objects.sockets import keep_close, receive_exactly, send_all, set_blocking, stays_here
@@ -184,7 +184,9 @@ class DataServer:
         return pieces.HERE, found.copy.sums.setdefault(found.chunk, checksum)
 
     def _map(self, copy: Copy) -> memoryview | None:
-        """The bytes of a copy that lies in a spill file, whose proof is looked at once; None if they are not there."""
+        """The bytes of a copy that lies in a spill file, whose proof is looked at once; None if they are not to be had: the
+        reader asks again.
+        """
         assert copy.file is not None
         found = copy.mapped
         if found is None:
@@ -192,10 +194,10 @@ class DataServer:
             found = FileCopy(path, start, copy.size, 0, proof)
             try:
                 found.open(None)  # if it hangs, readers turn to other nodes
-            except FileNotFoundError:
-                return None  # it was rewritten: the reader asks again
             except (OSError, ValueError) as error:
-                self._damaged(copy, str(error))
+                if not is_own_limit(error):
+                    why = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+                    self._damaged(copy, why)  # what was rewritten lies elsewhere by now: the store sees that
                 return None
             copy.mapped = found
         assert found.mapping is not None

@@ -9,7 +9,6 @@ Everything that touches tables runs with the runtime's lock held; the copying it
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 import time
 from collections import Counter, deque
@@ -26,7 +25,7 @@ from shoal.owner.objects import Waiter
 from shoal.refs import released
 from shoal.sizes import bytes_text
 from shoal.store.extents import ExtentLeases
-from shoal.store.filecopies import THREAD, FileCopy, FileUse
+from shoal.store.filecopies import THREAD, FileCopy, FileUse, is_own_limit
 from shoal.store.filewrites import windows
 from shoal.store.pins import PinTable
 from shoal.store.region import Region
@@ -54,7 +53,6 @@ _YOUNG = 1  # generation
 _CROWDED_S = 0.003  # room that is there takes a tenth of it
 _OWN_THREADS = frozenset({"shoal-backup", "shoal-output", THREAD})  # they run no code of users
 _UNCOUNTED: deque[Any] = deque(maxlen=0)  # for views that pin nothing
-_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the file may be well, for others
 _PIN_FIELDS = 3  # of an object in a PIN_TOGETHER: id and stamp
 
 
@@ -452,7 +450,7 @@ class ClientStore:
         try:
             opened = copy.mapping is not None or self._open(copy, patience_s)
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in _OWN_LIMITS:
+            if is_own_limit(error):
                 why = f"there is no room for object {object_id.hex()}, and this process cannot open its file: {error}"
                 self.pin_errors[object_id] = ("full", why)
                 return None

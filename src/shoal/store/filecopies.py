@@ -244,6 +244,11 @@ mapped_files: weakref.WeakValueDictionary[str, Pages] = weakref.WeakValueDiction
 _mapping = threading.Lock()  # not taken while a file system may hang
 
 
+def is_own_limit(error: Exception) -> bool:
+    """Whether a file could not be opened for lack of what this process has too much of: for others it may be well."""
+    return isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
 class FileWork:
     """Something that is done to a file by a thread of its own; what it needs is the thread's until it has ended.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import socket
@@ -13,6 +14,7 @@ import xxhash
 from nodeclient import until
 from shoal.config import Config
 from shoal.store.checksums import checksum
+from shoal.store.filecopies import FileCopy
 from shoal.wire import auth, pieces
 from shoald.objects.copies import Copy
 from shoald.objects.landing import sum_file
@@ -506,12 +508,26 @@ def test_a_spill_file_that_has_gone_or_was_damaged_is_not_there(rig, tmp_path, c
     it.copy.offset = 0
     it.copy.file = str(path), 64, xxhash.xxh3_64_intdigest(it.data)
     assert it.get(1, it.pieces(0))[0] == [GONE]
-    if content is None:
-        assert not it.damaged
-    else:
-        [(object_id, why)] = it.damaged
-        assert object_id == it.copy.id
-        assert "checksum" in why
+    [(object_id, why)] = it.damaged
+    assert object_id == it.copy.id
+    assert ("checksum" if content else f"{path}: No such file") in why
+
+
+def test_but_not_for_want_of_descriptors(rig, tmp_path, monkeypatch):
+    it = rig()
+    path = tmp_path / "5.spill"
+    path.write_bytes(it.data)
+    it.copy.offset = 0
+    it.copy.file = str(path), 0, xxhash.xxh3_64_intdigest(it.data)
+
+    def refuse(_copy, _patience_s):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileCopy, "open", refuse)
+        assert it.get(1, it.pieces(0))[0] == [GONE]
+    assert not it.damaged
+    assert it.get(2, it.pieces(0))[0][0] >= 0, "it is well, and may be asked for again"
 
 
 class Files:
