@@ -164,7 +164,7 @@ def test_also_where_files_of_dead_objects_were_to_be_used_again(spilling_to):
     del refs
     until(lambda: shoal.memory_summary()["disk_spare"] >= 4 * PART)
     written = shoal.memory_summary()["written_in_files"]
-    shutil.rmtree(folder)
+    shutil.rmtree(folder.rename(folder.parent / "away"))
     refs = [shoal.put(array(number)) for number in range(2 * STORE // PART)]
     for number, ref in enumerate(refs):
         check(shoal.get(ref), number)

@@ -155,32 +155,42 @@ class Spiller:
             self._loop.call_soon_threadsafe(event)
 
     def _event_of(self, effect: Effect) -> Callable[[], None] | None:
+        needs_none = isinstance(effect, Read | Sum | Remove)
         try:
-            problem = self._prepare(effect.directory, anew=not isinstance(effect, Read | Sum | Remove))
-            if problem is not None:
-                raise problem
-            started = time.monotonic()
-            if isinstance(effect, Write):
-                checksums, cached = self._write(effect)
-                seconds = time.monotonic() - started
-                return lambda: self._wrote(effect, checksums, seconds, cached)
-            if isinstance(effect, Read):
-                self._read(effect)
-                seconds = time.monotonic() - started
-                return lambda: self._spills.read_done(effect.transfer, seconds)
-            if isinstance(effect, Lend):
-                self._directories[effect.directory].make(effect.file, effect.size, effect.over)
-                return lambda: self._spills.made(effect.file, effect.directory)
-            if isinstance(effect, Sum):
-                path = self._directories[effect.directory].locate(effect.file)
-                checksum = proofs.sum_of(path, effect.size, effect.proof)
-                return lambda: self._spills.summed(effect.file, checksum)
-            if isinstance(effect, Rewrite):
-                intact = self._rewrite(effect)
-                return lambda: self._spills.rewrote(effect.file, intact)
-            self._directories[effect.directory].remove(effect.file, effect.emptied)
+            try:
+                return self._try(effect, anew=not needs_none)
+            except FileNotFoundError:
+                if needs_none or not self._directories[effect.directory].is_gone():
+                    raise
+                return self._try(effect, anew=True)  # somebody has removed it just now
         except (OSError, Damaged) as error:
             return self._failure(effect, error)
+
+    def _try(self, effect: Effect, anew: bool) -> Callable[[], None] | None:
+        """Carry an effect out; its event. ``anew``: its directory is made again, if it is gone. Raises OSError and Damaged."""
+        problem = self._prepare(effect.directory, anew)
+        if problem is not None:
+            raise problem
+        started = time.monotonic()
+        if isinstance(effect, Write):
+            checksums, cached = self._write(effect)
+            seconds = time.monotonic() - started
+            return lambda: self._wrote(effect, checksums, seconds, cached)
+        if isinstance(effect, Read):
+            self._read(effect)
+            seconds = time.monotonic() - started
+            return lambda: self._spills.read_done(effect.transfer, seconds)
+        if isinstance(effect, Lend):
+            self._directories[effect.directory].make(effect.file, effect.size, effect.over)
+            return lambda: self._spills.made(effect.file, effect.directory)
+        if isinstance(effect, Sum):
+            path = self._directories[effect.directory].locate(effect.file)
+            checksum = proofs.sum_of(path, effect.size, effect.proof)
+            return lambda: self._spills.summed(effect.file, checksum)
+        if isinstance(effect, Rewrite):
+            intact = self._rewrite(effect)
+            return lambda: self._spills.rewrote(effect.file, intact)
+        self._directories[effect.directory].remove(effect.file, effect.emptied)
         return None
 
     def _failure(self, effect: Effect, error: Exception) -> Callable[[], None] | None:
