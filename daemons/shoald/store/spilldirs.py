@@ -113,7 +113,7 @@ def check_url(url: str) -> None:
     """Raises ValueError for a place that nothing can be spilled to, as far as that shows without a try."""
     if not is_remote(url):
         try:
-            os.makedirs(url.removeprefix("file://"), mode=0o700, exist_ok=True)
+            _make(url.removeprefix("file://"))
         except OSError as error:
             raise ValueError(f"cannot spill objects to {url}: {error.strerror}") from None
         return
@@ -125,6 +125,14 @@ def check_url(url: str) -> None:
         fsspec.get_filesystem_class(url.partition("://")[0])
     except (ImportError, ValueError) as error:
         raise ValueError(f"cannot spill objects to {url}: {error}; try pip install 'shoal[spill]'") from None
+
+
+def _make(path: str) -> None:
+    """Make a directory, and those that it lies in. Raises OSError, also if it is there and no directory."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
 
 
 def _in_bucket(url: str) -> bool:
@@ -148,12 +156,13 @@ class LocalDirectory:
         self._direct: set[int] = set()  # files that were written past the page cache
 
     def prepare(self) -> None:
-        os.makedirs(self._parent, mode=0o700, exist_ok=True)
+        _make(self._parent)
         self._remove_abandoned()
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
         new = f"{self.path}.new"
+        shutil.rmtree(new, ignore_errors=True)  # of a time when it could not take its name
         os.mkdir(new, 0o700)
         self._owner = os.open(os.path.join(new, _OWNER), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(OSError):  # a file system without locks: nobody cleans there

@@ -135,6 +135,21 @@ def test_and_for_one_that_is_to_be_lent(rig, monkeypatch):
     assert os.path.exists(rig.core.locate(0, 2))
 
 
+@pytest.mark.parametrize("parent", [True, False])
+def test_where_a_file_lies_instead_nothing_is_written_until_it_is_gone(rig, parent):
+    assert rig.heard(Write(1, 0, ((0, 64),)))[0] == "wrote"
+    shutil.rmtree(rig.directory.path)
+    path = os.path.dirname(rig.directory.path) if parent else rig.directory.path
+    if parent:
+        os.rmdir(path)
+    with open(path, "w"):
+        pass
+    for _ in range(2):
+        assert rig.heard(Write(2, 0, ((0, SIZE),)))[-1] == f"{rig.directory.path}: Not a directory"
+    os.unlink(path)
+    assert rig.heard(Write(2, 0, ((0, SIZE),))) == WROTE
+
+
 def test_but_only_once(rig, monkeypatch):
     assert rig.heard(Write(1, 0, ((0, 64),)))[0] == "wrote"
     removing(rig, monkeypatch, "write", 2)
