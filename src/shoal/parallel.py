@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from _thread import start_new_thread
-from collections import deque
+from collections import defaultdict, deque
 from itertools import repeat
 from threading import Event
 from typing import TYPE_CHECKING
@@ -43,11 +43,11 @@ class Faster:
 
     def __init__(self, gain: float) -> None:
         self._gain = gain
-        self._sizes: dict[int, _Measured] = {}
+        self._sizes: defaultdict[int, _Measured] = defaultdict(_Measured)
 
     def choose(self, size: int) -> bool:
         """Whether the next piece is to be done the second way."""
-        measured = self._of(size)
+        measured = self._sizes[size.bit_length()]
         if not measured.is_enough():
             return len(measured.first) > len(measured.second)
         measured.until_probe -= 1
@@ -55,16 +55,13 @@ class Faster:
 
     def took(self, size: int, second: bool, began: float) -> None:
         """A piece has been done, ``second``: that way; since ``began`` (`time.perf_counter`)."""
-        measured = self._of(size)
+        measured = self._sizes[size.bit_length()]
         had_enough, before = measured.is_enough(), measured.is_second_faster(self._gain)
         (measured.second if second else measured.first).append(size / max(time.perf_counter() - began, 1e-9))
         if not had_enough or measured.is_second_faster(self._gain) is not before:
             measured.probe_after(_PROBE_AFTER)
         elif second is not before:  # a probe, which has confirmed the choice
             measured.probe_after(min(2 * measured.probes_after, _PROBE_AFTER_MAX))
-
-    def _of(self, size: int) -> _Measured:
-        return self._sizes.setdefault(size.bit_length(), _Measured())
 
 
 class _Measured:

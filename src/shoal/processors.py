@@ -22,7 +22,7 @@ def current() -> int:
 
 
 def confine(places: set[int]) -> None:
-    """Have this thread run on these processors only; `POSSIBLE`."""
+    """Have this thread run on these processors only, where that is `POSSIBLE`."""
     try:
         if os.sched_getaffinity(0) != places:
             os.sched_setaffinity(0, places)

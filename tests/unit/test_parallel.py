@@ -55,29 +55,28 @@ def test_each_way_is_tried_and_the_faster_one_taken_and_the_other_ever_more_seld
     ] == probes  # not worth another core
 
 
+def unshared(jobs, work, count):
+    """How many of so many more pieces one thread did alone."""
+    work.parts = []
+    for _ in range(count):
+        jobs.run(SIZE, work)
+    return work.parts.count((0, SIZE))
+
+
 def test_what_the_first_pieces_took_is_soon_forgotten(two):
     """The first ones, to memory that nobody has touched yet, take equally long by one thread and by two."""
-    work = Work(two, 1.0)
-    jobs = Parallel()
-    for _ in range(8):
-        jobs.run(SIZE, work)
+    work, jobs = Work(two, 1.0), Parallel()
+    assert unshared(jobs, work, 8) == 4
     work.shared_s = 0.5
-    work.parts = []
-    for _ in range(10):
-        jobs.run(SIZE, work)
-    assert sum(part == (0, SIZE) for part in work.parts) <= 5  # the others were shared
+    assert unshared(jobs, work, 10) <= 5
 
 
 def test_the_other_way_is_tried_now_and_then_and_taken_when_it_is_faster_by_then(two):
-    work = Work(two, 1.0)
-    jobs = Parallel()
-    for _ in range(10):
-        jobs.run(SIZE, work)
+    work, jobs = Work(two, 1.0), Parallel()
+    unshared(jobs, work, 10)
     work.shared_s = 0.2
-    for _ in range(200):
-        jobs.run(SIZE, work)
-    work.parts = []
-    jobs.run(SIZE, work)
+    unshared(jobs, work, 200)
+    assert unshared(jobs, work, 1) == 0
     assert len(work.parts) == 2
 
 

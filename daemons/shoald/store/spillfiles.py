@@ -31,7 +31,7 @@ class SpillFiles:
     Attributes:
         disks: the directories; readers: who looks at files.
         files: those that are in use, by their numbers.
-        full: a disk is: nothing is kept there that is not needed.
+        full: the last write failed because a disk is full: nothing is kept that is not needed.
         outbox: effects for the shell, which empties it.
         locate: (directory, file) → its path, or "" if clients cannot map it; set by the shell.
     """
